@@ -1,0 +1,197 @@
+"""What a model looks like, as text: the dense architecture and the width each encoder block keeps.
+
+A pruned checkpoint is an `EncoderSpec` (JSON) and a state dictionary; nothing else is needed to rebuild it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medcore.errors import MedcoreError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """Mask decoder of segment-anything: the two-way transformer and the IoU head."""
+
+    depth: int = 2
+    mlp_dim: int = 2048
+    num_heads: int = 8
+    iou_head_depth: int = 3
+    iou_head_hidden_dim: int = 256
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A dense SAM-style model. Field names are those of segment-anything's `ImageEncoderViT`.
+
+    `pixel_mean` and `pixel_std` are applied after each image has been min-max scaled to [0, 1] (MedSAM's protocol).
+    """
+
+    name: str
+    img_size: int
+    patch_size: int
+    embed_dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    out_chans: int
+    window_size: int
+    global_attn_indexes: tuple[int, ...]
+    decoder: DecoderSpec = DecoderSpec()
+    pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.img_size % self.patch_size:
+            raise MedcoreError(f"architecture {self.name}: img_size {self.img_size} is no multiple of patch_size")
+        if self.embed_dim % self.num_heads:
+            raise MedcoreError(f"architecture {self.name}: embed_dim {self.embed_dim} is no multiple of num_heads")
+        if not all(0 <= block < self.depth for block in self.global_attn_indexes):
+            raise MedcoreError(f"architecture {self.name}: global_attn_indexes name a block outside 0..{self.depth - 1}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head; pruning never changes it."""
+        return self.embed_dim // self.num_heads
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden channels of a dense block's MLP."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the image."""
+        return self.img_size // self.patch_size
+
+    @property
+    def low_res(self) -> int:
+        """Side of the decoder's low-resolution logits in pixels (image size / 4 for patches of 16)."""
+        return 4 * self.grid
+
+    def window(self, block: int) -> int:
+        """Window side of a block in patches; 0 means global attention."""
+        return 0 if block in self.global_attn_indexes else self.window_size
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], where: str = "architecture") -> Architecture:
+        """Raises `MedcoreError` naming `where` for unknown, missing or ill-typed fields."""
+        values = dict(fields)
+        decoder = values.pop("decoder", {})
+        if not isinstance(decoder, Mapping):
+            raise MedcoreError(f"{where}: decoder must be an object, not {type(decoder).__name__}")
+        values["decoder"] = _construct(DecoderSpec, decoder, f"{where}: decoder")
+        for name in ("global_attn_indexes", "pixel_mean", "pixel_std"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return _construct(cls, values, where)
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """An encoder of unequal widths: heads and MLP channels that each of the L blocks keeps (zero allowed)."""
+
+    arch: Architecture
+    heads: tuple[int, ...]
+    channels: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for family, counts, most in (
+            ("heads", self.heads, self.arch.num_heads),
+            ("channels", self.channels, self.arch.mlp_dim),
+        ):
+            if len(counts) != self.arch.depth:
+                raise MedcoreError(f"spec: {len(counts)} {family} counts for {self.arch.depth} blocks")
+            if not all(0 <= count <= most for count in counts):
+                raise MedcoreError(f"spec: {family} counts must lie in 0..{most}, got {list(counts)}")
+
+    @classmethod
+    def dense(cls, arch: Architecture) -> EncoderSpec:
+        return cls(arch, (arch.num_heads,) * arch.depth, (arch.mlp_dim,) * arch.depth)
+
+    @property
+    def is_dense(self) -> bool:
+        return self == EncoderSpec.dense(self.arch)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"arch": self.arch.to_dict(), "heads": list(self.heads), "channels": list(self.channels)}
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], where: str = "spec") -> EncoderSpec:
+        try:
+            arch, heads, channels = fields["arch"], fields["heads"], fields["channels"]
+        except KeyError as missing:
+            raise MedcoreError(f"{where}: field {missing} is missing") from None
+        return cls(Architecture.from_dict(arch, where), tuple(map(int, heads)), tuple(map(int, channels)))
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "spec") -> EncoderSpec:
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise MedcoreError(f"{where}: not JSON ({error})") from None
+        if not isinstance(fields, Mapping):
+            raise MedcoreError(f"{where}: expected a JSON object")
+        return cls.from_dict(fields, where)
+
+
+def _vit(name: str, embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> Architecture:
+    return Architecture(name, 1024, 16, embed_dim, depth, num_heads, 4.0, 256, 14, global_attn_indexes)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    arch.name: arch
+    for arch in (
+        _vit("vit_b", 768, 12, 12, (2, 5, 8, 11)),
+        _vit("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
+        _vit("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
+    )
+}
+
+
+def resolve_architecture(name: str | Path, beside: Path | None = None) -> Architecture:
+    """Architecture by name (`vit_b`), by path to a JSON file, or as `NAME.json` in the folder `beside`.
+
+    Raises `MedcoreError` if none of these exists or the file does not describe an architecture.
+    """
+    if str(name) in ARCHITECTURES:
+        return ARCHITECTURES[str(name)]
+    candidates = [Path(name)] if Path(name).suffix == ".json" else []
+    if beside is not None:
+        candidates += [beside / name, beside / f"{name}.json"]
+    for path in candidates:
+        if path.is_file() and path.suffix == ".json":
+            try:
+                fields = json.loads(path.read_text())
+            except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise MedcoreError(f"{path}: not a readable architecture file ({error})") from None
+            if not isinstance(fields, Mapping):
+                raise MedcoreError(f"{path}: expected a JSON object with an architecture's fields")
+            return Architecture.from_dict(fields, str(path))
+    known = ", ".join(ARCHITECTURES)
+    where = f" or as {name}.json in {beside}" if beside is not None else ""
+    raise MedcoreError(f"unknown architecture '{name}': not one of {known}, not a JSON file{where}")
+
+
+def _construct(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - names):
+        raise MedcoreError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(names))}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise MedcoreError(f"{where}: {str(error).removeprefix(kind.__name__ + '.__init__() ')}") from None

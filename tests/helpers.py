@@ -1,0 +1,33 @@
+"""What several tests share: a tiny architecture and the place of the real images and weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from medcore.spec import Architecture, DecoderSpec
+
+#: Grid 8 with windows of 3, so that window padding is exercised; two window and two global blocks.
+TINY = Architecture(
+    name="tiny",
+    img_size=64,
+    patch_size=8,
+    embed_dim=24,
+    depth=4,
+    num_heads=3,
+    mlp_ratio=2,
+    out_chans=32,
+    window_size=3,
+    global_attn_indexes=(1, 3),
+    decoder=DecoderSpec(depth=1, mlp_dim=32, num_heads=2, iou_head_depth=2, iou_head_hidden_dim=16),
+)
+
+
+def shared_dir() -> Path:
+    """Folder with the real images and weights (`MEDCORE_SHARED` or `../shared`); skips the test where absent."""
+    path = Path(os.environ.get("MEDCORE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (path / "weights" / "medical.pth").is_file():
+        pytest.skip(f"real images and weights are absent: no {path}/weights/medical.pth (set MEDCORE_SHARED)")
+    return path
