@@ -1,0 +1,108 @@
+"""How good a model is: its masks at original size, metrics per image, means per data set (method §7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from medcore.data import ImageSet, Indices
+from medcore.errors import MedcoreError
+from medcore.metrics import LOWER_IS_BETTER, Mask, all_metrics
+from medcore.optimisation import device_of, mixed_precision
+
+if TYPE_CHECKING:
+    from medcore.sam import MedSam
+
+#: Columns of a row that say which image it is; all others are metrics.
+LABELS = ("dataset", "name")
+
+
+def predict_masks(model: MedSam, images: ImageSet, indices: Indices, autocast: bool = False) -> list[Mask]:
+    """Masks of the chosen images in one batch, prompted with the exact boxes, at original size.
+
+    The low-resolution logits are upsampled in float32 to the truth's (h, w), bilinearly with
+    align_corners=False, and thresholded at 0. The model runs where its parameters lie.
+
+    Args:
+        indices: positions in `images`; None means all of them. autocast: run the model in bfloat16.
+
+    Returns: one bool array (h, w) an index, in the order given.
+
+    Raises: MedcoreError if a logit is not finite (NaN > 0 would pass for an empty mask).
+    """
+    device = device_of(model)
+    chosen = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.intp).reshape(-1)
+    if not chosen.size:
+        return []
+    with torch.inference_mode():
+        with mixed_precision(device, autocast):
+            logits = model.segment(images.tensor(chosen).to(device), images.box_tensor(chosen).to(device))
+        logits = logits.float()
+        _require_finite(logits, images, chosen)
+        masks = []
+        for row, index in enumerate(chosen):
+            # (1, 1, low, low) -> (1, 1, h, w): the images differ in size
+            size = images.truths[index].shape
+            full = F.interpolate(logits[row : row + 1], size=size, mode="bilinear", align_corners=False)
+            masks.append((full[0, 0] > 0).cpu().numpy())
+    return masks
+
+
+def evaluate(
+    model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False
+) -> list[dict[str, Any]]:
+    """Metrics of every image against its mask at original size.
+
+    Returns: one row an image, in the set's order: dataset, name, then the metrics of `all_metrics`.
+
+    Raises: MedcoreError if a logit is not finite.
+    """
+    rows = []
+    for start in range(0, len(images), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(images)))
+        for index, mask in zip(indices, predict_masks(model, images, indices, autocast), strict=True):
+            labels = {"dataset": images.datasets[index], "name": images.names[index]}
+            rows.append({**labels, **all_metrics(mask, images.truths[index])})
+    return rows
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means of each metric m over the rows of `evaluate`.
+
+    Returns: four kinds of keys a metric: `m`, the macro mean (mean over data sets of each data set's mean);
+        `m_images`, the mean over images; `m_worst`, the mean of the worst data set (the lowest, for distances
+        the highest); `m/<data set>`, the mean of each data set, by name.
+
+    Raises: MedcoreError without rows: a mean over no image would pass for the best distance.
+    """
+    if not rows:
+        raise MedcoreError("evaluation: no image was evaluated; check the data folders and the split")
+    datasets = sorted({str(row["dataset"]) for row in rows})
+    summary: dict[str, float] = {}
+    for metric in (key for key in rows[0] if key not in LABELS):
+        means = {
+            dataset: fmean(row[metric] for row in rows if row["dataset"] == dataset) for dataset in datasets
+        }
+        summary[metric] = fmean(means.values())
+        summary[f"{metric}_images"] = fmean(row[metric] for row in rows)
+        worst = max if metric in LOWER_IS_BETTER else min
+        summary[f"{metric}_worst"] = worst(means.values())
+        summary |= {f"{metric}/{dataset}": mean for dataset, mean in means.items()}
+    return summary
+
+
+def _require_finite(logits: torch.Tensor, images: ImageSet, indices: npt.NDArray[np.intp]) -> None:
+    finite = logits.isfinite().flatten(1).all(dim=1).cpu().numpy()
+    if not finite.all():
+        index = indices[int(np.flatnonzero(~finite)[0])]
+        where = f"{images.datasets[index]}/{images.names[index]}"
+        raise MedcoreError(
+            f"evaluation: the model's logits for {where} are not finite; "
+            "use an earlier checkpoint or a lower learning rate"
+        )

@@ -1,0 +1,204 @@
+"""A short training of a pruned encoder against the boundary and the unpruned teacher (method §6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medcore.data import ImageSet
+from medcore.errors import MedcoreError
+from medcore.losses import boundary_band, recovery_loss
+from medcore.optimisation import (
+    LastGood,
+    all_finite,
+    mixed_precision,
+    check_range,
+    check_schedule,
+    device_of,
+    only_training,
+    rate_factor,
+    set_rate,
+)
+from medcore.sam import MedSam
+from medcore.teacher import Teacher, compute_teacher
+
+__all__ = ["RecoveryLog", "RecoverySettings", "Teacher", "boundary_complexity", "compute_teacher", "recover"]
+
+#: Called after every step with the 0-based step, the total loss and its unweighted terms.
+OnStep = Callable[[int, float, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class RecoverySettings:
+    """Defaults are the reference's. `lambdas` weigh boundary BCE, embedding, boundary logits and spectrum.
+
+    `schedule` is "constant" or "cosine" (to 1 %), after `warmup` steps of linear rise. `autocast` runs the
+    model in bfloat16; losses and weights stay in float32.
+    """
+
+    steps: int = 100
+    lr: float = 1e-5
+    batch_size: int = 4
+    lambdas: tuple[float, float, float, float] = (1.0, 0.5, 2.0, 0.5)
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: int = 0
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(
+            "recovery",
+            steps=(self.steps, 0, math.inf),
+            lr=(self.lr, 0, math.inf),
+            batch_size=(self.batch_size, 1, math.inf),
+            weight_decay=(self.weight_decay, 0, math.inf),
+            warmup=(self.warmup, 0, math.inf),
+        )
+        check_schedule("recovery", self.schedule)
+        if len(self.lambdas) != 4 or not all(0 <= value < math.inf for value in self.lambdas):
+            raise MedcoreError(f"recovery: lambdas must be four numbers of at least 0, got {self.lambdas}")
+
+
+@dataclass
+class RecoveryLog:
+    """What happened, one entry per completed step.
+
+    Attributes:
+        losses: total losses before each step. terms: the loss terms behind them.
+        stopped: why recovery ended early (the model then holds the last good copy), or None.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    terms: list[dict[str, float]] = field(default_factory=list)
+    stopped: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """Completed steps."""
+        return len(self.losses)
+
+
+def boundary_complexity(masks: npt.NDArray[np.uint8], chunk: int = 16) -> npt.NDArray[np.float64]:
+    """perimeter / (√area + 1) of each mask; the perimeter is the size of the 3×3 band (dilation − erosion).
+
+    Args:
+        masks: uint8 0/1 (N, S, S), model frame; `chunk` masks are worked on at a time to bound memory.
+
+    Returns: (N,), 0 for an empty mask.
+    """
+    values = np.empty(len(masks), np.float64)
+    for start in range(0, len(masks), chunk):
+        mask = torch.from_numpy(masks[start : start + chunk].astype(np.float32))[:, None]
+        perimeter = boundary_band(mask).sum(dim=(1, 2, 3)).double()
+        area = mask.sum(dim=(1, 2, 3)).double()
+        values[start : start + chunk] = (perimeter / (area.sqrt() + 1)).numpy()
+    return values
+
+
+def draw_batches(
+    complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int
+) -> npt.NDArray[np.intp]:
+    """Image indices (steps, batch_size), drawn with replacement in proportion to `complexity`.
+
+    Uniform if all complexities are 0. A longer draw with the same seed begins with the shorter one.
+    """
+    total = complexity.sum()
+    shares = complexity / total if total > 0 else np.full(len(complexity), 1 / len(complexity))
+    indices = np.random.default_rng(seed).choice(len(complexity), size=(steps, batch_size), p=shares)
+    return np.asarray(indices, np.intp)
+
+
+def recover(
+    model: MedSam,
+    images: ImageSet,
+    teacher: Teacher,
+    settings: RecoverySettings,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> RecoveryLog:
+    """Train the encoder of `model` in place; decoder and prompt encoder stay as they are.
+
+    The boxes are exact, since the teacher's answers were made with exact ones. The global random state is
+    neither read nor changed. A non-finite loss or gradient ends the recovery with the last good copy of the
+    encoder.
+
+    Args:
+        images: the calibration images. teacher: its answers on exactly these images, in their order.
+
+    Raises:
+        MedcoreError: no images, or teacher and images differ in number.
+    """
+    if len(images) == 0 or len(teacher) != len(images):
+        raise MedcoreError(
+            f"recovery: {len(images)} calibration images but {len(teacher)} teacher answers; "
+            "compute the teacher on the same, non-empty images"
+        )
+    log = RecoveryLog()
+    if settings.steps == 0:
+        return log
+    batches = draw_batches(boundary_complexity(images.masks), settings.steps, settings.batch_size, seed)
+    with only_training(model, [model.image_encoder]) as parameters:
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        good = LastGood(parameters)
+        for step, indices in enumerate(batches):
+            factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
+            set_rate(optimizer, settings.lr * factor)
+            optimizer.zero_grad(set_to_none=True)
+            total, terms = _loss(model, images, teacher, indices, settings)
+            total.backward()  # type: ignore[no-untyped-call]
+            loss = float(total)
+            trouble = _trouble(loss, parameters, step)
+            if trouble is not None:
+                log.stopped = trouble
+                good.restore()
+                return log
+            good.saw(step)
+            optimizer.step()
+            log.losses.append(loss)
+            log.terms.append(terms)
+            if on_step is not None:
+                on_step(step, loss, terms)
+        if not all_finite(parameters):
+            log.stopped = f"non-finite weights after step {settings.steps - 1}"
+            good.restore()
+    return log
+
+
+def _trouble(loss: float, parameters: list[torch.nn.Parameter], step: int) -> str | None:
+    """Why the step must not be taken, or None."""
+    if not math.isfinite(loss):
+        return f"non-finite loss ({loss}) at step {step}"
+    if not all_finite([parameter.grad for parameter in parameters if parameter.grad is not None]):
+        return f"non-finite gradient at step {step}"
+    return None
+
+
+def _loss(
+    model: MedSam,
+    images: ImageSet,
+    teacher: Teacher,
+    indices: npt.NDArray[np.intp],
+    settings: RecoverySettings,
+) -> tuple[Tensor, dict[str, float]]:
+    """Recovery loss of one batch and its terms as numbers; losses are computed in full precision."""
+    device = device_of(model)
+    teacher_embedding, teacher_logits = teacher.batch(indices, device)
+    with mixed_precision(device, settings.autocast):
+        embedding = model.encode(images.tensor(indices).to(device))
+        logits = model.decode(embedding, images.box_tensor(indices).to(device))
+    total, terms = recovery_loss(
+        logits,
+        images.low_mask_tensor(logits.shape[-1], indices).to(device),
+        images.mask_tensor(indices).to(device),
+        embedding,
+        teacher_embedding,
+        teacher_logits,
+        settings.lambdas,
+    )
+    return total, {name: float(value) for name, value in terms.items()}

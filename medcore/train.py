@@ -1,0 +1,223 @@
+"""Training at full length: adapting a general model, fine-tuning a chosen one (method §6)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from medcore.data import ImageSet, jitter_boxes
+from medcore.errors import MedcoreError
+from medcore.losses import segmentation_loss
+from medcore.optimisation import (
+    LastGood,
+    all_finite,
+    check_range,
+    check_schedule,
+    device_of,
+    mixed_precision,
+    only_training,
+    rate_factor,
+    set_rate,
+)
+from medcore.sam import MedSam
+from medcore.train_state import EpochRow, TrainLog, TrainState
+
+__all__ = ["EpochRow", "TrainLog", "TrainSettings", "train"]
+
+Indices = npt.NDArray[np.intp]
+#: Images (B, 3, S, S), masks (B, 1, S, S) and boxes (B, 4), float32.
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Defaults are the reference's fine-tuning.
+
+    `jitter` is the share of the box's width or height by which its edges move at most. `patience` counts epochs
+    without a better validation loss; 0 means never to end early. Flips happen with probability ½ each, boxes
+    follow. `autocast` runs the model in bfloat16; losses and weights stay in float32.
+    """
+
+    epochs: int = 20
+    lr: float = 1e-4
+    weight_decay: float = 0.01
+    batch_size: int = 4
+    clip: float = 1.0
+    patience: int = 5
+    schedule: str = "cosine"
+    warmup: int = 0
+    jitter: float = 0.05
+    horizontal_flip: bool = False
+    vertical_flip: bool = False
+    autocast: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(
+            "training",
+            epochs=(self.epochs, 0, math.inf),
+            lr=(self.lr, 0, math.inf),
+            weight_decay=(self.weight_decay, 0, math.inf),
+            batch_size=(self.batch_size, 1, math.inf),
+            clip=(self.clip, 1e-9, math.inf),
+            patience=(self.patience, 0, math.inf),
+            warmup=(self.warmup, 0, math.inf),
+            jitter=(self.jitter, 0, 0.49),
+        )
+        check_schedule("training", self.schedule)
+
+
+def train(
+    model: MedSam,
+    train: ImageSet,
+    val: ImageSet | None,
+    settings: TrainSettings,
+    seed: int,
+    on_epoch: Callable[[EpochRow], None] | None = None,
+    train_prompt_encoder: bool = False,
+    state_path: Path | None = None,
+) -> TrainLog:
+    """Train encoder and mask decoder (and the prompt encoder, if told) of `model` in place by Dice + BCE.
+
+    The model ends with the weights of the best validation loss, or with the last ones where `val` is None.
+    Order, jitter and flips of an epoch depend only on `seed` and the epoch; the global random state is neither
+    read nor changed. A non-finite loss or gradient ends the training with the best weights so far (without
+    validation: the last good ones) and the reason in `stopped`.
+
+    Args:
+        state_path: file rewritten at the end of each epoch; if it exists, the training goes on from there and
+            ends in the same weights as one never interrupted. A finished training is not run again.
+
+    Raises:
+        MedcoreError: no images, or the state file is unreadable or belongs to another training.
+    """
+    if len(train) == 0 or (val is not None and len(val) == 0):
+        raise MedcoreError("training: no images to train on or to validate with; check the data's parts")
+    parts: list[nn.Module] = [model.image_encoder, model.mask_decoder]
+    if train_prompt_encoder:
+        parts.append(model.prompt_encoder)
+    with only_training(model, parts) as parameters:
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        run = _Run(model, train, val, settings, seed, parameters, optimizer)
+        state = TrainState(parameters, optimizer, run.identity())
+        if state_path is not None:
+            state.load(state_path)
+        log = state.log
+        while log.stopped is None and not log.out_of_patience and len(log.epochs) < settings.epochs:
+            outcome = run.epoch(len(log.epochs))
+            if isinstance(outcome, EpochRow):
+                state.end_epoch(outcome, settings.patience)
+            else:
+                log.stopped = outcome
+            if state_path is not None:
+                state.save(state_path)
+            if isinstance(outcome, EpochRow) and on_epoch is not None:
+                on_epoch(outcome)
+        state.restore_best()
+    return log
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that stays the same from epoch to epoch."""
+
+    model: MedSam
+    train: ImageSet
+    val: ImageSet | None
+    settings: TrainSettings
+    seed: int
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    def identity(self) -> str:
+        """Text that differs between trainings that must not go on from each other's state."""
+        sets = [
+            [] if images is None else [*images.datasets, *images.names] for images in (self.train, self.val)
+        ]
+        data = hashlib.sha256(repr(sets).encode()).hexdigest()
+        return f"{self.model.spec.to_json()} {self.settings} seed {self.seed} data {data}"
+
+    def epoch(self, epoch: int) -> EpochRow | str:
+        """One pass over the training images and a validation; the reason after a blow-up, good weights restored."""
+        settings, size = self.settings, self.settings.batch_size
+        random = np.random.default_rng([self.seed, epoch])
+        order = random.permutation(len(self.train))
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        good = LastGood(self.parameters)
+        losses, rate = 0.0, 0.0
+        for number, indices in enumerate(batches):
+            step, total = epoch * len(batches) + number, settings.epochs * len(batches)
+            rate = settings.lr * rate_factor(step, total, settings.schedule, settings.warmup)
+            set_rate(self.optimizer, rate)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = _loss(self.model, _augmented(self.train, indices, settings, random), settings.autocast)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
+            if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+                good.restore()
+                return f"non-finite loss or gradient at step {number} of epoch {epoch}"
+            good.saw(number)
+            self.optimizer.step()
+            losses += float(loss) * len(indices)
+        judged = None if self.val is None else validation_loss(self.model, self.val, settings)
+        if not all_finite(self.parameters) or not (judged is None or math.isfinite(judged)):
+            good.restore()
+            return f"non-finite weights or validation loss after epoch {epoch}"
+        return EpochRow(epoch, losses / len(self.train), judged, rate)
+
+
+@torch.no_grad()
+def validation_loss(model: MedSam, images: ImageSet, settings: TrainSettings) -> float:
+    """Training loss with exact boxes and no augmentation; mean over images of their batch's loss."""
+    total = 0.0
+    for start in range(0, len(images), settings.batch_size):
+        indices = np.arange(start, min(start + settings.batch_size, len(images)))
+        total += float(_loss(model, _batch(images, indices), settings.autocast)) * len(indices)
+    return total / len(images)
+
+
+def _loss(model: MedSam, batch: Batch, autocast: bool) -> Tensor:
+    device = device_of(model)
+    images, masks, boxes = (part.to(device) for part in batch)
+    with mixed_precision(device, autocast):
+        logits = model.segment(images, boxes)
+    return segmentation_loss(logits, masks)
+
+
+def _batch(images: ImageSet, indices: Indices) -> Batch:
+    return images.tensor(indices), images.mask_tensor(indices), images.box_tensor(indices)
+
+
+def _augmented(
+    images: ImageSet, indices: Indices, settings: TrainSettings, random: np.random.Generator
+) -> Batch:
+    """A batch with jittered boxes and, where asked for, flipped images; draws only from `random`."""
+    batch = _batch(images, indices)
+    if settings.horizontal_flip:
+        batch = flipped(batch, random.random(len(indices)) < 0.5, axis=3)
+    if settings.vertical_flip:
+        batch = flipped(batch, random.random(len(indices)) < 0.5, axis=2)
+    pictures, masks, boxes = batch
+    jittered = jitter_boxes(boxes.numpy(), random, settings.jitter, size=images.size)
+    return pictures, masks, torch.from_numpy(jittered)
+
+
+def flipped(batch: Batch, chosen: npt.NDArray[np.bool_], axis: int) -> Batch:
+    """Mirror the chosen images of a batch, their masks and boxes; axis 3 is left-right, axis 2 up-down.
+
+    Box corners are pixel indices, both inside: x0, x1 become S − 1 − x1, S − 1 − x0.
+    """
+    pick = torch.from_numpy(chosen)
+    images, masks, boxes = (part.clone() for part in batch)
+    images[pick], masks[pick] = images[pick].flip(axis), masks[pick].flip(axis)
+    low, high = (0, 2) if axis == 3 else (1, 3)
+    last = images.shape[axis] - 1
+    boxes[pick, low], boxes[pick, high] = last - boxes[pick, high], last - boxes[pick, low]
+    return images, masks, boxes

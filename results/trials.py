@@ -1,0 +1,259 @@
+"""A study on disk: one folder a trial while it runs, two Parquet tables when it is done.
+
+    STUDY/study.json                      name, objectives, reference point, metrics of the dense model
+    STUDY/trials/<trial_id>/row.json      one flat object; its presence means that the trial has finished
+    STUDY/trials/<trial_id>/images.parquet, phases.json
+    STUDY/trials.parquet, images.parquet  the same, all trials; written by `compact`
+
+Every file appears by rename, so a killed writer leaves a `*.tmp` or nothing. Write a trial's row last.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from medcore.errors import MedcoreError
+from results.files import write_by_rename
+from results.front import Objective, sign
+
+Row = dict[str, Any]
+
+REQUIRED = ("trial_id", "number", "status")
+STATUSES = ("done", "failed")
+COLUMNS = (*REQUIRED, "reason", "seed", "origin")
+_AS_JSON = {b"medcore": b"json"}
+
+
+class StudyInfo(TypedDict):
+    """`reference`: the hypervolume's, in natural sign. `dense`: the unpruned model's metrics."""
+
+    name: str
+    objectives: list[Objective]
+    reference: dict[str, float]
+    dense: dict[str, float]
+
+
+def write_study(study: Path, info: Mapping[str, Any]) -> None:
+    """Write `study.json` (fields of `StudyInfo`; further ones are kept).
+
+    Raises `MedcoreError` for a missing or wrong field.
+    """
+    _check_info(info, str(study / "study.json"))
+    _write_json(study / "study.json", info)
+
+
+def read_study_info(study: Path) -> StudyInfo:
+    """Raises `MedcoreError` if the folder is no study or the file lacks a field."""
+    path = study / "study.json"
+    if not path.is_file():
+        raise MedcoreError(f"{study}: no study (study.json is missing); give the folder that a search wrote")
+    info = _read_json(path)
+    _check_info(info, str(path))
+    return cast(StudyInfo, info)
+
+
+def trial_folder(study: Path, trial_id: str) -> Path:
+    """Folder of a trial. Raises `ValueError` for an id that is no plain folder name."""
+    if not trial_id or trial_id.startswith(".") or Path(trial_id).name != trial_id:
+        raise ValueError(f"trial id {trial_id!r} is no folder name")
+    return study / "trials" / trial_id
+
+
+def write_row(study: Path, row: Mapping[str, Any]) -> None:
+    """Write a finished trial's `row.json`; last of its files.
+
+    NaN and infinities become null, as JSON has neither.
+    Raises `ValueError` if trial_id, number or status ("done" | "failed") is missing or wrong.
+    """
+    if problem := _row_problem(row):
+        raise ValueError(f"trial row: {problem}")
+    _write_json(trial_folder(study, row["trial_id"]) / "row.json", row)
+
+
+def write_images(study: Path, trial_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Per-image metrics (dataset, name, metrics) of one trial; the trial's id becomes the first column."""
+    table = _table([{"trial_id": trial_id, **row} for row in rows])
+    write_by_rename(trial_folder(study, trial_id) / "images.parquet", _parquet(table))
+
+
+def write_phases(study: Path, trial_id: str, phases: Sequence[Mapping[str, Any]]) -> None:
+    """Metrics along the way, each {phase, step, name, value}."""
+    _write_json(trial_folder(study, trial_id) / "phases.json", list(phases))
+
+
+def read_phases(study: Path, trial_id: str) -> list[Row]:
+    """Phase metrics of a trial; empty if it recorded none."""
+    path = trial_folder(study, trial_id) / "phases.json"
+    if not path.is_file():
+        return []
+    phases = _read_json(path)
+    if not isinstance(phases, list):
+        raise MedcoreError(f"{path}: corrupt (expected a list); delete it or restore it")
+    return phases
+
+
+def read_rows(study: Path) -> pd.DataFrame:
+    """Finished trials by their `row.json`, sorted by number.
+
+    A folder without one belongs to a trial that has not finished and is skipped.
+    Raises `MedcoreError` naming a row file that is corrupt or lies in another trial's folder.
+    """
+    return _frame(_row_files(study))
+
+
+def read_study(study: Path) -> pd.DataFrame:
+    """All finished trials, each once: from its row file, or from `trials.parquet` where that is gone.
+
+    A study without finished trials gives an empty table. Raises `MedcoreError` for a folder that is no study.
+    """
+    return _frame(_all_rows(study))
+
+
+def read_images(study: Path) -> pd.DataFrame:
+    """Per-image metrics of all finished trials, in the order of `read_study`; empty if none were written."""
+    return _frame(_all_images(study, _all_rows(study)), columns=("trial_id", "dataset", "name"))
+
+
+def compact(study: Path) -> None:
+    """Write `trials.parquet` and `images.parquet`: every finished trial once, sorted by number.
+
+    Rows of an earlier `trials.parquet` whose folders were removed are kept.
+    """
+    rows = _all_rows(study)
+    images = _all_images(study, rows)
+    write_by_rename(study / "images.parquet", _parquet(_table(images)))
+    write_by_rename(study / "trials.parquet", _parquet(_table(rows)))
+
+
+def _row_files(study: Path) -> list[Row]:
+    rows = []
+    for path in sorted((study / "trials").glob("*/row.json")):
+        row = _read_json(path)
+        problem = _row_problem(row) if isinstance(row, dict) else "expected an object"
+        if problem is None and row["trial_id"] != path.parent.name:
+            problem = f"it belongs to trial {row['trial_id']}"
+        if problem:
+            raise MedcoreError(f"{path}: corrupt ({problem}); delete the trial's folder to run it again")
+        rows.append(row)
+    return sorted(rows, key=_place)
+
+
+def _all_rows(study: Path) -> list[Row]:
+    table = study / "trials.parquet"
+    if not any(path.exists() for path in (table, study / "study.json", study / "trials")):
+        what = "no study (neither study.json nor trials)" if study.is_dir() else "no such folder"
+        raise MedcoreError(f"{study}: {what}; give the folder that a search wrote")
+    rows = {row["trial_id"]: row for row in (_read_parquet(table) if table.is_file() else [])}
+    rows.update((row["trial_id"], row) for row in _row_files(study))
+    return sorted(rows.values(), key=_place)
+
+
+def _all_images(study: Path, rows: Sequence[Row]) -> list[Row]:
+    """Image rows in the order of the trials: its own file, or the compacted table."""
+    old: dict[str, list[Row]] = {}
+    if (study / "images.parquet").is_file():
+        for image in _read_parquet(study / "images.parquet"):
+            old.setdefault(image["trial_id"], []).append(image)
+    images: list[Row] = []
+    for row in rows:
+        path = trial_folder(study, row["trial_id"]) / "images.parquet"
+        images += _read_parquet(path) if path.is_file() else old.get(row["trial_id"], [])
+    return images
+
+
+def _place(row: Row) -> tuple[int, str]:
+    return row["number"], row["trial_id"]
+
+
+def _row_problem(row: Mapping[str, Any]) -> str | None:
+    if missing := [key for key in REQUIRED if row.get(key) is None]:
+        return f"{', '.join(missing)} is missing"
+    if not isinstance(row["trial_id"], str) or not isinstance(row["number"], (int, np.integer)):
+        return "trial_id must be text and number an integer"
+    return None if row["status"] in STATUSES else f"status '{row['status']}' is none of {', '.join(STATUSES)}"
+
+
+def _check_info(info: Any, where: str) -> None:
+    fields = {"name": str, "objectives": list, "reference": dict, "dense": dict}
+    for field, kind in fields.items():
+        if not isinstance(info, Mapping) or not isinstance(info.get(field), kind):
+            raise MedcoreError(f"{where}: field {field} is missing or wrong; a search writes this file")
+    for objective in info["objectives"]:
+        if not isinstance(objective, Mapping) or not {"name", "direction"} <= objective.keys():
+            raise MedcoreError(f"{where}: an objective needs a name and a direction")
+        sign(objective["direction"])
+
+
+def _frame(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Absent keys and nulls alike become pandas' missing value, so that both sources give equal tables."""
+    names = list(dict.fromkeys([*(columns if not rows else ()), *(key for row in rows for key in row)]))
+    return pd.DataFrame({name: [row.get(name) for row in rows] for name in names})
+
+
+def _table(rows: Sequence[Row]) -> pa.Table:
+    """Arrow table; a column that mixes types or holds objects is kept as JSON text, and marked so."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    fields, arrays = [], []
+    for name in names:
+        values = [_plain(row.get(name)) for row in rows]
+        try:
+            if any(isinstance(value, dict) for value in values):
+                raise pa.ArrowInvalid("objects have no common shape")
+            array, metadata = pa.array(values), None
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            coded = [None if value is None else json.dumps(value) for value in values]
+            array, metadata = pa.array(coded, pa.string()), _AS_JSON
+        arrays.append(array)
+        fields.append(pa.field(name, array.type, metadata=metadata))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    try:
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise MedcoreError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    coded = [field.name for field in table.schema if (field.metadata or {}).get(b"medcore") == b"json"]
+    rows = cast(list[Row], table.to_pylist())
+    for row in rows:
+        row.update({name: json.loads(row[name]) for name in coded if row[name] is not None})
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars and arrays as Python values, paths as text, non-finite floats as None."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_by_rename(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise MedcoreError(f"{path}: corrupt ({error}); delete it or restore it from a copy") from None

@@ -1,0 +1,63 @@
+"""`medcore front` and `medcore export`: from a finished or running study to a table and a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medcore.checkpoint import load, save
+from medcore.errors import MedcoreError
+from results.front import front_table, hypervolume, to_losses
+from results.select import choose
+from results.trials import StudyInfo, read_study, read_study_info
+from search.study import make_folder
+from search.tracking import download_study
+
+
+def open_results(study: str) -> tuple[Path, pd.DataFrame, StudyInfo]:
+    """Folder, trials and description of a study given as a folder or as `mlflow:<experiment>/<run>`."""
+    folder = Path(study)
+    if study.startswith("mlflow:"):
+        folder = download_study(study, Path(tempfile.mkdtemp(prefix="medcore-")))
+    return folder, read_study(folder), read_study_info(folder)
+
+
+def front(study: str) -> dict[str, Any]:
+    """The Pareto front as records, with hypervolume, counts and the dense model's metrics."""
+    _, trials, info = open_results(study)
+    objectives = info["objectives"]
+    names = [objective["name"] for objective in objectives]
+    directions = [objective["direction"] for objective in objectives]
+    done = trials[trials["status"] == "done"]
+    table = front_table(done, objectives)
+    reference = to_losses([[info["reference"][name] for name in names]], directions)[0]
+    volume = hypervolume(to_losses(table[names].to_numpy(dtype=float), directions), reference) if len(table) else 0.0
+    return {
+        "study": info["name"],
+        "objectives": objectives,
+        "reference": info["reference"],
+        "hypervolume": volume,
+        "trials": len(trials),
+        "failed": int((trials["status"] == "failed").sum()) if len(trials) else 0,
+        "dense": info["dense"],
+        "front": json.loads(table.to_json(orient="records")),
+    }
+
+
+def export(study: str, rule: str, out: Path) -> dict[str, Any]:
+    """Write the chosen trial's checkpoint to `out` (safetensors with its structure); returns the trial's row."""
+    folder, trials, info = open_results(study)
+    row = choose(trials[trials["status"] == "done"], info["objectives"], rule)
+    source = folder / str(row["checkpoint"])
+    if not source.is_file():
+        raise MedcoreError(f"{source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
+    if out.suffix != ".safetensors":
+        raise MedcoreError(f"--out {out}: the file name must end in .safetensors")
+    make_folder(out.parent)
+    record: dict[str, Any] = json.loads(row.dropna().to_json())
+    save(out, load(source), {"study": info["name"], "select": rule, "row": json.dumps(record)})
+    return record

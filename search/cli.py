@@ -1,0 +1,242 @@
+"""The command line: reads arguments, calls the function of the same name, prints. No logic of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from medcore.errors import MedcoreError
+from search.config import Config, load_config, validate
+from search.tables import evaluation_table, front_table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Compress promptable medical segmentation models without losing the boundary.",
+)
+console = Console()
+errors = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration; see search/configs/")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Arch = Annotated[str | None, typer.Option(help="Architecture of a .pth without a JSON file beside it.")]
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Option(help="Where the demo keeps its files.")] = Path("runs/demo")) -> None:
+    """Embedded data, a small model, the whole path: train a pair, search, front, export, compare."""
+    from search.demo import demo as run
+
+    run(folder, console)
+
+
+@app.command()
+def adapt(config: ConfigPath) -> None:
+    """General checkpoint + data -> medical checkpoint."""
+    from search import commands
+
+    def on_epoch(row: Any) -> None:
+        console.print(f"epoch {row}")
+
+    console.print(f"wrote {commands.adapt(load_config(config), on_epoch)}")
+
+
+@app.command()
+def score(config: ConfigPath) -> None:
+    """Score every head and MLP channel; writes the score table and a heat map."""
+    from search import commands
+
+    with scoring_bar() as progress:
+        table, picture = commands.score(load_config(config), progress)
+    console.print(f"wrote {table}\nwrote {picture}")
+
+
+@app.command()
+def prune(
+    config: ConfigPath,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint to write; default: in the study's folder.")] = None,
+) -> None:
+    """One schedule without a search -> checkpoint."""
+    from search import commands
+
+    settings = load_config(config)
+    target = out or settings.folder / "pruned.safetensors"
+    with scoring_bar() as progress:
+        metrics = commands.prune(settings, target, progress)
+    console.print(evaluation_table({"pruned": metrics}))
+    console.print(f"wrote {target}")
+
+
+@app.command()
+def search(
+    config: ConfigPath,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: SQLite in the study.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
+) -> None:
+    """Search budgets, scoring weights and recovery settings; every trial goes to Parquet and MLflow."""
+    from search.choose import front as read_front
+    from search.experiment import search as run
+
+    settings = override(load_config(config), trials=trials, name=name, tracking_uri=tracking_uri)
+    words = ["medcore", "search", str(config), *(["--name", name] if name else []), "--resume"]
+    with scoring_bar() as progress:
+        folder = run(
+            settings,
+            resume=resume,
+            ray_address=ray_address,
+            command=" ".join(words),
+            progress=progress,
+            say=console.print,
+        )
+    console.print(front_table(read_front(str(folder))))
+    console.print(f"next: medcore front {folder}\n      medcore export {folder} --select knee --out best.safetensors")
+
+
+@app.command()
+def front(study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")], as_json: Json = False) -> None:
+    """The Pareto front of a study, with its hypervolume."""
+    from search.choose import front as read_front
+
+    result = read_front(study)
+    print_result(result, as_json, lambda: front_table(result))
+
+
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors).")],
+    select: Annotated[str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID")] = "knee",
+) -> None:
+    """Write the checkpoint of the trial that a rule selects."""
+    from search.choose import export as write
+
+    row = write(study, select, out)
+    console.print(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
+    console.print(f"wrote {out}")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Path,
+    data: Annotated[list[Path], typer.Option(help="Folder with images/ and masks/; may be repeated.")],
+    split: Annotated[str, typer.Option(help="Part of the data, as in splits.json, or val/search, val/report, all.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the result as JSON; - prints it.")] = None,
+    arch: Arch = None,
+    autocast: Annotated[bool, typer.Option("--autocast", help="Run the model in bfloat16.")] = False,
+) -> None:
+    """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with its cost."""
+    from search import commands
+
+    result = commands.evaluate(checkpoint, data, split, arch, autocast)
+    print_result(result, json_file == Path("-"), lambda: evaluation_table({checkpoint.name: result}))
+    if json_file not in (None, Path("-")):
+        write_text(json_file, json.dumps(result, indent=1))
+
+
+@app.command()
+def cost(model: Annotated[str, typer.Argument(help="vit_b, a JSON file or a checkpoint")], as_json: Json = False) -> None:
+    """Encoder parameters and both FLOPs figures."""
+    from search import commands
+
+    result = commands.cost(model)
+
+    def lines() -> str:
+        return (
+            f"{model}: {result['encoder_params'] / 1e6:.2f} M encoder parameters\n"
+            f"flops        {result['flops'] / 1e9:.2f} G  (what runs: padded windows, relative positions, neck)\n"
+            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (the paper's count: unpadded windows, no neck)"
+        )
+
+    print_result(result, as_json, lines)
+
+
+@app.command()
+def predict(
+    checkpoint: Path,
+    image: Path,
+    box: Annotated[str, typer.Option(help="X0,Y0,X1,Y1 in pixels of the image")],
+    out: Annotated[Path, typer.Option(help="Mask to write (PNG, 0 or 255)")],
+    arch: Arch = None,
+) -> None:
+    """Segment the object in a box, through segment-anything's own predictor."""
+    from search import commands
+
+    try:
+        x0, y0, x1, y1 = (float(part) for part in box.split(","))
+    except ValueError:
+        raise MedcoreError(f"--box '{box}': give four numbers X0,Y0,X1,Y1") from None
+    share = commands.predict(checkpoint, image, (x0, y0, x1, y1), out, arch)
+    console.print(f"wrote {out}: {100 * share:.1f} % of the image")
+
+
+def override(config: Config, trials: int | None, name: str | None, tracking_uri: str | None) -> Config:
+    """The configuration with the command line's values in it, validated again."""
+    values = config.model_dump()
+    if trials is not None:
+        values["search"]["trials"] = trials
+    if name is not None:
+        values["study"] = name
+    if tracking_uri is not None:
+        values["tracking"]["uri"] = tracking_uri
+    return validate(values, "command line")
+
+
+@contextmanager
+def scoring_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that appears with the first scored image and goes with the last."""
+    bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=errors)
+    task = bar.add_task("scoring", total=None)
+
+    def update(done: int, total: int) -> None:
+        if done < total and not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=total)
+        if done >= total:
+            bar.stop()
+
+    try:
+        yield update
+    finally:
+        bar.stop()
+
+
+def print_result(result: dict[str, Any], as_json: bool, table: Callable[[], Any]) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        console.print(table())
+
+
+def write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise MedcoreError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def main() -> None:
+    """Entry point: a `MedcoreError` becomes one line on standard error and exit code 2."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)]
+    )
+    try:
+        app(standalone_mode=True)
+    except MedcoreError as error:
+        sys.stderr.write(f"medcore: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

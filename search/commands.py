@@ -1,0 +1,154 @@
+"""The commands that work on one model: adapt, score, prune, evaluate, cost, predict. Each is a function here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from medcore.budgets import rule, to_target, uniform_to_target
+from medcore.checkpoint import load, save
+from medcore.data import load_image_set
+from medcore.errors import MedcoreError
+from medcore.evaluate import evaluate as evaluate_model
+from medcore.evaluate import summarise
+from medcore.imagefile import UNREADABLE, read_image
+from medcore.masks import select
+from medcore.recovery import compute_teacher
+from medcore.sam import predictor
+from medcore.schedule import cascade
+from medcore.scores import block_sensitivity, mix
+from medcore.spec import EncoderSpec, resolve_architecture
+from medcore.train import TrainSettings, train
+from results.heatmap import save_score_heatmap
+from search.config import Config
+from search.device import best_device
+from search.provenance import git_revision
+from search.study import (
+    Progress,
+    adapted_model,
+    calibration_images,
+    cost_metrics,
+    load_split,
+    make_folder,
+    report_skipped,
+    score_table,
+    scoring_weights,
+)
+from search.trial import recovery_settings
+
+
+def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
+    """General checkpoint and training images in, medical checkpoint out (`adapt.out`). Returns its path."""
+    settings = config.adapt
+    model = load(config.model.base, config.model.architecture).to(best_device())
+    make_folder(settings.out.parent)
+    log = train(
+        model,
+        load_split(config, settings.train_split, model.arch.img_size, None),
+        load_split(config, settings.val_split, model.arch.img_size, None),
+        TrainSettings(
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            lr=settings.lr,
+            patience=settings.patience,
+            autocast=settings.autocast,
+        ),
+        seed=config.seed,
+        on_epoch=on_epoch,
+        state_path=settings.out.with_suffix(".state"),
+    )
+    info = {"origin": str(config.model.base), "log": json.dumps(dataclasses.asdict(log)), "git": git_revision()}
+    save(settings.out, model.cpu(), info)
+    return settings.out
+
+
+def score(config: Config, progress: Progress | None = None) -> tuple[Path, Path]:
+    """Score table (cached by its inputs) and its heat map. Returns both files."""
+    adapted = adapted_model(config)
+    calibration = calibration_images(config, adapted.arch.img_size)
+    table, path = score_table(config, calibration, progress)
+    picture = path.with_suffix(".png")
+    save_score_heatmap(mix(table, scoring_weights(config.scoring), adapted.arch), picture)
+    return path, picture
+
+
+def allocate(config: Config, sensitivity: np.ndarray) -> EncoderSpec:
+    """The budget that the configuration's `budget` section describes."""
+    arch, budget = adapted_model(config).arch, config.budget
+    if budget.allocator == "uniform":
+        return uniform_to_target(arch, budget.fraction, budget.cost)
+    if budget.allocator == "to_target":
+        inverse = np.asarray(sensitivity) / np.mean(sensitivity)
+        return to_target(arch, inverse, inverse, budget.fraction, budget.cost, protected=budget.protected)
+    return rule(arch, budget.head_sparsity, budget.mlp_sparsity, sensitivity, protected=budget.protected)
+
+
+def prune(config: Config, out: Path, progress: Progress | None = None) -> dict[str, float]:
+    """One schedule, no search: score, allocate, prune, recover, evaluate on the report images, save to `out`."""
+    adapted = adapted_model(config)
+    size = adapted.arch.img_size
+    calibration = calibration_images(config, size)
+    table, _ = score_table(config, calibration, progress)
+    weights = scoring_weights(config.scoring)
+    spec = allocate(config, block_sensitivity(table, weights))
+    masks = select(mix(table, weights, adapted.arch), spec)
+    model = adapted.to(best_device())
+    teacher = compute_teacher(model, calibration, autocast=config.recovery.autocast)
+    settings = recovery_settings(config.recovery, config.recovery.lr, config.recovery.head_share)
+    pruned = cascade(model, masks, calibration, teacher, settings, seed=config.seed)
+    report = load_split(config, config.data.report_split, size, None)
+    metrics = cost_metrics(spec) | summarise(evaluate_model(pruned, report, autocast=config.recovery.autocast))
+    make_folder(out.parent)
+    save(out, pruned.cpu(), {"metrics": json.dumps(metrics), "config": config.to_yaml(), "git": git_revision()})
+    return metrics
+
+
+def evaluate(
+    checkpoint: Path, folders: Sequence[Path], split: str, architecture: str | None = None, autocast: bool = False
+) -> dict[str, Any]:
+    """Metrics of a checkpoint on one split of image/mask folders, with its cost; exact boxes."""
+    model = load(checkpoint, architecture)
+    images, skipped = load_image_set(folders, split, model.arch.img_size)
+    report_skipped(skipped)
+    rows = evaluate_model(model.to(best_device()), images, autocast=autocast)
+    head = {"checkpoint": str(checkpoint), "split": split, "images": len(rows), "skipped": len(skipped)}
+    return head | summarise(rows) | cost_metrics(model.spec)
+
+
+def cost(target: str) -> dict[str, Any]:
+    """Parameters and both FLOPs figures of an architecture's name, its JSON file or a checkpoint."""
+    path = Path(target)
+    if path.suffix in (".pth", ".pt", ".safetensors"):
+        spec = load(path).spec
+    else:
+        spec = EncoderSpec.dense(resolve_architecture(target))
+    return {"model": target, **cost_metrics(spec), "heads": list(spec.heads), "channels": list(spec.channels)}
+
+
+def predict(
+    checkpoint: Path, image: Path, box: tuple[float, float, float, float], out: Path, architecture: str | None = None
+) -> float:
+    """Segment what the box (X0,Y0,X1,Y1, pixels of the original image) holds; write a 0/255 mask, return its share."""
+    try:
+        pixels = np.asarray(read_image(image))
+    except UNREADABLE as error:
+        raise MedcoreError(f"{image}: cannot be read as an image ({error}); give a PNG, JPEG, BMP, TIFF or WebP file") from None
+    height, width = pixels.shape[:2]
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise MedcoreError(f"--box {x0:g},{y0:g},{x1:g},{y1:g} does not lie in {image} ({width}×{height}); give X0,Y0,X1,Y1")
+    sam = predictor(load(checkpoint, architecture).to(best_device()))
+    sam.set_image(pixels)
+    masks, _, _ = sam.predict(box=np.asarray(box), multimask_output=False)
+    make_folder(out.parent)
+    try:
+        Image.fromarray(masks[0].astype(np.uint8) * 255).save(out)
+    except (OSError, ValueError) as error:
+        raise MedcoreError(f"{out}: cannot write the mask ({error})") from None
+    return float(masks[0].mean())

@@ -1,0 +1,125 @@
+"""`medcore search`: prepare once, run the trials, follow them in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medcore.errors import MedcoreError
+from results.trials import compact, write_study
+from search.config import Config
+from search.objectives import Objective, reference_point
+from search.provenance import git_revision, machine
+from search.run import Resources, run_search
+from search.space import sample
+from search.study import Progress, Shared, dense_metrics, make_folder, prepare
+from search.tracking import Tracker, TrackingThread
+from search.trial import run_trial
+from search.warm import warm_starts
+
+#: Settings that may differ when a study is resumed: they change how trials run, not what they mean.
+_MAY_CHANGE = {"search.trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial", "tracking.uri"}
+
+
+def search(
+    config: Config,
+    *,
+    resume: bool = False,
+    ray_address: str | None = None,
+    command: str = "medcore search CONFIG --resume",
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Run the study to its number of trials and return its folder.
+
+    Args:
+        resume: go on with a study whose folder exists; without it such a folder is an error.
+        command: what the user types to resume; shown when the search is interrupted.
+        progress: scoring progress. say: receives one-line messages for people.
+    """
+    folder = config.folder
+    open_study(config, resume)
+    say(f"study folder: {folder}")
+    shared = prepare(config, progress)
+    objectives = [Objective(item.name, item.direction) for item in config.search.objectives]
+    describe(shared, objectives, folder)
+    tracker = Tracker(folder, config.tracking.uri, config.tracking.experiment, config.study)
+    tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
+    try:
+        with TrackingThread(tracker):
+            run_search(
+                folder,
+                lambda trial: sample(trial, config, shared.arch, shared.datasets),
+                warm_starts(shared),
+                objectives,
+                config.search.trials,
+                run_trial,
+                shared={"shared": shared},
+                resources=Resources(config.search.cpus_per_trial, config.search.gpus_per_trial),
+                concurrency=config.search.concurrency,
+                sampler=config.search.sampler,
+                seed=config.seed,
+                ray_address=ray_address,
+                resume=resume,
+                resume_command=command,
+            )
+    finally:
+        compact(folder)
+        tracker.finish()
+    return folder
+
+
+def open_study(config: Config, resume: bool) -> None:
+    """Create the study's folder with its resolved configuration, or check that it is the one being resumed."""
+    path = config.folder / "config.yaml"
+    if path.is_file():
+        if not resume:
+            raise MedcoreError(f"{config.folder}: this study exists; add --resume to go on with it, or choose another --name")
+        saved = Config.model_validate(yaml.safe_load(path.read_text()))
+        if changed := sorted(_differences(saved.model_dump(), config.model_dump()) - _MAY_CHANGE):
+            raise MedcoreError(
+                f"{path}: cannot resume, the configuration has changed in {', '.join(changed)}; "
+                "undo that or start a new study with --name"
+            )
+    make_folder(config.folder / "trials")
+    try:
+        path.write_text(config.to_yaml())
+    except OSError as error:
+        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
+
+
+def describe(shared: Shared, objectives: list[Objective], folder: Path) -> None:
+    """Write `study.json`, which fixes the hypervolume's reference point before the first trial."""
+    if (folder / "study.json").is_file():
+        return
+    dense = dense_metrics(shared)
+    if unknown := [objective.name for objective in objectives if objective.name not in dense]:
+        known = ", ".join(sorted(name for name in dense if "/" not in name))
+        raise MedcoreError(f"unknown objective {', '.join(unknown)}; known are {known}")
+    write_study(
+        folder,
+        {
+            "name": shared.config.study,
+            "objectives": [{"name": objective.name, "direction": objective.direction} for objective in objectives],
+            "reference": reference_point(objectives, dense, shared.arch.img_size),
+            "dense": dense,
+            "datasets": list(shared.datasets),
+            "git": git_revision(),
+            "machine": machine(),
+        },
+    )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> set[str]:
+    """Dotted keys whose values differ."""
+    found: set[str] = set()
+    for key in old.keys() | new.keys():
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found |= _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            found.add(f"{prefix}{key}")
+    return found

@@ -1,0 +1,132 @@
+"""The driver's book on disk: which trials were handed out, which have ended, and who may write.
+
+    STUDY/trials/<trial_id>/params.json   handed out; written before the trial starts
+    STUDY/trials/<trial_id>/row.json      ended (see `results.trials`)
+    STUDY/search.lock                     held by the driver's process; a killed one leaves it free
+
+A trial with the first and without the second was interrupted, and is handed out again when the study is resumed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medcore.errors import MedcoreError
+from results.files import write_by_rename
+from results.trials import trial_folder
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A trial as it was handed out. `sampler_state`: what the sampler must remember of it (NSGA-II's generation)."""
+
+    trial_id: str
+    number: int
+    seed: int
+    origin: str
+    params: dict[str, Any]
+    sampler_state: dict[str, Any] = field(default_factory=dict)
+
+
+def write_issued(study: Path, issued: Issued) -> None:
+    """Write `params.json` by rename."""
+    data = (json.dumps(asdict(issued), indent=1) + "\n").encode()
+    write_by_rename(trial_folder(study, issued.trial_id) / "params.json", data)
+
+
+def read_issued(study: Path, trial_id: str) -> Issued:
+    """Raises `MedcoreError` if the file is absent or corrupt."""
+    path = trial_folder(study, trial_id) / "params.json"
+    try:
+        return Issued(**_load(path))
+    except TypeError:
+        raise MedcoreError(f"{path}: corrupt; delete the trial's folder to leave this trial out") from None
+
+
+def all_issued(study: Path) -> list[Issued]:
+    """Every trial that was ever handed out, by number."""
+    folders = (path.parent.name for path in (study / "trials").glob("*/params.json"))
+    return sorted((read_issued(study, name) for name in folders), key=lambda issued: issued.number)
+
+
+def read_row(study: Path, trial_id: str) -> Row | None:
+    """A trial's row, None while it has none. Raises `MedcoreError` if the file is corrupt."""
+    path = trial_folder(study, trial_id) / "row.json"
+    return _load(path) if path.is_file() else None
+
+
+def finished_ids(study: Path) -> set[str]:
+    return {path.parent.name for path in (study / "trials").glob("*/row.json")}
+
+
+def all_rows(study: Path) -> list[Row]:
+    """Rows of all ended trials, by number."""
+    rows = [row for name in finished_ids(study) if (row := read_row(study, name)) is not None]
+    return sorted(rows, key=lambda row: row["number"])
+
+
+def failed_row(issued: Issued, reason: str, started: datetime) -> Row:
+    """The row of a trial that could not be completed; the reason is cut to one line."""
+    now = datetime.now(UTC)
+    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    return {
+        "trial_id": issued.trial_id,
+        "number": issued.number,
+        "status": "failed",
+        "reason": lines[0][:300] if lines else "unknown",
+        "seed": issued.seed,
+        "origin": issued.origin,
+        **{f"param/{key}": value for key, value in issued.params.items() if not isinstance(value, Mapping)},
+        "seconds": (now - started).total_seconds(),
+        "started": started.isoformat(),
+        "finished": now.isoformat(),
+    }
+
+
+@contextmanager
+def only_driver(study: Path) -> Iterator[None]:
+    """Hold the study's lock. Raises `MedcoreError` if another process does.
+
+    The kernel drops the lock when the process ends, however it ends, so none is ever stale.
+    """
+    path = study / "search.lock"
+    try:
+        study.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(handle, 100, 0).decode(errors="replace").strip() or "unknown"
+            raise MedcoreError(
+                f"{study}: another search is writing to this study (process {owner}); wait for it or stop it"
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _load(path: Path) -> Row:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MedcoreError(f"{path}: missing; restore it or delete the trial's folder") from None
+    except (OSError, ValueError) as error:
+        raise MedcoreError(f"{path}: corrupt ({error}); delete the trial's folder to run it again") from None
+    if not isinstance(value, dict):
+        raise MedcoreError(f"{path}: corrupt (expected an object); delete the trial's folder to run it again")
+    return value
