@@ -4,8 +4,8 @@ Three ways on the same pairs in the same process, one thread, in turns; the best
 - ours: `medcore.metrics.all_metrics`, on the bounding box of both masks;
 - full frame: the same definitions with scipy.ndimage on the whole frame, one distance map per direction and
   surface (results are checked against ours);
-- MONAI: Dice, IoU, HD95, ASSD and sub-voxel NSD, each by its own function (it has no boundary F1; its surfaces
-  are thinner, so only speed is compared).
+- MONAI: Dice, IoU, HD95, ASSD and sub-voxel NSD, each by its own function (no boundary F1; its surfaces are
+  thinner, so only speed is compared).
 
 Run: python -m benchmarks.metrics_speed [--sizes 256 512 --pairs 20 --rounds 5 --out table.csv]
 """
@@ -41,7 +41,7 @@ KINDS = ("object", "large object", "noise")
 
 
 def make_pair(kind: str, size: int, rng: np.random.Generator) -> Pair:
-    """A prediction and a truth of 3 % ("object") or 40 % of the frame: outlines that differ, or pure noise."""
+    """A prediction and a truth of 3 % ("object") or 40 % of the frame with another outline, or noise."""
     rows, columns = np.mgrid[:size, :size] / size
     share = 0.03 if kind == "object" else 0.4
     radius = math.sqrt(share / math.pi)

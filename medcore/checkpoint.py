@@ -55,8 +55,8 @@ def load(
             `NAME.pth`, or else the only architecture file in that folder.
 
     Raises:
-        MedcoreError: one line naming the file, if it is missing, damaged, no checkpoint, incomplete, of another
-            architecture, or holds weights that are not finite.
+        MedcoreError: one line naming the file, if it is missing, damaged, no checkpoint, incomplete, of
+            another architecture, or holds weights that are not finite.
     """
     path = Path(path)
     _require_file(path)
@@ -144,16 +144,19 @@ def _read_own(path: Path) -> tuple[EncoderSpec, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = _own_metadata(path, file.metadata())
-            spec = EncoderSpec.from_json(metadata["spec"], f"{path}: spec")
-            return spec, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+    try:
+        return EncoderSpec.from_json(metadata["spec"], f"{path}: spec"), state
+    except (TypeError, ValueError) as error:  # values of another type than the spec's
         raise _damaged(path, error) from None
 
 
 def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, str]:
     if not metadata or metadata.get("format") != FORMAT or "spec" not in metadata:
         raise MedcoreError(
-            f"{path}: safetensors without the metadata of format {FORMAT}; give a .pth, or a file saved by medcore"
+            f"{path}: safetensors without metadata of format {FORMAT}; give a .pth or a file saved by medcore"
         )
     return dict(metadata)
 

@@ -16,8 +16,8 @@ class Cost:
 
     Attributes:
         encoder_params: parameters, relative-position tables of blocks without heads included.
-        flops: what segment-anything's operations run, as `torch.utils.flop_counter` counts them: padded windows,
-            relative-position products and neck included.
+        flops: what segment-anything's operations run, as `torch.utils.flop_counter` counts them: padded
+            windows, relative-position products and neck included.
         flops_paper: patch embedding, qkv, attention products over unpadded windows, proj and MLP only.
     """
 

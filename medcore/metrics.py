@@ -188,9 +188,10 @@ def _nsd(a: Mask, b: Mask, tolerance_px: float) -> float:
     if not (a.any() and b.any()):
         return float(a.any() == b.any())
     lengths_a, lengths_b = _contour_lengths(a), _contour_lengths(b)
-    within = lengths_a[_reach(lengths_b > 0, tolerance_px)].sum()
-    within += lengths_b[_reach(lengths_a > 0, tolerance_px)].sum()
-    return float(within / (lengths_a.sum() + lengths_b.sum()))
+    # Products, not selections: equal terms are then added in equal order, and a perfect match is exactly 1.
+    within_a = (lengths_a * _reach(lengths_b > 0, tolerance_px)).sum()
+    within_b = (lengths_b * _reach(lengths_a > 0, tolerance_px)).sum()
+    return float((within_a + within_b) / (lengths_a.sum() + lengths_b.sum()))
 
 
 def _reach(elements: Mask, tolerance_px: float) -> Mask:

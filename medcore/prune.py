@@ -1,4 +1,4 @@
-"""Remove heads and MLP channels: physically (`prune`) or by silencing them (`mask_model`), which must agree."""
+"""Remove heads and MLP channels: physically (`prune`), or by silence (`mask_model`); the two must agree."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def prune(model: MedSam, masks: PerGroup) -> MedSam:
     """A new, physically smaller model that keeps the groups whose mask is True; `model` is left as it is.
 
     Args:
-        masks: bool, one value per head and channel that `model` has now (its current widths, not the dense ones).
+        masks: bool, one for each head and channel that `model` has now (its current widths, not the dense).
 
-    Returns: model on the same device, in the same mode, sharing no tensor with `model`. Output biases, relative
-        positions and all else stay, also in a block that loses all heads or channels (method §2).
+    Returns: a model on the same device, in the same mode, sharing no tensor with `model`. Output biases,
+        relative positions and all else stay, also in a block that loses all heads or channels (method §2).
 
     Raises: ValueError if the masks do not fit the model's widths or are not boolean.
     """
@@ -53,8 +53,8 @@ def mask_model(model: MedSam, masks: PerGroup) -> MedSam:
             block = silenced.image_encoder.blocks[index]
             width = heads.repeat_interleave(model.arch.head_dim)
             # columns of the output projections: (C, H·d) and (C, M)
-            block.attn.proj.weight[:, ~width] = 0  # type: ignore[union-attr, index, operator]
-            block.mlp.lin2.weight[:, ~channels] = 0  # type: ignore[union-attr, index, operator]
+            block.attn.proj.weight[:, ~width] = 0  # type: ignore[union-attr, operator]
+            block.mlp.lin2.weight[:, ~channels] = 0  # type: ignore[union-attr, operator]
     return silenced
 
 

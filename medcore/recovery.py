@@ -17,10 +17,10 @@ from medcore.losses import boundary_band, recovery_loss
 from medcore.optimisation import (
     LastGood,
     all_finite,
-    mixed_precision,
     check_range,
     check_schedule,
     device_of,
+    mixed_precision,
     only_training,
     rate_factor,
     set_rate,
@@ -152,7 +152,7 @@ def recover(
             optimizer.zero_grad(set_to_none=True)
             total, terms = _loss(model, images, teacher, indices, settings)
             total.backward()  # type: ignore[no-untyped-call]
-            loss = float(total)
+            loss = total.item()
             trouble = _trouble(loss, parameters, step)
             if trouble is not None:
                 log.stopped = trouble

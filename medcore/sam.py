@@ -200,7 +200,7 @@ def build(spec: EncoderSpec, attention: AttentionMode = "fast") -> MedSam:
 
 
 def build_empty(spec: EncoderSpec, attention: AttentionMode = "fast") -> MedSam:
-    """A model whose tensors have shapes but no values (device "meta"), made at once and without random numbers."""
+    """A model whose tensors have shapes but no values (device "meta"); it draws no random numbers."""
     with torch.device("meta"):
         return build(spec, attention)
 

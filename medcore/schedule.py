@@ -131,6 +131,6 @@ def _check_widths(spec: EncoderSpec, masks: PerGroup, done: tuple[str, ...], ord
         expected = tuple(int(keep.sum()) if cut else len(keep) for keep in keeps)
         if expected != tuple(widths):
             raise MedcoreError(
-                f"cascade: after {len(done)} phases of {order} the {family} must be {list(expected)}, but the "
-                f"model has {list(widths)}; pass the model saved after phase {len(done)}"
+                f"cascade: after {len(done)} phases of {order} the {family} must be {list(expected)}, but "
+                f"the model has {list(widths)}; pass the model saved after phase {len(done)}"
             )

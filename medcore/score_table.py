@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class ScoreTable:
             save_file(arrays, temporary, metadata={"format": _FORMAT, "table": json.dumps(header)})
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise MedcoreError(f"{path}: cannot write the score table ({error})") from None
 
     @classmethod
@@ -95,15 +97,20 @@ class ScoreTable:
             raise MedcoreError(f"{path}: not a score table of format {_FORMAT}; score again")
         if missing := [name for name in _ARRAYS if name not in arrays]:
             raise MedcoreError(f"{path}: score table lacks {', '.join(missing)}; score again")
-        header = json.loads(metadata["table"])
-        spec = None if header["spec"] is None else EncoderSpec.from_dict(header["spec"], str(path))
-        table = cls(
-            datasets=tuple(header["datasets"]),
-            nodes=tuple(header["nodes"]),
-            **{name: arrays[name] for name in _ARRAYS},
-            meta=header["meta"],
-            spec=spec,
-        )
+        try:
+            header = json.loads(metadata["table"])
+            spec = None if header["spec"] is None else EncoderSpec.from_dict(header["spec"], str(path))
+            table = cls(
+                datasets=tuple(header["datasets"]),
+                nodes=tuple(header["nodes"]),
+                **{name: arrays[name] for name in _ARRAYS},
+                meta=header["meta"],
+                spec=spec,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise MedcoreError(
+                f"{path}: the score table's header is damaged ({error!r}); score again"
+            ) from None
         table._validate(str(path))
         return table
 

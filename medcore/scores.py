@@ -143,7 +143,7 @@ def _score_blocks(
         for node, w in enumerate(nodes):
             weighted = {
                 name: 0.5
-                * (_at(value, w) * _at(fisher_base[name], w) + 1e-30).sqrt()
+                * (_at(value, w) * _at(fisher_base[name].to(value.device), w) + 1e-30).sqrt()
                 * (end[name] - start[name].to(end[name].device)).square()
                 for name, value in fisher.items()
             }

@@ -41,9 +41,9 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class TrainSettings:
     """Defaults are the reference's fine-tuning.
 
-    `jitter` is the share of the box's width or height by which its edges move at most. `patience` counts epochs
-    without a better validation loss; 0 means never to end early. Flips happen with probability ½ each, boxes
-    follow. `autocast` runs the model in bfloat16; losses and weights stay in float32.
+    `jitter` is the share of the box's width or height by which its edges move at most. `patience` counts
+    epochs without a better validation loss; 0 means never to end early. Flips happen with probability ½ each,
+    boxes follow. `autocast` runs the model in bfloat16; losses and weights stay in float32.
     """
 
     epochs: int = 20
@@ -87,9 +87,9 @@ def train(
     """Train encoder and mask decoder (and the prompt encoder, if told) of `model` in place by Dice + BCE.
 
     The model ends with the weights of the best validation loss, or with the last ones where `val` is None.
-    Order, jitter and flips of an epoch depend only on `seed` and the epoch; the global random state is neither
-    read nor changed. A non-finite loss or gradient ends the training with the best weights so far (without
-    validation: the last good ones) and the reason in `stopped`.
+    Order, jitter and flips of an epoch depend only on `seed` and the epoch; the global random state is
+    neither read nor changed. A non-finite loss or gradient ends the training with the best weights so far
+    (without validation: the last good ones) and the reason in `stopped`.
 
     Args:
         state_path: file rewritten at the end of each epoch; if it exists, the training goes on from there and
@@ -109,9 +109,9 @@ def train(
         state = TrainState(parameters, optimizer, run.identity())
         if state_path is not None:
             state.load(state_path)
-        log = state.log
+        log, good = state.log, LastGood(parameters)
         while log.stopped is None and not log.out_of_patience and len(log.epochs) < settings.epochs:
-            outcome = run.epoch(len(log.epochs))
+            outcome = run.epoch(len(log.epochs), good)
             if isinstance(outcome, EpochRow):
                 state.end_epoch(outcome, settings.patience)
             else:
@@ -144,13 +144,12 @@ class _Run:
         data = hashlib.sha256(repr(sets).encode()).hexdigest()
         return f"{self.model.spec.to_json()} {self.settings} seed {self.seed} data {data}"
 
-    def epoch(self, epoch: int) -> EpochRow | str:
-        """One pass over the training images and a validation; the reason after a blow-up, good weights restored."""
+    def epoch(self, epoch: int, good: LastGood) -> EpochRow | str:
+        """One pass and a validation; after a blow-up its reason, with good weights restored."""
         settings, size = self.settings, self.settings.batch_size
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.train))
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        good = LastGood(self.parameters)
         losses, rate = 0.0, 0.0
         for number, indices in enumerate(batches):
             step, total = epoch * len(batches) + number, settings.epochs * len(batches)
@@ -160,12 +159,12 @@ class _Run:
             loss = _loss(self.model, _augmented(self.train, indices, settings, random), settings.autocast)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-            if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
                 good.restore()
                 return f"non-finite loss or gradient at step {number} of epoch {epoch}"
-            good.saw(number)
+            good.saw(step)
             self.optimizer.step()
-            losses += float(loss) * len(indices)
+            losses += loss.item() * len(indices)
         judged = None if self.val is None else validation_loss(self.model, self.val, settings)
         if not all_finite(self.parameters) or not (judged is None or math.isfinite(judged)):
             good.restore()

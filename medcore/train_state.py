@@ -18,7 +18,7 @@ from medcore.errors import MedcoreError
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch: 0-based number, mean training loss, validation loss (None without `val`), rate at its end."""
+    """One epoch: 0-based number, mean training loss, validation loss (None without `val`), last rate."""
 
     epoch: int
     train_loss: float

@@ -51,7 +51,7 @@ def front(study: str) -> dict[str, Any]:
 def export(study: str, rule: str, out: Path) -> dict[str, Any]:
     """Write the chosen trial's checkpoint to `out` (safetensors with its structure); returns the trial's row."""
     folder, trials, info = open_results(study)
-    row = choose(trials[trials["status"] == "done"], info["objectives"], rule)
+    row = choose(trials, info["objectives"], rule)
     source = folder / str(row["checkpoint"])
     if not source.is_file():
         raise MedcoreError(f"{source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")

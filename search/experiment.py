@@ -11,6 +11,7 @@ import yaml
 from medcore.errors import MedcoreError
 from results.trials import compact, write_study
 from search.config import Config
+from search.ledger import all_issued
 from search.objectives import Objective, reference_point
 from search.provenance import git_revision, machine
 from search.run import Resources, run_search
@@ -75,7 +76,7 @@ def search(
 def open_study(config: Config, resume: bool) -> None:
     """Create the study's folder with its resolved configuration, or check that it is the one being resumed."""
     path = config.folder / "config.yaml"
-    if path.is_file():
+    if path.is_file() and all_issued(config.folder):
         if not resume:
             raise MedcoreError(f"{config.folder}: this study exists; add --resume to go on with it, or choose another --name")
         saved = Config.model_validate(yaml.safe_load(path.read_text()))
@@ -99,12 +100,14 @@ def describe(shared: Shared, objectives: list[Objective], folder: Path) -> None:
     if unknown := [objective.name for objective in objectives if objective.name not in dense]:
         known = ", ".join(sorted(name for name in dense if "/" not in name))
         raise MedcoreError(f"unknown objective {', '.join(unknown)}; known are {known}")
+    # a model that finds nothing: HD95 is the side of the frame, ASSD too (method §7)
+    worst = {name: float(shared.arch.img_size) for name in ("hd95", "assd")}
     write_study(
         folder,
         {
             "name": shared.config.study,
-            "objectives": [{"name": objective.name, "direction": objective.direction} for objective in objectives],
-            "reference": reference_point(objectives, dense, shared.arch.img_size),
+            "objectives": [objective.record() for objective in objectives],
+            "reference": reference_point(dense, objectives, worst),
             "dense": dense,
             "datasets": list(shared.datasets),
             "git": git_revision(),

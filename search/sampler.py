@@ -148,8 +148,12 @@ class StudySearch(Searcher):  # type: ignore[misc]
         else:
             self._study.tell(trial, values)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a `Tuner.restore`; here the study's folder is the memory."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the folder of the study is the memory."""
+        """Nothing, for the same reason."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing, for the same reason."""

@@ -150,6 +150,7 @@ def test_everything_unusable_is_listed_with_its_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL warns before it gives up
 def test_no_truncation_or_damage_gets_through_as_a_crash(tmp_path: Path, ending: str) -> None:
     root = _folder(tmp_path / "set", ["good"])
     Image.fromarray(_noise(1)).save(tmp_path / f"whole.{ending}")

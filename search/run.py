@@ -1,0 +1,303 @@
+"""The search itself: Ray Tune runs trials, rows on disk are the result, and a stopped search goes on from them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+
+from medcore.errors import MedcoreError
+from results.trials import write_row
+from search.ledger import Row, all_issued, all_rows, failed_row, finished_ids, only_driver, read_issued, read_row
+from search.objectives import Objective
+from search.sampler import SamplerSettings, Space, StudySearch
+from search.worker import TrialWorker, Work
+
+logger = logging.getLogger(__name__)
+
+#: Tune's own bookkeeping is off where rows on disk do the same: loggers, snapshots, tables, its signal handler. Workers
+#: keep the driver's folder, because paths in a configuration may be relative.
+_TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_RETRIES = 1
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one trial. `gpu` may be a fraction, and counts only where there are GPUs."""
+
+    cpu: int = 1
+    gpu: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended. `message`: one line for people, which says why and what to do if trials are missing."""
+
+    done: int
+    failed: int
+    wanted: int
+    interrupted: bool
+    message: str
+
+    @property
+    def complete(self) -> bool:
+        return self.done + self.failed >= self.wanted
+
+
+def run_search(
+    study_dir: Path,
+    space: Space,
+    warm_starts: Sequence[Mapping[str, Any]],
+    objectives: Sequence[Objective],
+    trials: int,
+    trainable: Work,
+    *,
+    shared: Mapping[str, Any] | None = None,
+    resources: Resources = Resources(),  # noqa: B008 - frozen
+    concurrency: int | None = None,
+    sampler: SamplerSettings | None = None,
+    ray_address: str | None = None,
+    resume: bool = False,
+    resume_command: str | None = None,
+    on_row: Callable[[Row], None] | None = None,
+    on_start: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run a study until `trials` rows exist. Ctrl-C and SIGTERM end it early and cleanly.
+
+    Args:
+        trainable: `trainable(trial, **shared) -> row`, run in worker processes; it writes the row itself.
+        shared: big read-only inputs, put into the object store once and mapped by every worker.
+        concurrency: trials at once; by default as many as the resources allow when the search starts.
+        ray_address: a running cluster (default: `RAY_ADDRESS`, else a Ray of this process's own).
+        resume_command: what the user types to go on; part of messages.
+        on_row, on_start: called in this process when a trial has ended (with its row) or starts (with its id).
+
+    Raises:
+        MedcoreError: the study exists and `resume` is false, another driver holds it, or no machine fits a trial.
+    """
+    study_dir = study_dir.absolute()
+    command = resume_command or f"medcore search {study_dir / 'config.yaml'} --resume"
+    with only_driver(study_dir), _stop_signals() as stop:
+        if all_issued(study_dir) and not resume:
+            raise MedcoreError(f"{study_dir}: this study has trials already; go on with it by --resume or use another --name")
+        search = StudySearch(study_dir, space, objectives, warm_starts, sampler, trials)
+        missing = trials - len(finished_ids(study_dir))
+        problem = None
+        if missing > 0:
+            with _connected(ray_address, resources):
+                watcher = _Watcher(study_dir, stop, on_row, on_start)
+                problem = _fit(study_dir, search, missing, trainable, dict(shared or {}), resources, concurrency, watcher)
+    return _outcome(study_dir, trials, stop.is_set(), problem, command)
+
+
+def _fit(
+    study_dir: Path,
+    search: StudySearch,
+    missing: int,
+    trainable: Work,
+    shared: dict[str, Any],
+    resources: Resources,
+    concurrency: int | None,
+    watcher: _Watcher,
+) -> str | None:
+    """Run `missing` trials; returns why it ended early, if it did."""
+    request = _request(resources)
+    limit = concurrency or _fitting(request)
+    worker = tune.with_parameters(TrialWorker, work=trainable, study_dir=str(study_dir), shared=shared)
+    tuner = tune.Tuner(
+        tune.with_resources(worker, request),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            num_samples=missing,
+            max_concurrent_trials=min(limit, missing),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
+        ),
+        run_config=tune.RunConfig(
+            name=datetime.now(UTC).strftime("run-%Y%m%dT%H%M%S.%f"),
+            storage_path=str(study_dir / "ray"),
+            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            callbacks=[watcher],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    except (RayError, tune.TuneError) as error:
+        return None if watcher.stopped else _one_line(error)
+    return None
+
+
+class _Watcher(tune.Callback):  # type: ignore[misc]
+    """Tune's events, seen from the study: rows for workers that died, news for the user, the stop request."""
+
+    def __init__(
+        self,
+        study_dir: Path,
+        stop: threading.Event,
+        on_row: Callable[[Row], None] | None,
+        on_start: Callable[[str], None] | None,
+    ) -> None:
+        self.stopped = False
+        self._dir, self._stop, self._on_row, self._on_start = study_dir, stop, on_row, on_start
+        self._started: dict[str, datetime] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks for a `Tuner.restore`, which is not used here."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Tune calls this at least ten times a second."""
+        if not self._stop.is_set() or self.stopped:
+            return
+        self.stopped = True
+        for trial in trials:  # killed, or Tune would wait ten seconds for each to finish its step
+            actor = trial.temporary_state.ray_actor
+            if actor is not None and not trial.is_finished():
+                ray.kill(actor)
+        raise tune.TuneError("stopped")
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        trial_id = trial.config["trial_id"]
+        self._started.setdefault(trial_id, datetime.now(UTC))
+        if self._on_start is not None:
+            self._on_start(trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._tell(trial.config["trial_id"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The worker died more often than it is given another try."""
+        trial_id = trial.config["trial_id"]
+        if read_row(self._dir, trial_id) is None:
+            started = self._started.get(trial_id, datetime.now(UTC))
+            reason = f"worker process died {trial.num_failures} times: {_one_line(trial.get_error())}"
+            write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, started))
+        self._tell(trial_id)
+
+    def _tell(self, trial_id: str) -> None:
+        row = read_row(self._dir, trial_id)
+        if row is not None and self._on_row is not None:
+            self._on_row(row)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """The first Ctrl-C or SIGTERM sets the event, a second one interrupts as usual. Main thread only."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request_stop(number: int, frame: Any) -> None:
+        stop.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, request_stop)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+@contextmanager
+def _connected(address: str | None, resources: Resources) -> Iterator[None]:
+    """A Ray for the length of the search: the one this process already has, a cluster's, or one of its own."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _TUNE_ENVIRONMENT.items()})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
+    common = {"runtime_env": {"env_vars": threads}, "log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            cores = max(len(os.sched_getaffinity(0)), resources.cpu)
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, **common)
+    except (ConnectionError, RayError, ValueError) as error:
+        raise MedcoreError(f"cannot reach Ray at {address or 'this machine'}: {_one_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _request(resources: Resources) -> dict[str, float]:
+    """What one trial asks Ray for: no GPU where the cluster has none."""
+    request: dict[str, float] = {"cpu": resources.cpu}
+    if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:
+        request["gpu"] = resources.gpu
+    return request
+
+
+def _fitting(request: Mapping[str, float]) -> int:
+    """How many trials the nodes hold at once. Raises `MedcoreError` if none holds even one."""
+    count = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            has = node["Resources"]
+            count += min(int(has.get(kind.upper(), 0) / amount + 1e-9) for kind, amount in request.items())
+    if count == 0:
+        wanted = ", ".join(f"{amount:g} {kind}" for kind, amount in request.items())
+        raise MedcoreError(f"no node of the Ray cluster has {wanted} for a trial; lower cpus_per_trial or gpus_per_trial")
+    return count
+
+
+def _outcome(study_dir: Path, trials: int, interrupted: bool, problem: str | None, command: str) -> Outcome:
+    rows = all_rows(study_dir)
+    done = sum(row["status"] == "done" for row in rows)
+    failed = len(rows) - done
+    count = f"{done} trials done, {failed} failed"
+    if len(rows) >= trials:
+        message = count
+    else:
+        why = "stopped by request" if interrupted else f"ended early ({problem or 'Ray Tune stopped without a reason'})"
+        message = f"{why}: {count}, {trials - len(rows)} of {trials} missing; go on with: {command}"
+    return Outcome(done, failed, trials, interrupted and len(rows) < trials, message)
+
+
+def _one_line(error: object) -> str:
+    """The last line of an error that says something, without colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error or "unknown reason"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, step: float = 0.05) -> bool:
+    """Poll until the condition holds or the time is over; returns whether it holds."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(step)
+    return condition()

@@ -1,0 +1,41 @@
+"""Who may import whom: the rooms of the house stay apart."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FORBIDDEN = {
+    "medcore": {"ray", "optuna", "mlflow", "typer", "rich", "pandas", "pyarrow", "plotly", "matplotlib", "search", "results"},
+    "results": {"ray", "optuna", "mlflow", "typer", "rich", "search"},
+}
+ONLY = {"mlflow": "search/tracking.py", "segment_anything": "medcore/sam.py"}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_room_does_not_know_what_is_built_on_it(room: str) -> None:
+    files = sorted((ROOT / room).glob("*.py"))
+    assert files
+    guilty = {path.name: bad for path in files if (bad := imports(path) & FORBIDDEN[room])}
+    assert not guilty
+
+
+@pytest.mark.parametrize("package", ONLY)
+def test_package_has_one_importer(package: str) -> None:
+    files = [path for room in ("medcore", "search", "results") for path in (ROOT / room).glob("*.py")]
+    importers = {str(path.relative_to(ROOT)) for path in files if package in imports(path)}
+    assert importers == {ONLY[package]}

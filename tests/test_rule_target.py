@@ -1,0 +1,32 @@
+"""The paper's rule at a FLOPs target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medcore.cost import cost
+from medcore.errors import MedcoreError
+from medcore.rule_target import rule_to_target
+from medcore.spec import ARCHITECTURES, EncoderSpec
+
+VIT_B = ARCHITECTURES["vit_b"]
+
+
+@pytest.mark.parametrize("fraction", [0.9, 0.5, 0.3, 0.15])
+def test_target_is_met_from_below_and_closely(fraction: float) -> None:
+    sensitivity = np.random.default_rng(1).uniform(0.2, 3, VIT_B.depth)
+    spec = rule_to_target(VIT_B, fraction, sensitivity)
+    reached = cost(spec).flops_paper / cost(EncoderSpec.dense(VIT_B)).flops_paper
+    assert fraction - 0.008 <= reached <= fraction
+
+
+def test_last_blocks_are_protected_while_that_is_possible() -> None:
+    sensitivity = np.ones(VIT_B.depth)
+    assert rule_to_target(VIT_B, 0.5, sensitivity).channels[-2:] == (3072, 3072)
+    assert max(rule_to_target(VIT_B, 0.12, sensitivity).channels[-2:]) < 3072
+
+
+def test_unreachable_target_says_so() -> None:
+    with pytest.raises(MedcoreError, match="cannot reach"):
+        rule_to_target(VIT_B, 0.02, np.ones(VIT_B.depth))
