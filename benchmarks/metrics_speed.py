@@ -125,12 +125,8 @@ def measure(size: int, kind: str, count: int, rounds: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[256, 512], help="side of the frame in pixels"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="side of the frame in pixels")
     parser.add_argument("--pairs", type=int, default=20, help="mask pairs a row")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; the best counts")
     parser.add_argument("--out", type=Path, help="also write the table as CSV")

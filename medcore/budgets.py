@@ -29,9 +29,7 @@ def uniform(arch: Architecture, head_share: float, channel_share: float) -> Enco
     return searched(arch, [head_share] * arch.depth, [channel_share] * arch.depth)
 
 
-def searched(
-    arch: Architecture, head_shares: Floats, channel_shares: Floats, round_to: int = 1
-) -> EncoderSpec:
+def searched(arch: Architecture, head_shares: Floats, channel_shares: Floats, round_to: int = 1) -> EncoderSpec:
     """Every block keeps its own share of heads and channels.
 
     Args:
@@ -133,9 +131,7 @@ def _inverse(sensitivity: Floats, depth: int) -> Array:
 def _counts(shares: Floats, width: int, depth: int, name: str) -> Array:
     values = np.asarray(shares, dtype=np.float64)
     if values.shape != (depth,):
-        raise MedcoreError(
-            f"budget: {name} has shape {values.shape}, expected one share per block, ({depth},)"
-        )
+        raise MedcoreError(f"budget: {name} has shape {values.shape}, expected one share per block, ({depth},)")
     if not ((values >= 0) & (values <= 1)).all():
         raise MedcoreError(f"budget: {name} must lie in [0, 1], got {values.tolist()}")
     return np.floor(values * width + 0.5 + _DECIMAL).astype(np.int64)

@@ -133,9 +133,7 @@ def _resolve(path: Path, arch: str | Path | Architecture | None) -> Architecture
             continue
     if len(found) == 1:
         return found[0]
-    reason = (
-        f"{len(found)} architecture files are beside it" if found else "no architecture file is beside it"
-    )
+    reason = f"{len(found)} architecture files are beside it" if found else "no architecture file is beside it"
     names = ", ".join(ARCHITECTURES)
     raise MedcoreError(f"{path}: {reason}; name the architecture ({names} or a JSON file)")
 
@@ -189,9 +187,7 @@ def _fill(path: Path, spec: EncoderSpec, state: Mapping[str, Tensor], attention:
         if name in state and state[name].shape != tensor.shape
     ]
     if differing:
-        raise MedcoreError(
-            f"{path}: no {spec.arch.name} model, {_some(differing)}; name the right architecture"
-        )
+        raise MedcoreError(f"{path}: no {spec.arch.name} model, {_some(differing)}; name the right architecture")
     if missing := [name for name in expected if name not in state]:
         raise MedcoreError(f"{path}: no complete {spec.arch.name} model, missing {_some(missing)}")
     if extra := [name for name in state if name not in expected]:

@@ -112,9 +112,7 @@ def _of_part(folder: Path, split: str, seed: int, keep: Path | None) -> tuple[li
     ordered = sorted(parts[split], key=natural_key)
     unpaired = {entry.path.stem for entry in listing.skipped}
     missing = [
-        Skipped(
-            folder.resolve().name, folder / "images" / name, "named by the splits, but there is no such file"
-        )
+        Skipped(folder.resolve().name, folder / "images" / name, "named by the splits, but there is no such file")
         for name in ordered
         if name not in by_name and name not in unpaired
     ]

@@ -133,9 +133,7 @@ class Attention(nn.Module):
         windowed: whether the grid is cut into windows, zero-padded right and below to a multiple of S.
     """
 
-    def __init__(
-        self, dim: int, head_dim: int, heads: int, side: int, windowed: bool, mode: AttentionMode
-    ) -> None:
+    def __init__(self, dim: int, head_dim: int, heads: int, side: int, windowed: bool, mode: AttentionMode) -> None:
         super().__init__()
         self.heads, self.head_dim, self.side = heads, head_dim, side
         self.windowed, self.mode = windowed, mode

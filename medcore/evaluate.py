@@ -54,9 +54,7 @@ def predict_masks(model: MedSam, images: ImageSet, indices: Indices, autocast: b
     return masks
 
 
-def evaluate(
-    model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False
-) -> list[dict[str, Any]]:
+def evaluate(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False) -> list[dict[str, Any]]:
     """Metrics of every image against its mask at original size.
 
     Returns: one row an image, in the set's order: dataset, name, then the metrics of `all_metrics`.
@@ -86,9 +84,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     datasets = sorted({str(row["dataset"]) for row in rows})
     summary: dict[str, float] = {}
     for metric in (key for key in rows[0] if key not in LABELS):
-        means = {
-            dataset: fmean(row[metric] for row in rows if row["dataset"] == dataset) for dataset in datasets
-        }
+        means = {dataset: fmean(row[metric] for row in rows if row["dataset"] == dataset) for dataset in datasets}
         summary[metric] = fmean(means.values())
         summary[f"{metric}_images"] = fmean(row[metric] for row in rows)
         worst = max if metric in LOWER_IS_BETTER else min

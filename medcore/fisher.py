@@ -56,9 +56,7 @@ def fisher_terms(
         MedcoreError: no image is given, or none has finite gradients.
     """
     if len(indices) == 0:
-        raise MedcoreError(
-            "Fisher: no calibration image; check the data folder, its split and the image count"
-        )
+        raise MedcoreError("Fisher: no calibration image; check the data folder, its split and the image count")
     accumulator = _Accumulator(model.image_encoder.blocks)
     masks = torch.from_numpy(images.subset(list(indices)).low_masks(model.arch.low_res))
     skipped = []
@@ -71,8 +69,7 @@ def fisher_terms(
     used = len(indices) - len(skipped)
     if used == 0:
         raise MedcoreError(
-            f"Fisher: none of {len(indices)} images has finite gradients (first: {skipped[0]}); "
-            "check the checkpoint"
+            f"Fisher: none of {len(indices)} images has finite gradients (first: {skipped[0]}); check the checkpoint"
         )
     parameters, sums = accumulator.means(used)
     return FisherTerms(parameters, sums, used, tuple(skipped))

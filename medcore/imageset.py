@@ -38,9 +38,7 @@ class ImageSet:
     def __post_init__(self) -> None:
         count, side = len(self.names), self.images.shape[-1]
         if self.images.shape != (count, 3, side, side) or self.masks.shape != (count, side, side):
-            raise ValueError(
-                f"{count} names, images {self.images.shape} and masks {self.masks.shape} do not fit"
-            )
+            raise ValueError(f"{count} names, images {self.images.shape} and masks {self.masks.shape} do not fit")
         if self.boxes.shape != (count, 4) or len(self.truths) != count or len(self.datasets) != count:
             raise ValueError(f"boxes, truths or datasets do not fit {count} names")
 

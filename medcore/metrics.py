@@ -156,9 +156,7 @@ def _iou(a: Mask, b: Mask) -> float:
 def _boundary_f1(a: Mask, b: Mask, radius: int) -> float:
     if not (a.any() and b.any()):
         return float(a.any() == b.any())
-    band_a, band_b = (
-        _square(mask, radius, np.logical_or) & ~_square(mask, radius, np.logical_and) for mask in (a, b)
-    )
+    band_a, band_b = (_square(mask, radius, np.logical_or) & ~_square(mask, radius, np.logical_and) for mask in (a, b))
     matched_a = np.count_nonzero(band_a & _square(band_b, radius, np.logical_or))
     matched_b = np.count_nonzero(band_b & _square(band_a, radius, np.logical_or))
     if not matched_a and not matched_b:

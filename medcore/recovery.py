@@ -101,9 +101,7 @@ def boundary_complexity(masks: npt.NDArray[np.uint8], chunk: int = 16) -> npt.ND
     return values
 
 
-def draw_batches(
-    complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int
-) -> npt.NDArray[np.intp]:
+def draw_batches(complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int) -> npt.NDArray[np.intp]:
     """Image indices (steps, batch_size), drawn with replacement in proportion to `complexity`.
 
     Uniform if all complexities are 0. A longer draw with the same seed begins with the shorter one.

@@ -158,9 +158,7 @@ class MedSam(Sam):  # type: ignore[misc]
         padded: Tensor = super().preprocess((x - low) / (high - low).clamp_min(1e-8))
         return padded
 
-    def postprocess_masks(
-        self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]
-    ) -> Tensor:
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
         """Logits (P, K, low, low) -> (P, K, *original_size), in one bilinear step for a full square."""
         if tuple(input_size) == (self.arch.img_size, self.arch.img_size):
             return F.interpolate(masks, original_size, mode="bilinear", align_corners=False)
@@ -233,9 +231,7 @@ class SquareResize:
         size = (self.target_length, self.target_length)
         return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
-    def apply_coords(
-        self, coords: npt.NDArray[Any], original_size: tuple[int, ...]
-    ) -> npt.NDArray[np.float64]:
+    def apply_coords(self, coords: npt.NDArray[Any], original_size: tuple[int, ...]) -> npt.NDArray[np.float64]:
         """Points (..., 2) of the original image -> of the square."""
         height, width = original_size
         return np.asarray(coords, dtype=float) * (self.target_length / width, self.target_length / height)

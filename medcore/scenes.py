@@ -68,16 +68,12 @@ def medical_scene(rng: np.random.Generator, size: int) -> tuple[Field, Shape]:
     # the lesion stands out of the wall as a dome, which the shading and the highlights follow
     radius = size * np.sqrt(lesion.share / np.pi)
     dome = ndimage.gaussian_filter(np.sqrt(1 - np.square(1 - lesion.depth)), 0.8 * scale)
-    height = height * (1 - np.float32(0.8) * lesion.alpha) + dome * np.float32(
-        radius * rng.uniform(0.25, 0.7)
-    )
+    height = height * (1 - np.float32(0.8) * lesion.alpha) + dome * np.float32(radius * rng.uniform(0.25, 0.7))
 
     lamp = np.array(_centre(rng, size, 0.25))
     away = np.hypot(x - np.float32(lamp[0]), y - np.float32(lamp[1])) / np.float32(size)
     light = np.float32(0.25) + np.exp(-np.square(away / np.float32(rng.uniform(0.45, 0.9))))
-    light = (
-        light * (1 - _lumen(rng, size) * (1 - lesion.alpha)) * (1 - _contact_shadow(rng, lesion, lamp, scale))
-    )
+    light = light * (1 - _lumen(rng, size) * (1 - lesion.alpha)) * (1 - _contact_shadow(rng, lesion, lamp, scale))
     tilt, gloss = _shade(rng, height, lamp)
     image = colour * (light * (np.float32(0.75) + np.float32(0.5) * tilt))[..., None]
     wet = _highlights(rng, gloss, away, scale)
@@ -131,12 +127,14 @@ def _random_colour(rng: np.random.Generator) -> Field:
 
 def _material(rng: np.random.Generator, size: int, unlike: Field | None) -> tuple[Field, Field]:
     """A textured surface (size, size, 3) of two related colours, well apart from `unlike`; its mean colour."""
-    colour = _random_colour(rng)
-    while unlike is not None and np.linalg.norm(colour - unlike) < 0.35:
+    while True:
         colour = _random_colour(rng)
-    other = np.clip(colour + rng.normal(0, rng.uniform(0.05, 0.3), 3), 0, 1).astype(np.float32)
+        other = np.clip(colour + rng.normal(0, rng.uniform(0.05, 0.3), 3), 0, 1).astype(np.float32)
+        mean = (colour + other) / np.float32(2)
+        if unlike is None or np.linalg.norm(mean - unlike) > 0.35:
+            break
     pattern = any_texture(rng, size)[..., None]
-    return colour + pattern * (other - colour), (colour + other) / 2
+    return colour + pattern * (other - colour), mean
 
 
 def _put(rng: np.random.Generator, image: Field, thing: Shape, unlike: Field | None) -> None:
@@ -197,7 +195,7 @@ def _folds(rng: np.random.Generator, size: int) -> Field:
     relief = noise(rng, size, 2.5, octaves=2) * np.float32(0.02 * size)
     ridges = curves(rng, size, rng.uniform(1.2, 2.2), size * rng.uniform(0.04, 0.1))
     bumps = noise(rng, size, 14, octaves=2) * np.float32(0.0015 * size)
-    return relief + bumps + ridges * np.float32(size * rng.uniform(0, 0.07))
+    return np.asarray(relief + bumps + ridges * np.float32(size * rng.uniform(0, 0.07)), dtype=np.float32)
 
 
 def _lumen(rng: np.random.Generator, size: int) -> Field:
@@ -209,9 +207,7 @@ def _lumen(rng: np.random.Generator, size: int) -> Field:
     return hole.alpha * np.float32(rng.uniform(0.5, 0.9))
 
 
-def _contact_shadow(
-    rng: np.random.Generator, lesion: Shape, lamp: NDArray[np.float64], scale: float
-) -> Field:
+def _contact_shadow(rng: np.random.Generator, lesion: Shape, lamp: NDArray[np.float64], scale: float) -> Field:
     """Darkening beside the lesion on the side that the lamp does not see."""
     rows, columns = np.nonzero(lesion.mask)
     from_lamp = np.array([rows.mean() - lamp[1], columns.mean() - lamp[0]])
@@ -243,9 +239,7 @@ def _highlights(rng: np.random.Generator, gloss: Field, away: Field, scale: floa
     ripples = noise(rng, size, rng.uniform(9, 18) / max(scale, 1.0) * scale, octaves=2, gain=0.6)
     score = (gloss - 1) * np.float32(rng.uniform(10, 25)) - away + np.float32(0.35) * ripples
     wanted = rng.uniform(0.001, 0.02)
-    level = np.partition(score, -max(1, int(wanted * score.size)), axis=None)[
-        -max(1, int(wanted * score.size))
-    ]
+    level = np.partition(score, -max(1, int(wanted * score.size)), axis=None)[-max(1, int(wanted * score.size))]
     return np.asarray(np.clip((score - level) * 8 + 0.3, 0, 1), dtype=np.float32)
 
 
@@ -257,4 +251,4 @@ def _frame(rng: np.random.Generator, size: int) -> Field:
     u, v = np.abs(2 * x / np.float32(size) - 1), np.abs(2 * y / np.float32(size) - 1)
     straight = np.float32(rng.uniform(0.9, 1.02)) - np.maximum(u, v)
     corner = np.float32(rng.uniform(1.35, 1.65)) - u - v
-    return np.clip(np.minimum(straight, corner) * np.float32(size / 3) + 0.5, 0, 1)
+    return np.asarray(np.clip(np.minimum(straight, corner) * np.float32(size / 3) + 0.5, 0, 1), dtype=np.float32)

@@ -108,9 +108,7 @@ class ScoreTable:
                 spec=spec,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise MedcoreError(
-                f"{path}: the score table's header is damaged ({error!r}); score again"
-            ) from None
+            raise MedcoreError(f"{path}: the score table's header is damaged ({error!r}); score again") from None
         table._validate(str(path))
         return table
 

@@ -136,9 +136,7 @@ def _score_blocks(
         heads, channels = spec.heads[number], spec.channels[number]
         fisher, fisher_base = terms.parameters[number], general.parameters[number]
         for term in range(3):
-            weighted = {
-                name: 0.5 * value[term].double() * end[name].square() for name, value in fisher.items()
-            }
+            weighted = {name: 0.5 * value[term].double() * end[name].square() for name, value in fisher.items()}
             zero[0][term, number, :heads], zero[1][term, number, :channels] = _groups(weighted, heads)
         for node, w in enumerate(nodes):
             weighted = {
@@ -184,8 +182,7 @@ def mix(table: ScoreTable, weights: ScoringWeights, arch: Architecture) -> PerGr
     shape = (*table.zero_heads.shape[-2:], table.zero_channels.shape[-1])
     if shape != (arch.depth, arch.num_heads, arch.mlp_dim):
         raise MedcoreError(
-            f"scores: the table has (blocks, heads, channels) = {shape}, which {arch.name} has not; "
-            "score this model"
+            f"scores: the table has (blocks, heads, channels) = {shape}, which {arch.name} has not; score this model"
         )
     shares = _mixture(table, weights)
     adaptive = head_alphas(table, weights) if None in (weights.alpha_heads, weights.alpha_channels) else None

@@ -99,15 +99,13 @@ def _lobed(rng: np.random.Generator, u: Field, v: Field) -> Field:
     angle = np.arctan2(v, u)
     edge = np.ones_like(u)
     for lobes in (2, 3, 4, 5):
-        edge += np.float32(rng.normal(0, 0.22 / lobes)) * np.cos(
-            lobes * angle + np.float32(rng.uniform(0, 6.3))
-        )
+        edge += np.float32(rng.normal(0, 0.22 / lobes)) * np.cos(lobes * angle + np.float32(rng.uniform(0, 6.3)))
     return edge - np.hypot(u, v)
 
 
 def _ellipse(rng: np.random.Generator, u: Field, v: Field) -> Field:
     aspect = np.float32(rng.uniform(0.45, 1.0))
-    return 1 - np.hypot(u * np.sqrt(aspect), v / np.sqrt(aspect))
+    return np.asarray(1 - np.hypot(u * np.sqrt(aspect), v / np.sqrt(aspect)), dtype=np.float32)
 
 
 def _polygon(rng: np.random.Generator, u: Field, v: Field) -> Field:
@@ -123,13 +121,13 @@ def _polygon(rng: np.random.Generator, u: Field, v: Field) -> Field:
 def _star(rng: np.random.Generator, u: Field, v: Field) -> Field:
     points = int(rng.integers(3, 8))
     wave = np.cos(points * np.arctan2(v, u))
-    return 1 + np.float32(rng.uniform(0.2, 0.45)) * wave - np.hypot(u, v)
+    return np.asarray(1 + np.float32(rng.uniform(0.2, 0.45)) * wave - np.hypot(u, v), dtype=np.float32)
 
 
 def _superellipse(rng: np.random.Generator, u: Field, v: Field) -> Field:
     power, aspect = np.float32(rng.uniform(0.9, 7)), np.float32(rng.uniform(0.35, 1.0))
     u, v = np.abs(u) * np.sqrt(aspect), np.abs(v) / np.sqrt(aspect)
-    return 1 - np.power(np.power(u, power) + np.power(v, power), 1 / power)
+    return np.asarray(1 - np.power(np.power(u, power) + np.power(v, power), 1 / power), dtype=np.float32)
 
 
 def _crescent(rng: np.random.Generator, u: Field, v: Field) -> Field:

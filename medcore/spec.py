@@ -17,6 +17,20 @@ from medcore.errors import MedcoreError
 T = TypeVar("T")
 
 
+def _check_types(values: Any, where: str) -> None:
+    """Raise `MedcoreError` unless integers are positive integers and tuples hold numbers, as annotated."""
+    for field in dataclasses.fields(values):
+        value = getattr(values, field.name)
+        if field.type == "int" and not (isinstance(value, int) and value >= 1):
+            raise MedcoreError(f"{where}: {field.name} must be a positive whole number, not {value!r}")
+        if field.type == "float" and not (isinstance(value, (int, float)) and value > 0):
+            raise MedcoreError(f"{where}: {field.name} must be a positive number, not {value!r}")
+        if str(field.type).startswith("tuple") and not (
+            isinstance(value, tuple) and all(isinstance(item, (int, float)) for item in value)
+        ):
+            raise MedcoreError(f"{where}: {field.name} must be a list of numbers, not {value!r}")
+
+
 @dataclass(frozen=True)
 class DecoderSpec:
     """Mask decoder of segment-anything: the two-way transformer and the IoU head."""
@@ -26,6 +40,9 @@ class DecoderSpec:
     num_heads: int = 8
     iou_head_depth: int = 3
     iou_head_hidden_dim: int = 256
+
+    def __post_init__(self) -> None:
+        _check_types(self, "decoder")
 
 
 @dataclass(frozen=True)
@@ -50,12 +67,15 @@ class Architecture:
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
+        _check_types(self, f"architecture {self.name}")
         if self.img_size % self.patch_size:
             raise MedcoreError(f"architecture {self.name}: img_size {self.img_size} is no multiple of patch_size")
         if self.embed_dim % self.num_heads:
             raise MedcoreError(f"architecture {self.name}: embed_dim {self.embed_dim} is no multiple of num_heads")
         if not all(0 <= block < self.depth for block in self.global_attn_indexes):
-            raise MedcoreError(f"architecture {self.name}: global_attn_indexes name a block outside 0..{self.depth - 1}")
+            raise MedcoreError(
+                f"architecture {self.name}: global_attn_indexes name a block outside 0..{self.depth - 1}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -93,7 +113,7 @@ class Architecture:
             raise MedcoreError(f"{where}: decoder must be an object, not {type(decoder).__name__}")
         values["decoder"] = _construct(DecoderSpec, decoder, f"{where}: decoder")
         for name in ("global_attn_indexes", "pixel_mean", "pixel_std"):
-            if name in values:
+            if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         return _construct(cls, values, where)
 
@@ -134,9 +154,14 @@ class EncoderSpec:
     def from_dict(cls, fields: Mapping[str, Any], where: str = "spec") -> EncoderSpec:
         try:
             arch, heads, channels = fields["arch"], fields["heads"], fields["channels"]
+            counts = tuple(map(int, heads)), tuple(map(int, channels))
         except KeyError as missing:
             raise MedcoreError(f"{where}: field {missing} is missing") from None
-        return cls(Architecture.from_dict(arch, where), tuple(map(int, heads)), tuple(map(int, channels)))
+        except (TypeError, ValueError):
+            raise MedcoreError(f"{where}: heads and channels must be lists of whole numbers") from None
+        if not isinstance(arch, Mapping):
+            raise MedcoreError(f"{where}: arch must be an object")
+        return cls(Architecture.from_dict(arch, where), *counts)
 
     @classmethod
     def from_json(cls, text: str, where: str = "spec") -> EncoderSpec:

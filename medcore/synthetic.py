@@ -98,9 +98,7 @@ def write_folder(root: Path, domain: str, n: int, size: int, seed: int) -> Path:
             for name, picture in zip(names, pictures, strict=True):
                 _save_png(root / kind / f"{name}.png", picture)
     except OSError as error:
-        raise MedcoreError(
-            f"{root}: cannot write synthetic images ({error}); choose another folder"
-        ) from None
+        raise MedcoreError(f"{root}: cannot write synthetic images ({error}); choose another folder") from None
     save_manifest(root / FILE_NAME, make_parts(names, FRACTIONS, seed))
     return root
 

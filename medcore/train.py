@@ -138,9 +138,7 @@ class _Run:
 
     def identity(self) -> str:
         """Text that differs between trainings that must not go on from each other's state."""
-        sets = [
-            [] if images is None else [*images.datasets, *images.names] for images in (self.train, self.val)
-        ]
+        sets = [[] if images is None else [*images.datasets, *images.names] for images in (self.train, self.val)]
         data = hashlib.sha256(repr(sets).encode()).hexdigest()
         return f"{self.model.spec.to_json()} {self.settings} seed {self.seed} data {data}"
 
@@ -194,9 +192,7 @@ def _batch(images: ImageSet, indices: Indices) -> Batch:
     return images.tensor(indices), images.mask_tensor(indices), images.box_tensor(indices)
 
 
-def _augmented(
-    images: ImageSet, indices: Indices, settings: TrainSettings, random: np.random.Generator
-) -> Batch:
+def _augmented(images: ImageSet, indices: Indices, settings: TrainSettings, random: np.random.Generator) -> Batch:
     """A batch with jittered boxes and, where asked for, flipped images; draws only from `random`."""
     batch = _batch(images, indices)
     if settings.horizontal_flip:

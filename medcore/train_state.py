@@ -48,9 +48,7 @@ class TrainState:
     `identity` describes model, data and settings; a file with another identity is refused.
     """
 
-    def __init__(
-        self, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, identity: str
-    ) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, identity: str) -> None:
         self.log = TrainLog()
         self._parameters = parameters
         self._optimizer = optimizer
@@ -124,8 +122,7 @@ class TrainState:
         self._put(state["parameters"])
         if state["best"] is not None:
             self._best = [
-                best.to(parameter.device)
-                for best, parameter in zip(state["best"], self._parameters, strict=True)
+                best.to(parameter.device) for best, parameter in zip(state["best"], self._parameters, strict=True)
             ]
         self._optimizer.load_state_dict(state["optimizer"])
         log = dict(state["log"])

@@ -109,9 +109,7 @@ def objective_losses(df: pd.DataFrame, objectives: Sequence[Objective]) -> Float
         return np.empty((0, len(names)))
     if missing := [name for name in names if name not in df.columns]:
         raise MedcoreError(f"trials have no column {', '.join(missing)}: no trial measured this objective")
-    values = (
-        df[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
-    )
+    values = df[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     if "status" in df.columns:
         values[(df["status"] != "done").to_numpy(dtype=bool)] = np.nan
     return to_losses(values, [objective["direction"] for objective in objectives])

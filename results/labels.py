@@ -40,11 +40,7 @@ METRICS: dict[str, Metric] = {
 
 def base_name(name: str) -> str | None:
     """Known metric that `name` is or is a variant of (`hd95/kvasir`, `dice_worst`), else None."""
-    fits = [
-        known
-        for known in METRICS
-        if name == known or name.startswith((f"{known}/", f"{known}_", f"{known}."))
-    ]
+    fits = [known for known in METRICS if name == known or name.startswith((f"{known}/", f"{known}_", f"{known}."))]
     return max(fits, key=len, default=None)
 
 

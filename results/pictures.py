@@ -45,9 +45,7 @@ STYLE: Any = {
 }
 
 
-def budget_picture(
-    front: pd.DataFrame, path: Path, num_heads: int | None = None, mlp_dim: int | None = None
-) -> None:
+def budget_picture(front: pd.DataFrame, path: Path, num_heads: int | None = None, mlp_dim: int | None = None) -> None:
     """Which share of its heads and channels each block keeps (PNG), a line for each row of `front`.
 
     The rows carry `heads` and `channels`, a count per block. `num_heads` and `mlp_dim` are a dense block's;
@@ -66,9 +64,7 @@ def budget_picture(
         for ax, (title, (column, widest)) in zip(axes, families.items(), strict=True):
             counts = np.array(rows[column].tolist(), dtype=np.float64)  # (members, blocks)
             shares = 100 * counts / max(widest or counts.max(), 1)
-            image = ax.imshow(
-                shares, cmap="cividis", vmin=0, vmax=100, aspect="auto", interpolation="nearest"
-            )
+            image = ax.imshow(shares, cmap="cividis", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
             ax.set(title=title, xlabel="Encoder block", xticks=range(0, depth, 1 if depth <= 16 else 4))
             ax.set_yticks(range(len(names)), names, fontsize=7, family="monospace")
             for member, block in np.argwhere(counts == 0):
@@ -76,9 +72,7 @@ def budget_picture(
             ax.tick_params(length=0)
             ax.spines[:].set_visible(False)
         axes[0].set_ylabel("Trial and what is left of its FLOPs")
-        figure.colorbar(
-            image, ax=axes, label="Kept (%); × marks none", shrink=min(1.0, 0.5 + 2 / len(rows)), pad=0.02
-        )
+        figure.colorbar(image, ax=axes, label="Kept (%); × marks none", shrink=min(1.0, 0.5 + 2 / len(rows)), pad=0.02)
         save(figure, path)
 
 

@@ -83,8 +83,7 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
     figure = make_subplots(rows=1, cols=len(views), horizontal_spacing=0.09)
     for col, view in enumerate(views, start=1):
         traces = [_step_trace(view)] + [
-            _trace(MARKS[kind], on, view, pick, hover[pick].tolist())
-            for kind, on, pick in groups(shown, view.front)
+            _trace(MARKS[kind], on, view, pick, hover[pick].tolist()) for kind, on, pick in groups(shown, view.front)
         ]
         for trace in traces:
             figure.add_trace(trace.update(showlegend=col == 1), row=1, col=col)
@@ -101,17 +100,13 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
     return figure
 
 
-def save_front_html(
-    df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front"
-) -> None:
+def save_front_html(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
     """One self-contained page of about 5 MB: plotly's script is inside, so it opens without a network."""
     page = front_figure(df, objectives, title).to_html(include_plotlyjs=True, config={"responsive": True})
     write_by_rename(path, page.encode())
 
 
-def save_front_png(
-    df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front"
-) -> None:
+def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
     """The panels of `front_figure` for a paper or a README."""
     shown, views = panels(df, objectives)
     with mpl.rc_context(STYLE):
@@ -125,9 +120,7 @@ def save_front_png(
             ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         axes[0].set_title(subtitle(shown, views), loc="left", color="#555555", fontsize=9)
-        handles = _legend(
-            [kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))]
-        )
+        handles = _legend([kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))])
         figure.legend(handles=handles, loc="outside lower left", ncols=len(handles) if len(views) > 1 else 3)
         save(figure, path)
 

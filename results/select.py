@@ -25,9 +25,7 @@ from results import labels
 from results.front import Floats, Objective, front_table, knee, objective_losses, sign
 
 FORMS = "knee, best:METRIC, METRIC<=VALUE, METRIC>=VALUE (K, M, G, T allowed), trial:ID, joined by commas"
-_CONSTRAINT = re.compile(
-    r"(?P<metric>[^<>=]+?)\s*(?P<op><=|>=)\s*(?P<number>[^<>=]+?)\s*(?P<prefix>[KMGTkmgt]?)"
-)
+_CONSTRAINT = re.compile(r"(?P<metric>[^<>=]+?)\s*(?P<op><=|>=)\s*(?P<number>[^<>=]+?)\s*(?P<prefix>[KMGTkmgt]?)")
 _NOT_METRICS = ("number", "seed")
 
 
@@ -72,9 +70,7 @@ def parse(rule: str) -> Rule:
         else:
             raise MedcoreError(f"rule '{rule}': cannot read '{term}'; a rule is {FORMS}")
     if len(deciders) > 1 or ("trial" in (deciders or [{}])[0] and constraints):
-        raise MedcoreError(
-            f"rule '{rule}': at most one of knee and best:METRIC may decide, and trial:ID stands alone"
-        )
+        raise MedcoreError(f"rule '{rule}': at most one of knee and best:METRIC may decide, and trial:ID stands alone")
     return Rule(constraints, **(deciders[0] if deciders else {}))
 
 
@@ -127,9 +123,7 @@ def _by_id(df: pd.DataFrame, wanted: str) -> pd.Series[Any]:
         hits = df[ids.str.startswith(wanted)]
     if hits.empty:
         near = difflib.get_close_matches(wanted, ids.tolist(), n=3, cutoff=0.0)
-        raise MedcoreError(
-            f"no finished trial '{wanted}' in this study; nearest: {', '.join(near) or 'none'}"
-        )
+        raise MedcoreError(f"no finished trial '{wanted}' in this study; nearest: {', '.join(near) or 'none'}")
     if len(hits) > 1:
         some = ", ".join(hits["trial_id"].astype(str).head(5))
         raise MedcoreError(f"'{wanted}' fits {len(hits)} trials ({some}); give more of the id")
@@ -150,9 +144,7 @@ def _constrained(front: pd.DataFrame, constraints: Sequence[Constraint]) -> pd.D
         raise MedcoreError(f"no trial on the front has measured what {rule} asks for; use another metric")
     row = front.iloc[int(np.argmin(excess))]
     has = ", ".join(f"{c.metric} {labels.si(float(row[c.metric]))}" for c in constraints)
-    raise MedcoreError(
-        f"no trial on the front meets {rule}; the nearest is trial:{row['trial_id']} with {has}"
-    )
+    raise MedcoreError(f"no trial on the front meets {rule}; the nearest is trial:{row['trial_id']} with {has}")
 
 
 def _values(df: pd.DataFrame, metric: str) -> Floats:
@@ -172,9 +164,7 @@ def _sign(metric: str, objectives: Sequence[Objective]) -> float:
             return sign(objective["direction"])
     lower = labels.lower_is_better(metric)
     if lower is None:
-        raise MedcoreError(
-            f"best:{metric}: not known whether lower or higher is better; use {metric}<= or >="
-        )
+        raise MedcoreError(f"best:{metric}: not known whether lower or higher is better; use {metric}<= or >=")
     return 1.0 if lower else -1.0
 
 

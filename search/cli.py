@@ -148,7 +148,9 @@ def evaluate(
 
 
 @app.command()
-def cost(model: Annotated[str, typer.Argument(help="vit_b, a JSON file or a checkpoint")], as_json: Json = False) -> None:
+def cost(
+    model: Annotated[str, typer.Argument(help="vit_b, a JSON file or a checkpoint")], as_json: Json = False
+) -> None:
     """Encoder parameters and both FLOPs figures."""
     from search import commands
 
@@ -231,7 +233,9 @@ def write_text(path: Path, text: str) -> None:
 def main() -> None:
     """Entry point: a `MedcoreError` becomes one line on standard error and exit code 2."""
     logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)]
+        level=logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_time=False, show_path=False)],
     )
     try:
         app(standalone_mode=True)

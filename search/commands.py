@@ -138,11 +138,15 @@ def predict(
     try:
         pixels = np.asarray(read_image(image))
     except UNREADABLE as error:
-        raise MedcoreError(f"{image}: cannot be read as an image ({error}); give a PNG, JPEG, BMP, TIFF or WebP file") from None
+        raise MedcoreError(
+            f"{image}: cannot be read as an image ({error}); give a PNG, JPEG, BMP, TIFF or WebP file"
+        ) from None
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = box
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise MedcoreError(f"--box {x0:g},{y0:g},{x1:g},{y1:g} does not lie in {image} ({width}×{height}); give X0,Y0,X1,Y1")
+        raise MedcoreError(
+            f"--box {x0:g},{y0:g},{x1:g},{y1:g} does not lie in {image} ({width}×{height}); give X0,Y0,X1,Y1"
+        )
     sam = predictor(load(checkpoint, architecture).to(best_device()))
     sam.set_image(pixels)
     masks, _, _ = sam.predict(box=np.asarray(box), multimask_output=False)

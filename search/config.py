@@ -37,7 +37,9 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The checkpoint pair: `base` is the general model (θS), `adapted` the medical one (θM)."""
 
-    architecture: str | None = Field(None, description="vit_b, vit_l, vit_h or a JSON file; default: JSON beside the checkpoint")
+    architecture: str | None = Field(
+        None, description="vit_b, vit_l, vit_h or a JSON file; default: JSON beside the checkpoint"
+    )
     base: PathField
     adapted: PathField
 
@@ -54,7 +56,9 @@ class DataConfig(Section):
 class ScoringConfig(Section):
     """Scoring weights of `medcore prune` and of the warm starts (method §4, §5 reference values)."""
 
-    nodes: tuple[float, ...] = Field((0.0, 1.0, 3.0, 10.0), description="boundary weights at which reset scores are kept")
+    nodes: tuple[float, ...] = Field(
+        (0.0, 1.0, 3.0, 10.0), description="boundary weights at which reset scores are kept"
+    )
     alpha_heads: float | None = Field(None, ge=0, le=1, description="null: adaptive, one per block")
     alpha_channels: float | None = Field(None, ge=0, le=1)
     beta: float = Field(0.3, ge=0)

@@ -22,6 +22,7 @@ from search.experiment import search
 from search.study import make_folder
 from search.tables import evaluation_table, front_table
 
+
 def demo(folder: Path, console: Console) -> None:
     """Make data, train the pair, search, show the front, export its knee, compare it with the dense model."""
     make_folder(folder)

@@ -40,9 +40,7 @@ def _data(folder: Path) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-def _trained(
-    path: Path, start: MedSam | None, data: Path, epochs: int, lr: float, console: Console
-) -> MedSam:
+def _trained(path: Path, start: MedSam | None, data: Path, epochs: int, lr: float, console: Console) -> MedSam:
     """The checkpoint at `path`, trained first if it is not there: from scratch, or from `start`."""
     if path.is_file():
         return load(path)

@@ -78,7 +78,9 @@ def open_study(config: Config, resume: bool) -> None:
     path = config.folder / "config.yaml"
     if path.is_file() and all_issued(config.folder):
         if not resume:
-            raise MedcoreError(f"{config.folder}: this study exists; add --resume to go on with it, or choose another --name")
+            raise MedcoreError(
+                f"{config.folder}: this study exists; add --resume to go on with it, or choose another --name"
+            )
         saved = Config.model_validate(yaml.safe_load(path.read_text()))
         if changed := sorted(_differences(saved.model_dump(), config.model_dump()) - _MAY_CHANGE):
             raise MedcoreError(

@@ -78,7 +78,8 @@ def run_search(
     shared: Mapping[str, Any] | None = None,
     resources: Resources = Resources(),  # noqa: B008 - frozen
     concurrency: int | None = None,
-    sampler: SamplerSettings | None = None,
+    sampler: str = "tpe",
+    seed: int = 0,
     ray_address: str | None = None,
     resume: bool = False,
     resume_command: str | None = None,
@@ -90,6 +91,7 @@ def run_search(
     Args:
         trainable: `trainable(trial, **shared) -> row`, run in worker processes; it writes the row itself.
         shared: big read-only inputs, put into the object store once and mapped by every worker.
+        sampler, seed: see `search.sampler.SamplerSettings`.
         concurrency: trials at once; by default as many as the resources allow when the search starts.
         ray_address: a running cluster (default: `RAY_ADDRESS`, else a Ray of this process's own).
         resume_command: what the user types to go on; part of messages.
@@ -102,14 +104,19 @@ def run_search(
     command = resume_command or f"medcore search {study_dir / 'config.yaml'} --resume"
     with only_driver(study_dir), _stop_signals() as stop:
         if all_issued(study_dir) and not resume:
-            raise MedcoreError(f"{study_dir}: this study has trials already; go on with it by --resume or use another --name")
-        search = StudySearch(study_dir, space, objectives, warm_starts, sampler, trials)
+            raise MedcoreError(
+                f"{study_dir}: this study has trials already; go on with it by --resume or use another --name"
+            )
+        settings = SamplerSettings(sampler, seed)
+        search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
         missing = trials - len(finished_ids(study_dir))
         problem = None
         if missing > 0:
             with _connected(ray_address, resources):
                 watcher = _Watcher(study_dir, stop, on_row, on_start)
-                problem = _fit(study_dir, search, missing, trainable, dict(shared or {}), resources, concurrency, watcher)
+                problem = _fit(
+                    study_dir, search, missing, trainable, dict(shared or {}), resources, concurrency, watcher
+                )
     return _outcome(study_dir, trials, stop.is_set(), problem, command)
 
 
@@ -140,6 +147,7 @@ def _fit(
             name=datetime.now(UTC).strftime("run-%Y%m%dT%H%M%S.%f"),
             storage_path=str(study_dir / "ray"),
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[watcher],
             verbose=0,
         ),
@@ -271,7 +279,9 @@ def _fitting(request: Mapping[str, float]) -> int:
             count += min(int(has.get(kind.upper(), 0) / amount + 1e-9) for kind, amount in request.items())
     if count == 0:
         wanted = ", ".join(f"{amount:g} {kind}" for kind, amount in request.items())
-        raise MedcoreError(f"no node of the Ray cluster has {wanted} for a trial; lower cpus_per_trial or gpus_per_trial")
+        raise MedcoreError(
+            f"no node of the Ray cluster has {wanted} for a trial; lower cpus_per_trial or gpus_per_trial"
+        )
     return count
 
 

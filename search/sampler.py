@@ -54,9 +54,7 @@ def make_sampler(settings: SamplerSettings, number: int, trials: int) -> BaseSam
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if settings.name == "tpe":
-            return TPESampler(
-                seed=seed, multivariate=True, constant_liar=True, n_startup_trials=settings.startup
-            )
+            return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=settings.startup)
         if settings.name == "nsga2":
             size = settings.population or min(50, max(8, trials // 4))
             return NSGAIISampler(seed=seed, population_size=size)
@@ -195,9 +193,7 @@ class StudySearch(Searcher):  # type: ignore[misc]
 
 def _issued_from(row: Row) -> Issued:
     params = {key.removeprefix("param/"): value for key, value in row.items() if key.startswith("param/")}
-    return Issued(
-        str(row["trial_id"]), int(row["number"]), int(row.get("seed") or 0), str(row.get("origin")), params
-    )
+    return Issued(str(row["trial_id"]), int(row["number"]), int(row.get("seed") or 0), str(row.get("origin")), params)
 
 
 def _sampler_state(trial: optuna.Trial) -> dict[str, Any]:

@@ -105,9 +105,7 @@ def encode_budget(spec: EncoderSpec, fraction: float, config: Config, datasets: 
     Values outside a dimension's range are moved to its nearest end, because the sampler knows no others.
     """
     space, arch = config.search.space, spec.arch
-    shares = np.concatenate(
-        [np.array(spec.heads) / arch.num_heads, np.array(spec.channels) / arch.mlp_dim]
-    )
+    shares = np.concatenate([np.array(spec.heads) / arch.num_heads, np.array(spec.channels) / arch.mlp_dim])
     log_shares = np.log2(np.maximum(shares, _LEAST_SHARE))
     centred = log_shares - log_shares.mean()
     needed = float(np.abs(centred).max())

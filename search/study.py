@@ -98,9 +98,7 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
     if path.is_file():
         return ScoreTable.load(path), path
     device = best_device()
-    table = build_table(
-        base.to(device), adapted.to(device), calibration, nodes=config.scoring.nodes, progress=progress
-    )
+    table = build_table(base.to(device), adapted.to(device), calibration, nodes=config.scoring.nodes, progress=progress)
     adapted.cpu()
     make_folder(path.parent)
     table.save(path)

@@ -9,7 +9,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
-    "medcore": {"ray", "optuna", "mlflow", "typer", "rich", "pandas", "pyarrow", "plotly", "matplotlib", "search", "results"},
+    "medcore": {
+        "ray",
+        "optuna",
+        "mlflow",
+        "typer",
+        "rich",
+        "pandas",
+        "pyarrow",
+        "plotly",
+        "matplotlib",
+        "search",
+        "results",
+    },
     "results": {"ray", "optuna", "mlflow", "typer", "rich", "search"},
 }
 ONLY = {"mlflow": "search/tracking.py", "segment_anything": "medcore/sam.py"}

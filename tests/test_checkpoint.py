@@ -85,9 +85,7 @@ def test_state_dictionaries_of_any_precision(dtype: torch.dtype, state: State, t
     torch.save({name: tensor.to(dtype) for name, tensor in state.items()}, path)
     model = load(path, TINY)
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
-    assert all(
-        torch.equal(value, state[name].to(dtype).float()) for name, value in model.state_dict().items()
-    )
+    assert all(torch.equal(value, state[name].to(dtype).float()) for name, value in model.state_dict().items())
 
 
 def test_training_checkpoints_hold_the_model_inside(state: State, tmp_path: Path) -> None:

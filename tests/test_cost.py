@@ -16,9 +16,7 @@ from tests.helpers import TINY
 from tests.test_encoder import reference_encoder
 
 VIT_B = ARCHITECTURES["vit_b"]
-ODD = dataclasses.replace(
-    TINY, img_size=80, window_size=4, global_attn_indexes=(), mlp_ratio=3.5, out_chans=24
-)
+ODD = dataclasses.replace(TINY, img_size=80, window_size=4, global_attn_indexes=(), mlp_ratio=3.5, out_chans=24)
 
 
 def random_spec(arch: Architecture, seed: int) -> EncoderSpec:

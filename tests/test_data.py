@@ -108,9 +108,7 @@ def test_exif_orientation_is_applied_to_both(tmp_path: Path) -> None:
 
 
 def test_everything_unusable_is_listed_with_its_reason(tmp_path: Path) -> None:
-    root = _folder(
-        tmp_path / "set", ["good", "torn", "lost", "alone", "empty", "wide", "text", "dot", "bad_mask"]
-    )
+    root = _folder(tmp_path / "set", ["good", "torn", "lost", "alone", "empty", "wide", "text", "dot", "bad_mask"])
     torn = root / "images" / "torn.png"
     torn.write_bytes(torn.read_bytes()[:900])
     (root / "images" / "lost.png").unlink()
@@ -171,9 +169,7 @@ def test_nothing_left_and_wrong_places_are_one_line(tmp_path: Path) -> None:
     (root / "splits.json").write_text(json.dumps({"train": [], "val": ["b"]}))
     with pytest.raises(MedcoreError, match=r"no usable image in part 'val'.*no such file"):
         load_image_set([root], "val", 32)
-    with pytest.raises(
-        MedcoreError, match=r"no part 'tset'; known are all, train, val, val/report, val/search"
-    ):
+    with pytest.raises(MedcoreError, match=r"no part 'tset'; known are all, train, val, val/report, val/search"):
         load_image_set([root], "tset", 32)
     with pytest.raises(MedcoreError, match="No such file"):
         load_image_set([tmp_path / "nowhere"], "val", 32)
@@ -230,9 +226,7 @@ def test_derived_halves_and_their_file(tmp_path: Path) -> None:
     assert parts["all"] == names and parts["train"] == names[:60]
     again = read_splits(tmp_path, [*names, "new"], seed=2, save_to=tmp_path / "kept" / "s.json")
     assert again["val/search"] == parts["val/search"]
-    assert any(
-        read_splits(tmp_path, names, seed)["val/search"] != parts["val/search"] for seed in range(2, 6)
-    )
+    assert any(read_splits(tmp_path, names, seed)["val/search"] != parts["val/search"] for seed in range(2, 6))
     assert [p.name for p in (tmp_path / "kept").iterdir()] == ["s.json"]
     own = {"train": ["1"], "val": ["2", "3"], "val/search": ["3"], "val/report": ["2"]}
     (tmp_path / "splits.json").write_text(json.dumps(own))
@@ -292,9 +286,7 @@ def test_image_set_works_on_read_only_memory() -> None:
     images.tensor([0]).zero_()
     assert images.images[0].any() and images.tensor([]).shape == (0, 3, 16, 16)
     with pytest.raises(ValueError, match="do not fit"):
-        ImageSet(
-            images.images, images.masks[:, :8], images.boxes, images.truths, images.datasets, images.names
-        )
+        ImageSet(images.images, images.masks[:, :8], images.boxes, images.truths, images.datasets, images.names)
 
 
 def test_constant_image_becomes_zeros() -> None:

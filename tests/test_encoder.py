@@ -113,8 +113,7 @@ def test_fast_attention_equals_plain_attention(spec: EncoderSpec, kernel: None) 
     assert relative(fast.encode(images_of(TINY)) - expected, expected) < 1e-5
     fast.encode(images_of(TINY)).square().mean().backward()
     assert all(
-        parameter.grad is None or parameter.grad.isfinite().all()
-        for parameter in fast.image_encoder.parameters()
+        parameter.grad is None or parameter.grad.isfinite().all() for parameter in fast.image_encoder.parameters()
     )
 
 
@@ -189,9 +188,7 @@ def test_unpaired_embeddings_are_refused() -> None:
 def test_box_coordinates_keep_their_precision_under_autocast() -> None:
     model = random_model(UNEQUAL)
     seen = []
-    model.mask_decoder.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True
-    )
+    model.mask_decoder.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True)
     embedding = model.encode(images_of(TINY, 1)).detach()
     box = torch.tensor([[10.25, 11.5, 50.75, 61.0]])
     model.decode(embedding, box)
@@ -240,9 +237,7 @@ def test_square_resize_agrees_between_arrays_and_tensors() -> None:
     boxes = np.array([[4.0, 8.0, 100.0, 30.0]])
     assert resize.apply_boxes(boxes, size).tolist() == [[2, 16, 50, 60]]
     assert resize.apply_boxes_torch(torch.as_tensor(boxes), size).tolist() == [[2, 16, 50, 60]]
-    picture = np.repeat(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], 32, axis=0).repeat(
-        3, axis=2
-    )
+    picture = np.repeat(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], 32, axis=0).repeat(3, axis=2)
     tensor = resize.apply_image_torch(torch.as_tensor(picture.transpose(2, 0, 1).copy()).float()[None])
     assert np.abs(tensor[0].numpy() - resize.apply_image(picture).transpose(2, 0, 1)).max() < 6
 

@@ -75,9 +75,7 @@ def test_rows_follow_the_set_and_batches_change_nothing() -> None:
     rows = evaluate(model, images, batch_size=2)
     assert model.batches == [2, 2, 1]
     masks = predict_masks(model, images, None)
-    for row, dataset, name, mask, truth in zip(
-        rows, images.datasets, images.names, masks, images.truths, strict=True
-    ):
+    for row, dataset, name, mask, truth in zip(rows, images.datasets, images.names, masks, images.truths, strict=True):
         assert row == {"dataset": dataset, "name": name, **all_metrics(mask, truth)}
     assert evaluate(model, images, batch_size=5) == rows
 

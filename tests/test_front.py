@@ -30,8 +30,7 @@ def brute_front(losses: Floats) -> Bools:
     finite = [bool(np.isfinite(row).all()) for row in losses]
     return np.array(
         [
-            finite[i]
-            and not any(finite[j] and (b <= a).all() and (b < a).any() for j, b in enumerate(losses))
+            finite[i] and not any(finite[j] and (b <= a).all() and (b < a).any() for j, b in enumerate(losses))
             for i, a in enumerate(losses)
         ],
         dtype=bool,
@@ -130,11 +129,7 @@ def test_knee_does_not_depend_on_units() -> None:
     losses = rng.uniform(size=(50, 3))
     losses = losses[non_dominated(losses)]
     scaled = (losses - losses.min(axis=0)) / np.ptp(losses, axis=0)
-    assert (
-        knee(losses)
-        == knee(losses * [1e12, 1, 300] + [5, -2, 0])
-        == np.argmin(np.linalg.norm(scaled, axis=1))
-    )
+    assert knee(losses) == knee(losses * [1e12, 1, 300] + [5, -2, 0]) == np.argmin(np.linalg.norm(scaled, axis=1))
 
 
 def test_losses_flip_what_goes_up() -> None:

@@ -26,9 +26,7 @@ def test_channel_sums_add_row_bias_and_column() -> None:
     lin2 = torch.rand(4, 6, generator=generator)
     sums = channel_sums(lin1, bias, lin2)
     for channel in range(6):
-        torch.testing.assert_close(
-            sums[channel], lin1[channel].sum() + bias[channel] + lin2[:, channel].sum()
-        )
+        torch.testing.assert_close(sums[channel], lin1[channel].sum() + bias[channel] + lin2[:, channel].sum())
 
 
 def test_groups_cover_every_parameter_once() -> None:

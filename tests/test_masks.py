@@ -33,9 +33,7 @@ def test_keeps_the_highest_by_an_independent_sort(levels: int) -> None:
                 getattr(scores, family), getattr(masks, family), getattr(spec, family), strict=True
             ):
                 ranked = sorted(range(len(values)), key=lambda index, v=values: (v[index], index))
-                assert mask.dtype == bool and np.flatnonzero(mask).tolist() == sorted(
-                    ranked[len(values) - count :]
-                )
+                assert mask.dtype == bool and np.flatnonzero(mask).tolist() == sorted(ranked[len(values) - count :])
 
 
 def test_equal_scores_lose_the_lower_index() -> None:

@@ -189,9 +189,7 @@ def test_nsd_equals_monai_subvoxel() -> None:
         if a.any() and b.any():
             options = {"class_thresholds": [2.0], "include_background": True, "use_subvoxels": True}
             # A frame of background keeps the contour along the frame, which MONAI would leave out.
-            theirs = compute_surface_dice(
-                batch(np.pad(a, 2)), batch(np.pad(b, 2)), spacing=[1.0, 1.0], **options
-            )
+            theirs = compute_surface_dice(batch(np.pad(a, 2)), batch(np.pad(b, 2)), spacing=[1.0, 1.0], **options)
             assert metrics.nsd(a, b) == pytest.approx(theirs.item(), rel=1e-6)
             checked += 1
     assert checked > 50

@@ -32,14 +32,10 @@ def study(n: int = 60, seed: int = 0) -> pd.DataFrame:
     ]
     rows = []
     for number in range(n):
-        origin, share = (
-            starts[number] if number < len(starts) else ("sampled", float(rng.uniform(0.08, 0.95)))
-        )
+        origin, share = starts[number] if number < len(starts) else ("sampled", float(rng.uniform(0.08, 0.95)))
         loss = {"rule": 0.5, "unif": 0.38, "dens": 0.0}.get(origin[:4], 0.3 + 0.1 * rng.exponential())
         quality = 0.9 - loss * (1 - share) ** 2.5 + 0.004 * rng.normal()
-        budget = (
-            np.clip(share * rng.uniform(0.6, 1.4, (2, BLOCKS)), 0, 1) if share < 1 else np.ones((2, BLOCKS))
-        )
+        budget = np.clip(share * rng.uniform(0.6, 1.4, (2, BLOCKS)), 0, 1) if share < 1 else np.ones((2, BLOCKS))
         rows.append(
             {
                 "trial_id": f"{rng.integers(16**8):08x}",
@@ -79,10 +75,7 @@ def test_panels_show_the_first_objective_against_each_other_in_axis_units() -> N
         assert int(view.front.sum()) == len(front_table(df, OBJECTIVES))
         assert (np.diff(view.step_x) > 0).all()
     assert (np.diff(views[0].step_y) > 0).all() and (np.diff(views[1].step_y) < 0).all()
-    assert (
-        views[0].y_title == "Boundary F1 — higher is better"
-        and views[1].y_title == "HD95 (px) — lower is better"
-    )
+    assert views[0].y_title == "Boundary F1 — higher is better" and views[1].y_title == "HD95 (px) — lower is better"
     assert views[1].hidden == 1 and views[1].y_range[1] < 410  # the broken trial does not flatten the picture
 
 
@@ -98,9 +91,7 @@ def test_figure_marks_every_origin_and_front_membership() -> None:
     legend = [trace.name for trace in figure.data if trace.showlegend]
     assert len(legend) == len(set(legend))
     text = next(trace for trace in figure.data if trace.name.startswith("dense")).text[0]
-    assert (
-        df["trial_id"][0] in text and "flops: 972.1G FLOPs" in text and "heads:" in text and "hd95: " in text
-    )
+    assert df["trial_id"][0] in text and "flops: 972.1G FLOPs" in text and "heads:" in text and "hd95: " in text
     assert "A &amp; B" in figure.layout.title.text
 
 

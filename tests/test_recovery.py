@@ -83,9 +83,7 @@ def test_recovery_reduces_the_loss_and_leaves_the_decoder(autocast):
     model = tiny_model(2)
     before, seen = weights(model), []
     model.mask_decoder.iou_token.weight.requires_grad_(False)
-    settings = RecoverySettings(
-        steps=40, lr=2e-3, batch_size=4, autocast=autocast, warmup=3, schedule="cosine"
-    )
+    settings = RecoverySettings(steps=40, lr=2e-3, batch_size=4, autocast=autocast, warmup=3, schedule="cosine")
     log = recover(model, images, teacher, settings, seed=0, on_step=lambda *event: seen.append(event))
     assert log.stopped is None
     assert log.steps == len(log.terms) == 40

@@ -98,10 +98,7 @@ def test_table_agrees_with_direct_scoring(spec: EncoderSpec) -> None:
             general = brute_force(base, images, [0, 1, 2, 3], w)
             change = {name: (end[name] - start[name]) ** 2 for name in fisher}
             reset = direct_scores(
-                {
-                    name: 0.5 * torch.sqrt(f * general[name] + 1e-30) * change[name]
-                    for name, f in fisher.items()
-                },
+                {name: 0.5 * torch.sqrt(f * general[name] + 1e-30) * change[name] for name, f in fisher.items()},
                 spec,
             )
             node = NODES.index(w)
@@ -158,9 +155,7 @@ def test_tiny_scores_correlate_like_large_ones() -> None:
 
 def test_boundary_weight_off_the_nodes() -> None:
     table = random_table()
-    with pytest.raises(
-        MedcoreError, match="boundary weight 2 is not in the table; its nodes are 0, 1, 3, 10"
-    ):
+    with pytest.raises(MedcoreError, match="boundary weight 2 is not in the table; its nodes are 0, 1, 3, 10"):
         mix(table, ScoringWeights(boundary_weight=2), TINY)
     # without reset scores any weight will do: Fisher pruning is α = 1
     scores = mix(table, ScoringWeights(1, 1, beta=0, boundary_weight=2), TINY)

@@ -39,9 +39,7 @@ ROWS = [
 
 def study() -> pd.DataFrame:
     frame = pd.DataFrame(ROWS, columns=COLUMNS)
-    return frame.assign(
-        **{"param/lr": 1e-5, "boundary_f1/kvasir": [0.1, 0.2, 0.9, 0.4, 0.3, None], "mystery": 1.0}
-    )
+    return frame.assign(**{"param/lr": 1e-5, "boundary_f1/kvasir": [0.1, 0.2, 0.9, 0.4, 0.3, None], "mystery": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -147,9 +145,7 @@ def test_constraints_on_random_fronts(seed: int) -> None:
 
 
 def test_parse_scales_and_metrics_listed() -> None:
-    limits = [
-        parse(f"flops>={text}").constraints[0].limit for text in ("2", "2K", "2M", "2G", "2t", "1e3", "-1.5")
-    ]
+    limits = [parse(f"flops>={text}").constraints[0].limit for text in ("2", "2K", "2M", "2G", "2t", "1e3", "-1.5")]
     assert limits == [2, 2e3, 2e6, 2e9, 2e12, 1e3, -1.5]
     names = metric_names(study())
     assert "flops" in names and "dice" in names and not {"number", "param/lr", "trial_id"} & set(names)

@@ -158,9 +158,7 @@ def test_values_that_json_lacks(tmp_path: Path) -> None:
     assert stored["hd95"] is None and stored["dice"] is None and stored["nested"] == {"a": [1, None]}
 
 
-@pytest.mark.parametrize(
-    "changes", [{"trial_id": "../x"}, {"status": "lost"}, {"number": None}, {"trial_id": ""}]
-)
+@pytest.mark.parametrize("changes", [{"trial_id": "../x"}, {"status": "lost"}, {"number": None}, {"trial_id": ""}])
 def test_a_wrong_row_is_a_programming_error(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="trial"):
         write_row(tmp_path, {**make_row(0), **changes})
