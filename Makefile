@@ -14,7 +14,7 @@ test: $(STAMP)-dev
 lint: $(STAMP)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy medcore results search
+	$(BIN)/mypy medcore results
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

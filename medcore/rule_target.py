@@ -1,4 +1,4 @@
-"""The paper's rule brought to a FLOPs target, so that it can stand beside other budgets of the same cost (method §5)."""
+"""The paper's rule brought to a FLOPs target, so that it can stand beside budgets of the same cost (method §5)."""
 
 from __future__ import annotations
 

@@ -26,12 +26,15 @@ def general_scene(rng: np.random.Generator, size: int) -> tuple[Field, Shape]:
 
     Returns the image, float32 (size, size, 3) in 0..1, and the object to segment.
     """
-    ground, ground_colour = _material(rng, size, None)
-    image = ground
-    for _ in range(int(rng.integers(2, 6))):
-        _put(rng, image, _general_shape(rng, size, _log_uniform(rng, 0.005, 0.08), margin=0.0), None)
+    ground = _palette(rng, None)
+    own = _palette(rng, ground)
+    image = _material(rng, size, ground)
+    for _ in range(int(rng.integers(3, 7))):
+        # half of the other things have the object's colours, so that colour alone does not find it
+        colours = own if rng.random() < 0.5 else _palette(rng, None)
+        _put(rng, image, _general_shape(rng, size, _log_uniform(rng, 0.008, 0.10), margin=0.0), colours)
     target = _general_shape(rng, size, _log_uniform(rng, 0.025, 0.36), margin=0.2)
-    _put(rng, image, target, ground_colour)
+    _put(rng, image, target, own)
     x, y = pixel_grid(size)
     angle = rng.uniform(0, 2 * np.pi)
     slope = (x * np.float32(np.cos(angle)) + y * np.float32(np.sin(angle))) / np.float32(size)
@@ -50,11 +53,11 @@ def medical_scene(rng: np.random.Generator, size: int) -> tuple[Field, Shape]:
     lesion = draw_shape(
         rng,
         size,
-        str(rng.choice(MEDICAL_FAMILIES, p=(0.7, 0.3))),
+        str(rng.choice(MEDICAL_FAMILIES, p=(0.8, 0.2))),
         _log_uniform(rng, 0.022, 0.30),
         _centre(rng, size, 0.26),
         softness=scale * rng.uniform(1.2, 5),
-        roughness=rng.uniform(0.0, 0.10),
+        roughness=rng.uniform(0.02, 0.16),
     )
     wall = np.array(_WALLS[rng.integers(len(_WALLS))], dtype=np.float32)
     wall *= rng.uniform(0.9, 1.1, 3).astype(np.float32)
@@ -125,26 +128,29 @@ def _random_colour(rng: np.random.Generator) -> Field:
     return np.array(colorsys.hsv_to_rgb(hue, saturation, value), dtype=np.float32)
 
 
-def _material(rng: np.random.Generator, size: int, unlike: Field | None) -> tuple[Field, Field]:
-    """A textured surface (size, size, 3) of two related colours, well apart from `unlike`; its mean colour."""
+def _palette(rng: np.random.Generator, unlike: Field | None) -> Field:
+    """Two related colours (2, 3); their mean is well apart from the mean of `unlike`."""
     while True:
         colour = _random_colour(rng)
-        other = np.clip(colour + rng.normal(0, rng.uniform(0.05, 0.3), 3), 0, 1).astype(np.float32)
-        mean = (colour + other) / np.float32(2)
-        if unlike is None or np.linalg.norm(mean - unlike) > 0.35:
-            break
+        other = np.clip(colour + rng.normal(0, rng.uniform(0.05, 0.3), 3), 0, 1)
+        pair = np.stack([colour, other]).astype(np.float32)
+        if unlike is None or np.linalg.norm((pair - unlike).mean(axis=0)) > 0.25:
+            return pair
+
+
+def _material(rng: np.random.Generator, size: int, palette: Field) -> Field:
+    """A textured surface (size, size, 3) between two colours."""
     pattern = any_texture(rng, size)[..., None]
-    return colour + pattern * (other - colour), mean
+    return np.asarray(palette[0] + pattern * (palette[1] - palette[0]), dtype=np.float32)
 
 
-def _put(rng: np.random.Generator, image: Field, thing: Shape, unlike: Field | None) -> None:
-    """Lays a thing on the image, in place: material, shadow to one side, at times a bulge and a glossy spot."""
+def _put(rng: np.random.Generator, image: Field, thing: Shape, palette: Field) -> None:
+    """Lays a thing on the image, in place: shadow to one side, at times a bulge and a glossy spot."""
     size = image.shape[0]
     window = _around(thing.mask, margin=size // 12)
     part, alpha, depth = image[window], thing.alpha[window], thing.depth[window]
     side = max(part.shape[:2])
-    surface, _ = _material(rng, side, unlike)
-    surface = surface[: part.shape[0], : part.shape[1]]
+    surface = _material(rng, side, palette)[: part.shape[0], : part.shape[1]]
     reach = rng.uniform(-0.04, 0.04, 2) * size
     shadow = ndimage.shift(ndimage.uniform_filter(alpha, max(1, size // 24)), reach, order=1)
     part = part * (1 - np.float32(rng.uniform(0, 0.45)) * shadow[..., None])

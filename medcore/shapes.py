@@ -1,4 +1,4 @@
-"""Irregular filled shapes as level sets: the pixels they cover, how soft the edge is, how deep a pixel lies."""
+"""Irregular filled shapes as level sets: pixels they cover, softness of the edge, depth of a pixel."""
 
 from __future__ import annotations
 
@@ -94,17 +94,17 @@ def _pieces_less_holes(mask: NDArray[np.bool_]) -> int:
 
 
 def _lobed(rng: np.random.Generator, u: Field, v: Field) -> Field:
-    aspect = np.float32(rng.uniform(0.65, 1.0))
+    aspect = np.float32(rng.uniform(0.5, 1.0))
     u, v = u * np.sqrt(aspect), v / np.sqrt(aspect)
     angle = np.arctan2(v, u)
     edge = np.ones_like(u)
     for lobes in (2, 3, 4, 5):
-        edge += np.float32(rng.normal(0, 0.22 / lobes)) * np.cos(lobes * angle + np.float32(rng.uniform(0, 6.3)))
+        edge += np.float32(rng.normal(0, 0.36 / lobes)) * np.cos(lobes * angle + np.float32(rng.uniform(0, 6.3)))
     return edge - np.hypot(u, v)
 
 
 def _ellipse(rng: np.random.Generator, u: Field, v: Field) -> Field:
-    aspect = np.float32(rng.uniform(0.45, 1.0))
+    aspect = np.float32(rng.uniform(0.4, 0.9))
     return np.asarray(1 - np.hypot(u * np.sqrt(aspect), v / np.sqrt(aspect)), dtype=np.float32)
 
 
@@ -132,7 +132,8 @@ def _superellipse(rng: np.random.Generator, u: Field, v: Field) -> Field:
 
 def _crescent(rng: np.random.Generator, u: Field, v: Field) -> Field:
     shift, bite = np.float32(rng.uniform(0.7, 1.0)), np.float32(rng.uniform(0.7, 1.0))
-    return np.minimum(np.float32(1.25) - np.hypot(u, v), np.hypot(u - shift, v) - bite)
+    outer, inner = np.float32(1.25) - np.hypot(u, v), np.hypot(u - shift, v) - bite
+    return np.asarray(np.minimum(outer, inner), dtype=np.float32)
 
 
 _LEVELS = {

@@ -48,8 +48,8 @@ def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 1, g
 def _interpolate(values: Field, size: int, knots: float, shift: float) -> Field:
     """Cubic interpolation along the first axis: (knots + 4, M) -> (size, M).
 
-    The weights of a pixel have unit length, so that white knots give the same variance on and between knots. Four
-    taps instead of a matrix product: no BLAS, whose threads cost more than they save at this size.
+    The weights of a pixel have unit length, so that white knots give the same variance on and between knots.
+    Four taps instead of a matrix product: no BLAS, whose threads cost more than they save at this size.
     """
     places = shift + (np.arange(size, dtype=np.float32) + 0.5) * np.float32(knots / size)
     first = np.floor(places).astype(np.intp) - 1
@@ -105,7 +105,7 @@ def cells(rng: np.random.Generator, size: int) -> Field:
     bend = noise(rng, size, 6) * np.float32(size / 60)
     distance = np.square(x[0][None, :, None] - seeds[:, 0]) + np.square(y[:, :1, None] - seeds[:, 1])
     distance += bend[..., None]
-    return np.take(values, np.argmin(distance, axis=2))
+    return np.asarray(values[np.argmin(distance, axis=2)], dtype=np.float32)
 
 
 def grain(rng: np.random.Generator, size: int) -> Field:

@@ -116,6 +116,17 @@ def front(study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT
 
 
 @app.command()
+def sync(
+    study: Annotated[Path, typer.Argument(help="Folder of a study")],
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: the study's own.")] = None,
+) -> None:
+    """Send to MLflow what a search could not, because the server was away."""
+    from search.tracking import sync_study
+
+    console.print(f"{sync_study(study, tracking_uri)} trials are at the server")
+
+
+@app.command()
 def export(
     study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors).")],
@@ -207,13 +218,14 @@ def scoring_bar() -> Iterator[Callable[[int, int], None]]:
         if done < total and not bar.live.is_started:
             bar.start()
         bar.update(task, completed=done, total=total)
-        if done >= total:
+        if done >= total and bar.live.is_started:
             bar.stop()
 
     try:
         yield update
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def print_result(result: dict[str, Any], as_json: bool, table: Callable[[], Any]) -> None:

@@ -16,7 +16,7 @@ from medcore.errors import MedcoreError
 
 
 def _expand(value: Any) -> Any:
-    return os.path.expanduser(os.path.expandvars(value)) if isinstance(value, str) else value
+    return Path(os.path.expandvars(value)).expanduser() if isinstance(value, str) else value
 
 
 def _no_variable_left(path: Path) -> Path:
@@ -125,9 +125,9 @@ Dimension = float | Range | Choices
 class SpaceConfig(Section):
     """What a trial samples. A plain number fixes a dimension.
 
-    Budgets: `fraction` of the FLOPs is met exactly (to one group) by scaling per-block preferences. In powers of two, the
-    preference of block b is ±lean/2 (heads + / channels −) + slope·depth + bonus if b is global + spread·residual_b, with
-    depth running from −1 to 1 and one free residual in [−1, 1] per block and family.
+    Budgets: `fraction` of the FLOPs is met exactly (to one group) by scaling per-block preferences. In powers of two,
+    the preference of block b is ±lean/2 (heads + / channels −) + slope·depth + bonus if b is global +
+    spread·residual_b, with depth running from −1 to 1 and one free residual in [−1, 1] per block and family.
     """
 
     fraction: Dimension = Range(low=0.05, high=1.0, log=True)

@@ -11,8 +11,9 @@ import yaml
 from medcore.errors import MedcoreError
 from results.trials import compact, write_study
 from search.config import Config
-from search.ledger import all_issued
+from search.ledger import all_issued, all_rows
 from search.objectives import Objective, reference_point
+from search.progress import SearchProgress
 from search.provenance import git_revision, machine
 from search.run import Resources, run_search
 from search.space import sample
@@ -50,8 +51,8 @@ def search(
     tracker = Tracker(folder, config.tracking.uri, config.tracking.experiment, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     try:
-        with TrackingThread(tracker):
-            run_search(
+        with TrackingThread(tracker), SearchProgress(objectives, config.search.trials, all_rows(folder)) as seen:
+            outcome = run_search(
                 folder,
                 lambda trial: sample(trial, config, shared.arch, shared.datasets),
                 warm_starts(shared),
@@ -66,10 +67,13 @@ def search(
                 ray_address=ray_address,
                 resume=resume,
                 resume_command=command,
+                on_row=seen.ended,
+                on_start=seen.started,
             )
     finally:
         compact(folder)
         tracker.finish()
+    say(outcome.message)
     return folder
 
 
@@ -102,14 +106,12 @@ def describe(shared: Shared, objectives: list[Objective], folder: Path) -> None:
     if unknown := [objective.name for objective in objectives if objective.name not in dense]:
         known = ", ".join(sorted(name for name in dense if "/" not in name))
         raise MedcoreError(f"unknown objective {', '.join(unknown)}; known are {known}")
-    # a model that finds nothing: HD95 is the side of the frame, ASSD too (method §7)
-    worst = {name: float(shared.arch.img_size) for name in ("hd95", "assd")}
     write_study(
         folder,
         {
             "name": shared.config.study,
             "objectives": [objective.record() for objective in objectives],
-            "reference": reference_point(dense, objectives, worst),
+            "reference": reference_point(objectives, dense, shared.arch.img_size),
             "dense": dense,
             "datasets": list(shared.datasets),
             "git": git_revision(),

@@ -37,30 +37,28 @@ def values_of(row: Row | None, objectives: Sequence[Objective]) -> tuple[float, 
     """A row's objective values in natural sign; None if the trial failed or any value is absent or non-finite."""
     if row is None or row.get("status") != "done":
         return None
-    values = [row.get(objective.name) for objective in objectives]
-    if not all(_is_number(value) and math.isfinite(value) for value in values if value is not None):
-        return None
-    return None if None in values else tuple(float(value) for value in values if value is not None)
+    values = (row.get(objective.name) for objective in objectives)
+    finite = [float(value) for value in values if _is_number(value) and math.isfinite(value)]
+    return tuple(finite) if len(finite) == len(objectives) else None
 
 
-def reference_point(
-    dense: Mapping[str, float], objectives: Sequence[Objective], worst: Mapping[str, float] | None = None
-) -> dict[str, float]:
-    """Hypervolume's reference in natural sign, fixed before the first trial from the dense model's metrics.
+def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float], side: int) -> dict[str, float]:
+    """Hypervolume's reference in natural sign, fixed before the first trial.
 
-    Costs: 1.01 times the dense model's, so that the dense model itself adds volume. What goes up: 0. Any other that goes
-    down: its value in `worst` (what a model that finds nothing gets), else ten times the dense model's.
-    Raises `KeyError` for an objective that the dense model lacks.
+    Costs: 1.01 times the dense model's, so that the dense model itself adds volume. What goes up: 0. Distances
+    and others that go down: `side`, the side of the model's square in pixels, about what HD95 gives to a missed
+    object, or 1.01 times the dense model's value where that is larger. Raises `KeyError` for an objective that
+    the dense model lacks.
     """
     reference = {}
     for objective in objectives:
-        name, value = objective.name, float(dense[objective.name])
+        value = float(dense[objective.name])
         if objective.direction == "max":
-            reference[name] = 0.0
-        elif is_cost(name):
-            reference[name] = 1.01 * value
+            reference[objective.name] = 0.0
+        elif is_cost(objective.name):
+            reference[objective.name] = 1.01 * value
         else:
-            reference[name] = float((worst or {}).get(name, max(10 * value, 1.0)))
+            reference[objective.name] = max(float(side), 1.01 * value)
     return reference
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ def run_search(
     trainable: Work,
     *,
     shared: Mapping[str, Any] | None = None,
-    resources: Resources = Resources(),  # noqa: B008 - frozen
+    resources: Resources = Resources(),
     concurrency: int | None = None,
     sampler: str = "tpe",
     seed: int = 0,
@@ -303,11 +302,3 @@ def _one_line(error: object) -> str:
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error or "unknown reason"))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:200] if lines else type(error).__name__
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, step: float = 0.05) -> bool:
-    """Poll until the condition holds or the time is over; returns whether it holds."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(step)
-    return condition()

@@ -45,10 +45,10 @@ class SamplerSettings:
 
 
 def make_sampler(settings: SamplerSettings, number: int, trials: int) -> BaseSampler:
-    """The sampler for trial `number`, seeded by it: a resumed search draws what an uninterrupted one would have seeded.
+    """The sampler for trial `number`, seeded by it, so that a resumed search does not draw the same points again.
 
-    Multivariate TPE models parameters jointly, which pays with few trials; its constant liar keeps trials that run side by
-    side apart. Raises `MedcoreError` for an unknown name.
+    Multivariate TPE models parameters jointly, which pays with few trials; its constant liar keeps trials that
+    run side by side apart. Raises `MedcoreError` for an unknown name.
     """
     seed = derived_seed(settings.seed, number, stream=1)
     with warnings.catch_warnings():
@@ -71,14 +71,14 @@ def derived_seed(seed: int, number: int, stream: int = 0) -> int:
 class StudySearch(Searcher):  # type: ignore[misc]
     """Hands out interrupted trials first, then warm starts, then the sampler's own; tells it what came of them.
 
-    Rows and `params.json` already in the study folder are taken in when it is built, so a resumed study needs nothing else.
+    Rows and `params.json` already in the study folder are taken in when it is built; a resumed study needs no more.
 
     Args:
         study_dir: the study's folder.
         space: draws all parameters of one trial.
         objectives: what is optimised; a row without finite values for all of them is told as failed.
-        warm_starts: `{"origin": str, "params": {...}}` in order; parameters that the space does not draw go along as they
-            are, ones that are absent are sampled.
+        warm_starts: `{"origin": str, "params": {...}}` in order; parameters that the space does not draw go along
+            as they are, ones that are absent are sampled.
         trials: size of the whole search.
     """
 
@@ -185,8 +185,8 @@ class StudySearch(Searcher):  # type: ignore[misc]
             )
         except (ValueError, KeyError):
             raise MedcoreError(
-                f"{self._dir}: trial {issued.trial_id} does not fit the search space; resume with the configuration that "
-                "the study was started with, or start another study"
+                f"{self._dir}: trial {issued.trial_id} does not fit the search space; resume with the configuration "
+                "that the study was started with, or start another study"
             ) from None
         self._study.add_trial(past)
 

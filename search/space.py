@@ -100,7 +100,7 @@ def decode(params: Mapping[str, Any], config: Config, arch: Architecture, datase
 
 
 def encode_budget(spec: EncoderSpec, fraction: float, config: Config, datasets: Sequence[str]) -> Params:
-    """Parameters nearest to a budget made by hand: neutral shape, all of it in the residuals; reference scoring weights.
+    """Parameters nearest to a budget made by hand: its shape in the residuals, scoring weights of the configuration.
 
     Values outside a dimension's range are moved to its nearest end, because the sampler knows no others.
     """

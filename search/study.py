@@ -1,4 +1,4 @@
-"""What all trials of a study share, made once: images, score table, teacher outputs (decisions 1, 3 and 4 of the design)."""
+"""What all trials of a study share, made once: images, score table, teacher outputs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
     base = load(config.model.base, config.model.architecture)
     if base.arch != adapted.arch:
         raise MedcoreError(
-            f"{config.model.base} ({base.arch.name}) and {config.model.adapted} ({adapted.arch.name}) differ in architecture"
+            f"{config.model.base} ({base.arch.name}) and {config.model.adapted} ({adapted.arch.name}) "
+            "differ in architecture; give a pair of one architecture"
         )
     if not adapted.spec.is_dense or not base.spec.is_dense:
         raise MedcoreError(f"{config.model.adapted}: scores need dense checkpoints; this pair has been pruned already")

@@ -21,12 +21,15 @@ def warm_starts(shared: Shared) -> list[dict[str, Any]]:
     budgets: list[tuple[str, float, EncoderSpec]] = []
     if search.warm_starts.dense:
         budgets.append(("dense", 1.0, EncoderSpec.dense(arch)))
-    for fraction in search.warm_starts.uniform:
-        budgets.append((f"uniform {fraction:g}", fraction, uniform_to_target(arch, fraction, search.cost)))
+    budgets += [
+        (f"uniform {fraction:g}", fraction, uniform_to_target(arch, fraction, search.cost))
+        for fraction in search.warm_starts.uniform
+    ]
     sensitivity = block_sensitivity(shared.table, scoring_weights(shared.config.scoring))
-    for fraction in search.warm_starts.rule:
-        spec = rule_to_target(arch, fraction, sensitivity, metric=search.cost)
-        budgets.append((f"rule {fraction:g}", fraction, spec))
+    budgets += [
+        (f"rule {fraction:g}", fraction, rule_to_target(arch, fraction, sensitivity, metric=search.cost))
+        for fraction in search.warm_starts.rule
+    ]
     return [
         {
             "origin": origin,

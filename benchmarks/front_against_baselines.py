@@ -1,0 +1,146 @@
+"""Claim: at equal FLOPs and equal recovery the searched front keeps more of the boundary than hand-made budgets.
+
+For each FLOPs fraction the front member is chosen on the search images alone (best Boundary F1 within the fraction) and
+measured on the report images beside the unpruned model, uniform budgets and the paper's rule. The baselines are run
+twice: with the study's own recovery settings, and with those of the front member they stand beside; both have the same
+number of steps.
+
+    python -m benchmarks.front_against_baselines search/configs/polyps.yaml --out results/published/polyps
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from medcore.checkpoint import load
+from medcore.evaluate import evaluate, summarise
+from medcore.masks import select
+from medcore.sam import MedSam
+from medcore.scores import mix
+from results.plots import comparison_png
+from results.trials import read_study, read_study_info
+from search.config import load_config
+from search.space import Plan, decode
+from search.study import Shared, adapted_model, cost_metrics, load_split, prepare
+from search.trial import prune_and_recover
+from search.warm import warm_starts
+
+FRACTIONS = (0.5, 0.3, 0.15)
+METRICS = ("dice", "boundary_f1", "hd95", "nsd")
+_RESAMPLES = 2000
+
+
+def interval(values: pd.Series[float], datasets: pd.Series[str], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the macro mean: images are resampled within each data set."""
+    rng = np.random.default_rng(seed)
+    means = []
+    for _, part in values.groupby(datasets.to_numpy()):
+        numbers = part.to_numpy()
+        means.append(rng.choice(numbers, (_RESAMPLES, len(numbers))).mean(axis=1))
+    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
+    return float(low), float(high)
+
+
+class Report:
+    """Collects one row per model, measured on the report images."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.images = load_split(shared.config, shared.config.data.report_split, shared.arch.img_size, None)
+        self.rows: list[dict[str, Any]] = []
+        self.per_image: dict[str, pd.DataFrame] = {}
+
+    def add(self, name: str, method: str, model: MedSam) -> None:
+        measured = evaluate(model, self.images, autocast=self.shared.config.recovery.autocast)
+        frame = pd.DataFrame(measured)
+        row: dict[str, Any] = {"model": name, "method": method, **cost_metrics(model.spec)}
+        summary = summarise(measured)
+        for metric in METRICS:
+            row[metric] = summary[metric]
+            row[f"{metric}_lo"], row[f"{metric}_hi"] = interval(frame[metric], frame["dataset"])
+        self.rows.append(row)
+        self.per_image[name] = frame
+
+
+def chosen_member(trials: pd.DataFrame, fraction: float) -> pd.Series[Any]:
+    """The sampler's own trial with the best Boundary F1 on the search images within the fraction (to half a group)."""
+    own = trials[(trials["status"] == "done") & ~trials["origin"].str.startswith(("dense", "uniform", "rule"))]
+    within = own[own["flops_paper_fraction"] <= fraction + 0.001]
+    return within.loc[within["boundary_f1"].idxmax()]
+
+
+def compare(config_path: Path, out: Path, console: Console) -> None:
+    config = load_config(config_path)
+    shared = prepare(config)
+    study = config.folder
+    trials = read_study(study)
+    report = Report(shared)
+    report.add("dense", "unpruned", adapted_model(config))
+    for fraction in FRACTIONS:
+        member = chosen_member(trials, fraction)
+        searched = f"searched ≤ {fraction:g}"
+        report.add(searched, "searched", load(study / member["checkpoint"]))
+        for start in warm_starts(shared):
+            if start["origin"] in (f"uniform {fraction:g}", f"rule {fraction:g}"):
+                method = start["origin"].split()[0]
+                own = trials[trials["origin"] == start["origin"]].iloc[0]
+                report.add(start["origin"], method, load(study / own["checkpoint"]))
+                plan = decode(start["params"], config, shared.arch, shared.datasets)
+                plan = replace(plan, lr=member["param/lr"], head_share=member["param/head_share"])
+                rerun = f"{start['origin']}, recovery of the searched"
+                report.add(rerun, f"{method}, recovery of the searched", run(plan, shared, int(member["seed"])))
+        baselines = (f"uniform {fraction:g}", f"rule {fraction:g}")
+        for name in (name for name in report.per_image if name.split(",")[0] in baselines):
+            gain = report.per_image[searched]["boundary_f1"] - report.per_image[name]["boundary_f1"]
+            low, high = interval(gain, report.per_image[name]["dataset"])
+            console.print(f"{searched} − {name}: Boundary F1 95 % interval {low:+.4f} … {high:+.4f}")
+    write(report.rows, out, config.search.objectives, read_study_info(study)["name"])
+    console.print(f"wrote {out}/comparison.csv, comparison.md, comparison.png")
+
+
+def run(plan: Plan, shared: Shared, seed: int) -> MedSam:
+    """Prune and recover outside of the study."""
+    masks = select(mix(shared.table, plan.weights, shared.arch), plan.spec)
+    with tempfile.TemporaryDirectory() as folder:
+        return prune_and_recover(plan, masks, shared, seed, Path(folder))[0].cpu()
+
+
+def write(rows: list[dict[str, Any]], out: Path, objectives: Sequence[Any], study: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(rows)
+    table.to_csv(out / "comparison.csv", index=False, float_format="%.5g")
+    lines = [
+        f"| model ({study}, report images) | FLOPs left, paper's count | FLOPs left | Dice "
+        "| Boundary F1 (95 %) | HD95 (95 %) | NSD |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['model']} | {row['flops_paper_fraction']:.1%} | {row['flops_fraction']:.1%} | {row['dice']:.4f} "
+        f"| {row['boundary_f1']:.4f} ({row['boundary_f1_lo']:.3f}–{row['boundary_f1_hi']:.3f}) "
+        f"| {row['hd95']:.2f} ({row['hd95_lo']:.1f}–{row['hd95_hi']:.1f}) | {row['nsd']:.4f} |"
+        for row in rows
+    ]
+    (out / "comparison.md").write_text("\n".join(lines) + "\n")
+    curves = {str(name): part for name, part in table.groupby("method", sort=False)}
+    comparison_png(curves, ["boundary_f1", "hd95"], out / "comparison.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    compare(arguments.config, arguments.out, Console(width=200))
+
+
+if __name__ == "__main__":
+    main()

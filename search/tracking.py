@@ -1,0 +1,413 @@
+"""MLflow follows the study: one parent run a search, one child run a trial. The only importer of mlflow.
+
+Rows on disk are the truth, and this module only sends them on. It may be killed or cut off from the server at any
+moment: runs are found again by the tags `medcore.study` and `medcore.trial_id`, so each trial ends up as exactly one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from medcore.errors import MedcoreError
+from results.files import write_by_rename
+from results.front import front_table
+from results.plots import save_front_html
+from results.trials import compact, read_phases, read_rows, read_study_info
+from search.ledger import Row, finished_ids, read_row
+from search.tracking_data import (
+    Point,
+    flat_config,
+    front_ids,
+    run_params,
+    run_points,
+    run_tags,
+    run_times,
+    study_points,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+#: A server that is away must not hold a search up: few and short tries, as the next round comes anyway.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+_NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
+_ENDED = ("FINISHED", "FAILED")
+#: Files of the study that `download_study` brings back.
+_STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet")
+
+
+class Tracker:
+    """Sends a study's rows to MLflow. `sync` may be called at any time, from any thread, and never raises.
+
+    Args:
+        tracking_uri: an MLflow server; by default a SQLite file in the study's folder.
+        artifact_seconds: least time between two uploads of the front's picture and table.
+    """
+
+    def __init__(
+        self,
+        study_dir: Path,
+        tracking_uri: str | None = None,
+        experiment: str = "medcore",
+        run_name: str | None = None,
+        artifact_seconds: float = 60.0,
+    ) -> None:
+        self._dir = study_dir.absolute()
+        self.uri = tracking_uri or f"sqlite:///{self._dir / 'mlflow.db'}"
+        self._local = tracking_uri is None
+        self._experiment, self._name, self._pause = experiment, run_name or study_dir.name, artifact_seconds
+        self._about: dict[str, Any] = {}
+        self._rows: dict[str, Row] = {}
+        self._lock = threading.Lock()
+        self._warned = False
+        self._drawn = (0, 0.0)  # rows in the last picture, when it was sent
+        self._forget()
+
+    @classmethod
+    def of_study(cls, study_dir: Path, tracking_uri: str | None = None) -> Tracker:
+        """The tracker that a search left behind. Raises `MedcoreError` if the folder has none."""
+        path = study_dir / "tracking.json"
+        try:
+            about = json.loads(path.read_bytes())
+            tracker = cls(study_dir, tracking_uri or about["uri"], about["experiment"], about["run_name"])
+        except (OSError, ValueError, KeyError):
+            raise MedcoreError(f"{path}: missing or corrupt; give the folder that `medcore search` wrote") from None
+        tracker._about = about
+        return tracker
+
+    def start(self, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
+        """Note what the parent run says of the study; it is made by the first `sync` that reaches the server.
+
+        `config`: the resolved configuration. `tags`: git revision, machine, … An earlier start's identity is kept.
+        """
+        path = self._dir / "tracking.json"
+        try:
+            study_id = json.loads(path.read_bytes())["study_id"]
+        except (OSError, ValueError, KeyError):
+            study_id = uuid.uuid4().hex
+        self._about = {
+            "study_id": study_id,
+            "uri": None if self._local else self.uri,
+            "experiment": self._experiment,
+            "run_name": self._name,
+            "tags": dict(tags or {}),
+            "params": flat_config(config),
+            "datasets": [str(folder) for folder in config.get("data", {}).get("folders", ())],
+        }
+        write_by_rename(path, (json.dumps(self._about, indent=1) + "\n").encode())
+
+    def sync(self, end_as: str | None = None) -> bool:
+        """Send what has not been sent. Returns whether everything on disk is at the server now.
+
+        `end_as`: upload picture, table and files whatever time has passed, and end the parent run with this status.
+        """
+        if not self._about:
+            raise RuntimeError("call start before sync")
+        with self._lock:
+            try:
+                with _only_sender(self._dir):
+                    self._send(end_as)
+            except Exception as error:  # noqa: BLE001 - tracking follows the search and never stops it
+                self._forget()
+                if not self._warned:
+                    self._warned = True
+                    logger.warning(
+                        "MLflow at %s cannot be reached (%s); rows are on disk and are sent when it is back",
+                        _public(self.uri),
+                        _first_line(error),
+                    )
+                return False
+        self._warned = False
+        return True
+
+    def unsent(self) -> int:
+        """Trials that have ended and are not known to be at the server."""
+        return len(finished_ids(self._dir) - self._sent)
+
+    def finish(self, complete: bool = True) -> str | None:
+        """Last sync; the parent run ends as FINISHED, or as KILLED if the search is not complete.
+
+        Returns (and logs) what to do if the server is still away.
+        """
+        if self.sync("FINISHED" if complete else "KILLED"):
+            return None
+        message = (
+            f"{self.unsent()} trials could not be sent to MLflow at {_public(self.uri)}; "
+            f"send them later with: medcore sync {self._dir}"
+        )
+        logger.warning(message)
+        return message
+
+    def _forget(self) -> None:
+        """After a failure nothing is certain: whether the last request was carried out, the server has to say."""
+        self._client: MlflowClient | None = None
+        self._parent = self._experiment_id = ""
+        self._runs: dict[str, str] = {}  # trial -> run
+        self._sent: set[str] = set()
+        self._front: set[str] = set()
+
+    def _send(self, end_as: str | None) -> None:
+        for trial_id in finished_ids(self._dir) - self._rows.keys():
+            row = read_row(self._dir, trial_id)
+            if row is not None:
+                self._rows[trial_id] = row
+        client = self._client or self._connect()
+        rows = sorted(self._rows.values(), key=lambda row: row["number"])
+        new = [row for row in rows if row["trial_id"] not in self._sent]
+        for row in new:
+            self._send_trial(client, row)
+        if rows and (self._dir / "study.json").is_file():
+            info = read_study_info(self._dir)
+            self._tag_front(client, front_ids(rows, info))
+            if new:
+                _log(client, self._parent, study_points(rows, info, int(time.time() * 1000)))
+            count, when = self._drawn
+            if end_as or (len(rows) > count and time.monotonic() - when > self._pause):
+                self._drawn = len(rows), time.monotonic()
+                self._send_files(client, info["objectives"])
+        if end_as:
+            client.set_terminated(self._parent, end_as)
+
+    def _connect(self) -> MlflowClient:
+        """Find or make experiment and parent run, and take in the children that are there already."""
+        client = _client(self.uri)
+        found = client.get_experiment_by_name(self._experiment)
+        if found is not None:
+            self._experiment_id = found.experiment_id
+        else:
+            place = (self._dir / "mlartifacts").as_uri() if self._local else None
+            self._experiment_id = client.create_experiment(self._experiment, artifact_location=place)
+        known = self._search(client, f"tags.`medcore.study` = '{self._about['study_id']}'")
+        self._parent = self._one(client, known) if known else self._make_parent(client)
+        client.update_run(self._parent, status="RUNNING")
+        by_trial: dict[str, list[Run]] = {}
+        for run in self._search(client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
+            by_trial.setdefault(run.data.tags.get("medcore.trial_id", ""), []).append(run)
+        for trial_id, runs in by_trial.items():
+            keep = self._one(client, runs)
+            self._runs[trial_id] = keep
+            run = next(run for run in runs if run.info.run_id == keep)
+            if run.info.status in _ENDED:
+                self._sent.add(trial_id)
+            if run.data.tags.get("medcore.front") == "true":
+                self._front.add(trial_id)
+        self._client = client
+        return client
+
+    def _make_parent(self, client: MlflowClient) -> str:
+        tags = {"medcore.study": self._about["study_id"]}
+        tags |= {f"medcore.{key}": value for key, value in self._about["tags"].items()}
+        run = client.create_run(self._experiment_id, tags=tags, run_name=self._name)
+        _log(client, run.info.run_id, [], self._about["params"])
+        _log_datasets(client, run.info.run_id, self._about["datasets"])
+        if (self._dir / "config.yaml").is_file():
+            client.log_artifact(run.info.run_id, str(self._dir / "config.yaml"))
+        return str(run.info.run_id)
+
+    def _search(self, client: MlflowClient, condition: str) -> list[Run]:
+        runs, token = [], None
+        while True:
+            page = client.search_runs([self._experiment_id], condition, max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
+
+    @staticmethod
+    def _one(client: MlflowClient, runs: list[Run]) -> str:
+        """The run to keep of several with one identity: an ended one, then the oldest; the others are deleted.
+
+        A second one appears when a request to create was carried out but its answer got lost.
+        """
+        keep, *others = sorted(runs, key=lambda run: (run.info.status not in _ENDED, run.info.start_time))
+        for run in others:
+            client.delete_run(run.info.run_id)
+        return str(keep.info.run_id)
+
+    def _send_trial(self, client: MlflowClient, row: Row) -> None:
+        """One run: create, fill, end. Its end is what marks it as sent, so a half-filled one is filled again."""
+        trial_id = str(row["trial_id"])
+        start, end = run_times(row)
+        if trial_id not in self._runs:
+            tags = run_tags(row) | {"mlflow.parentRunId": self._parent}
+            run = client.create_run(self._experiment_id, start_time=start, tags=tags, run_name=trial_id)
+            self._runs[trial_id] = run.info.run_id
+        run_id = self._runs[trial_id]
+        _log(client, run_id, run_points(row, read_phases(self._dir, trial_id)), run_params(row))
+        client.set_terminated(run_id, "FINISHED" if row["status"] == "done" else "FAILED", end or None)
+        self._sent.add(trial_id)
+
+    def _tag_front(self, client: MlflowClient, front: set[str]) -> None:
+        for trial_id in sorted((front ^ self._front) & self._runs.keys()):
+            client.set_tag(self._runs[trial_id], "medcore.front", "true" if trial_id in front else "false")
+        self._front = front
+
+    def _send_files(self, client: MlflowClient, objectives: list[Any]) -> None:
+        """Picture and table of the front, and the study's own files."""
+        compact(self._dir)
+        frame = read_rows(self._dir)
+        with tempfile.TemporaryDirectory() as folder:
+            table = front_table(frame, objectives)
+            if len(table):
+                save_front_html(frame, objectives, Path(folder) / "front.html", self._name)
+                table.to_csv(Path(folder) / "front.csv", index=False)
+            client.log_artifacts(self._parent, folder)
+        for name in _STUDY_FILES:
+            if (self._dir / name).is_file():
+                client.log_artifact(self._parent, str(self._dir / name))
+
+
+class TrackingThread:
+    """Context manager: syncs every few seconds beside the search, so that no trial waits for a server."""
+
+    def __init__(self, tracker: Tracker, seconds: float = 5.0) -> None:
+        self._tracker, self._seconds = tracker, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="medcore-tracking", daemon=True)
+
+    def __enter__(self) -> TrackingThread:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        wait = 0.0
+        while not self._stop.wait(wait):
+            reached = self._tracker.sync()
+            wait = self._seconds if reached else min(60.0, max(self._seconds, 2 * wait))
+
+
+def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
+    """`medcore sync`: send what a search could not. Returns the number of trials at the server.
+
+    Raises `MedcoreError` if the folder is no study or the server is away.
+    """
+    tracker = Tracker.of_study(study_dir, tracking_uri)
+    if not tracker.sync("FINISHED"):
+        raise MedcoreError(
+            f"{_public(tracker.uri)}: MLflow cannot be reached; nothing is lost, "
+            f"try `medcore sync {study_dir}` again later"
+        )
+    return len(finished_ids(study_dir))
+
+
+def download_study(address: str, folder: Path, tracking_uri: str | None = None) -> Path:
+    """Bring `mlflow:<experiment>/<run>` (a run's name or id) into `folder` and return it.
+
+    The server is `tracking_uri`, else `MLFLOW_TRACKING_URI`. Raises `MedcoreError` if there is no such study or server.
+    """
+    experiment, _, name = address.removeprefix("mlflow:").rpartition("/")
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not experiment or not name:
+        raise MedcoreError(f"{address}: expected mlflow:<experiment>/<run>")
+    if not uri:
+        raise MedcoreError(f"{address}: which MLflow server? set MLFLOW_TRACKING_URI, or give the study's folder")
+    try:
+        run_id = _find_study(_client(uri), experiment, name)
+        if run_id is None:
+            raise MedcoreError(f"{address}: no such run at {uri}")
+        client = _client(uri)
+        present = {item.path for item in client.list_artifacts(run_id)}
+        for file in _STUDY_FILES:
+            if file in present:
+                client.download_artifacts(run_id, file, str(folder))
+    except MedcoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
+        raise MedcoreError(f"{address}: cannot be read from {uri} ({_first_line(error)})") from None
+    if not (folder / "trials.parquet").is_file():
+        raise MedcoreError(f"{address}: this run holds no study (trials.parquet is missing)")
+    return folder
+
+
+def _find_study(client: MlflowClient, experiment: str, name: str) -> str | None:
+    """The newest parent run of that name, or the run with that id."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    quoted = name.replace("'", "")
+    for condition in (f"attributes.run_name = '{quoted}'", f"attributes.run_id = '{quoted}'"):
+        for run in client.search_runs([found.experiment_id], condition, order_by=["attributes.start_time DESC"]):
+            if "medcore.study" in run.data.tags:
+                return str(run.info.run_id)
+    return None
+
+
+def _client(uri: str) -> MlflowClient:
+    """MLflow is imported here: it takes a second, which commands without tracking need not spend."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _log(client: MlflowClient, run_id: str, points: list[Point], params: Mapping[str, str] | None = None) -> None:
+    """One request where the server's limits allow it (the client splits larger ones)."""
+    from mlflow.entities import Metric, Param
+
+    client.log_batch(
+        run_id,
+        metrics=[Metric(point.key, point.value, point.timestamp, point.step) for point in points],
+        params=[Param(key, value) for key, value in (params or {}).items()],
+    )
+
+
+def _log_datasets(client: MlflowClient, run_id: str, folders: list[str]) -> None:
+    from mlflow.entities import Dataset, DatasetInput
+
+    inputs = []
+    for folder in folders:
+        digest = uuid.uuid5(uuid.NAMESPACE_URL, folder).hex[:8]
+        source = json.dumps({"uri": folder})
+        inputs.append(DatasetInput(Dataset(Path(folder).name, digest, "local", source), tags=[]))
+    if inputs:
+        client.log_inputs(run_id, datasets=inputs)
+
+
+@contextmanager
+def _only_sender(study_dir: Path) -> Iterator[None]:
+    """One process sends a study at a time; a search and `medcore sync` side by side take turns."""
+    with (study_dir / "tracking.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _public(uri: str) -> str:
+    """An address without its user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]

@@ -1,0 +1,133 @@
+"""What of a study goes to the tracking server, as plain values; `search.tracking` sends it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from results.front import hypervolume, non_dominated, objective_losses, to_losses
+from results.trials import StudyInfo
+from search.objectives import Row
+
+#: Of a row, what is neither a parameter nor a metric.
+_IDENTITY = {"trial_id", "number", "status", "reason", "seed", "origin", "started", "finished"}
+_TAG_LENGTH, _PARAM_LENGTH = 5000, 500
+
+
+class Point(NamedTuple):
+    """One metric value; `timestamp` in milliseconds."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+def run_params(row: Row) -> dict[str, str]:
+    """Sampled parameters, seed and budgets of a trial."""
+    params = {
+        key.removeprefix("param/"): value
+        for key, value in row.items()
+        if key.startswith("param/") and value is not None
+    }
+    params["seed"] = row.get("seed")
+    params.update((key, row[key]) for key in ("heads", "channels") if isinstance(row.get(key), Sequence))
+    return {clean_key(key): _text(value)[:_PARAM_LENGTH] for key, value in params.items()}
+
+
+def run_points(row: Row, phases: Iterable[Row]) -> list[Point]:
+    """Final metrics at step 0 and phase metrics at their steps.
+
+    Timestamps come from the row, so that sending a trial twice writes the same points and not more of them.
+    """
+    _, end = run_times(row)
+    points = [
+        Point(clean_key(key), float(value), end, 0)
+        for key, value in row.items()
+        if key not in _IDENTITY and not key.startswith("param/") and _is_finite(value)
+    ]
+    points += [
+        Point(clean_key(f"{phase['phase']}/{phase['name']}"), float(phase["value"]), end, int(phase["step"]))
+        for phase in phases
+        if _is_finite(phase["value"])
+    ]
+    return points
+
+
+def run_tags(row: Row) -> dict[str, str]:
+    """Tags of a trial's run, less its front membership."""
+    tags = {f"medcore.{key}": row.get(key) for key in ("trial_id", "number", "status", "origin", "reason")}
+    return {key: _text(value)[:_TAG_LENGTH] for key, value in tags.items() if value is not None}
+
+
+def run_times(row: Row) -> tuple[int, int]:
+    """Start and end in milliseconds; 0 where the row states none."""
+    start, end = (_milliseconds(row.get(key)) for key in ("started", "finished"))
+    return start or end, end
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested configuration as dotted keys."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_config(value, f"{prefix}{key}.")
+        else:
+            flat[clean_key(f"{prefix}{key}")] = _text(value)[:_PARAM_LENGTH]
+    return flat
+
+
+def front_ids(rows: Sequence[Row], info: StudyInfo) -> set[str]:
+    """Trials on the Pareto front of what has been measured so far."""
+    return {str(rows[i]["trial_id"]) for i in np.flatnonzero(non_dominated(_losses(rows, info)))}
+
+
+def study_points(rows: Sequence[Row], info: StudyInfo, timestamp: int) -> list[Point]:
+    """The parent's curves: counts, best of each objective and hypervolume, at the number of ended trials."""
+    losses = _losses(rows, info)
+    finite = losses[np.isfinite(losses).all(axis=1)]
+    directions = [objective["direction"] for objective in info["objectives"]]
+    names = [objective["name"] for objective in info["objectives"]]
+    failed = sum(row["status"] == "failed" for row in rows)
+    values = {"trials_done": len(rows) - failed, "trials_failed": failed}
+    if len(finite):
+        best = to_losses(finite.min(axis=0), directions)[0]
+        values |= {f"best/{name}": float(value) for name, value in zip(names, best, strict=True)}
+    if set(names) <= info["reference"].keys():
+        corner = to_losses([info["reference"][name] for name in names], directions)[0]
+        values["hypervolume"] = hypervolume(losses, corner)
+    return [Point(clean_key(key), float(value), timestamp, len(rows)) for key, value in values.items()]
+
+
+def clean_key(key: str) -> str:
+    """MLflow's alphabet for names: letters, digits, `_ - . : /` and space; at most 250 characters."""
+    return re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII).strip("/")[:250]
+
+
+def _losses(rows: Sequence[Row], info: StudyInfo) -> Any:
+    names = [objective["name"] for objective in info["objectives"]]
+    columns = ["trial_id", "status", *names]
+    frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=columns)
+    return objective_losses(frame, info["objectives"])
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+
+
+def _milliseconds(stamp: Any) -> int:
+    try:
+        return int(datetime.fromisoformat(stamp).timestamp() * 1000)
+    except (TypeError, ValueError):
+        return 0

@@ -1,0 +1,235 @@
+"""Real searches with Ray Tune on a local Ray: failures, dead workers, Ctrl-C, SIGKILL and resuming."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from rich.console import Console
+
+from medcore.errors import MedcoreError
+from results.trials import read_study, write_row
+from search.ledger import all_rows, finished_ids, only_driver
+from search.objectives import Objective
+from search.progress import SearchProgress
+from search.run import Resources, run_search
+
+OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
+
+#: A search as a program of its own, to be killed. Every start of a trial is a line in starts.log.
+DRIVER = """
+import os, sys, time
+from pathlib import Path
+from results.trials import write_row
+from search.objectives import Objective
+from search.run import Resources, run_search
+
+def work(trial, pause):
+    study = Path(trial["study_dir"])
+    with (study / "starts.log").open("a") as log:
+        log.write(trial["trial_id"] + "\\n")
+    time.sleep(pause)
+    row = {"trial_id": trial["trial_id"], "number": trial["number"], "status": "done", "seed": trial["seed"]}
+    row |= {"cost": trial["params"]["x"], "quality": 1.0}
+    write_row(study, row)
+    return row
+
+outcome = run_search(
+    Path(sys.argv[1]), lambda trial: {"x": trial.suggest_float("x", 0, 1)}, [],
+    [Objective("cost", "min"), Objective("quality", "max")], 8, work,
+    shared={"pause": 0.4}, resume="--resume" in sys.argv, resume_command="medcore search c.yaml --resume",
+)
+print(outcome.message)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    """One Ray for the searches inside this process."""
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def space(trial: Any) -> dict[str, Any]:
+    return {"x": trial.suggest_float("x", 0, 1)}
+
+
+def row_of(trial: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    row = {key: trial[key] for key in ("trial_id", "number", "seed", "origin")}
+    return (
+        row | {"status": "done", "cost": trial["params"]["x"], "quality": 1.0, "param/x": trial["params"]["x"]} | more
+    )
+
+
+def well_or_ill(trial: Mapping[str, Any], table: Any) -> dict[str, Any]:
+    """What may happen to a trial, by its number; `table` is shared, mapped and read-only."""
+    study, number = Path(trial["study_dir"]), trial["number"]
+    with (study / "starts.log").open("a") as log:
+        log.write(f"{number} {os.getpid()}\n")
+    starts = (study / "starts.log").read_text().splitlines()
+    if number == 1:
+        raise ValueError("bad luck\nsecond line")
+    if number == 2:
+        raise MemoryError("cannot allocate 7 GiB")
+    if number == 3 or (number == 4 and sum(line.startswith("4 ") for line in starts) == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert not table.flags.writeable and table.sum() == 1e6
+    row = row_of(trial, quality=float("nan") if number == 5 else 1.0, threads=os.environ.get("OMP_NUM_THREADS"))
+    if number != 6:  # a row that is only returned is written all the same
+        write_row(study, row)
+    return row
+
+
+def test_whatever_happens_every_trial_gets_a_row(tmp_path: Path) -> None:
+    told, begun = [], []
+    warm = [{"origin": "dense", "params": {"x": 1.0}}]
+    outcome = run_search(
+        tmp_path, space, warm, OBJECTIVES, 12, well_or_ill,
+        shared={"table": np.ones(1_000_000)}, on_row=told.append, on_start=begun.append,
+    )  # fmt: skip
+    rows = {row["number"]: row for row in all_rows(tmp_path)}
+    assert list(rows) == list(range(12)) and rows[0]["origin"] == "dense" and rows[0]["cost"] == 1.0
+    assert {number for number, row in rows.items() if row["status"] == "failed"} == {1, 2, 3}
+    assert rows[1]["reason"] == "ValueError: bad luck" and rows[2]["reason"] == "MemoryError: cannot allocate 7 GiB"
+    assert "second line" in (tmp_path / "trials" / "t0001" / "error.txt").read_text()
+    assert rows[3]["reason"].startswith("worker process died 2 times") and "param/x" in rows[3]
+    assert rows[5]["quality"] is None
+    assert (outcome.done, outcome.failed, outcome.complete, outcome.interrupted) == (9, 3, True, False)
+    assert outcome.message == "9 trials done, 3 failed"
+    assert sorted(row["number"] for row in told) == list(range(12)) and set(begun) == finished_ids(tmp_path)
+    starts = [line.split() for line in (tmp_path / "starts.log").read_text().splitlines()]
+    assert Counter(number for number, _ in starts) == Counter({str(i): 2 if i in (3, 4) else 1 for i in range(12)})
+    assert len({pid for _, pid in starts}) <= 6  # two workers, and a new one for each that was killed: reused
+
+    more = run_search(
+        tmp_path, space, warm, OBJECTIVES, 13, well_or_ill, shared={"table": np.ones(1_000_000)}, resume=True
+    )
+    assert more.complete and len(all_rows(tmp_path)) == 13
+    assert len((tmp_path / "starts.log").read_text().splitlines()) == len(starts) + 1
+
+
+def test_a_trial_costs_little(tmp_path: Path) -> None:
+    """Overhead of Tune, sampler and files; a first trial carries the start of the workers."""
+    stamps: list[float] = []
+    run_search(
+        tmp_path, space, [], OBJECTIVES, 20, row_of, concurrency=1, on_row=lambda _: stamps.append(time.perf_counter())
+    )
+    assert (stamps[-1] - stamps[0]) / 19 < 0.5
+
+
+def test_refusals(tmp_path: Path) -> None:
+    arguments: tuple[Any, ...] = (space, [], OBJECTIVES, 1, row_of)
+    run_search(tmp_path / "a", *arguments)
+    with pytest.raises(MedcoreError, match="has trials already; go on with it by --resume"):
+        run_search(tmp_path / "a", *arguments)
+    with only_driver(tmp_path / "a"), pytest.raises(MedcoreError, match="another search is writing"):
+        run_search(tmp_path / "a", *arguments, resume=True)
+    with pytest.raises(MedcoreError, match="no node of the Ray cluster has 64 cpu"):
+        run_search(tmp_path / "b", *arguments, resources=Resources(cpu=64))
+    assert run_search(tmp_path / "c", *arguments, resources=Resources(gpu=0.25)).complete  # no GPU here: not asked for
+    assert run_search(tmp_path / "a", *arguments, resume=True).message == "1 trials done, 0 failed"
+
+
+def test_killed_then_stopped_then_resumed(tmp_path: Path) -> None:
+    """SIGKILL, resume, Ctrl-C, resume: each trial ends once, and no finished one runs again."""
+    script, study = tmp_path / "driver.py", tmp_path / "study"
+    script.write_text(DRIVER)
+    driver = start(script, study)
+    wait_for_rows(study, 2, driver)
+    with pytest.raises(MedcoreError, match="another search is writing"):
+        run_search(study, space, [], OBJECTIVES, 8, row_of, resume=True)
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: not alive_workers(study))
+    killed_at = finished_ids(study)
+
+    driver = start(script, study, "--resume")
+    wait_for_rows(study, len(killed_at) + 2, driver)
+    driver.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 0 and time.monotonic() - begin < 20
+    expected = (
+        r"stopped by request: \d trials done, 0 failed, \d of 8 missing; go on with: medcore search c.yaml --resume"
+    )
+    assert re.fullmatch(expected, out.strip()), out + err
+    assert "Traceback" not in err
+
+    stopped_at = {row["trial_id"]: row for row in all_rows(study)}
+    assert killed_at <= stopped_at.keys() and len(stopped_at) < 8
+    before = (study / "starts.log").read_text().split()
+    assert run_search(study, space, [], OBJECTIVES, 8, row_of, resume=True).complete
+    table = read_study(study)
+    assert list(table["trial_id"]) == [f"t{i:04d}" for i in range(8)]
+    after = {row["trial_id"]: row for row in all_rows(study)}
+    assert {trial_id: after[trial_id] for trial_id in stopped_at} == stopped_at
+    assert all(before.count(trial_id) == 1 for trial_id in killed_at)
+
+
+def test_progress_lines() -> None:
+    """Plain lines where there is no terminal; the pace counts this start's trials only."""
+    now = [100.0]
+    out = io.StringIO()
+    old = [{"trial_id": "t0000", "status": "done", "cost": 9.0, "quality": 0.2}]
+    with SearchProgress(OBJECTIVES, 5, old, Console(file=out, width=200), clock=lambda: now[0]) as progress:
+        assert progress.seconds_left() is None
+        progress.started("t0001")
+        progress.started("t0002")
+        now[0] += 60
+        progress.ended({"trial_id": "t0001", "status": "failed", "reason": "ValueError: [x]"})
+        progress.started("t0003")
+        now[0] += 65
+        progress.ended({"trial_id": "t0002", "status": "done", "cost": 3.5, "quality": 0.1})
+    failed, one, two = out.getvalue().splitlines()
+    assert failed == "trial t0001 failed: ValueError: [x]"
+    counts, best, left = one.split(" · ")
+    assert counts == "1/5 done, 1 failed, 1 running" and best == "best cost 9 (t0000), quality 0.2 (t0000)"
+    assert left == "1 min 0 s, about 3 min 0 s left"
+    counts, best, left = two.split(" · ")
+    assert counts == "2/5 done, 1 failed, 1 running" and best == "best cost 3.5 (t0002), quality 0.2 (t0000)"
+    assert left == "2 min 5 s, about 2 min 5 s left"
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with SearchProgress(OBJECTIVES, 5, old, terminal) as progress:
+        progress.ended({"trial_id": "t0002", "status": "done", "cost": 3.5, "quality": 0.1})
+
+
+def start(script: Path, study: Path, *options: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.Popen(
+        [sys.executable, str(script), str(study), *options],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_rows(study: Path, count: int, driver: subprocess.Popen[str]) -> None:
+    wait_until(lambda: len(finished_ids(study)) >= count or driver.poll() is not None)
+    assert driver.poll() is None, driver.communicate()
+
+
+def alive_workers(study: Path) -> bool:
+    """Whether trials still start: a killed driver's Ray needs a moment to notice."""
+    log = study / "starts.log"
+    size = log.stat().st_size
+    time.sleep(1.0)
+    return log.stat().st_size != size
+
+
+def wait_until(condition: Any, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)

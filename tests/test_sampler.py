@@ -1,0 +1,159 @@
+"""The searcher by itself: no Ray, but real studies on disk, killed and taken up again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from medcore.errors import MedcoreError
+from results.trials import write_row
+from search.ledger import all_issued, only_driver
+from search.objectives import Objective, reference_point, values_of
+from search.sampler import SamplerSettings, StudySearch, derived_seed
+
+OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
+WARM = [
+    {"origin": "dense", "params": {"x": 1.0, "kind": "a", "budget": {"heads": [1, 2]}}},
+    {"origin": "uniform 0.5", "params": {"x": 0.5}},
+]
+
+
+def space(trial: Any) -> dict[str, Any]:
+    return {
+        "x": trial.suggest_float("x", 0.01, 1.0, log=True),
+        "y": trial.suggest_float("y", -1.0, 1.0),
+        "kind": trial.suggest_categorical("kind", ("a", "b", "c")),
+        "fixed": 7,
+    }
+
+
+def searcher(folder: Path, name: str = "tpe", **options: Any) -> StudySearch:
+    return StudySearch(folder, space, OBJECTIVES, WARM, SamplerSettings(name, seed=3, population=4), 40, **options)
+
+
+def finish(folder: Path, search: StudySearch, tune_id: str, trial_id: str, **row: Any) -> None:
+    """Write the row that a worker would, then report as Tune does."""
+    params = json.loads((folder / "trials" / trial_id / "params.json").read_text())
+    x, y = params["params"]["x"], params["params"]["y"]
+    base = {"trial_id": trial_id, "number": params["number"], "status": "done", "cost": x, "quality": -((x - y) ** 2)}
+    write_row(folder, base | row)
+    search.on_trial_complete(tune_id, {"done": True})
+
+
+def run(folder: Path, search: StudySearch, count: int) -> list[str]:
+    ids = []
+    for i in range(count):
+        ids.append(search.suggest(f"tune{i}")["trial_id"])
+        finish(folder, search, f"tune{i}", ids[-1])
+    return ids
+
+
+def test_warm_starts_come_first_and_exactly(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    assert run(tmp_path, search, 3) == ["t0000", "t0001", "t0002"]
+    dense, uniform, sampled = all_issued(tmp_path)
+    assert dense.origin == "dense" and dense.params["budget"] == {"heads": [1, 2]} and dense.params["fixed"] == 7
+    assert (dense.params["x"], dense.params["kind"]) == (1.0, "a")
+    assert uniform.origin == "uniform 0.5" and uniform.params["x"] == 0.5 and -1 <= uniform.params["y"] <= 1
+    assert sampled.origin == "tpe" and set(sampled.params) == {"x", "y", "kind", "fixed"}
+    assert [trial.seed for trial in (dense, uniform, sampled)] == [derived_seed(3, i) for i in range(3)]
+    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3
+    assert search.study.trials[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
+    """Finished trials are remembered, interrupted ones come back as they were, numbering goes on."""
+    first = searcher(tmp_path, name)
+    run(tmp_path, first, 12)
+    open_ids = [first.suggest(f"open{i}")["trial_id"] for i in range(2)]
+    before = {trial.trial_id: trial for trial in all_issued(tmp_path)}
+
+    second = searcher(tmp_path, name)
+    known = second.study.trials
+    assert [trial.state for trial in known] == [TrialState.COMPLETE] * 12
+    assert [trial.values for trial in known] == [first.study.trials[i].values for i in range(12)]
+    assert [trial.params for trial in known] == [first.study.trials[i].params for i in range(12)]
+    key = "NSGAIISampler:generation"
+    generations = [trial.system_attrs.get(key) for trial in known]
+    assert generations == [trial.system_attrs.get(key) for trial in first.study.trials[:12]]
+    assert generations == ([0] * 4 + [1] * 4 + [2] * 4 if name == "nsga2" else [None] * 12)
+
+    again = [second.suggest(f"again{i}")["trial_id"] for i in range(4)]
+    assert again == [*open_ids, "t0014", "t0015"]
+    after = {trial.trial_id: trial for trial in all_issued(tmp_path)}
+    assert all(after[trial_id] == trial for trial_id, trial in before.items())
+    points = [tuple(trial.params[key] for key in ("x", "y")) for trial in after.values()]
+    if name != "nsga2":  # its children may equal a parent
+        assert len(set(points)) == len(points)  # the random stream does not start over
+    for i, trial_id in enumerate(again):
+        finish(tmp_path, second, f"again{i}", trial_id)
+    assert [trial.state for trial in second.study.trials] == [TrialState.COMPLETE] * 16
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+def test_unusable_results_are_failures(tmp_path: Path, name: str) -> None:
+    """Failed, non-finite, absent, or without a row at all: the sampler hears FAIL, and goes on."""
+    search = searcher(tmp_path, name)
+    ids = [search.suggest(f"s{i}")["trial_id"] for i in range(5)]
+    finish(tmp_path, search, "s0", ids[0], status="failed", reason="MemoryError: x")
+    finish(tmp_path, search, "s1", ids[1], quality=math.nan)
+    finish(tmp_path, search, "s2", ids[2], cost=-math.inf)
+    search.on_trial_complete("s3", error=True)
+    finish(tmp_path, search, "s4", ids[4])
+    search.on_trial_complete("s4")  # twice is once
+    expected = [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
+    assert [trial.state for trial in search.study.trials] == expected
+    run(tmp_path, search, 15)
+    states = [trial.state for trial in searcher(tmp_path, name).study.trials]
+    assert states == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 16  # s3 has no row: it is run again
+
+
+def test_tpe_learns(tmp_path: Path) -> None:
+    """Single objective, more trials: samples gather where it is good."""
+    search = StudySearch(tmp_path, space, OBJECTIVES[:1], (), SamplerSettings("tpe", seed=1), 40)
+    run(tmp_path, search, 40)
+    costs = [trial.values[0] for trial in search.study.trials]
+    assert sum(costs[25:]) / 15 < 0.7 * sum(costs[:10]) / 10
+
+
+def test_same_seed_same_trials(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(tmp_path / name, searcher(tmp_path / name), 15)
+    assert all_issued(tmp_path / "a") == all_issued(tmp_path / "b")
+
+
+def test_a_changed_space_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 3)
+    for changed in (lambda t: {"z": t.suggest_float("z", 0, 1)}, lambda t: {"y": t.suggest_float("y", 5.0, 6.0)}):
+        with pytest.raises(MedcoreError, match="does not fit the search space"):
+            StudySearch(tmp_path, changed, OBJECTIVES)
+    with pytest.raises(MedcoreError, match="unknown sampler 'nsga'"):
+        searcher(tmp_path, "nsga")
+
+
+def test_values_and_reference() -> None:
+    row = {"status": "done", "cost": 1, "quality": 0.5}
+    assert values_of(row, OBJECTIVES) == (1.0, 0.5)
+    for change in ({"status": "failed"}, {"cost": None}, {"cost": math.nan}, {"cost": math.inf}, {"cost": True}):
+        assert values_of(row | change, OBJECTIVES) is None
+    assert values_of(None, OBJECTIVES) is None
+    objectives = [Objective("flops", "min"), Objective("dice", "max"), Objective("hd95", "min")]
+    dense = {"flops": 100.0, "dice": 0.9, "hd95": 3.0}
+    assert reference_point(objectives, dense, 256) == {"flops": 101.0, "dice": 0.0, "hd95": 256.0}
+
+
+def test_one_driver_at_a_time(tmp_path: Path) -> None:
+    with (
+        only_driver(tmp_path),
+        pytest.raises(MedcoreError, match=r"another search is writing to this study \(process \d+ on"),
+        only_driver(tmp_path),
+    ):
+        pass
+    with only_driver(tmp_path):  # free again
+        pass

@@ -1,0 +1,277 @@
+"""MLflow as a follower: real SQLite stores and a real server that goes away and comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from medcore.errors import MedcoreError
+from results.trials import read_study, read_study_info, write_phases, write_row, write_study
+from search.tracking import Tracker, TrackingThread, download_study, sync_study
+
+OBJECTIVES = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
+CONFIG = {"study": "s", "data": {"folders": ["/data/kvasir"]}, "search": {"trials": 4, "objectives": OBJECTIVES}}
+
+
+def make_study(folder: Path, points: list[tuple[float, float]]) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("study: s\n")
+    reference = {"flops": 101.0, "boundary_f1": 0.0}
+    write_study(folder, {"name": "s", "objectives": OBJECTIVES, "reference": reference, "dense": {"flops": 100.0}})
+    for number, (flops, f1) in enumerate(points):
+        add_trial(folder, number, flops, f1)
+    return folder
+
+
+def add_trial(folder: Path, number: int, flops: float, f1: float, reason: str | None = None) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number)
+    row: dict[str, Any] = {
+        "trial_id": f"t{number:04d}",
+        "number": number,
+        "status": "failed" if reason else "done",
+        "reason": reason,
+        "seed": 10 + number,
+        "origin": "tpe",
+        "param/heads/00": 0.5,
+        "param/order": "heads_first",
+        "started": start.isoformat(),
+        "finished": (start + timedelta(seconds=30)).isoformat(),
+    }
+    if reason is None:
+        row |= {"flops": flops, "boundary_f1": f1, "dice/a b": 0.9, "heads": [3, 0, 2], "hd95": float("nan")}
+        steps = [{"phase": "heads_recovery", "step": i, "name": "loss", "value": 1 / (i + 1)} for i in range(20)]
+        write_phases(folder, row["trial_id"], steps)
+    write_row(folder, row)
+
+
+def children(uri: str) -> dict[str, Any]:
+    """Trial id -> run, asserting that no trial has two."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("medcore")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`medcore.trial_id` != ''", max_results=1000)
+    ids = [run.data.tags["medcore.trial_id"] for run in runs]
+    assert len(ids) == len(set(ids))
+    return dict(zip(ids, runs, strict=True))
+
+
+def parents(uri: str) -> list[Any]:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("medcore")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], "tags.`medcore.study` != ''"))
+
+
+def started(folder: Path, uri: str | None = None) -> Tracker:
+    tracker = Tracker(folder, uri, "medcore", "s")
+    tracker.start(CONFIG, {"git": "abc", "machine": "laptop"})
+    return tracker
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One migrated store for tests that do not need their own: migrations take seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture
+def store(sqlite: str) -> Iterator[str]:
+    client = MlflowClient(sqlite)
+    experiment = client.get_experiment_by_name("medcore")
+    if experiment is not None:
+        client.rename_experiment(experiment.experiment_id, f"old-{time.time_ns()}")
+    yield sqlite
+
+
+def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
+    """The default store, inside the study's folder."""
+    folder = make_study(tmp_path / "s", [(50, 0.8), (90, 0.7)])
+    add_trial(folder, 2, 0, 0, reason="MemoryError: too big")
+    tracker = started(folder)
+    assert tracker.sync() and tracker.sync()
+    add_trial(folder, 3, 40, 0.9)  # dominates both
+    assert tracker.finish() is None
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    runs = children(uri)
+    assert sorted(runs) == ["t0000", "t0001", "t0002", "t0003"]
+    good, bad = runs["t0000"], runs["t0002"]
+    assert good.info.status == "FINISHED" and bad.info.status == "FAILED"
+    assert bad.data.tags["medcore.reason"] == "MemoryError: too big"
+    assert good.data.params == {"heads/00": "0.5", "order": "heads_first", "seed": "10", "heads": "[3,0,2]"}
+    assert good.data.metrics["flops"] == 50 and good.data.metrics["dice/a b"] == 0.9
+    assert "hd95" not in good.data.metrics and "number" not in good.data.metrics
+    assert good.info.end_time - good.info.start_time == 30_000
+    history = MlflowClient(uri).get_metric_history(good.info.run_id, "heads_recovery/loss")
+    assert [(point.step, point.value) for point in history] == [(i, 1 / (i + 1)) for i in range(20)]
+    assert {key for key, run in runs.items() if run.data.tags.get("medcore.front") == "true"} == {"t0003"}
+    assert runs["t0000"].data.tags["medcore.front"] == "false"  # it was on the front before
+
+    (parent,) = parents(uri)
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in runs.values())
+    assert parent.info.status == "FINISHED" and parent.data.tags["medcore.git"] == "abc"
+    assert parent.data.params["search.trials"] == "4"
+    assert parent.data.metrics["trials_done"] == 3 and parent.data.metrics["trials_failed"] == 1
+    assert parent.data.metrics["hypervolume"] == pytest.approx((101 - 40) * 0.9)
+    assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["kvasir"]
+    files = {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
+    assert files == {"config.yaml", "front.csv", "front.html", "images.parquet", "study.json", "trials.parquet"}
+    assert (folder / "mlartifacts").is_dir()
+
+
+def test_killed_between_create_and_finish(tmp_path: Path, store: str) -> None:
+    """Another process finds the half-made run by its tag and fills it; a doubled one is removed."""
+    folder = make_study(tmp_path / "s", [(50, 0.8), (90, 0.7)])
+    assert started(folder, store).sync()
+    (parent,) = parents(store)
+    client = MlflowClient(store)
+    add_trial(folder, 2, 30, 0.6)
+    tags = {"medcore.trial_id": "t0002", "mlflow.parentRunId": parent.info.run_id}
+    half = [client.create_run(parent.info.experiment_id, tags=tags) for _ in range(2)]
+    client.log_metric(half[0].info.run_id, "flops", 30.0, timestamp=1)
+
+    assert started(folder, store).sync()
+    runs = children(store)
+    assert sorted(runs) == ["t0000", "t0001", "t0002"]
+    assert runs["t0002"].info.run_id in {run.info.run_id for run in half}
+    assert runs["t0002"].info.status == "FINISHED" and runs["t0002"].data.metrics["boundary_f1"] == 0.6
+    assert len(parents(store)) == 1
+
+
+def test_same_study_again_adds_nothing(tmp_path: Path, store: str) -> None:
+    folder = make_study(tmp_path / "s", [(50, 0.8)])
+    assert started(folder, store).finish() is None
+    before = children(store)["t0000"]
+    assert sync_study(folder, store) == 1
+    after = children(store)["t0000"]
+    assert before.info.run_id == after.info.run_id and before.data.metrics == after.data.metrics
+    history = MlflowClient(store).get_metric_history(after.info.run_id, "heads_recovery/loss")
+    assert len(history) == 20
+
+
+def test_study_comes_back_from_the_store(tmp_path: Path, store: str) -> None:
+    folder = make_study(tmp_path / "s", [(50, 0.8), (40, 0.7)])
+    assert started(folder, store).finish() is None
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    assert download_study("mlflow:medcore/s", copy, store) == copy
+    assert read_study(copy).equals(read_study(folder))
+    assert read_study_info(copy) == read_study_info(folder)
+    with pytest.raises(MedcoreError, match="no such run"):
+        download_study("mlflow:medcore/other", copy, store)
+    with pytest.raises(MedcoreError, match=r"expected mlflow:<experiment>/<run>"):
+        download_study("mlflow:medcore", copy, store)
+
+
+def test_no_server_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody listens: one warning however often it is tried, and the command that sends the rows later."""
+    folder = make_study(tmp_path / "s", [(50, 0.8)])
+    uri = f"http://127.0.0.1:{free_port()}"
+    tracker = started(folder, uri)
+    begin = time.monotonic()
+    assert not tracker.sync() and not tracker.sync()
+    assert time.monotonic() - begin < 10
+    assert len([record for record in caplog.records if "cannot be reached" in record.message]) == 1
+    message = tracker.finish()
+    assert message is not None and message.startswith("1 trials") and f"medcore sync {folder}" in message
+    with pytest.raises(MedcoreError, match="cannot be reached"):
+        sync_study(folder)
+    with pytest.raises(MedcoreError, match=r"tracking\.json"):
+        sync_study(tmp_path)
+
+
+def test_server_killed_and_back(tmp_path: Path, sqlite: str) -> None:
+    """Rows that end while the server is away reach it when it is back, each once."""
+    MlflowClient(sqlite).search_experiments()  # migrated before the server starts, which is faster
+    port = free_port()
+    folder = make_study(tmp_path / "s", [(50, 0.8)])
+    uri = f"http://127.0.0.1:{port}"
+    server = serve(port, sqlite, tmp_path)
+    try:
+        tracker = Tracker(folder, uri, "medcore-server", "s")
+        tracker.start(CONFIG)
+        with TrackingThread(tracker, seconds=0.2):
+            assert eventually(lambda: tracker.unsent() == 0 and bool(tracker._sent), 20)
+            stop(server)
+            add_trial(folder, 1, 40, 0.7)
+            add_trial(folder, 2, 0, 0, reason="ValueError: x")
+            time.sleep(1.5)
+            assert tracker.unsent() >= 2
+            server = serve(port, sqlite, tmp_path)
+            add_trial(folder, 3, 30, 0.5)
+            assert eventually(lambda: tracker.unsent() == 0, 20)
+        assert tracker.finish() is None
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("medcore-server")
+        assert experiment is not None
+        runs = client.search_runs([experiment.experiment_id])
+        ids = sorted(run.data.tags.get("medcore.trial_id", "parent") for run in runs)
+        assert ids == ["parent", "t0000", "t0001", "t0002", "t0003"]
+        parent = next(run for run in runs if "medcore.study" in run.data.tags)
+        assert "front.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
+    finally:
+        stop(server)
+
+
+def test_start_keeps_the_identity(tmp_path: Path) -> None:
+    folder = make_study(tmp_path / "s", [])
+    started(folder)
+    first = json.loads((folder / "tracking.json").read_text())
+    started(folder, "http://127.0.0.1:1")
+    second = json.loads((folder / "tracking.json").read_text())
+    assert first["study_id"] == second["study_id"] and second["uri"] == "http://127.0.0.1:1"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def serve(port: int, store: str, folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    assert eventually(lambda: healthy(port), 60), "mlflow server did not start"
+    return process
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    """Kill the server and its workers, which share its session."""
+    if server.poll() is None:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def eventually(condition: Any, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return bool(condition())
