@@ -22,17 +22,17 @@ from medcore.spec import Architecture, DecoderSpec
 from medcore.splits import FILE_NAME, FRACTIONS, make_parts, save_manifest
 from medcore.textures import Field
 
-#: SAM in small: 128 px in 16 x 16 patches, windows of 8 patches, two global blocks.
+#: SAM in small: 128 px in 8 x 8 patches of 16 px, windows of 4 patches, two global blocks.
 DEMO_ARCH = Architecture(
     name="demo",
     img_size=128,
-    patch_size=8,
+    patch_size=16,
     embed_dim=96,
     depth=6,
     num_heads=6,
     mlp_ratio=4.0,
     out_chans=64,
-    window_size=8,
+    window_size=4,
     global_attn_indexes=(2, 5),
     decoder=DecoderSpec(depth=2, mlp_dim=128, num_heads=4, iou_head_depth=2, iou_head_hidden_dim=32),
     pixel_mean=(0.5, 0.5, 0.5),

@@ -9,7 +9,6 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from results.plots import save_front_png
@@ -18,6 +17,7 @@ from search import commands
 from search.choose import export, front
 from search.config import load_config
 from search.demo_pair import make_pair
+from search.device import pin_threads
 from search.experiment import search
 from search.study import make_folder
 from search.tables import evaluation_table, front_table
@@ -27,7 +27,7 @@ def demo(folder: Path, console: Console) -> None:
     """Make data, train the pair, search, show the front, export its knee, compare it with the dense model."""
     make_folder(folder)
     folder = folder.resolve()
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
+    pin_threads(1)  # on tensors this small a second thread costs more than it brings
     console.rule("1. embedded data and a small model pair")
     medical = make_pair(folder, console)
     console.rule("2. search")

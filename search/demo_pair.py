@@ -17,8 +17,8 @@ from medcore.train import TrainSettings, train
 from search.provenance import git_revision
 
 #: Images of each domain, and epochs over them: enough for real boundaries, little enough for a minute or two.
-GENERAL_IMAGES, MEDICAL_IMAGES = 640, 480
-GENERAL_EPOCHS, MEDICAL_EPOCHS = 12, 8
+GENERAL_IMAGES, MEDICAL_IMAGES = 480, 400
+GENERAL_EPOCHS, MEDICAL_EPOCHS = 10, 8
 
 
 def make_pair(folder: Path, console: Console) -> Path:

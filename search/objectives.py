@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
 
 from results.front import Objective as ObjectiveRecord
 from results.labels import is_cost
@@ -21,12 +21,12 @@ class Objective:
     direction: Literal["min", "max"]
 
     @property
-    def optuna_direction(self) -> str:
+    def optuna_direction(self) -> Literal["minimize", "maximize"]:
         return "minimize" if self.direction == "min" else "maximize"
 
     def record(self) -> ObjectiveRecord:
         """As `results` and `study.json` know it."""
-        return ObjectiveRecord(**asdict(self))
+        return ObjectiveRecord(name=self.name, direction=self.direction)
 
     def better(self, this: float, other: float) -> bool:
         """Whether `this` is strictly better than `other`."""
@@ -62,5 +62,5 @@ def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float],
     return reference
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -158,7 +158,7 @@ def _fit(
     return None
 
 
-class _Watcher(tune.Callback):  # type: ignore[misc]
+class _Watcher(tune.Callback):
     """Tune's events, seen from the study: rows for workers that died, news for the user, the stop request."""
 
     def __init__(
@@ -246,7 +246,11 @@ def _connected(address: str | None, resources: Resources) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS")
     threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
-    common = {"runtime_env": {"env_vars": threads}, "log_to_driver": False, "logging_level": logging.ERROR}
+    common: dict[str, Any] = {
+        "runtime_env": {"env_vars": threads},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
     try:
         if address:
             ray.init(address=address, **common)
@@ -264,7 +268,7 @@ def _connected(address: str | None, resources: Resources) -> Iterator[None]:
 def _request(resources: Resources) -> dict[str, float]:
     """What one trial asks Ray for: no GPU where the cluster has none."""
     request: dict[str, float] = {"cpu": resources.cpu}
-    if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:
+    if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:  # type: ignore[no-untyped-call]
         request["gpu"] = resources.gpu
     return request
 
@@ -272,7 +276,7 @@ def _request(resources: Resources) -> dict[str, float]:
 def _fitting(request: Mapping[str, float]) -> int:
     """How many trials the nodes hold at once. Raises `MedcoreError` if none holds even one."""
     count = 0
-    for node in ray.nodes():
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"]:
             has = node["Resources"]
             count += min(int(has.get(kind.upper(), 0) / amount + 1e-9) for kind, amount in request.items())

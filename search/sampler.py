@@ -68,7 +68,7 @@ def derived_seed(seed: int, number: int, stream: int = 0) -> int:
     return int(np.random.SeedSequence([abs(seed), number, stream]).generate_state(1)[0] >> 1)
 
 
-class StudySearch(Searcher):  # type: ignore[misc]
+class StudySearch(Searcher):
     """Hands out interrupted trials first, then warm starts, then the sampler's own; tells it what came of them.
 
     Rows and `params.json` already in the study folder are taken in when it is built; a resumed study needs no more.

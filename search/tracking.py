@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from medcore.errors import MedcoreError
@@ -26,17 +25,8 @@ from results.files import write_by_rename
 from results.front import front_table
 from results.plots import save_front_html
 from results.trials import compact, read_phases, read_rows, read_study_info
+from search import tracking_data as data
 from search.ledger import Row, finished_ids, read_row
-from search.tracking_data import (
-    Point,
-    flat_config,
-    front_ids,
-    run_params,
-    run_points,
-    run_tags,
-    run_times,
-    study_points,
-)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +104,7 @@ class Tracker:
             "experiment": self._experiment,
             "run_name": self._name,
             "tags": dict(tags or {}),
-            "params": flat_config(config),
+            "params": data.flat_config(config),
             "datasets": [str(folder) for folder in config.get("data", {}).get("folders", ())],
         }
         write_by_rename(path, (json.dumps(self._about, indent=1) + "\n").encode())
@@ -181,9 +171,9 @@ class Tracker:
             self._send_trial(client, row)
         if rows and (self._dir / "study.json").is_file():
             info = read_study_info(self._dir)
-            self._tag_front(client, front_ids(rows, info))
+            self._tag_front(client, data.front_ids(rows, info))
             if new:
-                _log(client, self._parent, study_points(rows, info, int(time.time() * 1000)))
+                _log(client, self._parent, data.study_points(rows, info, int(time.time() * 1000)))
             count, when = self._drawn
             if end_as or (len(rows) > count and time.monotonic() - when > self._pause):
                 self._drawn = len(rows), time.monotonic()
@@ -207,8 +197,7 @@ class Tracker:
         for run in self._search(client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             by_trial.setdefault(run.data.tags.get("medcore.trial_id", ""), []).append(run)
         for trial_id, runs in by_trial.items():
-            keep = self._one(client, runs)
-            self._runs[trial_id] = keep
+            keep = self._runs[trial_id] = self._one(client, runs)
             run = next(run for run in runs if run.info.run_id == keep)
             if run.info.status in _ENDED:
                 self._sent.add(trial_id)
@@ -222,13 +211,15 @@ class Tracker:
         tags |= {f"medcore.{key}": value for key, value in self._about["tags"].items()}
         run = client.create_run(self._experiment_id, tags=tags, run_name=self._name)
         _log(client, run.info.run_id, [], self._about["params"])
-        _log_datasets(client, run.info.run_id, self._about["datasets"])
+        if self._about["datasets"]:
+            _log_datasets(client, run.info.run_id, self._about["datasets"])
         if (self._dir / "config.yaml").is_file():
             client.log_artifact(run.info.run_id, str(self._dir / "config.yaml"))
         return str(run.info.run_id)
 
     def _search(self, client: MlflowClient, condition: str) -> list[Run]:
-        runs, token = [], None
+        runs: list[Run] = []
+        token = None
         while True:
             page = client.search_runs([self._experiment_id], condition, max_results=1000, page_token=token)
             runs += page
@@ -250,13 +241,13 @@ class Tracker:
     def _send_trial(self, client: MlflowClient, row: Row) -> None:
         """One run: create, fill, end. Its end is what marks it as sent, so a half-filled one is filled again."""
         trial_id = str(row["trial_id"])
-        start, end = run_times(row)
+        start, end = data.run_times(row)
         if trial_id not in self._runs:
-            tags = run_tags(row) | {"mlflow.parentRunId": self._parent}
+            tags = data.run_tags(row) | {"mlflow.parentRunId": self._parent}
             run = client.create_run(self._experiment_id, start_time=start, tags=tags, run_name=trial_id)
             self._runs[trial_id] = run.info.run_id
         run_id = self._runs[trial_id]
-        _log(client, run_id, run_points(row, read_phases(self._dir, trial_id)), run_params(row))
+        _log(client, run_id, data.run_points(row, read_phases(self._dir, trial_id)), data.run_params(row))
         client.set_terminated(run_id, "FINISHED" if row["status"] == "done" else "FAILED", end or None)
         self._sent.add(trial_id)
 
@@ -292,9 +283,7 @@ class TrackingThread:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
 
@@ -331,10 +320,10 @@ def download_study(address: str, folder: Path, tracking_uri: str | None = None) 
     if not uri:
         raise MedcoreError(f"{address}: which MLflow server? set MLFLOW_TRACKING_URI, or give the study's folder")
     try:
-        run_id = _find_study(_client(uri), experiment, name)
-        if run_id is None:
-            raise MedcoreError(f"{address}: no such run at {uri}")
         client = _client(uri)
+        run_id = _find_study(client, experiment, name)
+        if run_id is None:
+            raise MedcoreError(f"{address}: no such run at {_public(uri)}")
         present = {item.path for item in client.list_artifacts(run_id)}
         for file in _STUDY_FILES:
             if file in present:
@@ -342,7 +331,7 @@ def download_study(address: str, folder: Path, tracking_uri: str | None = None) 
     except MedcoreError:
         raise
     except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
-        raise MedcoreError(f"{address}: cannot be read from {uri} ({_first_line(error)})") from None
+        raise MedcoreError(f"{address}: cannot be read from {_public(uri)} ({_first_line(error)})") from None
     if not (folder / "trials.parquet").is_file():
         raise MedcoreError(f"{address}: this run holds no study (trials.parquet is missing)")
     return folder
@@ -353,8 +342,8 @@ def _find_study(client: MlflowClient, experiment: str, name: str) -> str | None:
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return None
-    quoted = name.replace("'", "")
-    for condition in (f"attributes.run_name = '{quoted}'", f"attributes.run_id = '{quoted}'"):
+    for field in ("run_name", "run_id"):
+        condition = f"attributes.{field} = '{name.replace(chr(39), '')}'"
         for run in client.search_runs([found.experiment_id], condition, order_by=["attributes.start_time DESC"]):
             if "medcore.study" in run.data.tags:
                 return str(run.info.run_id)
@@ -372,7 +361,7 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def _log(client: MlflowClient, run_id: str, points: list[Point], params: Mapping[str, str] | None = None) -> None:
+def _log(client: MlflowClient, run_id: str, points: list[data.Point], params: Mapping[str, str] | None = None) -> None:
     """One request where the server's limits allow it (the client splits larger ones)."""
     from mlflow.entities import Metric, Param
 
@@ -386,13 +375,11 @@ def _log(client: MlflowClient, run_id: str, points: list[Point], params: Mapping
 def _log_datasets(client: MlflowClient, run_id: str, folders: list[str]) -> None:
     from mlflow.entities import Dataset, DatasetInput
 
-    inputs = []
-    for folder in folders:
+    def entry(folder: str) -> DatasetInput:
         digest = uuid.uuid5(uuid.NAMESPACE_URL, folder).hex[:8]
-        source = json.dumps({"uri": folder})
-        inputs.append(DatasetInput(Dataset(Path(folder).name, digest, "local", source), tags=[]))
-    if inputs:
-        client.log_inputs(run_id, datasets=inputs)
+        return DatasetInput(Dataset(Path(folder).name, digest, "local", json.dumps({"uri": folder})), tags=[])
+
+    client.log_inputs(run_id, datasets=[entry(folder) for folder in folders])
 
 
 @contextmanager

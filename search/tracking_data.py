@@ -86,7 +86,7 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def front_ids(rows: Sequence[Row], info: StudyInfo) -> set[str]:
     """Trials on the Pareto front of what has been measured so far."""
-    return {str(rows[i]["trial_id"]) for i in np.flatnonzero(non_dominated(_losses(rows, info)))}
+    return {str(rows[int(i)]["trial_id"]) for i in np.flatnonzero(non_dominated(_losses(rows, info)))}
 
 
 def study_points(rows: Sequence[Row], info: StudyInfo, timestamp: int) -> list[Point]:

@@ -24,13 +24,15 @@ logger = logging.getLogger(__name__)
 Work = Callable[..., Mapping[str, Any]]
 
 
-class TrialWorker(tune.Trainable):  # type: ignore[misc]
+class TrialWorker(tune.Trainable):
     """An actor that Tune reuses between trials, so processes and shared inputs are paid for once.
 
     Tune's own result carries nothing but `done`: the row on disk is the result.
     """
 
-    def setup(self, config: dict[str, Any], work: Work, study_dir: str, shared: dict[str, Any]) -> None:
+    def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
+        self, config: dict[str, Any], work: Work, study_dir: str, shared: dict[str, Any]
+    ) -> None:
         self._work, self._study, self._shared = work, Path(study_dir), shared
 
     def step(self) -> dict[str, Any]:

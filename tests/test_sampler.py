@@ -128,6 +128,7 @@ def test_same_seed_same_trials(tmp_path: Path) -> None:
     assert all_issued(tmp_path / "a") == all_issued(tmp_path / "b")
 
 
+@pytest.mark.filterwarnings("ignore:The value")
 def test_a_changed_space_is_refused(tmp_path: Path) -> None:
     run(tmp_path, searcher(tmp_path), 3)
     for changed in (lambda t: {"z": t.suggest_float("z", 0, 1)}, lambda t: {"y": t.suggest_float("y", 5.0, 6.0)}):

@@ -82,6 +82,43 @@ def started(folder: Path, uri: str | None = None) -> Tracker:
     return tracker
 
 
+class Server:
+    """A real tracking server on a port of its own, with its store in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self._folder = free_port(), folder
+        self.start()
+
+    def start(self) -> None:
+        """Start without waiting for it."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
+        self._process = subprocess.Popen(
+            [*command, "--artifacts-destination", str(self._folder / "artifacts")],
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        assert eventually(lambda: healthy(self.port), 60), "mlflow server did not start"
+
+    def kill(self) -> None:
+        """The server and its workers, which share its session."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def early_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Started with the first test of the file: it is ready when its own test comes."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.kill()
+
+
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One migrated store for tests that do not need their own: migrations take seconds."""
@@ -194,24 +231,22 @@ def test_no_server_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         sync_study(tmp_path)
 
 
-def test_server_killed_and_back(tmp_path: Path, sqlite: str) -> None:
+def test_server_killed_and_back(tmp_path: Path, early_server: Server) -> None:
     """Rows that end while the server is away reach it when it is back, each once."""
-    MlflowClient(sqlite).search_experiments()  # migrated before the server starts, which is faster
-    port = free_port()
     folder = make_study(tmp_path / "s", [(50, 0.8)])
-    uri = f"http://127.0.0.1:{port}"
-    server = serve(port, sqlite, tmp_path)
+    server, uri = early_server, f"http://127.0.0.1:{early_server.port}"
     try:
+        server.wait()
         tracker = Tracker(folder, uri, "medcore-server", "s")
         tracker.start(CONFIG)
         with TrackingThread(tracker, seconds=0.2):
             assert eventually(lambda: tracker.unsent() == 0 and bool(tracker._sent), 20)
-            stop(server)
+            server.kill()
             add_trial(folder, 1, 40, 0.7)
             add_trial(folder, 2, 0, 0, reason="ValueError: x")
             time.sleep(1.5)
             assert tracker.unsent() >= 2
-            server = serve(port, sqlite, tmp_path)
+            server.start()
             add_trial(folder, 3, 30, 0.5)
             assert eventually(lambda: tracker.unsent() == 0, 20)
         assert tracker.finish() is None
@@ -224,7 +259,7 @@ def test_server_killed_and_back(tmp_path: Path, sqlite: str) -> None:
         parent = next(run for run in runs if "medcore.study" in run.data.tags)
         assert "front.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
     finally:
-        stop(server)
+        server.kill()
 
 
 def test_start_keeps_the_identity(tmp_path: Path) -> None:
@@ -240,24 +275,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def serve(port: int, store: str, folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    assert eventually(lambda: healthy(port), 60), "mlflow server did not start"
-    return process
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """Kill the server and its workers, which share its session."""
-    if server.poll() is None:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def healthy(port: int) -> bool:
