@@ -34,12 +34,13 @@ _AS_JSON = {b"medcore": b"json"}
 
 
 class StudyInfo(TypedDict):
-    """`reference`: the hypervolume's, in natural sign. `dense`: the unpruned model's metrics."""
+    """`reference`: the hypervolume's, in natural sign. `dense`: metrics of the unpruned model; `widths` of it."""
 
     name: str
     objectives: list[Objective]
     reference: dict[str, float]
     dense: dict[str, float]
+    widths: dict[str, int]
 
 
 def write_study(study: Path, info: Mapping[str, Any]) -> None:

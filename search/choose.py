@@ -44,6 +44,7 @@ def front(study: str) -> dict[str, Any]:
         "trials": len(trials),
         "failed": int((trials["status"] == "failed").sum()) if len(trials) else 0,
         "dense": info["dense"],
+        "widths": info["widths"],
         "front": json.loads(table.to_json(orient="records")),
     }
 

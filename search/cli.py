@@ -94,7 +94,7 @@ def search(
     settings = override(load_config(config), trials=trials, name=name, tracking_uri=tracking_uri)
     words = ["medcore", "search", str(config), *(["--name", name] if name else []), "--resume"]
     with scoring_bar() as progress:
-        folder = run(
+        outcome = run(
             settings,
             resume=resume,
             ray_address=ray_address,
@@ -102,8 +102,14 @@ def search(
             progress=progress,
             say=console.print,
         )
+    folder = settings.folder
+    if not outcome.complete:
+        raise typer.Exit(130 if outcome.interrupted else 1)
     console.print(front_table(read_front(str(folder))))
-    console.print(f"next: medcore front {folder}\n      medcore export {folder} --select knee --out best.safetensors")
+    console.print(
+        f"next: medcore front {folder}\n      medcore export {folder} --select knee --out best.safetensors",
+        soft_wrap=True,
+    )
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from medcore.errors import MedcoreError
 from results.plots import save_front_png
 from results.trials import read_study, read_study_info
 from search import commands
@@ -34,7 +35,9 @@ def demo(folder: Path, console: Console) -> None:
     os.environ["MEDCORE_DEMO"] = str(folder)
     config = load_config(Path(str(files("search") / "configs" / "demo.yaml")))
     resume = (config.folder / "config.yaml").is_file()
-    study = search(config, resume=resume, command="medcore demo", say=console.print)
+    study = config.folder
+    if not search(config, resume=resume, command="medcore demo", say=console.print).complete:
+        raise MedcoreError(f"the demo's search did not finish; `medcore demo --folder {folder}` goes on with it")
     result = front(str(study))
     console.print(front_table(result))
     picture = folder / "front.png"
@@ -52,5 +55,6 @@ def demo(folder: Path, console: Console) -> None:
         f"front picture: {picture}\n"
         f"trials in MLflow: .venv/bin/mlflow ui --backend-store-uri sqlite:///{study}/mlflow.db\n"
         f"the front again: .venv/bin/medcore front {study}\n"
-        "your own checkpoints and images: copy search/configs/polyps.yaml and run .venv/bin/medcore search MINE.yaml"
+        "your own checkpoints and images: copy search/configs/polyps.yaml and run .venv/bin/medcore search MINE.yaml",
+        soft_wrap=True,
     )

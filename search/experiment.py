@@ -11,11 +11,11 @@ import yaml
 from medcore.errors import MedcoreError
 from results.trials import compact, write_study
 from search.config import Config
-from search.ledger import all_issued, all_rows
+from search.ledger import all_issued, all_rows, only_driver
 from search.objectives import Objective, reference_point
 from search.progress import SearchProgress
 from search.provenance import git_revision, machine
-from search.run import Resources, run_search
+from search.run import Outcome, Resources, run_search
 from search.space import sample
 from search.study import Progress, Shared, dense_metrics, make_folder, prepare
 from search.tracking import Tracker, TrackingThread
@@ -34,8 +34,8 @@ def search(
     command: str = "medcore search CONFIG --resume",
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> Path:
-    """Run the study to its number of trials and return its folder.
+) -> Outcome:
+    """Run the study (in `config.folder`) to its number of trials.
 
     Args:
         resume: go on with a study whose folder exists; without it such a folder is an error.
@@ -43,13 +43,15 @@ def search(
         progress: scoring progress. say: receives one-line messages for people.
     """
     folder = config.folder
-    open_study(config, resume)
+    with only_driver(folder):
+        open_study(config, resume)
     say(f"study folder: {folder}")
     shared = prepare(config, progress)
     objectives = [Objective(item.name, item.direction) for item in config.search.objectives]
     describe(shared, objectives, folder)
     tracker = Tracker(folder, config.tracking.uri, config.tracking.experiment, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
+    complete = False
     try:
         with TrackingThread(tracker), SearchProgress(objectives, config.search.trials, all_rows(folder)) as seen:
             outcome = run_search(
@@ -70,11 +72,12 @@ def search(
                 on_row=seen.ended,
                 on_start=seen.started,
             )
+        complete = outcome.complete
     finally:
         compact(folder)
-        tracker.finish()
+        tracker.finish(complete)
     say(outcome.message)
-    return folder
+    return outcome
 
 
 def open_study(config: Config, resume: bool) -> None:
@@ -113,6 +116,7 @@ def describe(shared: Shared, objectives: list[Objective], folder: Path) -> None:
             "objectives": [objective.record() for objective in objectives],
             "reference": reference_point(objectives, dense, shared.arch.img_size),
             "dense": dense,
+            "widths": {"heads": shared.arch.num_heads, "channels": shared.arch.mlp_dim},
             "datasets": list(shared.datasets),
             "git": git_revision(),
             "machine": machine(),

@@ -127,7 +127,7 @@ class StudySearch(Searcher):
                 trial_id=f"t{number:04d}",
                 number=number,
                 seed=derived_seed(self._settings.seed, number),
-                origin=str(warm.get("origin", self._settings.name)),
+                origin=str(warm.get("origin", "sampled")),
                 params=params,
                 sampler_state=_sampler_state(trial),
             )

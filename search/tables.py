@@ -1,15 +1,18 @@
-"""Results as rich tables, for people at a terminal."""
+"""Results as rich tables, for people at a terminal of 80 columns and more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from results.labels import METRICS, text
 
 _QUALITY = ("dice", "iou", "boundary_f1", "hd95", "nsd", "assd")
+#: Column titles short enough for a narrow terminal.
+_SHORT = {"flops": "FLOPs", "flops_paper": "FLOPs (paper)", "encoder_params": "params", "boundary_f1": "BF1"}
 
 
 def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -27,27 +30,32 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def front_table(front: Mapping[str, Any]) -> Table:
-    """The Pareto front, cheapest first, closed by the dense model."""
+    """The Pareto front, cheapest first, closed by the dense model. Shares are of the dense encoder."""
     names = [objective["name"] for objective in front["objectives"]]
-    shown = ["flops_fraction", "flops_paper_fraction", *names]
-    shown += [name for name in _QUALITY if name not in names]
+    quality = [name for name in (*names, "dice") if name not in ("flops_fraction", "flops_paper_fraction")]
     done = front["trials"] - front["failed"]
     table = Table(
         title=f"{front['study']}: {len(front['front'])} of {done} trials on the front "
         f"({front['failed']} failed), hypervolume {front['hypervolume']:.4g}"
     )
-    for name in ("trial", "origin", "heads", "channels"):
-        table.add_column(name)
-    for name in shown:
-        table.add_column(METRICS[name].title if name in METRICS else name, justify="right")
-    for row in front["front"]:
-        budget = [_budget(row["heads"]), _budget(row["channels"])]
-        table.add_row(row["trial_id"], row["origin"], *budget, *(text(name, row[name]) for name in shown))
+    table.add_column("trial")
+    table.add_column("origin")
+    for title in ("FLOPs left", "paper's count", "heads", "channels"):
+        table.add_column(title, justify="right")
+    for name in dict.fromkeys(quality):
+        table.add_column(_SHORT.get(name, METRICS[name].title if name in METRICS else name), justify="right")
     dense = front["dense"]
+    for row in front["front"]:
+        shares = [f"{np.mean(row[family]) / front['widths'][family]:.0%}" for family in ("heads", "channels")]
+        table.add_row(row["trial_id"], row["origin"], *_costs(row), *shares, *_cells(row, quality))
     table.add_section()
-    table.add_row("", "dense model", "", "", *(text(name, dense[name]) for name in shown))
+    table.add_row("", "dense model", *_costs(dense), "100%", "100%", *_cells(dense, quality))
     return table
 
 
-def _budget(counts: list[int]) -> str:
-    return " ".join(str(count) for count in counts)
+def _costs(row: Mapping[str, Any]) -> list[str]:
+    return [f"{row[name]:.1%}" for name in ("flops_fraction", "flops_paper_fraction")]
+
+
+def _cells(row: Mapping[str, Any], names: list[str]) -> list[str]:
+    return [text(name, row[name]).removesuffix(" FLOPs") for name in dict.fromkeys(names)]

@@ -60,7 +60,7 @@ def test_warm_starts_come_first_and_exactly(tmp_path: Path) -> None:
     assert dense.origin == "dense" and dense.params["budget"] == {"heads": [1, 2]} and dense.params["fixed"] == 7
     assert (dense.params["x"], dense.params["kind"]) == (1.0, "a")
     assert uniform.origin == "uniform 0.5" and uniform.params["x"] == 0.5 and -1 <= uniform.params["y"] <= 1
-    assert sampled.origin == "tpe" and set(sampled.params) == {"x", "y", "kind", "fixed"}
+    assert sampled.origin == "sampled" and set(sampled.params) == {"x", "y", "kind", "fixed"}
     assert [trial.seed for trial in (dense, uniform, sampled)] == [derived_seed(3, i) for i in range(3)]
     assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3
     assert search.study.trials[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]

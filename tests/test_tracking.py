@@ -45,7 +45,7 @@ def add_trial(folder: Path, number: int, flops: float, f1: float, reason: str | 
         "status": "failed" if reason else "done",
         "reason": reason,
         "seed": 10 + number,
-        "origin": "tpe",
+        "origin": "sampled",
         "param/heads/00": 0.5,
         "param/order": "heads_first",
         "started": start.isoformat(),
