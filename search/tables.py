@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from results.labels import METRICS, text
+from results.labels import METRICS, is_cost, text
 
 _QUALITY = ("dice", "iou", "boundary_f1", "hd95", "nsd", "assd")
-#: Column titles short enough for a narrow terminal.
-_SHORT = {"flops": "FLOPs", "flops_paper": "FLOPs (paper)", "encoder_params": "params", "boundary_f1": "BF1"}
 
 
 def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -32,18 +31,21 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
 def front_table(front: Mapping[str, Any]) -> Table:
     """The Pareto front, cheapest first, closed by the dense model. Shares are of the dense encoder."""
     names = [objective["name"] for objective in front["objectives"]]
-    quality = [name for name in (*names, "dice") if name not in ("flops_fraction", "flops_paper_fraction")]
+    # the two FLOPs shares stand for every cost figure, which would be too wide here
+    quality = [name for name in dict.fromkeys((*names, "dice")) if not is_cost(name)]
     done = front["trials"] - front["failed"]
     table = Table(
         title=f"{front['study']}: {len(front['front'])} of {done} trials on the front "
-        f"({front['failed']} failed), hypervolume {front['hypervolume']:.4g}"
+        f"({front['failed']} failed), hypervolume {front['hypervolume']:.4g}",
+        caption="FLOPs: left of the dense encoder's, as they run and by the paper's count; heads, channels: kept",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    table.add_column("trial")
-    table.add_column("origin")
-    for title in ("FLOPs left", "paper's count", "heads", "channels"):
+    table.add_column("trial", no_wrap=True)
+    table.add_column("origin", no_wrap=True)
+    for title in ("FLOPs", "paper", "heads", "channels", *(_title(name) for name in quality)):
         table.add_column(title, justify="right")
-    for name in dict.fromkeys(quality):
-        table.add_column(_SHORT.get(name, METRICS[name].title if name in METRICS else name), justify="right")
     dense = front["dense"]
     for row in front["front"]:
         shares = [f"{np.mean(row[family]) / front['widths'][family]:.0%}" for family in ("heads", "channels")]
@@ -57,5 +59,10 @@ def _costs(row: Mapping[str, Any]) -> list[str]:
     return [f"{row[name]:.1%}" for name in ("flops_fraction", "flops_paper_fraction")]
 
 
+def _title(name: str) -> str:
+    metric = METRICS.get(name)
+    return name if metric is None else f"{metric.title} ({metric.unit})" if metric.unit else metric.title
+
+
 def _cells(row: Mapping[str, Any], names: list[str]) -> list[str]:
-    return [text(name, row[name]).removesuffix(" FLOPs") for name in dict.fromkeys(names)]
+    return [f"{row[name]:.4f}" if abs(row[name]) < 1 else f"{row[name]:.4g}" for name in names]
