@@ -1,0 +1,57 @@
+"""adapt, score, prune: one model through the command line, on a tiny pair with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medcore.checkpoint import load, read_info
+from medcore.cost import cost
+from medcore.score_table import ScoreTable
+from medcore.spec import EncoderSpec
+from tests.helpers import TINY
+from tests.study_files import medcore, write_tiny_study
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("commands")
+
+
+def test_adapt_writes_a_dense_checkpoint_that_differs_from_its_origin(folder: Path) -> None:
+    out = folder / "medical.safetensors"
+    config = write_tiny_study(folder, adapt={"out": str(out), "epochs": 1, "lr": 1e-3})
+    result = medcore("adapt", config)
+    assert result.returncode == 0, result.stderr
+    adapted, base = load(out), load(folder / "base.safetensors")
+    assert adapted.spec == EncoderSpec.dense(TINY)
+    changed = [name for name, value in adapted.state_dict().items() if not value.equal(base.state_dict()[name])]
+    assert any(name.startswith("image_encoder.") for name in changed)
+    assert not any(name.startswith("prompt_encoder.") for name in changed)
+
+
+def test_score_is_computed_once(folder: Path) -> None:
+    config = write_tiny_study(folder)
+    result = medcore("score", config)
+    assert result.returncode == 0, result.stderr
+    (path,) = (folder / "runs" / "cache").glob("scores-*.safetensors")
+    assert ScoreTable.load(path).datasets == ("polyps",)
+    assert path.with_suffix(".png").stat().st_size > 1000
+    written = path.stat().st_mtime_ns
+    assert medcore("score", config).returncode == 0
+    assert path.stat().st_mtime_ns == written
+
+
+def test_prune_removes_what_the_rule_says(folder: Path) -> None:
+    config = write_tiny_study(folder, budget={"head_sparsity": 0.5, "mlp_sparsity": 0.5})
+    out = folder / "pruned.safetensors"
+    result = medcore("prune", config, "--out", out)
+    assert result.returncode == 0, result.stderr
+    model = load(out)
+    assert sum(model.spec.heads) == 6 and sum(model.spec.channels) == 2 * TINY.mlp_dim
+    metrics = json.loads(read_info(out)["metrics"])
+    assert metrics["flops"] == cost(model.spec).flops
+    measured = medcore("evaluate", out, "--data", folder / "polyps", "--split", "val/report", "--json", "-")
+    assert json.loads(measured.stdout)["boundary_f1"] == pytest.approx(metrics["boundary_f1"], abs=1e-3)
