@@ -55,7 +55,9 @@ def export(study: str, rule: str, out: Path) -> dict[str, Any]:
     row = choose(trials, info["objectives"], rule)
     source = folder / str(row["checkpoint"])
     if study.startswith("mlflow:"):
-        raise MedcoreError(f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from")
+        raise MedcoreError(
+            f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
+        )
     if not source.is_file():
         raise MedcoreError(f"{source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
     if out.suffix != ".safetensors":
