@@ -22,8 +22,11 @@ from medcore.spec import EncoderSpec
 
 Floats = npt.NDArray[np.float64]
 
-_FORMAT = "medcore-scores-1"
-_ARRAYS = ("zero_heads", "zero_channels", "reset_heads", "reset_channels", "block_fisher")
+#: Part of every key, so that a table of an older format is computed anew.
+FORMAT = "medcore-scores-2"
+_FAMILIES = ("heads", "channels")
+_CRITERIA = ("zero", "reset", "michel", "activation", "magnitude")
+_ARRAYS = (*(f"{criterion}_{family}" for criterion in _CRITERIA for family in _FAMILIES), "block_fisher")
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,17 @@ class ScoreTable:
 
     D data sets, W boundary weights, L blocks, H heads, M channels. The axis of 3 holds the coefficients a, b,
     c of a + 2w·b + w²·c, so zero scores and block sums are exact for every boundary weight w; reset scores,
-    which hold a square root, are known at the nodes only. Blocks narrower than H or M (pruned models) end in
-    zeros.
+    which hold a square root, and gate gradients, which hold an absolute value, are known at the nodes only: reset
+    scores at any other w would need the Fisher terms of every parameter, three times the size of both models. Blocks
+    narrower than H or M (pruned models) end in zeros.
 
     Attributes:
         datasets: names (D,). nodes: boundary weights (W,) of the reset scores.
         zero_heads: (D, 3, L, H). zero_channels: (D, 3, L, M).
         reset_heads: (D, W, L, H). reset_channels: (D, W, L, M).
+        michel_heads: (D, W, L, H). michel_channels: (D, W, L, M). Mean |∂loss/∂gate| of a gate on the group's output.
+        activation_heads: (D, L, H). activation_channels: (D, L, M). See `medcore.activations`.
+        magnitude_heads: (L, H). magnitude_channels: (L, M). ΣθM² of the group.
         block_fisher: (D, 3, L), FM summed over each block.
         meta: JSON-able notes: images used and skipped per data set, hashes of what the table was made from.
         spec: widths of the scored model; None for a dense one.
@@ -50,6 +57,12 @@ class ScoreTable:
     zero_channels: Floats
     reset_heads: Floats
     reset_channels: Floats
+    michel_heads: Floats
+    michel_channels: Floats
+    activation_heads: Floats
+    activation_channels: Floats
+    magnitude_heads: Floats
+    magnitude_channels: Floats
     block_fisher: Floats
     meta: dict[str, Any] = field(default_factory=dict)
     spec: EncoderSpec | None = None
@@ -75,7 +88,7 @@ class ScoreTable:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, temporary, metadata={"format": _FORMAT, "table": json.dumps(header)})
+            save_file(arrays, temporary, metadata={"format": FORMAT, "table": json.dumps(header)})
             temporary.replace(path)
         except (OSError, SafetensorError) as error:
             with suppress(OSError):
@@ -93,8 +106,8 @@ class ScoreTable:
             raise MedcoreError(f"{path}: no such score table; run the scoring first") from None
         except (OSError, SafetensorError) as error:
             raise MedcoreError(f"{path}: not a readable score table ({error})") from None
-        if metadata.get("format") != _FORMAT:
-            raise MedcoreError(f"{path}: not a score table of format {_FORMAT}; score again")
+        if metadata.get("format") != FORMAT:
+            raise MedcoreError(f"{path}: not a score table of format {FORMAT}; score again")
         if missing := [name for name in _ARRAYS if name not in arrays]:
             raise MedcoreError(f"{path}: score table lacks {', '.join(missing)}; score again")
         try:
@@ -116,13 +129,17 @@ class ScoreTable:
         sets, nodes = len(self.datasets), len(self.nodes)
         depth, heads = self.block_fisher.shape[-1], self.zero_heads.shape[-1]
         channels = self.zero_channels.shape[-1]
-        expected = {
-            "zero_heads": (sets, 3, depth, heads),
-            "zero_channels": (sets, 3, depth, channels),
-            "reset_heads": (sets, nodes, depth, heads),
-            "reset_channels": (sets, nodes, depth, channels),
-            "block_fisher": (sets, 3, depth),
+        leading: dict[str, tuple[int, ...]] = {
+            "zero": (sets, 3),
+            "reset": (sets, nodes),
+            "michel": (sets, nodes),
+            "activation": (sets,),
+            "magnitude": (),
         }
+        expected: dict[str, tuple[int, ...]] = {"block_fisher": (sets, 3, depth)}
+        for criterion, shape in leading.items():
+            for family, width in zip(_FAMILIES, (heads, channels), strict=True):
+                expected[f"{criterion}_{family}"] = (*shape, depth, width)
         for name, shape in expected.items():
             array = getattr(self, name)
             if array.shape != shape:
