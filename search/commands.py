@@ -17,6 +17,7 @@ from medcore.data import load_image_set
 from medcore.errors import MedcoreError
 from medcore.evaluate import evaluate as evaluate_model
 from medcore.evaluate import summarise
+from medcore.fisher import Progress
 from medcore.imagefile import UNREADABLE, read_image
 from medcore.masks import select
 from medcore.recovery import compute_teacher
@@ -29,15 +30,14 @@ from results.heatmap import save_score_heatmap
 from search.config import Config
 from search.device import best_device
 from search.provenance import git_revision
+from search.scoring import score_table
 from search.study import (
-    Progress,
     adapted_model,
     calibration_images,
     cost_metrics,
     load_split,
     make_folder,
     report_skipped,
-    score_table,
     scoring_weights,
 )
 from search.trial import recovery_settings
@@ -84,8 +84,7 @@ def allocate(config: Config, sensitivity: np.ndarray) -> EncoderSpec:
     if budget.allocator == "uniform":
         return uniform_to_target(arch, budget.fraction, budget.cost)
     if budget.allocator == "to_target":
-        inverse = np.asarray(sensitivity) / np.mean(sensitivity)
-        return to_target(arch, inverse, inverse, budget.fraction, budget.cost, protected=budget.protected)
+        return to_target(arch, sensitivity, sensitivity, budget.fraction, budget.cost, protected=budget.protected)
     return rule(arch, budget.head_sparsity, budget.mlp_sparsity, sensitivity, protected=budget.protected)
 
 

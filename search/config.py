@@ -59,6 +59,7 @@ class ScoringConfig(Section):
     nodes: tuple[float, ...] = Field(
         (0.0, 1.0, 3.0, 10.0), description="boundary weights at which reset scores are kept"
     )
+    part_size: int = Field(32, ge=1, description="images a part of the scoring job; parts run on Ray's workers")
     alpha_heads: float | None = Field(None, ge=0, le=1, description="null: adaptive, one per block")
     alpha_channels: float | None = Field(None, ge=0, le=1)
     beta: float = Field(0.3, ge=0)

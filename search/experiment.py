@@ -9,15 +9,18 @@ from typing import Any
 import yaml
 
 from medcore.errors import MedcoreError
+from medcore.fisher import Progress
 from results.trials import compact, write_study
 from search.config import Config
 from search.ledger import all_issued, all_rows, only_driver
 from search.objectives import Objective, reference_point
+from search.prepare import prepare
 from search.progress import SearchProgress
 from search.provenance import git_revision, machine
-from search.run import Outcome, Resources, run_search
+from search.run import Outcome, run_search
+from search.session import Resources, connected
 from search.space import sample
-from search.study import Progress, Shared, dense_metrics, make_folder, prepare
+from search.study import Shared, dense_metrics, make_folder
 from search.tracking import Tracker, TrackingThread
 from search.trial import run_trial
 from search.warm import warm_starts
@@ -46,6 +49,20 @@ def search(
     with only_driver(folder):
         open_study(config, resume)
     say(f"study folder: {folder}")
+    resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
+    with connected(ray_address, resources):
+        return _search(config, resources, resume, command, progress, say)
+
+
+def _search(
+    config: Config,
+    resources: Resources,
+    resume: bool,
+    command: str,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> Outcome:
+    folder = config.folder
     shared = prepare(config, progress)
     objectives = [Objective(item.name, item.direction) for item in config.search.objectives]
     describe(shared, objectives, folder)
@@ -62,11 +79,10 @@ def search(
                 config.search.trials,
                 run_trial,
                 shared={"shared": shared},
-                resources=Resources(config.search.cpus_per_trial, config.search.gpus_per_trial),
+                resources=resources,
                 concurrency=config.search.concurrency,
                 sampler=config.search.sampler,
                 seed=config.seed,
-                ray_address=ray_address,
                 resume=resume,
                 resume_command=command,
                 on_row=seen.ended,

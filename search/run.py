@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,32 +21,12 @@ from results.trials import write_row
 from search.ledger import Row, all_issued, all_rows, failed_row, finished_ids, only_driver, read_issued, read_row
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
+from search.session import Resources, connected, fitting, one_line, request
 from search.worker import TrialWorker, Work
 
 logger = logging.getLogger(__name__)
 
-#: Tune's own bookkeeping is off where rows on disk do the same: loggers, snapshots, tables, its signal handler. Workers
-#: keep the driver's folder, because paths in a configuration may be relative.
-_TUNE_ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 _RETRIES = 1
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Of one trial. `gpu` may be a fraction, and counts only where there are GPUs."""
-
-    cpu: int = 1
-    gpu: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +53,7 @@ def run_search(
     trainable: Work,
     *,
     shared: Mapping[str, Any] | None = None,
-    resources: Resources = Resources(),
+    resources: Resources | None = None,
     concurrency: int | None = None,
     sampler: str = "tpe",
     seed: int = 0,
@@ -110,8 +88,9 @@ def run_search(
         search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
         missing = trials - len(finished_ids(study_dir))
         problem = None
+        resources = resources or Resources()
         if missing > 0:
-            with _connected(ray_address, resources):
+            with connected(ray_address, resources):
                 watcher = _Watcher(study_dir, stop, on_row, on_start)
                 problem = _fit(
                     study_dir, search, missing, trainable, dict(shared or {}), resources, concurrency, watcher
@@ -130,11 +109,11 @@ def _fit(
     watcher: _Watcher,
 ) -> str | None:
     """Run `missing` trials; returns why it ended early, if it did."""
-    request = _request(resources)
-    limit = concurrency or _fitting(request)
+    wanted = request(resources)
+    limit = concurrency or fitting(wanted)
     worker = tune.with_parameters(TrialWorker, work=trainable, study_dir=str(study_dir), shared=shared)
     tuner = tune.Tuner(
-        tune.with_resources(worker, request),
+        tune.with_resources(worker, wanted),
         tune_config=tune.TuneConfig(
             search_alg=search,
             num_samples=missing,
@@ -154,7 +133,7 @@ def _fit(
     try:
         tuner.fit()
     except (RayError, tune.TuneError) as error:
-        return None if watcher.stopped else _one_line(error)
+        return None if watcher.stopped else one_line(error)
     return None
 
 
@@ -201,7 +180,7 @@ class _Watcher(tune.Callback):
         trial_id = trial.config["trial_id"]
         if read_row(self._dir, trial_id) is None:
             started = self._started.get(trial_id, datetime.now(UTC))
-            reason = f"worker process died {trial.num_failures} times: {_one_line(trial.get_error())}"
+            reason = f"worker process died {trial.num_failures} times: {one_line(trial.get_error())}"
             write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, started))
         self._tell(trial_id)
 
@@ -236,58 +215,6 @@ def _stop_signals() -> Iterator[threading.Event]:
         restore()
 
 
-@contextmanager
-def _connected(address: str | None, resources: Resources) -> Iterator[None]:
-    """A Ray for the length of the search: the one this process already has, a cluster's, or one of its own."""
-    os.environ.update({name: os.environ.get(name, value) for name, value in _TUNE_ENVIRONMENT.items()})
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        yield
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
-    common: dict[str, Any] = {
-        "runtime_env": {"env_vars": threads},
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-    }
-    try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            cores = max(len(os.sched_getaffinity(0)), resources.cpu)
-            ray.init(address="local", num_cpus=cores, include_dashboard=False, **common)
-    except (ConnectionError, RayError, ValueError) as error:
-        raise MedcoreError(f"cannot reach Ray at {address or 'this machine'}: {_one_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _request(resources: Resources) -> dict[str, float]:
-    """What one trial asks Ray for: no GPU where the cluster has none."""
-    request: dict[str, float] = {"cpu": resources.cpu}
-    if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:  # type: ignore[no-untyped-call]
-        request["gpu"] = resources.gpu
-    return request
-
-
-def _fitting(request: Mapping[str, float]) -> int:
-    """How many trials the nodes hold at once. Raises `MedcoreError` if none holds even one."""
-    count = 0
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
-            has = node["Resources"]
-            count += min(int(has.get(kind.upper(), 0) / amount + 1e-9) for kind, amount in request.items())
-    if count == 0:
-        wanted = ", ".join(f"{amount:g} {kind}" for kind, amount in request.items())
-        raise MedcoreError(
-            f"no node of the Ray cluster has {wanted} for a trial; lower cpus_per_trial or gpus_per_trial"
-        )
-    return count
-
-
 def _outcome(study_dir: Path, trials: int, interrupted: bool, problem: str | None, command: str) -> Outcome:
     rows = all_rows(study_dir)
     done = sum(row["status"] == "done" for row in rows)
@@ -299,10 +226,3 @@ def _outcome(study_dir: Path, trials: int, interrupted: bool, problem: str | Non
         why = "stopped by request" if interrupted else f"ended early ({problem or 'Ray Tune stopped without a reason'})"
         message = f"{why}: {count}, {trials - len(rows)} of {trials} missing; go on with: {command}"
     return Outcome(done, failed, trials, interrupted and len(rows) < trials, message)
-
-
-def _one_line(error: object) -> str:
-    """The last line of an error that says something, without colours."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error or "unknown reason"))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__

@@ -25,7 +25,8 @@ from results.trials import read_study, write_row
 from search.ledger import all_rows, finished_ids, only_driver
 from search.objectives import Objective
 from search.progress import SearchProgress
-from search.run import Resources, run_search
+from search.run import run_search
+from search.session import Resources
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
 
@@ -35,7 +36,8 @@ import os, sys, time
 from pathlib import Path
 from results.trials import write_row
 from search.objectives import Objective
-from search.run import Resources, run_search
+from search.run import run_search
+from search.session import Resources
 
 def work(trial, pause):
     study = Path(trial["study_dir"])

@@ -1,0 +1,146 @@
+"""The scoring job of a study: named by what goes in, cut into parts, shared out over Ray where it runs, resumable.
+
+OUTPUT/cache/scores-KEY.safetensors            the table
+OUTPUT/cache/scores-KEY.parts/*.safetensors    sums over some images each, while the job is not finished
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from medcore.checkpoint import file_hash
+from medcore.data import ImageSet
+from medcore.errors import MedcoreError
+from medcore.fisher import Progress, calibration_sums
+from medcore.score_table import FORMAT, ScoreTable, table_key
+from medcore.scoring import Part, assemble, parts
+from medcore.sums import CalibrationSums
+from search.config import Config
+from search.device import best_device, pin_threads
+from search.session import Resources, one_line, request
+from search.study import adapted_model, base_model, make_folder
+
+
+def score_table(config: Config, calibration: ImageSet, progress: Progress | None = None) -> tuple[ScoreTable, Path]:
+    """The study's score table and its file, computed only if no study has done so with the same inputs.
+
+    Inside `search.session.connected` the parts run on Ray's workers, else in this process. Parts that an interrupted
+    job has left are not computed again.
+    """
+    base, adapted = base_model(config), adapted_model(config)
+    if base.arch != adapted.arch:
+        raise MedcoreError(
+            f"{config.model.base} ({base.arch.name}) and {config.model.adapted} ({adapted.arch.name}) "
+            "differ in architecture; give a pair of one architecture"
+        )
+    if not adapted.spec.is_dense or not base.spec.is_dense:
+        raise MedcoreError(f"{config.model.adapted}: scores need dense checkpoints; this pair has been pruned already")
+    nodes, size = config.scoring.nodes, config.scoring.part_size
+    key = table_key(
+        format=FORMAT,
+        base=file_hash(config.model.base),
+        adapted=file_hash(config.model.adapted),
+        images=fingerprint(calibration),
+        nodes=nodes,
+        part_size=size,
+    )
+    path = config.output / "cache" / f"scores-{key[:16]}.safetensors"
+    folder = path.with_suffix(".parts")
+    make_folder(path.parent)
+    with _only_one(path.with_suffix(".lock")):
+        if path.is_file():
+            return ScoreTable.load(path), path
+        make_folder(folder)
+        plan = parts(calibration, size)
+        _compute(config, calibration, plan, folder, progress)
+        table = assemble(
+            base, adapted, plan, nodes, lambda part: CalibrationSums.load(_file(folder, part), base.arch.depth)
+        )
+        table.save(path)
+        shutil.rmtree(folder, ignore_errors=True)
+    return table, path
+
+
+def fingerprint(images: ImageSet) -> str:
+    """Hash of the pixels, masks and origins of an image set."""
+    digest = hashlib.sha256()
+    for array in (images.images, images.masks):
+        digest.update(array.tobytes())
+    digest.update(json.dumps([images.datasets, images.names]).encode())
+    return digest.hexdigest()
+
+
+def _compute(config: Config, images: ImageSet, plan: Sequence[Part], folder: Path, progress: Progress | None) -> None:
+    """Write the sums of all parts whose file is missing."""
+    total = sum(len(part.indices) for part in plan)
+    missing = [part for part in plan if not _file(folder, part).is_file()]
+    done = total - sum(len(part.indices) for part in missing)
+
+    def tell(count: int, _all: int = 0) -> None:
+        if progress is not None:
+            progress(done + count, total)
+
+    if not ray.is_initialized():
+        for part in missing:
+            _write_part(config, images, part, folder, tell)
+            done += len(part.indices)
+        return
+    resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
+    wanted = request(resources)
+    task = ray.remote(_write_part_on_worker).options(num_cpus=wanted["cpu"], num_gpus=wanted.get("gpu", 0))
+    shared = ray.put(images)
+    running = {task.remote(config, shared, part, str(folder.absolute()), resources.cpu): part for part in missing}
+    tell(0)
+    try:
+        while running:
+            finished, _ = ray.wait(list(running), num_returns=1)
+            ray.get(finished[0])
+            done += len(running.pop(finished[0]).indices)
+            tell(0)
+    except RayError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, MedcoreError):
+            raise cause from None
+        raise MedcoreError(f"scoring failed on a worker: {one_line(cause)}; start it again to go on") from None
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _write_part(config: Config, images: ImageSet, part: Part, folder: Path, progress: Progress | None = None) -> None:
+    model = base_model(config) if part.dataset is None else adapted_model(config)
+    sums = calibration_sums(model.to(best_device()), images, part.indices, config.scoring.nodes, progress)
+    model.cpu()
+    sums.save(_file(folder, part))
+
+
+def _write_part_on_worker(config: Config, images: ImageSet, part: Part, folder: str, threads: int) -> None:
+    pin_threads(threads)
+    _write_part(config, images, part, Path(folder))
+
+
+def _file(folder: Path, part: Part) -> Path:
+    # a data set's name may hold anything, so files are told apart by a hash of it
+    group = "general" if part.dataset is None else hashlib.sha256(part.dataset.encode()).hexdigest()[:8]
+    return folder / f"{group}-{part.number:04d}.safetensors"
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Wait until no other process works on the same table."""
+    try:
+        handle = path.open("w")
+    except OSError as error:
+        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,103 @@
+"""Ray for the length of a job: a cluster's, or one of this process's own; and what one task of it may use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from medcore.errors import MedcoreError
+
+#: Tune's own bookkeeping is off where rows on disk do the same: loggers, snapshots, tables, its signal handler. Workers
+#: keep the driver's folder, because paths in a configuration may be relative.
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one trial. `gpu` may be a fraction, and counts only where there are GPUs."""
+
+    cpu: int = 1
+    gpu: float = 0.0
+
+
+@contextmanager
+def connected(address: str | None, resources: Resources) -> Iterator[None]:
+    """A Ray for the length of the search: the one this process already has, a cluster's, or one of its own."""
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
+    common: dict[str, Any] = {
+        "runtime_env": {"env_vars": threads},
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+    }
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(address="local", num_cpus=max(cores(), resources.cpu), include_dashboard=False, **common)
+    except (ConnectionError, RayError, ValueError) as error:
+        raise MedcoreError(f"cannot reach Ray at {address or 'this machine'}: {one_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def request(resources: Resources) -> dict[str, float]:
+    """What one trial asks Ray for: no GPU where the cluster has none."""
+    wanted: dict[str, float] = {"cpu": resources.cpu}
+    if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:  # type: ignore[no-untyped-call]
+        wanted["gpu"] = resources.gpu
+    return wanted
+
+
+def fitting(wanted: Mapping[str, float]) -> int:
+    """How many trials the nodes hold at once. Raises `MedcoreError` if none holds even one."""
+    count = 0
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        if node["Alive"]:
+            has = node["Resources"]
+            count += min(int(has.get(kind.upper(), 0) / amount + 1e-9) for kind, amount in wanted.items())
+    if count == 0:
+        names = ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
+        raise MedcoreError(
+            f"no node of the Ray cluster has {names} for a trial; lower cpus_per_trial or gpus_per_trial"
+        )
+    return count
+
+
+def one_line(error: object) -> str:
+    """The last line of an error that says something, without colours."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error or "unknown reason"))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else type(error).__name__
