@@ -1,7 +1,8 @@
-"""How many heads and channels each block keeps: uniform, rule and searched allocators (method §5).
+"""How many heads and channels each block keeps: the allocators (method §5).
 
 Every allocator returns an `EncoderSpec`. Those that meet a FLOPs target live in `medcore.targets` and are
-offered here too, so that callers find all of them in one place.
+offered here too, so that callers find all of them in one place; the searched allocator is `to_target` with a trial's
+own per-block preferences.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import numpy.typing as npt
 from medcore.errors import MedcoreError
 from medcore.groups import Array
 from medcore.spec import Architecture, EncoderSpec
-from medcore.targets import check_blocks, to_target, uniform_to_target
+from medcore.targets import check_blocks, smallest_fraction, to_target, uniform_to_target
 
-__all__ = ["rule", "searched", "to_target", "uniform", "uniform_to_target"]
+__all__ = ["rule", "smallest_fraction", "to_target", "uniform", "uniform_to_target"]
 
 Floats = Sequence[float] | npt.NDArray[np.float64]
 
@@ -26,26 +27,12 @@ _DECIMAL = 1e-9
 
 def uniform(arch: Architecture, head_share: float, channel_share: float) -> EncoderSpec:
     """Every block keeps the same share of its heads and of its channels (rounded half up)."""
-    return searched(arch, [head_share] * arch.depth, [channel_share] * arch.depth)
-
-
-def searched(arch: Architecture, head_shares: Floats, channel_shares: Floats, round_to: int = 1) -> EncoderSpec:
-    """Every block keeps its own share of heads and channels.
-
-    Args:
-        head_shares, channel_shares: (L,) shares kept, in [0, 1]; counts are rounded half up.
-        round_to: channel counts become the nearest multiple of this (never 0 unless the count is 0, never
-            above the dense width), because odd widths cost real time. Heads stay: their width is a multiple
-            already.
-    """
-    if round_to < 1:
-        raise MedcoreError(f"budget: round_to must be at least 1, got {round_to}")
-    heads = _counts(head_shares, arch.num_heads, arch.depth, "head_shares")
-    channels = _counts(channel_shares, arch.mlp_dim, arch.depth, "channel_shares")
-    if round_to > 1:
-        multiples = np.maximum((channels + round_to // 2) // round_to, channels > 0) * round_to
-        channels = np.minimum(multiples, arch.mlp_dim)
-    return _spec(arch, heads, channels)
+    counts = []
+    for name, share, width in (("head", head_share, arch.num_heads), ("channel", channel_share, arch.mlp_dim)):
+        if not 0 <= share <= 1:
+            raise MedcoreError(f"budget: {name}_share must lie in [0, 1], got {share}")
+        counts.append((_half_up(share * width),) * arch.depth)
+    return EncoderSpec(arch, counts[0], counts[1])
 
 
 def rule(
@@ -56,6 +43,7 @@ def rule(
     protected: Collection[int] = (),
     min_heads: int = 1,
     min_channel_share: float = 0.05,
+    current: EncoderSpec | None = None,
 ) -> EncoderSpec:
     """MedCore's rule: a block gives up groups in inverse proportion to its sensitivity.
 
@@ -63,8 +51,9 @@ def rule(
         head_sparsity, mlp_sparsity: share of the heads and channels of all L blocks to remove, in [0, 1]; the
             total is rounded half up and met exactly.
         sensitivity: (L,) s_b >= 0, the Fisher information of each block (`scores.block_sensitivity`).
-        protected: blocks that give up nothing (they still count in the totals).
+        protected: blocks that give up nothing more (they still count in the totals).
         min_heads, min_channel_share: what every other block keeps; channels: floor(share · M).
+        current: widths that earlier stages left. Sparsities are cumulative: what is gone counts towards them.
 
     Raises:
         MedcoreError: the sparsity is out of reach under these minima; the message says how much can be
@@ -73,25 +62,33 @@ def rule(
     protected = check_blocks(arch, protected, "protected")
     weights = _inverse(sensitivity, arch.depth)
     min_channels = int(np.floor(min_channel_share * arch.mlp_dim + _DECIMAL))
+    current = EncoderSpec.dense(arch) if current is None else current
     kept = []
-    for family, sparsity, width, least in (
-        ("head", head_sparsity, arch.num_heads, min_heads),
-        ("mlp", mlp_sparsity, arch.mlp_dim, min_channels),
+    for family, sparsity, width, counts, least in (
+        ("head", head_sparsity, arch.num_heads, current.heads, min_heads),
+        ("mlp", mlp_sparsity, arch.mlp_dim, current.channels, min_channels),
     ):
         if not 0 <= sparsity <= 1:
             raise MedcoreError(f"budget: {family}_sparsity must lie in [0, 1], got {sparsity}")
         if not 0 <= least <= width:
             raise MedcoreError(f"budget: the minimum kept ({family}) must lie in 0..{width}, got {least}")
-        caps = np.full(arch.depth, width - least, dtype=np.int64)
+        have = np.array(counts, dtype=np.int64)
+        caps = np.maximum(have - least, 0)
         caps[list(protected)] = 0
-        removed = _half_up(sparsity * width * arch.depth)
+        total, gone = width * arch.depth, width * arch.depth - int(have.sum())
+        removed = _half_up(sparsity * total) - gone
+        if removed < 0:
+            raise MedcoreError(
+                f"budget: earlier stages removed {gone / total:.4f} of all {family} groups, more than "
+                f"{family}_sparsity {sparsity:g}; sparsities are cumulative"
+            )
         if removed > caps.sum():
             raise MedcoreError(
-                f"budget: {family}_sparsity {sparsity:g} removes {removed} of {width * arch.depth}, but "
-                f"only {caps.sum()} ({caps.sum() / (width * arch.depth):.4f}) can go with {len(protected)} "
+                f"budget: {family}_sparsity {sparsity:g} removes {removed + gone} of {total}, but "
+                f"only {caps.sum() + gone} ({(caps.sum() + gone) / total:.4f}) can go with {len(protected)} "
                 f"protected blocks and at least {least} kept in the others; lower the sparsity or the minimum"
             )
-        kept.append(width - _quotas(removed, weights, caps))
+        kept.append(have - _quotas(removed, weights, caps))
     return _spec(arch, kept[0], kept[1])
 
 
@@ -126,15 +123,6 @@ def _inverse(sensitivity: Floats, depth: int) -> Array:
     if largest == 0:
         return np.ones(depth)
     return 1 / np.maximum(values / largest, 1e-12)
-
-
-def _counts(shares: Floats, width: int, depth: int, name: str) -> Array:
-    values = np.asarray(shares, dtype=np.float64)
-    if values.shape != (depth,):
-        raise MedcoreError(f"budget: {name} has shape {values.shape}, expected one share per block, ({depth},)")
-    if not ((values >= 0) & (values <= 1)).all():
-        raise MedcoreError(f"budget: {name} must lie in [0, 1], got {values.tolist()}")
-    return np.floor(values * width + 0.5 + _DECIMAL).astype(np.int64)
 
 
 def _half_up(value: float) -> int:

@@ -130,16 +130,16 @@ def recover(
         images: the calibration images. teacher: its answers on exactly these images, in their order.
 
     Raises:
-        MedcoreError: no images, or teacher and images differ in number.
+        MedcoreError: there are steps to take, but no images, or teacher and images differ in number.
     """
+    log = RecoveryLog()
+    if settings.steps == 0:
+        return log
     if len(images) == 0 or len(teacher) != len(images):
         raise MedcoreError(
             f"recovery: {len(images)} calibration images but {len(teacher)} teacher answers; "
             "compute the teacher on the same, non-empty images"
         )
-    log = RecoveryLog()
-    if settings.steps == 0:
-        return log
     batches = draw_batches(boundary_complexity(images.masks), settings.steps, settings.batch_size, seed)
     with only_training(model, [model.image_encoder]) as parameters:
         optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)

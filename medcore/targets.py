@@ -69,6 +69,8 @@ def to_target(
     protected: Collection[int] = (),
     min_heads: int = 0,
     min_channels: int = 0,
+    multiple: int = 1,
+    current: EncoderSpec | None = None,
 ) -> EncoderSpec:
     """Budget whose cost is `fraction` of the dense encoder's, shaped by per-block preferences.
 
@@ -82,7 +84,10 @@ def to_target(
         head_preferences, channel_preferences: (L,) >= 0, relative to each other only: twice the preference
             keeps twice the share. 0 keeps groups only when nothing else is left to keep.
         fraction: of the dense encoder's `metric`, in (0, 1].
-        protected: blocks that keep everything. min_heads, min_channels: kept in every block.
+        protected: blocks that keep everything they have. min_heads, min_channels: kept in every block (or all it has).
+        multiple: channel counts are multiples of this, because odd widths cost real time; a "group" of channels above
+            is then this many of them. It must divide the dense width.
+        current: widths of a model that is pruned already; no block grows beyond them.
 
     Raises:
         MedcoreError: the fraction is below what the unprunable parts, minima and protected blocks cost; the
@@ -90,21 +95,24 @@ def to_target(
     """
     if not 0 < fraction <= 1:
         raise MedcoreError(f"budget: fraction must lie in (0, 1], got {fraction}")
-    costs = group_costs(arch, metric)
-    depth = arch.depth
-    widths = np.repeat([arch.num_heads, arch.mlp_dim], depth)
-    least = np.repeat([min_heads, min_channels], depth)
-    if (least < 0).any() or (least > widths).any():
+    if not 0 <= min_heads <= arch.num_heads or not 0 <= min_channels <= arch.mlp_dim:
         raise MedcoreError(
             f"budget: min_heads must lie in 0..{arch.num_heads} and min_channels in 0..{arch.mlp_dim}, "
             f"got {min_heads} and {min_channels}"
         )
+    current = EncoderSpec.dense(arch) if current is None else current
+    if multiple < 1 or any(width % multiple for width in (arch.mlp_dim, *current.channels)):
+        raise MedcoreError(f"budget: channel counts {sorted({*current.channels})} are no multiples of {multiple}")
+    costs, depth = group_costs(arch, metric), arch.depth
+    most = np.concatenate([current.heads, np.asarray(current.channels) // multiple])
+    least = np.minimum(np.repeat([min_heads, -(-min_channels // multiple)], depth), most)
     blocks = list(check_blocks(arch, protected, "protected"))
-    least[blocks] = arch.num_heads
-    least[[depth + block for block in blocks]] = arch.mlp_dim
+    for block in (*blocks, *(depth + block for block in blocks)):
+        least[block] = most[block]
     families = _Families(
-        widths, least, _preferences(arch, head_preferences, channel_preferences),
-        np.concatenate([costs.heads, costs.channels]),
+        np.repeat([arch.num_heads, arch.mlp_dim // multiple], depth), least, most,
+        _preferences(arch, head_preferences, channel_preferences),
+        np.concatenate([costs.heads, costs.channels * multiple]),
     )  # fmt: skip
     target = fraction * costs.dense - costs.fixed
     floor = float(least @ families.costs)
@@ -116,12 +124,27 @@ def to_target(
         )
     heads = families.closest(target)[:depth]
     channels = families.part(slice(depth, None)).closest(target - float(heads @ costs.heads))
-    return EncoderSpec(arch, tuple(map(int, heads)), tuple(map(int, channels)))
+    return EncoderSpec(arch, tuple(map(int, heads)), tuple(int(count) * multiple for count in channels))
 
 
-def uniform_to_target(arch: Architecture, fraction: float, metric: Metric = "flops_paper") -> EncoderSpec:
-    """Uniform budget of a given cost: the same share everywhere, blocks differing by one group at most."""
-    return to_target(arch, np.ones(arch.depth), np.ones(arch.depth), fraction, metric)
+def smallest_fraction(arch: Architecture, metric: Metric = "flops_paper", protected: Collection[int] = ()) -> float:
+    """Share of the dense encoder's cost that is left when all but the protected blocks lose every group."""
+    costs, blocks = group_costs(arch, metric), list(check_blocks(arch, protected, "protected"))
+    kept = costs.heads[blocks].sum() * arch.num_heads + costs.channels[blocks].sum() * arch.mlp_dim
+    return float(costs.fixed + kept) / costs.dense
+
+
+def uniform_to_target(
+    arch: Architecture,
+    fraction: float,
+    metric: Metric = "flops_paper",
+    protected: Collection[int] = (),
+    multiple: int = 1,
+    current: EncoderSpec | None = None,
+) -> EncoderSpec:
+    """Uniform budget of a given cost: the same share in every block that is not protected, to one group."""
+    equal = np.ones(arch.depth)
+    return to_target(arch, equal, equal, fraction, metric, protected, multiple=multiple, current=current)
 
 
 def check_blocks(arch: Architecture, blocks: Collection[int], name: str) -> tuple[int, ...]:
@@ -134,25 +157,28 @@ def check_blocks(arch: Architecture, blocks: Collection[int], name: str) -> tupl
 
 @dataclass(frozen=True)
 class _Families:
-    """Families of equal groups (one per block and kind); (F,) each: width, least kept, preference, cost."""
+    """Families of equal groups (one per block and kind); (F,) each: dense width, least and most, preference, cost."""
 
     widths: npt.NDArray[np.int64]
     least: npt.NDArray[np.int64]
+    most: npt.NDArray[np.int64]
     preferences: npt.NDArray[np.float64]
     costs: npt.NDArray[np.float64]
 
     def part(self, which: slice) -> _Families:
-        return _Families(self.widths[which], self.least[which], self.preferences[which], self.costs[which])
+        return _Families(
+            self.widths[which], self.least[which], self.most[which], self.preferences[which], self.costs[which]
+        )
 
     def counts(self, scale: float) -> npt.NDArray[np.int64]:
         """(F,) groups kept at a scale."""
         wanted = np.floor(scale * self.preferences * self.widths + 0.5)
-        return np.clip(wanted, self.least, self.widths).astype(np.int64)
+        return np.clip(wanted, self.least, self.most).astype(np.int64)
 
     def closest(self, target: float) -> npt.NDArray[np.int64]:
         """(F,) counts along the scale whose cost is closest to `target`; of two equally close the cheaper."""
         low, high = 0.0, float(2 / self.preferences.min())
-        below, above = self.least, self.widths
+        below, above = self.least, self.most
         while (above - below).sum() > 1:
             middle = (low + high) / 2
             if not low < middle < high:

@@ -17,7 +17,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from medcore.errors import MedcoreError
 from search.config import Config, load_config, validate
-from search.tables import evaluation_table, front_table
+from search.tables import evaluation_table, front_table, leverage_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,14 +68,17 @@ def prune(
     out: Annotated[Path | None, typer.Option(help="Checkpoint to write; default: in the study's folder.")] = None,
 ) -> None:
     """One schedule without a search -> checkpoint."""
-    from search import commands
+    from search.pruning import prune as run
 
     settings = load_config(config)
     target = out or settings.folder / "pruned.safetensors"
     with scoring_bar() as progress:
-        metrics = commands.prune(settings, target, progress)
+        metrics = run(settings, target, progress)
     console.print(evaluation_table({"pruned": metrics}))
-    console.print(f"wrote {target}")
+    console.print(
+        f"removed {metrics['heads_removed']} heads and {metrics['channels_removed']} channels, "
+        f"{1 - metrics['encoder_params_fraction']:.1%} of the encoder's parameters\nwrote {target}"
+    )
 
 
 @app.command()
@@ -181,6 +184,25 @@ def cost(
         )
 
     print_result(result, as_json, lines)
+
+
+@app.command()
+def leverage(
+    config: ConfigPath,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; default: leverage/ in the study's folder.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="How many of the search images are used.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Boundary leverage over a grid of sparsities, head steps against MLP steps."""
+    from search.leverage import leverage as run
+
+    settings = load_config(config)
+    folder = out or settings.folder / "leverage"
+    with scoring_bar() as progress:
+        result = run(settings, folder, progress, images)
+    print_result(result, as_json, lambda: leverage_table(result))
+    if not as_json:
+        console.print(f"wrote {folder}/leverage.parquet, leverage.json and leverage.png", soft_wrap=True)
 
 
 @app.command()

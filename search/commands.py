@@ -1,4 +1,4 @@
-"""The commands that work on one model: adapt, score, prune, evaluate, cost, predict. Each is a function here."""
+"""The commands that work on one model: adapt, score, evaluate, cost, predict. Each is a function here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medcore.budgets import rule, to_target, uniform_to_target
 from medcore.checkpoint import load, save
 from medcore.data import load_image_set
 from medcore.errors import MedcoreError
@@ -19,11 +18,8 @@ from medcore.evaluate import evaluate as evaluate_model
 from medcore.evaluate import summarise
 from medcore.fisher import Progress
 from medcore.imagefile import UNREADABLE, read_image
-from medcore.masks import select
-from medcore.recovery import compute_teacher
 from medcore.sam import predictor
-from medcore.schedule import cascade
-from medcore.scores import block_sensitivity, mix
+from medcore.scores import mix
 from medcore.spec import EncoderSpec, resolve_architecture
 from medcore.train import TrainSettings, train
 from results.heatmap import save_score_heatmap
@@ -31,6 +27,7 @@ from search.config import Config
 from search.device import best_device
 from search.provenance import git_revision
 from search.scoring import score_table
+from search.space import scoring_weights
 from search.study import (
     adapted_model,
     calibration_images,
@@ -38,9 +35,7 @@ from search.study import (
     load_split,
     make_folder,
     report_skipped,
-    scoring_weights,
 )
-from search.trial import recovery_settings
 
 
 def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
@@ -76,36 +71,6 @@ def score(config: Config, progress: Progress | None = None) -> tuple[Path, Path]
     picture = path.with_suffix(".png")
     save_score_heatmap(mix(table, scoring_weights(config.scoring), adapted.arch), picture)
     return path, picture
-
-
-def allocate(config: Config, sensitivity: np.ndarray) -> EncoderSpec:
-    """The budget that the configuration's `budget` section describes."""
-    arch, budget = adapted_model(config).arch, config.budget
-    if budget.allocator == "uniform":
-        return uniform_to_target(arch, budget.fraction, budget.cost)
-    if budget.allocator == "to_target":
-        return to_target(arch, sensitivity, sensitivity, budget.fraction, budget.cost, protected=budget.protected)
-    return rule(arch, budget.head_sparsity, budget.mlp_sparsity, sensitivity, protected=budget.protected)
-
-
-def prune(config: Config, out: Path, progress: Progress | None = None) -> dict[str, float]:
-    """One schedule, no search: score, allocate, prune, recover, evaluate on the report images, save to `out`."""
-    adapted = adapted_model(config)
-    size = adapted.arch.img_size
-    calibration = calibration_images(config, size)
-    table, _ = score_table(config, calibration, progress)
-    weights = scoring_weights(config.scoring)
-    spec = allocate(config, block_sensitivity(table, weights))
-    masks = select(mix(table, weights, adapted.arch), spec)
-    model = adapted.to(best_device())
-    teacher = compute_teacher(model, calibration, autocast=config.recovery.autocast)
-    settings = recovery_settings(config.recovery, config.recovery.lr, config.recovery.head_share)
-    pruned = cascade(model, masks, calibration, teacher, settings, seed=config.seed)
-    report = load_split(config, config.data.report_split, size, None)
-    metrics = cost_metrics(spec) | summarise(evaluate_model(pruned, report, autocast=config.recovery.autocast))
-    make_folder(out.parent)
-    save(out, pruned.cpu(), {"metrics": json.dumps(metrics), "config": config.to_yaml(), "git": git_revision()})
-    return metrics
 
 
 def evaluate(

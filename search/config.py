@@ -5,6 +5,7 @@ Paths may hold environment variables (`$DATA/kvasir`) and are relative to the cu
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,10 +14,16 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from medcore.errors import MedcoreError
+from medcore.schedule import PHASES
+from medcore.scores import CRITERIA
 
 
 def _expand(value: Any) -> Any:
     return Path(os.path.expandvars(value)).expanduser() if isinstance(value, str) else value
+
+
+def _expand_words(value: Any) -> Any:
+    return os.path.expandvars(value) if isinstance(value, str) else value
 
 
 def _no_variable_left(path: Path) -> Path:
@@ -25,6 +32,7 @@ def _no_variable_left(path: Path) -> Path:
     return path
 
 
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_expand), AfterValidator(_no_variable_left)]
 
 
@@ -37,7 +45,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The checkpoint pair: `base` is the general model (θS), `adapted` the medical one (θM)."""
 
-    architecture: str | None = Field(
+    architecture: Annotated[str, BeforeValidator(_expand_words)] | None = Field(
         None, description="vit_b, vit_l, vit_h or a JSON file; default: JSON beside the checkpoint"
     )
     base: PathField
@@ -62,7 +70,9 @@ class ScoringConfig(Section):
     part_size: int = Field(32, ge=1, description="images a part of the scoring job; parts run on Ray's workers")
     alpha_heads: float | None = Field(None, ge=0, le=1, description="null: adaptive, one per block")
     alpha_channels: float | None = Field(None, ge=0, le=1)
-    beta: float = Field(0.3, ge=0)
+    beta: float = Field(0.3, ge=0, allow_inf_nan=False)
+    criterion: Literal["medcore", "fisher", "michel", "activation", "magnitude", "random"] = "medcore"
+    blend: float = Field(1.0, ge=0, le=1, description="share of `criterion` beside MedCore's own score")
     mixture: dict[str, float] | None = Field(None, description="weight per data set; null: equal")
     boundary_weight: float = Field(3.0, ge=0)
     tau: float = Field(0.0, ge=0)
@@ -75,34 +85,44 @@ class ScoringConfig(Section):
 
 
 class RecoveryConfig(Section):
-    """Recovery after each pruning phase (method §6)."""
+    """Recovery after the pruning phases (method §6)."""
 
-    steps: int = Field(200, ge=0, description="optimiser steps over both phases")
+    steps: int = Field(200, ge=0, description="optimiser steps over all phases and rounds")
     head_share: float = Field(0.5, ge=0, le=1, description="share of the steps spent after head pruning")
     batch_size: int = Field(4, ge=1)
     lr: float = Field(1e-5, gt=0)
-    lambdas: tuple[float, float, float, float] = (1.0, 0.5, 2.0, 0.5)
-    order: Literal["heads_first", "mlp_first", "together"] = "heads_first"
+    lambdas: tuple[NotNegative, NotNegative, NotNegative, NotNegative] = (1.0, 0.5, 2.0, 0.5)
     lr_schedule: Literal["constant", "cosine"] = "constant"
     autocast: bool = Field(False, description="bfloat16 autocast")
 
 
 class BudgetConfig(Section):
-    """What `medcore prune` removes."""
+    """How much goes, and where. Sparsities are cumulative over stages and count over all blocks."""
 
     allocator: Literal["rule", "uniform", "to_target"] = "rule"
     head_sparsity: float = Field(0.5, ge=0, le=1)
     mlp_sparsity: float = Field(0.7, ge=0, le=1)
     protected: tuple[int, ...] = ()
-    fraction: float = Field(0.5, gt=0, le=1, description="to_target: share of the dense encoder's FLOPs that is kept")
+    fraction: float = Field(0.5, gt=0, le=1, description="uniform, to_target: share of the dense encoder's FLOPs kept")
     cost: Literal["flops", "flops_paper"] = "flops_paper"
+    channel_multiple: int = Field(1, ge=1, description="uniform, to_target: channel counts are multiples of this")
+
+
+class ScheduleConfig(Section):
+    """When what is cut (method §6)."""
+
+    order: Literal["heads_first", "mlp_first", "together"] = "heads_first"
+    rounds: int = Field(1, ge=1, description="equal steps towards each budget, each with its own recovery")
+    rescore: bool = Field(False, description="rank by fresh scores in every round but the first")
+    rescore_per_dataset: int = Field(16, ge=1, description="calibration images of each data set for fresh scores")
+    stages: tuple[BudgetConfig, ...] = Field((), description="budgets of `medcore prune` before the last, `budget`")
 
 
 class Range(Section):
     """A numeric search dimension."""
 
-    low: float
-    high: float
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
     log: bool = False
 
     @model_validator(mode="after")
@@ -114,38 +134,95 @@ class Range(Section):
         return self
 
 
+def _words(value: Any) -> Any:
+    """YAML reads a bare yes or no as a truth value."""
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
 class Choices(Section):
     """A categorical search dimension."""
 
-    choices: tuple[float | str, ...] = Field(min_length=1)
+    choices: tuple[Annotated[float | str, BeforeValidator(_words)], ...] = Field(min_length=1)
 
 
-Dimension = float | Range | Choices
+Dimension = Annotated[float | str | Range | Choices, BeforeValidator(_words)]
+
+
+def values_of(dimension: float | str | Range | Choices) -> tuple[float | str, ...]:
+    """The ends of a range, the choices, or the fixed value."""
+    if isinstance(dimension, Range):
+        return dimension.low, dimension.high
+    return dimension.choices if isinstance(dimension, Choices) else (dimension,)
+
+
+def _numbers(low: float, high: float = math.inf) -> AfterValidator:
+    def check(dimension: Any) -> Any:
+        for value in values_of(dimension):
+            if isinstance(value, str) or not low <= value <= high or not math.isfinite(value):
+                raise ValueError(f"{value!r} is not a number from {low:g} to {high:g}")
+        return dimension
+
+    return AfterValidator(check)
+
+
+def _one_of(*words: str) -> AfterValidator:
+    def check(dimension: Any) -> Any:
+        for value in values_of(dimension):
+            if value not in words or isinstance(dimension, Range):
+                raise ValueError(f"{value!r} is not one of {', '.join(words)}")
+        return dimension
+
+    return AfterValidator(check)
+
+
+def _whole(low: int) -> AfterValidator:
+    def check(dimension: Any) -> Any:
+        for value in values_of(dimension):
+            if isinstance(value, str) or isinstance(dimension, Range) or value != int(value) or value < low:
+                raise ValueError(f"{value!r} is not a whole number from {low} on (give choices, not a range)")
+        return dimension
+
+    return AfterValidator(check)
+
+
+Share = Annotated[Dimension, _numbers(0, 1)]
+Exponent = Annotated[Dimension, _numbers(-8, 8)]
+YesNo = Annotated[Dimension, _one_of("yes", "no")]
 
 
 class SpaceConfig(Section):
-    """What a trial samples. A plain number fixes a dimension.
+    """What a trial samples. A plain value fixes a dimension; `null` takes it from the `schedule` section.
 
     Budgets: `fraction` of the FLOPs is met exactly (to one group) by scaling per-block preferences. In powers of two,
     the preference of block b is ±lean/2 (heads + / channels −) + slope·depth + bonus if b is global +
-    spread·residual_b, with depth running from −1 to 1 and one free residual in [−1, 1] per block and family.
+    follow·(log-sensitivity of b, scaled to [−1, 1]) + spread·residual_b, with depth running from −1 to 1 and one free
+    residual in [−1, 1] per block and family.
     """
 
-    fraction: Dimension = Range(low=0.05, high=1.0, log=True)
-    lean: Dimension = Range(low=-2, high=2)
-    slope_heads: Dimension = Range(low=-1, high=1)
-    slope_channels: Dimension = Range(low=-1, high=1)
-    global_bonus: Dimension = Range(low=-1, high=1)
-    spread: Dimension = Range(low=0, high=1.5)
-    alpha_heads: Dimension = Range(low=0, high=1)
-    alpha_channels: Dimension = Range(low=0, high=1)
-    adaptive_alpha: Dimension = Choices(choices=("yes", "no"))
-    beta: Dimension = Range(low=0, high=1)
-    boundary_weight: Dimension = Choices(choices=(0.0, 1.0, 3.0, 10.0))
-    mixture: Dimension = Range(low=0.05, high=1, log=True)
-    tau: Dimension = 0.0
-    lr: Dimension = Range(low=1e-5, high=1e-3, log=True)
-    head_share: Dimension = Range(low=0.1, high=0.9)
+    fraction: Annotated[Dimension, _numbers(1e-6, 1)] = Range(low=0.05, high=1.0, log=True)
+    protected_last: Annotated[Dimension, _whole(0)] = 0.0
+    lean: Exponent = Range(low=-2, high=2)
+    slope_heads: Exponent = Range(low=-1, high=1)
+    slope_channels: Exponent = Range(low=-1, high=1)
+    global_bonus: Exponent = Range(low=-1, high=1)
+    follow_heads: Exponent = Range(low=-1, high=2)
+    follow_channels: Exponent = Range(low=-1, high=2)
+    spread: Annotated[Dimension, _numbers(0, 8)] = Range(low=0, high=1)
+    criterion: Annotated[Dimension, _one_of(*CRITERIA)] = "medcore"
+    blend: Share = 1.0
+    alpha_heads: Share = Range(low=0, high=1)
+    alpha_channels: Share = Range(low=0, high=1)
+    adaptive_alpha: YesNo = Choices(choices=("yes", "no"))
+    beta: Annotated[Dimension, _numbers(0)] = Range(low=0, high=1)
+    boundary_weight: Annotated[Dimension, _numbers(0)] = Choices(choices=(0.0, 1.0, 3.0, 10.0))
+    mixture: Annotated[Dimension, _numbers(0)] = Range(low=0.05, high=1, log=True)
+    tau: Annotated[Dimension, _numbers(-4, 4)] = 0.0
+    order: Annotated[Dimension, _one_of(*PHASES)] | None = None
+    rounds: Annotated[Dimension, _whole(1)] | None = None
+    rescore: YesNo | None = None
+    rescore_per_dataset: Annotated[Dimension, _whole(1)] | None = None
+    lr: Annotated[Dimension, _numbers(1e-12, 10)] = Range(low=1e-5, high=1e-3, log=True)
+    head_share: Share = Range(low=0.1, high=0.9)
 
 
 class ObjectiveConfig(Section):
@@ -153,12 +230,15 @@ class ObjectiveConfig(Section):
     direction: Literal["min", "max"]
 
 
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
 class WarmStarts(Section):
     """Trials that run first: the dense model, and the rule and uniform budgets at these FLOPs fractions."""
 
     dense: bool = True
-    uniform: tuple[float, ...] = (0.5, 0.3, 0.15)
-    rule: tuple[float, ...] = (0.5, 0.3, 0.15)
+    uniform: tuple[Fraction, ...] = (0.5, 0.3, 0.15)
+    rule: tuple[Fraction, ...] = (0.5, 0.3, 0.15)
 
 
 class SearchConfig(Section):
@@ -176,8 +256,18 @@ class SearchConfig(Section):
     space: SpaceConfig = SpaceConfig()
     warm_starts: WarmStarts = WarmStarts()
     cpus_per_trial: int = Field(1, ge=1)
-    gpus_per_trial: float = Field(0.25, ge=0, description="share of a GPU, where there is one")
+    gpus_per_trial: float = Field(0.25, ge=0, description="share of a GPU, where there is one; above 1 whole GPUs")
+    leverage_images: int = Field(16, ge=0, description="calibration images for a trial's leverage; 0: not computed")
     concurrency: int | None = Field(None, ge=1, description="trials at once; default: what the resources allow")
+
+    @model_validator(mode="after")
+    def _sound(self) -> SearchConfig:
+        names = [objective.name for objective in self.objectives]
+        if len(set(names)) < len(names):
+            raise ValueError(f"objectives: {', '.join(names)} names one twice")
+        if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
+            raise ValueError(f"gpus_per_trial {self.gpus_per_trial:g} must be at most 1 or a whole number")
+        return self
 
 
 class TrackingConfig(Section):
@@ -203,20 +293,37 @@ class Config(Section):
 
     study: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: PathField = Field(Path("runs"), description="studies are folders in here")
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     model: ModelConfig
     data: DataConfig
     scoring: ScoringConfig = ScoringConfig()
     recovery: RecoveryConfig = RecoveryConfig()
     budget: BudgetConfig = BudgetConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
     search: SearchConfig = SearchConfig()
     tracking: TrackingConfig = TrackingConfig()
     adapt: AdaptConfig = AdaptConfig()
+
+    @model_validator(mode="after")
+    def _sampled_weights_are_nodes(self) -> Config:
+        dimension = self.search.space.boundary_weight
+        sampled = values_of(dimension)
+        if isinstance(dimension, Range) or not set(sampled) <= set(self.scoring.nodes):
+            raise ValueError(f"search.space.boundary_weight must be among scoring.nodes {list(self.scoring.nodes)}")
+        return self
 
     @property
     def folder(self) -> Path:
         """The study's folder."""
         return self.output / self.study
+
+    def absolute(self) -> Config:
+        """The same with absolute paths, for worker processes that may start in another folder."""
+        model = self.model.model_copy(
+            update={"base": self.model.base.absolute(), "adapted": self.model.adapted.absolute()}
+        )
+        data = self.data.model_copy(update={"folders": tuple(folder.absolute() for folder in self.data.folders)})
+        return self.model_copy(update={"output": self.output.absolute(), "model": model, "data": data})
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -247,8 +354,9 @@ def validate(values: dict[str, Any], where: str) -> Config:
 
 def _explain(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
+    reason = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    return f"{key}: {reason}" if key else reason

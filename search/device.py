@@ -13,3 +13,9 @@ def best_device() -> torch.device:
 def pin_threads(count: int) -> None:
     """Let torch use `count` CPU threads: trials side by side must not fight for cores."""
     torch.set_num_threads(count)
+
+
+def release_memory() -> None:
+    """Give back the GPU memory that torch keeps for later: trials in other processes need it."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

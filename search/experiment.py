@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from medcore.data import ImageSet
 from medcore.errors import MedcoreError
 from medcore.fisher import Progress
+from results.files import write_by_rename
 from results.trials import compact, write_study
-from search.config import Config
+from search.config import Config, load_config
+from search.device import release_memory
 from search.ledger import all_issued, all_rows, only_driver
 from search.objectives import Objective, reference_point
 from search.prepare import prepare
@@ -20,10 +21,10 @@ from search.provenance import git_revision, machine
 from search.run import Outcome, run_search
 from search.session import Resources, connected
 from search.space import sample
-from search.study import Shared, dense_metrics, make_folder
+from search.study import adapted_model, dense_metrics, load_split, make_folder
 from search.tracking import Tracker, TrackingThread
 from search.trial import run_trial
-from search.warm import warm_starts
+from search.warm import check_warm_starts, warm_starts
 
 #: Settings that may differ when a study is resumed: they change how trials run, not what they mean.
 _MAY_CHANGE = {"search.trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial", "tracking.uri"}
@@ -45,13 +46,14 @@ def search(
         command: what the user types to resume; shown when the search is interrupted.
         progress: scoring progress. say: receives one-line messages for people.
     """
+    config = config.absolute()
     folder = config.folder
+    resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
     with only_driver(folder):
         open_study(config, resume)
-    say(f"study folder: {folder}")
-    resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
-    with connected(ray_address, resources):
-        return _search(config, resources, resume, command, progress, say)
+        say(f"study folder: {folder}")
+        with connected(ray_address, resources):
+            return _search(config, resources, resume, command, progress, say)
 
 
 def _search(
@@ -62,10 +64,13 @@ def _search(
     progress: Progress | None,
     say: Callable[[str], None],
 ) -> Outcome:
-    folder = config.folder
-    shared = prepare(config, progress)
+    folder, arch = config.folder, adapted_model(config).arch
+    check_warm_starts(config, arch)
+    images = load_split(config, config.data.search_split, arch.img_size, config.data.search_per_dataset)
     objectives = [Objective(item.name, item.direction) for item in config.search.objectives]
-    describe(shared, objectives, folder)
+    describe(config, images, objectives)
+    shared = prepare(config, images, progress)
+    release_memory()
     tracker = Tracker(folder, config.tracking.uri, config.tracking.experiment, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     complete = False
@@ -73,7 +78,7 @@ def _search(
         with TrackingThread(tracker), SearchProgress(objectives, config.search.trials, all_rows(folder)) as seen:
             outcome = run_search(
                 folder,
-                lambda trial: sample(trial, config, shared.arch, shared.datasets),
+                functools.partial(sample, domain=shared.domain),
                 warm_starts(shared),
                 objectives,
                 config.search.trials,
@@ -104,7 +109,7 @@ def open_study(config: Config, resume: bool) -> None:
             raise MedcoreError(
                 f"{config.folder}: this study exists; add --resume to go on with it, or choose another --name"
             )
-        saved = Config.model_validate(yaml.safe_load(path.read_text()))
+        saved = load_config(path)
         if changed := sorted(_differences(saved.model_dump(), config.model_dump()) - _MAY_CHANGE):
             raise MedcoreError(
                 f"{path}: cannot resume, the configuration has changed in {', '.join(changed)}; "
@@ -112,28 +117,36 @@ def open_study(config: Config, resume: bool) -> None:
             )
     make_folder(config.folder / "trials")
     try:
-        path.write_text(config.to_yaml())
+        write_by_rename(path, config.to_yaml().encode())
     except OSError as error:
         raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
 
 
-def describe(shared: Shared, objectives: list[Objective], folder: Path) -> None:
-    """Write `study.json`, which fixes the hypervolume's reference point before the first trial."""
-    if (folder / "study.json").is_file():
+def describe(config: Config, images: ImageSet, objectives: list[Objective]) -> None:
+    """Write `study.json`, which fixes the hypervolume's reference point before the first trial.
+
+    Args:
+        images: the search images. Distances are measured at their original size, so a missed object costs at most the
+            largest side among them.
+    """
+    folder = config.folder
+    if (folder / "study.json").is_file() and all_issued(folder):
         return
-    dense = dense_metrics(shared)
+    arch = adapted_model(config).arch
+    dense = dense_metrics(config, images)
     if unknown := [objective.name for objective in objectives if objective.name not in dense]:
         known = ", ".join(sorted(name for name in dense if "/" not in name))
         raise MedcoreError(f"unknown objective {', '.join(unknown)}; known are {known}")
+    side = max(max(truth.shape) for truth in images.truths)
     write_study(
         folder,
         {
-            "name": shared.config.study,
+            "name": config.study,
             "objectives": [objective.record() for objective in objectives],
-            "reference": reference_point(objectives, dense, shared.arch.img_size),
+            "reference": reference_point(objectives, dense, side),
             "dense": dense,
-            "widths": {"heads": shared.arch.num_heads, "channels": shared.arch.mlp_dim},
-            "datasets": list(shared.datasets),
+            "widths": {"heads": arch.num_heads, "channels": arch.mlp_dim},
+            "datasets": list(dict.fromkeys(images.datasets)),
             "git": git_revision(),
             "machine": machine(),
         },

@@ -93,12 +93,20 @@ def failed_row(issued: Issued, reason: str, started: datetime) -> Row:
     }
 
 
+#: Studies whose lock this process holds.
+_held: set[Path] = set()
+
+
 @contextmanager
 def only_driver(study: Path) -> Iterator[None]:
-    """Hold the study's lock. Raises `MedcoreError` if another process does.
+    """Hold the study's lock; inside of it again is fine. Raises `MedcoreError` if another process holds it.
 
     The kernel drops the lock when the process ends, however it ends, so none is ever stale.
     """
+    study = study.absolute()
+    if study in _held:
+        yield
+        return
     path = study / "search.lock"
     try:
         study.mkdir(parents=True, exist_ok=True)
@@ -115,8 +123,10 @@ def only_driver(study: Path) -> Iterator[None]:
             ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        _held.add(study)
         yield
     finally:
+        _held.discard(study)
         os.close(handle)
 
 

@@ -79,7 +79,8 @@ def run_search(
     """
     study_dir = study_dir.absolute()
     command = resume_command or f"medcore search {study_dir / 'config.yaml'} --resume"
-    with only_driver(study_dir), _stop_signals() as stop:
+    resources = resources or Resources()
+    with only_driver(study_dir):
         if all_issued(study_dir) and not resume:
             raise MedcoreError(
                 f"{study_dir}: this study has trials already; go on with it by --resume or use another --name"
@@ -87,15 +88,16 @@ def run_search(
         settings = SamplerSettings(sampler, seed)
         search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
         missing = trials - len(finished_ids(study_dir))
-        problem = None
-        resources = resources or Resources()
+        problem, interrupted = None, False
         if missing > 0:
-            with connected(ray_address, resources):
+            # Ray installs a SIGTERM handler of its own when it starts, so ours come after it
+            with connected(ray_address, resources), _stop_signals() as stop:
                 watcher = _Watcher(study_dir, stop, on_row, on_start)
                 problem = _fit(
                     study_dir, search, missing, trainable, dict(shared or {}), resources, concurrency, watcher
                 )
-    return _outcome(study_dir, trials, stop.is_set(), problem, command)
+                interrupted = stop.is_set()
+    return _outcome(study_dir, trials, interrupted, problem, command)
 
 
 def _fit(

@@ -40,13 +40,21 @@ class Resources:
 
 @contextmanager
 def connected(address: str | None, resources: Resources) -> Iterator[None]:
-    """A Ray for the length of the search: the one this process already has, a cluster's, or one of its own."""
+    """A Ray for the length of a job: the one this process already has, a cluster's, or one of its own.
+
+    Raises:
+        MedcoreError: the address is one of Ray Client, or nothing answers there.
+    """
     os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith("ray://"):
+        raise MedcoreError(
+            f"{address}: a search must start on a node of the cluster (give HOST:PORT or auto), or by `ray job submit`"
+        )
     threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
     common: dict[str, Any] = {
         "runtime_env": {"env_vars": threads},

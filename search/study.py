@@ -15,10 +15,11 @@ from medcore.evaluate import evaluate, summarise
 from medcore.recovery import Teacher
 from medcore.sam import MedSam
 from medcore.score_table import ScoreTable
-from medcore.scores import ScoringWeights
+from medcore.scores import block_sensitivity
 from medcore.spec import Architecture, EncoderSpec
-from search.config import Config, ScoringConfig
+from search.config import Config
 from search.device import best_device
+from search.space import Domain, scoring_weights
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,12 @@ class Shared:
     @property
     def datasets(self) -> tuple[str, ...]:
         return self.table.datasets
+
+    @property
+    def domain(self) -> Domain:
+        """What a trial's parameters refer to."""
+        sensitivity = block_sensitivity(self.table, scoring_weights(self.config.scoring))
+        return Domain(self.config, self.arch, self.datasets, sensitivity)
 
 
 @lru_cache(maxsize=2)
@@ -78,12 +85,12 @@ def calibration_images(config: Config, size: int) -> ImageSet:
     return load_split(config, config.data.calibration_split, size, config.data.calibration_per_dataset)
 
 
-def dense_metrics(shared: Shared) -> dict[str, float]:
-    """Metrics and cost of the unpruned model on the search images."""
-    model = adapted_model(shared.config).to(best_device())
-    rows = evaluate(model, shared.search, autocast=shared.config.recovery.autocast)
+def dense_metrics(config: Config, images: ImageSet) -> dict[str, float]:
+    """Metrics of the unpruned model on `images`, and its cost."""
+    model = adapted_model(config).to(best_device())
+    rows = evaluate(model, images, autocast=config.recovery.autocast)
     model.cpu()
-    return summarise(rows) | cost_metrics(EncoderSpec.dense(shared.arch))
+    return summarise(rows) | cost_metrics(EncoderSpec.dense(model.arch))
 
 
 def cost_metrics(spec: EncoderSpec) -> dict[str, float]:
@@ -97,18 +104,6 @@ def cost_metrics(spec: EncoderSpec) -> dict[str, float]:
         "flops_paper_fraction": this.flops_paper / dense.flops_paper,
         "encoder_params_fraction": this.encoder_params / dense.encoder_params,
     }
-
-
-def scoring_weights(scoring: ScoringConfig) -> ScoringWeights:
-    """The configuration's own scoring weights, as opposed to sampled ones."""
-    return ScoringWeights(
-        alpha_heads=scoring.alpha_heads,
-        alpha_channels=scoring.alpha_channels,
-        beta=scoring.beta,
-        mixture=scoring.mixture,
-        boundary_weight=scoring.boundary_weight,
-        tau=scoring.tau,
-    )
 
 
 def make_folder(path: Path) -> None:

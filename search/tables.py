@@ -55,6 +55,22 @@ def front_table(front: Mapping[str, Any]) -> Table:
     return table
 
 
+def leverage_table(result: Mapping[str, Any]) -> Table:
+    """Head steps against MLP steps at each τ (method §8)."""
+    table = Table(
+        title=f"{result['architecture']}, {result['allocator']} budgets, {result['images']} images: "
+        f"{result['steps']} steps, {result['skipped_steps']} skipped",
+        caption="ratios: median of head steps over median of MLP steps; win rate: grid points where heads lead",
+    )
+    for title in ("τ (px)", "BLR95", "RLR", "BSR", "win rate"):
+        table.add_column(title, justify="right")
+    for tau, found in result["tau"].items():
+        ratios = ["–" if found[key] is None else f"{found[key]:.3f}" for key in ("blr95", "rlr", "bsr")]
+        wins = "–" if found["win_rate"] is None else f"{found['win_rate']:.0%} of {found['grid_points']}"
+        table.add_row(tau, *ratios, wins)
+    return table
+
+
 def _costs(row: Mapping[str, Any]) -> list[str]:
     return [f"{row[name]:.1%}" for name in ("flops_fraction", "flops_paper_fraction")]
 

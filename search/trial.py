@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medcore.checkpoint import load, read_info, save
+from medcore.checkpoint import save
+from medcore.data import ImageSet
 from medcore.evaluate import evaluate, summarise
-from medcore.groups import PerGroup
-from medcore.masks import select
-from medcore.recovery import RecoveryLog, RecoverySettings
+from medcore.recovery import RecoveryLog, RecoverySettings, Teacher
 from medcore.sam import MedSam
-from medcore.schedule import CascadeSettings, cascade
+from medcore.schedule import Order, Schedule, Scorer, State, rounds_to, run_schedule, start_of
 from medcore.scores import mix
+from medcore.spec import EncoderSpec
 from results.trials import write_images, write_phases, write_row
 from search.config import RecoveryConfig
 from search.device import best_device, pin_threads
+from search.leverage import predicted_leverage
+from search.phases import Series, load_state, save_state
 from search.provenance import git_revision, versions
-from search.space import Plan, decode
+from search.rescore import scorer
+from search.space import EXACT, Plan, decode
 from search.study import Shared, adapted_model, cost_metrics
+
+logger = logging.getLogger(__name__)
 
 #: The trial's own files, beside its row.
 CHECKPOINT = "model.safetensors"
@@ -37,28 +43,30 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
         trial: `trial_id`, `number`, `seed`, `origin`, `params` (flat, see `search.space`) and `study_dir`.
         shared: inputs common to all trials.
 
-    The state after each phase is kept on disk until the row exists, so a killed trial goes on from there.
+    The state after each phase is kept on disk until the row exists, so a killed trial goes on from there. A recovery
+    that had to end early is no failure, because the last good weights are kept, but the row's `reason` says so.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     config = shared.config
     pin_threads(config.search.cpus_per_trial)
     study_dir, trial_id = Path(trial["study_dir"]), str(trial["trial_id"])
     folder = study_dir / "trials" / trial_id
-    plan = decode(trial["params"], config, shared.arch, shared.datasets)
-    masks = select(mix(shared.table, plan.weights, shared.arch), plan.spec)
-    model, series = prune_and_recover(plan, masks, shared, int(trial["seed"]), folder)
+    plan, seed = decode(trial["params"], shared.domain), int(trial["seed"])
+    leverage = predicted_leverage(shared, mix(shared.table, plan.weights, shared.arch), plan.spec)
+    model, series = prune_and_recover(plan, shared, seed, folder)
     images = evaluate(model, shared.search, autocast=config.recovery.autocast)
     save(folder / CHECKPOINT, model.cpu(), {"trial_id": trial_id, "study": config.study, "git": git_revision()})
     row = {
         "trial_id": trial_id,
         "number": trial["number"],
         "status": "done",
-        "reason": None,
+        "reason": "; ".join(str(entry["note"]) for entry in series if entry.get("note")) or None,
         "seed": trial["seed"],
         "origin": trial["origin"],
-        **{f"param/{name}": value for name, value in trial["params"].items() if name != "budget"},
+        **{f"param/{name}": value for name, value in trial["params"].items() if name != EXACT},
         **summarise(images),
         **cost_metrics(plan.spec),
+        **leverage,
         "heads": list(plan.spec.heads),
         "channels": list(plan.spec.channels),
         "checkpoint": str(Path("trials") / trial_id / CHECKPOINT),
@@ -69,14 +77,22 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
         "git": git_revision(),
     }
     write_images(study_dir, trial_id, images)
-    write_phases(study_dir, trial_id, series)
+    write_phases(study_dir, trial_id, [{k: v for k, v in entry.items() if k != "note"} for entry in series])
     write_row(study_dir, row)
-    (folder / PHASE_CHECKPOINT).unlink(missing_ok=True)
+    with suppress(OSError):  # the row exists, so nobody reads this file again
+        (folder / PHASE_CHECKPOINT).unlink(missing_ok=True)
     return row
 
 
-def recovery_settings(recovery: RecoveryConfig, lr: float, head_share: float) -> CascadeSettings:
-    """Split the configured number of steps between the two recovery phases."""
+def schedule_of(
+    targets: tuple[EncoderSpec, ...],
+    recovery: RecoveryConfig,
+    lr: float,
+    head_share: float,
+    order: Order,
+    rescore: bool,
+) -> Schedule:
+    """A schedule with the configured number of recovery steps, split between the families by `head_share`."""
     head_steps = round(recovery.steps * head_share)
     common = RecoverySettings(
         lr=lr,
@@ -85,43 +101,54 @@ def recovery_settings(recovery: RecoveryConfig, lr: float, head_share: float) ->
         autocast=recovery.autocast,
         schedule=recovery.lr_schedule,
     )
-    return CascadeSettings(
-        heads_recovery=replace(common, steps=head_steps),
-        mlp_recovery=replace(common, steps=recovery.steps - head_steps),
-        order=recovery.order,
+    return Schedule(
+        targets,
+        heads_recovery=dataclasses.replace(common, steps=head_steps),
+        mlp_recovery=dataclasses.replace(common, steps=recovery.steps - head_steps),
+        order=order,
+        rescore=rescore,
     )
 
 
-def prune_and_recover(
-    plan: Plan, masks: PerGroup, shared: Shared, seed: int, folder: Path
-) -> tuple[MedSam, list[dict[str, Any]]]:
-    """The cascade, resumed after the last phase that `folder` holds. Returns the model and its phase series."""
-    config, state = shared.config, folder / PHASE_CHECKPOINT
-    folder.mkdir(parents=True, exist_ok=True)
-    done, series, model = 0, [], adapted_model(config)
-    if state.is_file():
-        info = read_info(state)
-        done, series, model = int(info["phases_done"]), json.loads(info["series"]), load(state)
+def prune_and_recover(plan: Plan, shared: Shared, seed: int, folder: Path) -> tuple[MedSam, Series]:
+    """The plan's schedule, resumed after the last phase that `folder` holds. Returns the model and its phase series."""
+    targets = rounds_to(EncoderSpec.dense(shared.arch), plan.spec, plan.rounds)
+    schedule = schedule_of(targets, shared.config.recovery, plan.lr, plan.head_share, plan.order, plan.rescore)
+    score = scorer(shared.config, shared.calibration, plan.weights, plan.rescore_per_dataset, seed)
+    file = folder / PHASE_CHECKPOINT
+    if file.is_file():
+        state, series = load_state(file)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        state, series = start_of(adapted_model(shared.config), mix(shared.table, plan.weights, shared.arch)), []
+    return run_recorded(schedule, state, shared.calibration, shared.teacher, seed, score, file, series)
 
-    def on_phase(name: str, current: MedSam, log: RecoveryLog | None) -> None:
-        nonlocal done
-        done += 1
+
+def run_recorded(
+    schedule: Schedule,
+    state: State,
+    images: ImageSet,
+    teacher: Teacher,
+    seed: int,
+    score: Scorer,
+    file: Path | None = None,
+    series: Series | None = None,
+) -> tuple[MedSam, Series]:
+    """Run a schedule on the best device; losses and early ends go to `series`, and to `file` after each phase."""
+    series = [] if series is None else series
+
+    def on_phase(name: str, current: State, log: RecoveryLog | None) -> None:
         if log is not None:
             series.extend(
                 {"phase": name, "step": step, "name": "loss", "value": loss} for step, loss in enumerate(log.losses)
             )
             if log.stopped is not None:
-                series.append({"phase": name, "step": log.steps, "name": "stopped_early", "value": 1.0})
-        save(state, current, {"phases_done": str(done), "series": json.dumps(series)})
+                note = f"{name} ended early: {log.stopped}"
+                logger.warning("%s", note)
+                series.append({"phase": name, "step": log.steps, "name": "stopped_early", "value": 1.0, "note": note})
+        if file is not None:
+            save_state(file, current, series)
 
-    pruned = cascade(
-        model.to(best_device()),
-        masks,
-        shared.calibration,
-        shared.teacher,
-        recovery_settings(config.recovery, plan.lr, plan.head_share),
-        seed=seed,
-        on_phase=on_phase,
-        done=done,
-    )
-    return pruned, series
+    state = dataclasses.replace(state, model=state.model.to(best_device()))
+    end = run_schedule(schedule, state, images, teacher, seed, score, on_phase)
+    return end.model, series

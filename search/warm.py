@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from medcore.budgets import uniform_to_target
+from medcore.budgets import smallest_fraction, uniform_to_target
+from medcore.errors import MedcoreError
 from medcore.rule_target import rule_to_target
-from medcore.scores import block_sensitivity
-from medcore.spec import EncoderSpec
-from search.space import encode_budget
-from search.study import Shared, scoring_weights
+from medcore.spec import Architecture, EncoderSpec
+from search.config import Config
+from search.space import encode_budget, scoring_weights
+from search.study import Shared
 
 
 def warm_starts(shared: Shared) -> list[dict[str, Any]]:
-    """Points for the sampler: `origin`, nearest `params`, and the exact `budget` in them."""
-    search, arch = shared.config.search, shared.arch
+    """Points for the sampler: `origin` and `params`, the exact budget and scoring weights among them."""
+    search, arch, domain = shared.config.search, shared.arch, shared.domain
     budgets: list[tuple[str, float, EncoderSpec]] = []
     if search.warm_starts.dense:
         budgets.append(("dense", 1.0, EncoderSpec.dense(arch)))
@@ -25,16 +26,24 @@ def warm_starts(shared: Shared) -> list[dict[str, Any]]:
         (f"uniform {fraction:g}", fraction, uniform_to_target(arch, fraction, search.cost))
         for fraction in search.warm_starts.uniform
     ]
-    sensitivity = block_sensitivity(shared.table, scoring_weights(shared.config.scoring))
     budgets += [
-        (f"rule {fraction:g}", fraction, rule_to_target(arch, fraction, sensitivity, metric=search.cost))
+        (f"rule {fraction:g}", fraction, rule_to_target(arch, fraction, domain.sensitivity, metric=search.cost))
         for fraction in search.warm_starts.rule
     ]
+    weights = scoring_weights(shared.config.scoring, shared.config.seed)
     return [
-        {
-            "origin": origin,
-            "params": encode_budget(spec, fraction, shared.config, shared.datasets)
-            | {"budget": {"heads": list(spec.heads), "channels": list(spec.channels)}},
-        }
+        {"origin": origin, "params": encode_budget(spec, fraction, weights, domain)}
         for origin, fraction, spec in budgets
     ]
+
+
+def check_warm_starts(config: Config, arch: Architecture) -> None:
+    """Raise `MedcoreError` for a budget that no pruning of this architecture reaches, before anything is computed."""
+    least = smallest_fraction(arch, config.search.cost)
+    starts = config.search.warm_starts
+    if low := sorted({fraction for fraction in (*starts.uniform, *starts.rule) if fraction < least}):
+        names = ", ".join(f"{fraction:g}" for fraction in low)
+        raise MedcoreError(
+            f"search.warm_starts: {names} of the {config.search.cost} is out of reach; {least:.4f} of {arch.name} is "
+            "left when every head and channel is gone"
+        )

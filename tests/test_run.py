@@ -134,15 +134,6 @@ def test_whatever_happens_every_trial_gets_a_row(tmp_path: Path) -> None:
     assert len((tmp_path / "starts.log").read_text().splitlines()) == len(starts) + 1
 
 
-def test_a_trial_costs_little(tmp_path: Path) -> None:
-    """Overhead of Tune, sampler and files; a first trial carries the start of the workers."""
-    stamps: list[float] = []
-    run_search(
-        tmp_path, space, [], OBJECTIVES, 20, row_of, concurrency=1, on_row=lambda _: stamps.append(time.perf_counter())
-    )
-    assert (stamps[-1] - stamps[0]) / 19 < 0.5
-
-
 def test_refusals(tmp_path: Path) -> None:
     arguments: tuple[Any, ...] = (space, [], OBJECTIVES, 1, row_of)
     run_search(tmp_path / "a", *arguments)
