@@ -22,7 +22,7 @@ from rich.console import Console
 
 from medcore.errors import MedcoreError
 from results.trials import read_study, write_row
-from search.ledger import all_rows, finished_ids, only_driver
+from search.ledger import all_rows, finished_ids
 from search.objectives import Objective
 from search.progress import SearchProgress
 from search.run import run_search
@@ -49,11 +49,12 @@ def work(trial, pause):
     write_row(study, row)
     return row
 
-run_search(
+outcome = run_search(
     Path(sys.argv[1]), lambda trial: {"x": trial.suggest_float("x", 0, 1)}, [],
     [Objective("cost", "min"), Objective("quality", "max")], 8, work,
     shared={"pause": 0.4},
 )
+print(outcome.message)
 """
 
 
@@ -139,8 +140,6 @@ def test_refusals(tmp_path: Path) -> None:
     run_search(tmp_path / "a", *arguments)
     with pytest.raises(MedcoreError, match="has trials already; go on with it by --resume"):
         run_search(tmp_path / "a", *arguments)
-    with only_driver(tmp_path / "a"), pytest.raises(MedcoreError, match="another search is writing"):
-        run_search(tmp_path / "a", *arguments, resume=True)
     with pytest.raises(MedcoreError, match="no node of the Ray cluster has 64 cpu"):
         run_search(tmp_path / "b", *arguments, resources=Resources(cpu=64))
     assert run_search(tmp_path / "c", *arguments, resources=Resources(gpu=0.25)).complete  # no GPU here: not asked for
@@ -185,6 +184,18 @@ def test_killed_then_stopped_then_resumed(tmp_path: Path) -> None:
     starts = Counter((study / "starts.log").read_text().split())
     assert all(starts[trial_id] == 1 for trial_id in killed_at)
     assert sum(starts.values()) <= 8 + 4  # two trials were under way at each stop
+
+
+def test_terminated_ends_cleanly(tmp_path: Path) -> None:
+    """What a container, Slurm or a preempted machine sends first; Ray has a handler of its own for it."""
+    script, study = tmp_path / "driver.py", tmp_path / "study"
+    script.write_text(DRIVER)
+    driver = start(script, study)
+    wait_for_rows(study, 2, driver)
+    driver.terminate()
+    out, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 0
+    assert "stopped by request: " in out and "go on with: medcore search" in out
 
 
 def test_progress_lines() -> None:
