@@ -35,6 +35,7 @@ __all__ = [
     "GridStep",
     "Leverage",
     "Point",
+    "boundary_displacement",
     "boundary_zone",
     "displacement",
     "gradient_magnitude",
@@ -161,19 +162,44 @@ def step_leverage(
     """
     values: dict[float, list[tuple[float, float]]] = {tau: [] for tau in zones}
     (side,) = {zone.shape[-1] for zone in zones.values()}
-    # image by image: the upsampled fields of all would fill gigabytes at S = 1024
     for index, (low_a, low_b) in enumerate(zip(z_a, z_b, strict=True)):
-        # told from the logits as they are, for upsampling leaves rounding errors in a constant
-        if not np.isfinite([low_a, low_b]).all() or np.ptp(low_a) == 0:
+        fields = _moved(low_a, low_b, side)
+        if fields is None:
             continue
-        a, b = upsample(np.stack([low_a, low_b]), side)
-        change = float(np.mean(np.abs(b - a), dtype=np.float64))
-        moved = displacement(a, b)
+        moved, change = fields
         for tau, zone in zones.items():
             near = moved[zone[index]]
             if near.size:
                 values[tau].append((float(np.percentile(near, _BOUNDARY_PERCENTILE)), change))
     return {tau: _mean(pairs, removed_points) for tau, pairs in values.items()}
+
+
+def boundary_displacement(z_a: Floats, z_b: Floats, zone: Bools) -> npt.NDArray[np.float64]:
+    """Predicted displacement of each image's boundary, in pixels: the 95th percentile within its zone.
+
+    Args:
+        z_a, z_b: low-resolution logits before and after, (N, low, low). zone: see `boundary_zone`, (N, S, S).
+
+    Returns: (N,), NaN for an image that does not count.
+    """
+    found = np.full(len(z_a), np.nan)
+    for index, (low_a, low_b) in enumerate(zip(z_a, z_b, strict=True)):
+        fields = _moved(low_a, low_b, zone.shape[-1])
+        if fields is not None and zone[index].any():
+            found[index] = np.percentile(fields[0][zone[index]], _BOUNDARY_PERCENTILE)
+    return found
+
+
+def _moved(low_a: Floats, low_b: Floats, side: int) -> tuple[Floats, float] | None:
+    """Predicted displacements (side, side) and mean |z_B − z_A| of one image; None where they are undefined.
+
+    One image at a time: the upsampled fields of all would fill gigabytes at S = 1024.
+    """
+    # told from the logits as they are, for upsampling leaves rounding errors in a constant
+    if not np.isfinite([low_a, low_b]).all() or np.ptp(low_a) == 0:
+        return None
+    a, b = upsample(np.stack([low_a, low_b]), side)
+    return displacement(a, b), float(np.mean(np.abs(b - a), dtype=np.float64))
 
 
 def schedule_leverage(

@@ -34,6 +34,9 @@ METRICS: dict[str, Metric] = {
     "nsd": Metric("NSD", False),
     "hd95": Metric("HD95", True, "px"),
     "assd": Metric("ASSD", True, "px"),
+    "leverage_bd95": Metric("Boundary leverage", True, "px per point of parameters"),
+    "leverage_reg": Metric("Regional leverage", True, "logits per point of parameters"),
+    "leverage_displacement_p95": Metric("Predicted boundary displacement", True, "px"),
     "seconds": Metric("Time of the trial", True, "s"),
 }
 

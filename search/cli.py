@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -203,6 +204,43 @@ def leverage(
     print_result(result, as_json, lambda: leverage_table(result))
     if not as_json:
         console.print(f"wrote {folder}/leverage.parquet, leverage.json and leverage.png", soft_wrap=True)
+
+
+@app.command()
+def analyse(
+    kind: Annotated[str, typer.Argument(help="criteria | ablation | displacement | leverage")],
+    config: ConfigPath,
+    out: Annotated[Path, typer.Option(help="Folder for table, picture and notes.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    fractions: Annotated[str | None, typer.Option(help="FLOPs left, e.g. 0.3,0.15")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
+) -> None:
+    """Compare criteria, their parts, predicted displacements or leverage on your checkpoints; resumes by itself."""
+    from search.analyse import KINDS
+    from search.analyse import analyse as run
+
+    if kind not in KINDS:
+        raise MedcoreError(f"unknown analysis '{kind}'; known are {', '.join(KINDS)}")
+    try:
+        shares = [float(part) for part in fractions.split(",")] if fractions else []
+    except ValueError:
+        raise MedcoreError(f"--fractions '{fractions}': give numbers such as 0.3,0.15") from None
+    words = ["medcore", "analyse", kind, str(config), "--out", str(out), "--seeds", str(seeds)]
+    words += ["--fractions", fractions] if fractions else []
+    with scoring_bar() as progress:
+        files = run(
+            kind,
+            load_config(config),
+            out,
+            range(seeds),
+            shares,
+            ray_address,
+            shlex.join(words),
+            progress,
+            console.print,
+        )
+    for file in files:
+        console.print(f"wrote {file}")
 
 
 @app.command()
