@@ -197,9 +197,7 @@ def _criteria_picture(table: pd.DataFrame, path: Path) -> Path:
                 errors = [value - part["boundary_f1_lo"], part["boundary_f1_hi"] - value]
                 where = np.arange(len(names)) + shift
                 ax.errorbar(value, where, xerr=errors, fmt="o", ms=5, color=colour, lw=1.3, label=phase)
-            ax.set(
-                title=f"{fraction:.0%} of the FLOPs left", xlabel=f"{METRICS['boundary_f1'].title} — higher is better"
-            )
+            ax.set(title=f"{fraction:.0%} of the FLOPs left", xlabel="Boundary F1 — higher is better")
             ax.set_yticks(range(len(names)), names)
             ax.invert_yaxis() if ax is axes[0] else None
         axes[0].legend(loc="best")
