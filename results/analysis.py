@@ -47,7 +47,7 @@ def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes:
     lines += [
         f"| {row['fraction']:.0%} | {row['phase']} | {row['variant']} | {_value(row, 'boundary_f1', 4)} "
         f"| {_value(row, 'gain_boundary_f1', 4, '+')} | {_value(row, 'hd95', 2)} | {row['dice']:.4f} "
-        f"| {row['boundary_f1_seeds']:.4f} |"
+        f"| {'–' if np.isnan(row['boundary_f1_seeds']) else format(row['boundary_f1_seeds'], '.4f')} |"
         for row in rows
     ]
     return [*_write(table, lines, out, notes), _criteria_picture(table, out / "picture.png")]
