@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from medcore.errors import MedcoreError
+from medcore.files import replacing
 from medcore.spec import EncoderSpec
 
 Floats = npt.NDArray[np.float64]
@@ -85,14 +84,11 @@ class ScoreTable:
             "spec": None if self.spec is None else self.spec.to_dict(),
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in _ARRAYS}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, temporary, metadata={"format": FORMAT, "table": json.dumps(header)})
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                save_file(arrays, temporary, metadata={"format": FORMAT, "table": json.dumps(header)})
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise MedcoreError(f"{path}: cannot write the score table ({error})") from None
 
     @classmethod

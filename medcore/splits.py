@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from medcore.errors import MedcoreError
+from medcore.files import replacing
 from medcore.imagefile import EXTENSIONS
 
 FILE_NAME = "splits.json"
@@ -123,10 +123,9 @@ def load_manifest(path: Path) -> dict[str, list[str]]:
 
 def save_manifest(path: Path, parts: Mapping[str, Sequence[str]]) -> None:
     """Writes a manifest by rename. Raises `MedcoreError` if the place cannot be written."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise MedcoreError(f"{path}: cannot write the splits ({error}); choose a writable place") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medcore.errors import MedcoreError
+from medcore.files import replacing
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,10 @@ class TrainState:
             "optimizer": self._optimizer.state_dict(),
             "log": dataclasses.asdict(self.log),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            torch.save(state, temporary)
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                torch.save(state, temporary)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
             raise MedcoreError(f"{path}: cannot write the training state ({error})") from None
 
     def load(self, path: Path) -> None:
