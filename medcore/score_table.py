@@ -123,8 +123,15 @@ class ScoreTable:
 
     def _validate(self, where: str) -> None:
         sets, nodes = len(self.datasets), len(self.nodes)
-        depth, heads = self.block_fisher.shape[-1], self.zero_heads.shape[-1]
-        channels = self.zero_channels.shape[-1]
+        if self.spec is not None:
+            arch = self.spec.arch
+            depth, heads, channels = arch.depth, arch.num_heads, arch.mlp_dim
+        elif self.zero_heads.ndim == self.zero_channels.ndim == 4:
+            depth, heads = self.zero_heads.shape[-2:]
+            channels = self.zero_channels.shape[-1]
+        else:
+            shapes = f"{self.zero_heads.shape} and {self.zero_channels.shape}"
+            raise MedcoreError(f"{where}: zero_heads and zero_channels have shapes {shapes}; score again")
         leading: dict[str, tuple[int, ...]] = {
             "zero": (sets, 3),
             "reset": (sets, nodes),
