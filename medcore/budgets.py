@@ -16,10 +16,21 @@ from medcore.groups import Array
 from medcore.spec import Architecture, EncoderSpec
 from medcore.targets import check_blocks, to_target, uniform_to_target
 
-__all__ = ["rule", "searched", "to_target", "uniform", "uniform_to_target"]
+__all__ = [
+    "MIN_CHANNEL_SHARE",
+    "MIN_HEADS",
+    "channels_of",
+    "rule",
+    "searched",
+    "to_target",
+    "uniform",
+    "uniform_to_target",
+]
 
 Floats = Sequence[float] | npt.NDArray[np.float64]
 
+#: What the rule leaves in every block that is not protected: heads, and share of the channels.
+MIN_HEADS, MIN_CHANNEL_SHARE = 1, 0.05
 #: Forgives the binary representation of decimal shares: 0.29 · 100 is 28.999999999999996.
 _DECIMAL = 1e-9
 
@@ -54,8 +65,8 @@ def rule(
     mlp_sparsity: float,
     sensitivity: Floats,
     protected: Collection[int] = (),
-    min_heads: int = 1,
-    min_channel_share: float = 0.05,
+    min_heads: int = MIN_HEADS,
+    min_channel_share: float = MIN_CHANNEL_SHARE,
 ) -> EncoderSpec:
     """MedCore's rule: a block gives up groups in inverse proportion to its sensitivity.
 
@@ -64,7 +75,7 @@ def rule(
             total is rounded half up and met exactly.
         sensitivity: (L,) s_b >= 0, the Fisher information of each block (`scores.block_sensitivity`).
         protected: blocks that give up nothing (they still count in the totals).
-        min_heads, min_channel_share: what every other block keeps; channels: floor(share · M).
+        min_heads, min_channel_share: what every other block keeps (see `channels_of`).
 
     Raises:
         MedcoreError: the sparsity is out of reach under these minima; the message says how much can be
@@ -72,7 +83,7 @@ def rule(
     """
     protected = check_blocks(arch, protected, "protected")
     weights = _inverse(sensitivity, arch.depth)
-    min_channels = int(np.floor(min_channel_share * arch.mlp_dim + _DECIMAL))
+    min_channels = channels_of(arch, min_channel_share)
     kept = []
     for family, sparsity, width, least in (
         ("head", head_sparsity, arch.num_heads, min_heads),
@@ -93,6 +104,11 @@ def rule(
             )
         kept.append(width - _quotas(removed, weights, caps))
     return _spec(arch, kept[0], kept[1])
+
+
+def channels_of(arch: Architecture, share: float) -> int:
+    """The whole channels in a share of a dense block's, floor(share · M)."""
+    return int(np.floor(share * arch.mlp_dim + _DECIMAL))
 
 
 def _quotas(total: int, weights: Array, caps: Array) -> Array:
