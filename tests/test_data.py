@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import time
 from pathlib import Path
 
@@ -302,6 +304,38 @@ def test_low_masks_are_area_averages() -> None:
     assert low.dtype == np.float32 and (low == (blocks >= 0.5)).all()
     assert images.low_mask_tensor(8, [3, 1]).shape == (2, 1, 8, 8)
     assert images.low_masks(7).shape == (5, 7, 7)
+    alone = _random_set(5, 16)
+    assert (alone.low_masks(8, [3, 1, 3]) == low[[3, 1, 3]]).all() and (alone.low_masks(8) == low).all()
+    assert alone.low_masks(8, []).shape == (0, 8, 8)
+    low[:] = 7  # a copy: what the set keeps stays
+    assert images.low_masks(8).max() == 1
+
+
+def test_image_set_travels_with_what_is_derived_from_it() -> None:
+    images = _random_set(6, 16)
+    low, complexity = images.low_masks(8, [0, 4]), images.complexity
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(images, protocol=5, buffer_callback=buffers.append)
+    again = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
+    assert not again.masks.flags.writeable
+    assert (again.low_masks(8)[[0, 4]] == low).all() and again.low_masks(8)[1].any()
+    assert (again.complexity == complexity).all() and again.fingerprint() == images.fingerprint()
+
+
+def test_fingerprint_sees_every_change_and_only_changes() -> None:
+    images = _random_set(4, 16)
+    prints = {images.fingerprint()}
+    copies = [dataclasses.replace(images), images.subset(range(4))]
+    copies.append(dataclasses.replace(images, images=np.asfortranarray(images.images)))
+    assert {copy.fingerprint() for copy in copies} == prints
+    for field in ("images", "masks", "boxes"):
+        changed = getattr(images, field).copy()
+        changed[2] = changed[2, ::-1]
+        prints.add(dataclasses.replace(images, **{field: changed}).fingerprint())
+    prints.add(dataclasses.replace(images, names=["n0", "n1", "n2", "x"]).fingerprint())
+    prints.add(dataclasses.replace(images, datasets=["one"] * 4).fingerprint())
+    prints |= {images.subset(chosen).fingerprint() for chosen in ([], [0, 1, 2], [1, 0, 2, 3])}
+    assert len(prints) == 9
 
 
 def test_jitter_stays_in_bounds_and_in_order() -> None:
