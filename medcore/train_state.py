@@ -99,6 +99,8 @@ class TrainState:
             return
         try:
             state: Any = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError(f"holds a {type(state).__name__}")
             identity = dict(state["identity"])
         except UNREADABLE as error:
             raise _not_a_state(path, error) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,14 @@ from search.study import (
 )
 from search.trial import recovery_settings
 
+logger = logging.getLogger(__name__)
+
 
 def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
-    """General checkpoint and training images in, medical checkpoint out (`adapt.out`). Returns its path."""
+    """General checkpoint and training images in, medical checkpoint out (`adapt.out`). Returns its path.
+
+    Raises `MedcoreError` if the training stopped before its first epoch was done; a later stop is a logged warning.
+    """
     settings = config.adapt
     model = load(config.model.base, config.model.architecture).to(best_device())
     make_folder(settings.out.parent)
@@ -63,6 +69,13 @@ def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
         on_epoch=on_epoch,
         state_path=settings.out.with_suffix(".state"),
     )
+    if log.stopped is not None and not log.epochs:
+        raise MedcoreError(f"adapt: {log.stopped}; nothing was learnt, so nothing is written: lower adapt.lr")
+    if log.stopped is not None:
+        logger.warning(
+            "adapt ended after %d of %d epochs: %s; its best weights are written, for more lower adapt.lr, delete %s",
+            *(len(log.epochs), settings.epochs, log.stopped, settings.out.with_suffix(".state")),
+        )
     info = {"origin": str(config.model.base), "log": json.dumps(dataclasses.asdict(log)), "git": git_revision()}
     save(settings.out, model.cpu(), info)
     return settings.out

@@ -9,8 +9,12 @@ import pytest
 
 from medcore.checkpoint import load, read_info
 from medcore.cost import cost
+from medcore.errors import MedcoreError
 from medcore.score_table import ScoreTable
 from medcore.spec import EncoderSpec
+from medcore.train import EpochRow, TrainLog
+from search import commands
+from search.config import load_config
 from tests.helpers import TINY
 from tests.study_files import medcore, write_tiny_study
 
@@ -30,6 +34,40 @@ def test_adapt_writes_a_dense_checkpoint_that_differs_from_its_origin(folder: Pa
     changed = [name for name, value in adapted.state_dict().items() if not value.equal(base.state_dict()[name])]
     assert any(name.startswith("image_encoder.") for name in changed)
     assert not any(name.startswith("prompt_encoder.") for name in changed)
+
+
+def test_adapt_that_stops_early_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "medical.safetensors"
+    config = load_config(write_tiny_study(tmp_path, adapt={"out": str(out), "epochs": 3}))
+    logs = iter(
+        [
+            TrainLog(stopped="non-finite loss or gradient at step 0 of epoch 0"),
+            TrainLog(
+                [EpochRow(0, 0.5, 0.6, 1e-4)], best_epoch=0, stopped="non-finite loss or gradient at step 2 of epoch 1"
+            ),
+        ]
+    )
+    monkeypatch.setattr(commands, "train", lambda *arguments, **options: next(logs))
+    with pytest.raises(MedcoreError, match=r"^adapt: non-finite loss .*nothing is written: lower adapt\.lr$"):
+        commands.adapt(config)
+    assert not out.exists()
+    assert commands.adapt(config) == out and out.is_file()
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert message.startswith("adapt ended after 1 of 3 epochs: non-finite loss or gradient at step 2 of epoch 1;")
+
+
+def test_adapt_does_not_hand_back_the_training_of_another_base(folder: Path) -> None:
+    out = folder / "again.safetensors"
+    settings = {"out": str(out), "epochs": 1}
+    config = write_tiny_study(folder, adapt=settings)
+    assert medcore("adapt", config).returncode == 0
+    written = out.read_bytes()
+    config = write_tiny_study(folder, adapt=settings, model={"base": str(folder / "adapted.safetensors")})
+    result = medcore("adapt", config)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "which differs in starting weights; delete it" in result.stderr and out.read_bytes() == written
 
 
 def test_score_is_computed_once(folder: Path) -> None:
