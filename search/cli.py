@@ -155,11 +155,12 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result as JSON; - prints it.")] = None,
     arch: Arch = None,
     autocast: Annotated[bool, typer.Option("--autocast", help="Run the model in bfloat16.")] = False,
+    splits: Annotated[Path | None, typer.Option(help="Saved splits of a study: its `output` folder's splits/.")] = None,
 ) -> None:
     """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with its cost."""
     from search import commands
 
-    result = commands.evaluate(checkpoint, data, split, arch, autocast)
+    result = commands.evaluate(checkpoint, data, split, arch, autocast, splits)
     print_result(result, json_file == Path("-"), lambda: evaluation_table({checkpoint.name: result}))
     if json_file not in (None, Path("-")):
         write_text(json_file, json.dumps(result, indent=1))
