@@ -17,10 +17,21 @@ from medcore.groups import Array
 from medcore.spec import Architecture, EncoderSpec
 from medcore.targets import check_blocks, smallest_fraction, to_target, uniform_to_target
 
-__all__ = ["rule", "smallest_fraction", "to_target", "uniform", "uniform_to_target"]
+__all__ = [
+    "MIN_CHANNEL_SHARE",
+    "MIN_HEADS",
+    "channels_of",
+    "rule",
+    "smallest_fraction",
+    "to_target",
+    "uniform",
+    "uniform_to_target",
+]
 
 Floats = Sequence[float] | npt.NDArray[np.float64]
 
+#: What the rule leaves in every block that is not protected: heads, and share of the channels.
+MIN_HEADS, MIN_CHANNEL_SHARE = 1, 0.05
 #: Forgives the binary representation of decimal shares: 0.29 · 100 is 28.999999999999996.
 _DECIMAL = 1e-9
 
@@ -41,8 +52,8 @@ def rule(
     mlp_sparsity: float,
     sensitivity: Floats,
     protected: Collection[int] = (),
-    min_heads: int = 1,
-    min_channel_share: float = 0.05,
+    min_heads: int = MIN_HEADS,
+    min_channel_share: float = MIN_CHANNEL_SHARE,
     current: EncoderSpec | None = None,
 ) -> EncoderSpec:
     """MedCore's rule: a block gives up groups in inverse proportion to its sensitivity.
@@ -52,7 +63,7 @@ def rule(
             total is rounded half up and met exactly.
         sensitivity: (L,) s_b >= 0, the Fisher information of each block (`scores.block_sensitivity`).
         protected: blocks that give up nothing more (they still count in the totals).
-        min_heads, min_channel_share: what every other block keeps; channels: floor(share · M).
+        min_heads, min_channel_share: what every other block keeps (see `channels_of`).
         current: widths that earlier stages left. Sparsities are cumulative: what is gone counts towards them.
 
     Raises:
@@ -61,7 +72,7 @@ def rule(
     """
     protected = check_blocks(arch, protected, "protected")
     weights = _inverse(sensitivity, arch.depth)
-    min_channels = int(np.floor(min_channel_share * arch.mlp_dim + _DECIMAL))
+    min_channels = channels_of(arch, min_channel_share)
     current = EncoderSpec.dense(arch) if current is None else current
     kept = []
     for family, sparsity, width, counts, least in (
@@ -90,6 +101,11 @@ def rule(
             )
         kept.append(have - _quotas(removed, weights, caps))
     return _spec(arch, kept[0], kept[1])
+
+
+def channels_of(arch: Architecture, share: float) -> int:
+    """The whole channels in a share of a dense block's, floor(share · M)."""
+    return int(np.floor(share * arch.mlp_dim + _DECIMAL))
 
 
 def _quotas(total: int, weights: Array, caps: Array) -> Array:

@@ -7,9 +7,7 @@ unpickled but plain tensors, so a checkpoint cannot run code.
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,24 +20,11 @@ from torch import Tensor
 
 from medcore.encoder import AttentionMode
 from medcore.errors import MedcoreError
+from medcore.files import UNREADABLE, first_line, replacing
 from medcore.sam import MedSam, adopt, build_empty
 from medcore.spec import ARCHITECTURES, Architecture, EncoderSpec, resolve_architecture
 
 FORMAT = "medcore-1"
-
-#: What `torch.load(weights_only=True)` raises on files that are damaged or something else entirely.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    struct.error,
-)
 
 
 def load(
@@ -78,16 +63,12 @@ def save(path: str | Path, model: MedSam, info: Mapping[str, str] | None = None)
     path = Path(path)
     metadata = {**(info or {}), "format": FORMAT, "spec": model.spec.to_json()}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, unfinished, metadata=metadata)
-        unfinished.replace(path)
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise MedcoreError(f"{path}: cannot write the checkpoint ({_first_line(error)})") from None
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
+        raise MedcoreError(f"{path}: cannot write the checkpoint ({first_line(error)})") from None
 
 
 def read_info(path: str | Path) -> dict[str, str]:
@@ -162,7 +143,7 @@ def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, s
 def _read_official(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
             raise MedcoreError(
                 f"{path}: refused, it holds pickled objects other than tensors, which can run code; "
@@ -206,9 +187,4 @@ def _some(items: Iterable[str], most: int = 3) -> str:
 
 
 def _damaged(path: Path, error: BaseException) -> MedcoreError:
-    return MedcoreError(f"{path}: not a checkpoint, or truncated ({_first_line(error)}); copy the file again")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+    return MedcoreError(f"{path}: not a checkpoint, or truncated ({first_line(error)}); copy the file again")

@@ -6,6 +6,7 @@ Nothing is dropped in silence: what cannot be used is listed as `Skipped` with i
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ from medcore.errors import MedcoreError
 from medcore.folders import Listing, Sample, Skipped, list_folder
 from medcore.imagefile import UNREADABLE, box_of, mask_to_square, read_image, read_mask, to_square
 from medcore.imageset import ImageSet, Indices, jitter_boxes
-from medcore.splits import natural_key, read_splits
+from medcore.splits import Splits, natural_key, read_splits, saved_file
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "ImageSet",
@@ -59,6 +62,7 @@ def load_image_set(
     seed: int = 0,
     split_seed: int = 0,
     save_splits: Path | None = None,
+    deal_splits: bool = True,
 ) -> tuple[ImageSet, list[Skipped]]:
     """Reads one part of several data folders into memory, in the order of the folders and of natural names.
 
@@ -70,11 +74,13 @@ def load_image_set(
         seed: for this choice only.
         split_seed: for parts that the folder's manifest does not have. Apart from `seed` on purpose: another
             seed for calibration images must not move an image from the reported half into the searched one.
-        save_splits: folder that keeps such parts as `NAME.splits.json` (see `splits.read_splits`).
+        save_splits: folder that keeps such parts (see `splits.read_splits` and `splits.saved_file`). Without it a part
+            that has to be dealt out is a logged warning: nothing ties it to the part that others have seen.
+        deal_splits: False: a part that is neither in the folder's manifest nor in `save_splits` is an error.
 
     Returns:
-        The images, and what was left out: every file of these folders that has no pair, and of the part what
-        cannot be read, masks without foreground or of another size than their image, entries without files.
+        The images, and what was left out: every file of these folders that has no pair or is in no part, and of the
+        part what cannot be read, masks without foreground or of another size than their image, entries without files.
 
     Raises:
         MedcoreError: for a missing folder, an unknown part, two folders of one name, or if no image is left.
@@ -86,37 +92,56 @@ def load_image_set(
     decoded: list[_Decoded] = []
     skipped: list[Skipped] = []
     seen: dict[str, Path] = {}
+    dealt: list[str] = []
     for folder in map(Path, folders):
         name = folder.resolve().name
         if name in seen:
             raise MedcoreError(f"{seen[name]} and {folder} are both data set '{name}'; rename one folder")
         seen[name] = folder
-        keep = None if save_splits is None else Path(save_splits) / f"{name}.splits.json"
-        wanted, left_out = _of_part(folder, split, split_seed, keep)
+        listing = list_folder(folder)
+        keep = None if save_splits is None else saved_file(folder, Path(save_splits))
+        splits = read_splits(folder, [s.name for s in listing.samples], split_seed, save_to=keep, deal=deal_splits)
+        if split in splits.fleeting:
+            dealt.append(str(folder))
+        wanted, left_out = _of_part(folder, listing, splits, split, keep)
         usable, broken = _decode_some(wanted, size, per_dataset, seed)
         decoded += usable
         skipped += left_out + broken
+    if dealt:
+        logger.warning(
+            "part '%s' of %s is in no file and was dealt out just now; for the part that a study used, name the folder "
+            "with its saved splits",
+            *(split, ", ".join(dealt)),
+        )
     if not decoded:
         places = ", ".join(map(str, seen.values()))
         raise MedcoreError(f"no usable image in part '{split}' of {places}{_summary(skipped)}")
     return _assemble(decoded, size), skipped
 
 
-def _of_part(folder: Path, split: str, seed: int, keep: Path | None) -> tuple[list[Sample], list[Skipped]]:
-    """Samples of the part in natural order; entries without any file join the skipped."""
-    listing = list_folder(folder)
+def _of_part(
+    folder: Path, listing: Listing, splits: Splits, split: str, keep: Path | None
+) -> tuple[list[Sample], list[Skipped]]:
+    """Samples of the part in natural order; entries without any file and images in no part join the skipped."""
+    if split not in splits.parts:
+        known = ", ".join(sorted(splits.parts))
+        hint = f"; there are no saved splits {keep}" if keep is not None and not keep.is_file() else ""
+        raise MedcoreError(f"{folder}: no part '{split}'; known are {known}{hint}")
+    dataset = folder.resolve().name
     by_name = {sample.name: sample for sample in listing.samples}
-    parts = read_splits(folder, list(by_name), seed, save_to=keep)
-    if split not in parts:
-        raise MedcoreError(f"{folder}: no part '{split}'; known are {', '.join(sorted(parts))}")
-    ordered = sorted(parts[split], key=natural_key)
+    ordered = sorted(splits.parts[split], key=natural_key)
     unpaired = {entry.path.stem for entry in listing.skipped}
     missing = [
-        Skipped(folder.resolve().name, folder / "images" / name, "named by the splits, but there is no such file")
+        Skipped(dataset, folder / "images" / name, "named by the splits, but there is no such file")
         for name in ordered
         if name not in by_name and name not in unpaired
     ]
-    return [by_name[name] for name in ordered if name in by_name], listing.skipped + missing
+    where, val = " and ".join(map(str, splits.files)), set(splits.parts.get("val", ()))
+    homeless = [
+        Skipped(dataset, by_name[name].image, f"in {'neither half' if name in val else 'no part'} of {where}")
+        for name in sorted(splits.unassigned(split), key=natural_key)
+    ]
+    return [by_name[name] for name in ordered if name in by_name], listing.skipped + missing + homeless
 
 
 def _decode_some(

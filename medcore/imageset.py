@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from medcore.losses import boundary_band
+
 #: Which images: positions in the set, in any order, repeats allowed; None means all of them.
 Indices = Sequence[int] | NDArray[np.integer] | torch.Tensor | None
+#: Masks worked on at a time, so that full-size float copies of a whole set are never made.
+_CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """N samples in the model's frame, a square of S pixels, beside the masks in their original size.
 
-    Arrays may be read-only views (shared memory): nothing here writes to them.
+    Arrays may be read-only views (shared memory): nothing here writes to them, nor may others, since what is derived
+    from them is kept.
 
     Attributes:
         images: uint8 (N, 3, S, S), resized but not min-max scaled.
@@ -87,24 +96,69 @@ class ImageSet:
     def low_masks(self, low: int, indices: Indices = None) -> NDArray[np.float32]:
         """Masks at the decoder's resolution: float32 (B, low, low), 1 where half a cell is foreground.
 
-        Cells are those of adaptive average pooling, so `low` need not divide the image size.
+        Cells are those of adaptive average pooling, so `low` need not divide the image size. Each mask is reduced once
+        and then kept (low² bytes); only the masks asked for are read.
         """
         chosen = self._positions(indices)
-        result = np.empty((len(chosen), low, low), dtype=np.float32)
-        for row, index in enumerate(chosen):
-            mask = torch.from_numpy(self.masks[index].astype(np.float32))
-            share = torch.nn.functional.adaptive_avg_pool2d(mask[None, None], low)[0, 0]
-            result[row] = (share >= 0.5).numpy()
-        return result
+        if low not in self._reduced:
+            self._reduced[low] = np.zeros((len(self), low, low), np.uint8), np.zeros(len(self), np.bool_)
+        cells, known = self._reduced[low]
+        missing = np.unique(chosen[~known[chosen]])
+        for start in range(0, len(missing), _CHUNK):
+            rows = missing[start : start + _CHUNK]
+            masks = torch.from_numpy(self.masks[rows].astype(np.float32))
+            cells[rows] = (torch.nn.functional.adaptive_avg_pool2d(masks[:, None], low)[:, 0] >= 0.5).numpy()
+            known[rows] = True
+        return cells[chosen].astype(np.float32)
 
     def low_mask_tensor(self, low: int, indices: Indices = None) -> torch.Tensor:
         """`low_masks` as a tensor: float32 (B, 1, low, low)."""
         return torch.from_numpy(self.low_masks(low, indices)).unsqueeze(1)
 
+    @cached_property
+    def complexity(self) -> NDArray[np.float64]:
+        """`boundary_complexity` of the masks, (N,)."""
+        return boundary_complexity(self.masks)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that a model can be trained or scored on here: pixels, masks, boxes, names, data sets."""
+        digest = hashlib.sha256()
+        for array in (self.images, self.masks, self.boxes):
+            digest.update(f"{array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        digest.update(json.dumps([self.datasets, self.names]).encode())
+        return digest.hexdigest()
+
+    @cached_property
+    def _reduced(self) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
+        """By side: low masks (N, low, low), 0 or 1, and which of them are known (N,)."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # arrays come back read-only from shared memory, and low masks could not be added to
+        return {name: value for name, value in vars(self).items() if name != "_reduced"}
+
     def _positions(self, indices: Indices) -> NDArray[np.intp]:
         if indices is None:
             return np.arange(len(self))
         return np.asarray(indices, dtype=np.intp).reshape(-1)
+
+
+def boundary_complexity(masks: NDArray[np.uint8], chunk: int = _CHUNK) -> NDArray[np.float64]:
+    """perimeter / (√area + 1) of each mask; the perimeter is the size of the 3×3 band (dilation − erosion).
+
+    Args:
+        masks: uint8 0/1 (N, S, S), model frame; `chunk` masks are worked on at a time to bound memory.
+
+    Returns: (N,), 0 for an empty mask.
+    """
+    values = np.empty(len(masks), np.float64)
+    for start in range(0, len(masks), chunk):
+        mask = torch.from_numpy(masks[start : start + chunk].astype(np.float32))[:, None]
+        perimeter = boundary_band(mask).sum(dim=(1, 2, 3)).double()
+        area = mask.sum(dim=(1, 2, 3)).double()
+        values[start : start + chunk] = (perimeter / (area.sqrt() + 1)).numpy()
+    return values
 
 
 def jitter_boxes(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medcore.data import ImageSet
 from medcore.errors import MedcoreError
-from medcore.losses import boundary_band, recovery_loss
+from medcore.losses import recovery_loss
 from medcore.optimisation import (
     LastGood,
     all_finite,
@@ -28,7 +28,7 @@ from medcore.optimisation import (
 from medcore.sam import MedSam
 from medcore.teacher import Teacher, compute_teacher
 
-__all__ = ["RecoveryLog", "RecoverySettings", "Teacher", "boundary_complexity", "compute_teacher", "recover"]
+__all__ = ["RecoveryLog", "RecoverySettings", "Teacher", "compute_teacher", "recover"]
 
 #: Called after every step with the 0-based step, the total loss and its unweighted terms.
 OnStep = Callable[[int, float, dict[str, float]], None]
@@ -84,23 +84,6 @@ class RecoveryLog:
         return len(self.losses)
 
 
-def boundary_complexity(masks: npt.NDArray[np.uint8], chunk: int = 16) -> npt.NDArray[np.float64]:
-    """perimeter / (√area + 1) of each mask; the perimeter is the size of the 3×3 band (dilation − erosion).
-
-    Args:
-        masks: uint8 0/1 (N, S, S), model frame; `chunk` masks are worked on at a time to bound memory.
-
-    Returns: (N,), 0 for an empty mask.
-    """
-    values = np.empty(len(masks), np.float64)
-    for start in range(0, len(masks), chunk):
-        mask = torch.from_numpy(masks[start : start + chunk].astype(np.float32))[:, None]
-        perimeter = boundary_band(mask).sum(dim=(1, 2, 3)).double()
-        area = mask.sum(dim=(1, 2, 3)).double()
-        values[start : start + chunk] = (perimeter / (area.sqrt() + 1)).numpy()
-    return values
-
-
 def draw_batches(complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int) -> npt.NDArray[np.intp]:
     """Image indices (steps, batch_size), drawn with replacement in proportion to `complexity`.
 
@@ -140,7 +123,7 @@ def recover(
             f"recovery: {len(images)} calibration images but {len(teacher)} teacher answers; "
             "compute the teacher on the same, non-empty images"
         )
-    batches = draw_batches(boundary_complexity(images.masks), settings.steps, settings.batch_size, seed)
+    batches = draw_batches(images.complexity, settings.steps, settings.batch_size, seed)
     with only_training(model, [model.image_encoder]) as parameters:
         optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         good = LastGood(parameters)
@@ -148,9 +131,11 @@ def recover(
             factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
             set_rate(optimizer, settings.lr * factor)
             optimizer.zero_grad(set_to_none=True)
-            total, terms = _loss(model, images, teacher, indices, settings)
+            total, parts = _loss(model, images, teacher, indices, settings)
             total.backward()  # type: ignore[no-untyped-call]
-            loss = total.item()
+            # one transfer for all figures, and only now: a device must not wait for it before the backward pass
+            loss, *values = torch.stack([total.detach(), *parts.values()]).tolist()
+            terms = dict(zip(parts, values, strict=True))
             trouble = _trouble(loss, parameters, step)
             if trouble is not None:
                 log.stopped = trouble
@@ -183,14 +168,14 @@ def _loss(
     teacher: Teacher,
     indices: npt.NDArray[np.intp],
     settings: RecoverySettings,
-) -> tuple[Tensor, dict[str, float]]:
-    """Recovery loss of one batch and its terms as numbers; losses are computed in full precision."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Recovery loss of one batch and its detached terms, scalars on the model's device, in full precision."""
     device = device_of(model)
     teacher_embedding, teacher_logits = teacher.batch(indices, device)
     with mixed_precision(device, settings.autocast):
         embedding = model.encode(images.tensor(indices).to(device))
         logits = model.decode(embedding, images.box_tensor(indices).to(device))
-    total, terms = recovery_loss(
+    return recovery_loss(
         logits,
         images.low_mask_tensor(logits.shape[-1], indices).to(device),
         images.mask_tensor(indices).to(device),
@@ -199,4 +184,3 @@ def _loss(
         teacher_logits,
         settings.lambdas,
     )
-    return total, {name: float(value) for name, value in terms.items()}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from medcore.budgets import rule
+from medcore.budgets import MIN_CHANNEL_SHARE, MIN_HEADS, channels_of, rule
 from medcore.errors import MedcoreError
 from medcore.spec import Architecture, EncoderSpec
-from medcore.targets import Floats, Metric, group_costs
+from medcore.targets import Floats, Metric, check_blocks, group_costs
 
 #: Head sparsity per MLP sparsity in the paper's two operating points, 0.5/0.7 and 0.84/0.95 (0.71 and 0.88).
 HEAD_TO_MLP = 0.5 / 0.7
@@ -20,38 +20,44 @@ def rule_to_target(
     metric: Metric = "flops_paper",
     protected: Collection[int] | None = None,
 ) -> EncoderSpec:
-    """The rule at the least MLP sparsity whose cost is at most `fraction` of the dense encoder's.
+    """The rule at an MLP sparsity whose cost is at most, and close to, `fraction` of the dense encoder's.
 
     The head sparsity follows in the paper's proportion until it cannot grow; the last two blocks are protected unless
     `protected` says otherwise. Where protection makes the target unreachable, it is given up, as the paper's second
     stage does.
 
+    A slightly lower sparsity may meet the target too: one more group to remove can make the rounded quotas move others
+    between blocks where they cost more or less, so the cost does not fall strictly with the sparsity.
+
     Args:
         fraction: of the dense encoder's `metric`, in (0, 1]. sensitivity: (L,) s_b of the blocks.
 
     Raises:
-        MedcoreError: the rule's minima (one head, 5 % of channels in each block) cost more than the target.
+        MedcoreError: the rule's minima (`MIN_HEADS`, `MIN_CHANNEL_SHARE`) cost more than the target, or `protected`
+            names a block that does not exist.
     """
-    first = range(arch.depth - 2, arch.depth) if protected is None else protected
-    attempts = [tuple(first), ()] if protected is None else [tuple(first)]
+    if protected is None:
+        attempts = [tuple(range(max(0, arch.depth - 2), arch.depth)), ()]
+    else:
+        attempts = [check_blocks(arch, protected, "protected")]
     for blocks in attempts:
-        spec = _sparsest_needed(arch, fraction, sensitivity, metric, blocks)
+        spec = _bisected(arch, fraction, sensitivity, metric, blocks)
         if spec is not None:
             return spec
     raise MedcoreError(
-        f"budget: the rule cannot reach a {metric} fraction of {fraction:g} with at least one head and 5 % of the "
-        "channels in each block; ask for a larger fraction or use another allocator"
+        f"budget: the rule cannot reach a {metric} fraction of {fraction:g} with {MIN_HEADS} head and "
+        f"{100 * MIN_CHANNEL_SHARE:g} % of the channels kept in each block; ask for a larger fraction or use another "
+        "allocator"
     )
 
 
-def _sparsest_needed(
+def _bisected(
     arch: Architecture, fraction: float, sensitivity: Floats, metric: Metric, protected: tuple[int, ...]
 ) -> EncoderSpec | None:
     """Bisection over the MLP sparsity, in steps of one channel; None if even the highest misses the target."""
     blocks = arch.depth - len(protected)
-    most_heads = blocks * (arch.num_heads - 1) / (arch.depth * arch.num_heads)
-    kept_channels = int(0.05 * arch.mlp_dim + 1e-9)
-    most_channels = blocks * (arch.mlp_dim - kept_channels)
+    most_heads = blocks * (arch.num_heads - MIN_HEADS) / (arch.depth * arch.num_heads)
+    most_channels = blocks * (arch.mlp_dim - channels_of(arch, MIN_CHANNEL_SHARE))
     total = arch.depth * arch.mlp_dim
 
     def at(removed: int) -> EncoderSpec:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from medcore.errors import MedcoreError
+from medcore.files import replacing
 from medcore.spec import EncoderSpec
 
 Floats = npt.NDArray[np.float64]
@@ -85,14 +84,11 @@ class ScoreTable:
             "spec": None if self.spec is None else self.spec.to_dict(),
         }
         arrays = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in _ARRAYS}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, temporary, metadata={"format": FORMAT, "table": json.dumps(header)})
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                save_file(arrays, temporary, metadata={"format": FORMAT, "table": json.dumps(header)})
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise MedcoreError(f"{path}: cannot write the score table ({error})") from None
 
     @classmethod
@@ -127,8 +123,15 @@ class ScoreTable:
 
     def _validate(self, where: str) -> None:
         sets, nodes = len(self.datasets), len(self.nodes)
-        depth, heads = self.block_fisher.shape[-1], self.zero_heads.shape[-1]
-        channels = self.zero_channels.shape[-1]
+        if self.spec is not None:
+            arch = self.spec.arch
+            depth, heads, channels = arch.depth, arch.num_heads, arch.mlp_dim
+        elif self.zero_heads.ndim == self.zero_channels.ndim == 4:
+            depth, heads = self.zero_heads.shape[-2:]
+            channels = self.zero_channels.shape[-1]
+        else:
+            shapes = f"{self.zero_heads.shape} and {self.zero_channels.shape}"
+            raise MedcoreError(f"{where}: zero_heads and zero_channels have shapes {shapes}; score again")
         leading: dict[str, tuple[int, ...]] = {
             "zero": (sets, 3),
             "reset": (sets, nodes),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,26 @@ T = TypeVar("T")
 
 
 def _check_types(values: Any, where: str) -> None:
-    """Raise `MedcoreError` unless integers are positive integers and tuples hold numbers, as annotated."""
+    """Raise `MedcoreError` unless numbers are positive and finite and tuples hold finite numbers, as annotated."""
     for field in dataclasses.fields(values):
         value = getattr(values, field.name)
-        if field.type == "int" and not (isinstance(value, int) and value >= 1):
+        if field.type == "str" and not (isinstance(value, str) and value):
+            raise MedcoreError(f"{where}: {field.name} must be a text, not {value!r}")
+        if field.type == "int" and not (_is_number(value, int) and value >= 1):
             raise MedcoreError(f"{where}: {field.name} must be a positive whole number, not {value!r}")
-        if field.type == "float" and not (isinstance(value, (int, float)) and value > 0):
-            raise MedcoreError(f"{where}: {field.name} must be a positive number, not {value!r}")
-        if str(field.type).startswith("tuple") and not (
-            isinstance(value, tuple) and all(isinstance(item, (int, float)) for item in value)
-        ):
-            raise MedcoreError(f"{where}: {field.name} must be a list of numbers, not {value!r}")
+        if field.type == "float" and not (_is_number(value, int, float) and value > 0):
+            raise MedcoreError(f"{where}: {field.name} must be a positive, finite number, not {value!r}")
+        if str(field.type).startswith("tuple"):
+            kinds, words = ((int,), "whole numbers") if "int" in str(field.type) else ((int, float), "finite numbers")
+            if not (isinstance(value, tuple) and all(_is_number(item, *kinds) for item in value)):
+                raise MedcoreError(f"{where}: {field.name} must be a list of {words}, not {value!r}")
+
+
+def _is_number(value: Any, *kinds: type) -> bool:
+    """Whether it is finite and of one of these types; True and False, which Python counts as integers, are not."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return False
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -67,15 +77,26 @@ class Architecture:
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        _check_types(self, f"architecture {self.name}")
+        where = f"architecture {self.name}"
+        _check_types(self, where)
         if self.img_size % self.patch_size:
-            raise MedcoreError(f"architecture {self.name}: img_size {self.img_size} is no multiple of patch_size")
+            raise MedcoreError(f"{where}: img_size {self.img_size} is no multiple of patch_size")
         if self.embed_dim % self.num_heads:
-            raise MedcoreError(f"architecture {self.name}: embed_dim {self.embed_dim} is no multiple of num_heads")
-        if not all(0 <= block < self.depth for block in self.global_attn_indexes):
+            raise MedcoreError(f"{where}: embed_dim {self.embed_dim} is no multiple of num_heads")
+        if not 1 <= self.embed_dim * self.mlp_ratio < math.inf:
+            raise MedcoreError(f"{where}: mlp_ratio {self.mlp_ratio} makes an MLP of no or endlessly many channels")
+        # segment_anything's decoder ends at an eighth of this width and halves it in its cross-attention
+        if self.out_chans % 8 or self.out_chans % (2 * self.decoder.num_heads):
             raise MedcoreError(
-                f"architecture {self.name}: global_attn_indexes name a block outside 0..{self.depth - 1}"
+                f"{where}: out_chans {self.out_chans} is no multiple of 8 and of twice the decoder's num_heads, "
+                f"{2 * self.decoder.num_heads}"
             )
+        if not all(0 <= block < self.depth for block in self.global_attn_indexes):
+            raise MedcoreError(f"{where}: global_attn_indexes name a block outside 0..{self.depth - 1}")
+        if len(self.pixel_mean) != 3:
+            raise MedcoreError(f"{where}: pixel_mean must hold three numbers, not {self.pixel_mean}")
+        if len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
+            raise MedcoreError(f"{where}: pixel_std must hold three positive numbers, not {self.pixel_std}")
 
     @property
     def head_dim(self) -> int:

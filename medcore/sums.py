@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medcore.errors import MedcoreError
+from medcore.files import replacing
 from medcore.sam import MedSam
 
 #: Modules whose parameters belong to prunable groups; their Fisher terms are kept per parameter.
@@ -102,13 +101,10 @@ class CalibrationSums:
         for name in _PER_BLOCK:
             tensors |= {f"{name}/{block}": total for block, total in enumerate(getattr(self, name))}
         note = {"format": _FORMAT, "used": str(self.used), "skipped": json.dumps(self.skipped)}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=note)
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=note)
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise MedcoreError(f"{path}: cannot write the partial scores ({error})") from None
 
     @classmethod

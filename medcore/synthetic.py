@@ -6,7 +6,6 @@ in its mask, which covers 1.5 to 40 % of the frame; whatever else looks like an 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from medcore.errors import MedcoreError
+from medcore.files import replacing
 from medcore.scenes import general_scene, medical_scene
 from medcore.shapes import Shape
 from medcore.spec import Architecture, DecoderSpec
@@ -112,6 +112,5 @@ def _draw(domain: str, rng: np.random.Generator, size: int) -> tuple[Field, NDAr
 
 
 def _save_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(picture).save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")

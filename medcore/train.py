@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,10 +93,12 @@ def train(
 
     Args:
         state_path: file rewritten at the end of each epoch; if it exists, the training goes on from there and
-            ends in the same weights as one never interrupted. A finished training is not run again.
+            ends in the same weights as one never interrupted. A finished training is not run again. A file whose
+            training had other inputs is an error and not overwritten: it may hold hours of work.
 
     Raises:
-        MedcoreError: no images, or the state file is unreadable or belongs to another training.
+        MedcoreError: no images, or the state file is unreadable or belongs to another training; the message names
+            what differs.
     """
     if len(train) == 0 or (val is not None and len(val) == 0):
         raise MedcoreError("training: no images to train on or to validate with; check the data's parts")
@@ -104,9 +106,10 @@ def train(
     if train_prompt_encoder:
         parts.append(model.prompt_encoder)
     with only_training(model, parts) as parameters:
+        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         run = _Run(model, train, val, settings, seed, parameters, optimizer)
-        state = TrainState(parameters, optimizer, run.identity())
+        state = TrainState(parameters, optimizer, {} if state_path is None else run.identity(names))
         if state_path is not None:
             state.load(state_path)
         log, good = state.log, LastGood(parameters)
@@ -116,7 +119,8 @@ def train(
                 state.end_epoch(outcome, settings.patience)
             else:
                 log.stopped = outcome
-            if state_path is not None:
+            # without an epoch there is nothing to go on from, and lower rates must be free to start anew
+            if state_path is not None and log.epochs:
                 state.save(state_path)
             if isinstance(outcome, EpochRow) and on_epoch is not None:
                 on_epoch(outcome)
@@ -136,11 +140,20 @@ class _Run:
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
 
-    def identity(self) -> str:
-        """Text that differs between trainings that must not go on from each other's state."""
-        sets = [[] if images is None else [*images.datasets, *images.names] for images in (self.train, self.val)]
-        data = hashlib.sha256(repr(sets).encode()).hexdigest()
-        return f"{self.model.spec.to_json()} {self.settings} seed {self.seed} data {data}"
+    def identity(self, trained: Sequence[str]) -> dict[str, str]:
+        """By kind of input: text that differs between trainings that must not go on from each other's state.
+
+        Before the first step: the model's weights are the starting weights. trained: names of trained parameters.
+        """
+        return {
+            "architecture": self.model.spec.to_json(),
+            "starting weights": _fingerprint(self.model),
+            "trained parameters": hashlib.sha256("\n".join(trained).encode()).hexdigest(),
+            "training images": self.train.fingerprint(),
+            "validation images": "none" if self.val is None else self.val.fingerprint(),
+            "settings": repr(self.settings),
+            "seed": str(self.seed),
+        }
 
     def epoch(self, epoch: int, good: LastGood) -> EpochRow | str:
         """One pass and a validation; after a blow-up its reason, with good weights restored."""
@@ -157,12 +170,13 @@ class _Run:
             loss = _loss(self.model, _augmented(self.train, indices, settings, random), settings.autocast)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-            if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            value = loss.detach().item()
+            if not (math.isfinite(value) and math.isfinite(norm.item())):
                 good.restore()
                 return f"non-finite loss or gradient at step {number} of epoch {epoch}"
             good.saw(step)
             self.optimizer.step()
-            losses += loss.item() * len(indices)
+            losses += value * len(indices)
         judged = None if self.val is None else validation_loss(self.model, self.val, settings)
         if not all_finite(self.parameters) or not (judged is None or math.isfinite(judged)):
             good.restore()
@@ -178,6 +192,15 @@ def validation_loss(model: MedSam, images: ImageSet, settings: TrainSettings) ->
         indices = np.arange(start, min(start + settings.batch_size, len(images)))
         total += float(_loss(model, _batch(images, indices), settings.autocast)) * len(indices)
     return total / len(images)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """SHA-256 of the state dictionary."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _loss(model: MedSam, batch: Batch, autocast: bool) -> Tensor:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medcore.errors import MedcoreError
+from medcore.files import UNREADABLE, first_line, replacing
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,12 @@ class TrainLog:
 class TrainState:
     """Parameters, optimiser, log and best weights of a training that `state_path` can bring back.
 
-    `identity` describes model, data and settings; a file with another identity is refused.
+    `identity` describes, by kind, all that the training starts from; a file with another identity is refused.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, identity: str) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, identity: Mapping[str, str]
+    ) -> None:
         self.log = TrainLog()
         self._parameters = parameters
         self._optimizer = optimizer
@@ -76,59 +77,75 @@ class TrainState:
     def save(self, path: Path) -> None:
         """Write the state by rename, so that a crash leaves the former state or this one."""
         state = {
-            "identity": self._identity,
+            "identity": dict(self._identity),
             "parameters": [parameter.detach() for parameter in self._parameters],
             "best": self._best,
             "optimizer": self._optimizer.state_dict(),
             "log": dataclasses.asdict(self.log),
         }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            torch.save(state, temporary)
-            temporary.replace(path)
+            with replacing(path) as temporary:
+                torch.save(state, temporary)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            raise MedcoreError(f"{path}: cannot write the training state ({error})") from None
+            raise MedcoreError(f"{path}: cannot write the training state ({first_line(error)})") from None
 
     def load(self, path: Path) -> None:
         """Take up the state in `path`; nothing happens if there is no such file.
 
         Raises:
-            MedcoreError: the file is not a training state, or one of another training.
+            MedcoreError: the file is not a training state, or one of another training; model and log are as before.
         """
         if not path.exists():
             return
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            identity = state["identity"]
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-            KeyError,
-            TypeError,
-            ValueError,
-            pickle.UnpicklingError,
-        ) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            state: Any = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict):
+                raise TypeError(f"holds a {type(state).__name__}")
+            identity = dict(state["identity"])
+        except UNREADABLE as error:
+            raise _not_a_state(path, error) from None
+        if differing := [kind for kind, value in self._identity.items() if identity.get(kind) != value]:
             raise MedcoreError(
-                f"{path}: not a training state ({reason}); delete it to start from the beginning"
-            ) from None
-        if identity != self._identity:
-            raise MedcoreError(
-                f"{path}: belongs to a training with another model, other data, settings or seed; "
-                "delete it or name another file"
+                f"{path}: belongs to another training, which differs in {', '.join(differing)}; "
+                "delete it to start from the beginning, or name another file"
             )
-        self._put(state["parameters"])
-        if state["best"] is not None:
-            self._best = [
-                best.to(parameter.device) for best, parameter in zip(state["best"], self._parameters, strict=True)
-            ]
-        self._optimizer.load_state_dict(state["optimizer"])
-        log = dict(state["log"])
-        self.log = TrainLog(**{**log, "epochs": [EpochRow(**row) for row in log["epochs"]]})
+        try:
+            log = _read_log(state["log"])
+            current, best = state["parameters"], state["best"]
+            if (best is None) != (log.best_epoch is None):
+                raise ValueError("best weights and log do not agree")
+            for weights in (current,) if best is None else (current, best):
+                self._check(weights)
+            self._optimizer.load_state_dict(state["optimizer"])
+        except torch.OutOfMemoryError:  # says nothing about the file
+            raise
+        except UNREADABLE as error:
+            raise _not_a_state(path, error) from None
+        self.log = log
+        self._put(current)
+        if best is not None:
+            self._best = [value.to(parameter.device) for value, parameter in zip(best, self._parameters, strict=True)]
+
+    def _check(self, weights: Any) -> None:
+        """Raise TypeError or ValueError unless they are tensors in the shapes of the parameters."""
+        for value, parameter in zip(weights, self._parameters, strict=True):
+            if not isinstance(value, Tensor) or value.shape != parameter.shape:
+                raise TypeError("weights are no tensors of the model's shapes")
 
     @torch.no_grad()
     def _put(self, values: Sequence[Tensor]) -> None:
         for parameter, value in zip(self._parameters, values, strict=True):
             parameter.copy_(value)
+
+
+def _read_log(fields: Any) -> TrainLog:
+    """Raises one of `UNREADABLE` if `fields` are not those that `save` writes."""
+    epochs = [EpochRow(**row) for row in fields["epochs"]]
+    log = TrainLog(**{**fields, "epochs": epochs})
+    if [row.epoch for row in epochs] != list(range(len(epochs))) or log.best_epoch not in (None, *range(len(epochs))):
+        raise ValueError("the log's epochs are out of order")
+    return log
+
+
+def _not_a_state(path: Path, error: BaseException) -> MedcoreError:
+    return MedcoreError(f"{path}: not a training state ({first_line(error)}); delete it to start from the beginning")

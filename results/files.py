@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from medcore.errors import MedcoreError
+from medcore.files import replacing
 
 
 def write_by_rename(path: Path, data: bytes) -> None:
-    """Write `data` to `NAME.<pid>.tmp` beside `path`, flush it to disk and rename it; folders are made.
+    """Write `data` by `medcore.files.replacing`; folders are made.
 
     Raises `MedcoreError` naming the file if its folder cannot be written.
     """
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with half.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            half.unlink()
         reason = error.strerror or str(error)
         raise MedcoreError(f"{path}: cannot be written ({reason}); choose a writable folder") from None

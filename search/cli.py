@@ -17,6 +17,7 @@ from rich.logging import RichHandler
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from medcore.errors import MedcoreError
+from medcore.files import first_line
 from search.config import Config, load_config, validate
 from search.tables import evaluation_table, front_table, leverage_table
 
@@ -158,11 +159,12 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result as JSON; - prints it.")] = None,
     arch: Arch = None,
     autocast: Annotated[bool, typer.Option("--autocast", help="Run the model in bfloat16.")] = False,
+    splits: Annotated[Path | None, typer.Option(help="Saved splits of a study: its `output` folder's splits/.")] = None,
 ) -> None:
     """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with its cost."""
     from search import commands
 
-    result = commands.evaluate(checkpoint, data, split, arch, autocast)
+    result = commands.evaluate(checkpoint, data, split, arch, autocast, splits)
     print_result(result, json_file == Path("-"), lambda: evaluation_table({checkpoint.name: result}))
     if json_file not in (None, Path("-")):
         write_text(json_file, json.dumps(result, indent=1))
@@ -309,7 +311,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Entry point: a `MedcoreError` becomes one line on standard error and exit code 2."""
+    """Entry point: a `MedcoreError`, or a GPU out of memory, becomes one line on standard error and exit code 2."""
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",
@@ -320,8 +322,23 @@ def main() -> None:
     except MedcoreError as error:
         sys.stderr.write(f"medcore: {error}\n")
         sys.exit(2)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        sys.stderr.write(
+            f"medcore: out of GPU memory ({first_line(error)}); lower recovery.batch_size or, for adapt, "
+            "adapt.batch_size, or set recovery.autocast (adapt.autocast) to true\n"
+        )
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # imported here: `medcore --help` need not wait for torch
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,14 @@ from search.study import (
     report_skipped,
 )
 
+logger = logging.getLogger(__name__)
+
 
 def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
-    """General checkpoint and training images in, medical checkpoint out (`adapt.out`). Returns its path."""
+    """General checkpoint and training images in, medical checkpoint out (`adapt.out`). Returns its path.
+
+    Raises `MedcoreError` if the training stopped before its first epoch was done; a later stop is a logged warning.
+    """
     settings = config.adapt
     model = load(config.model.base, config.model.architecture).to(best_device())
     make_folder(settings.out.parent)
@@ -58,6 +64,13 @@ def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
         on_epoch=on_epoch,
         state_path=settings.out.with_suffix(".state"),
     )
+    if log.stopped is not None and not log.epochs:
+        raise MedcoreError(f"adapt: {log.stopped}; nothing was learnt, so nothing is written: lower adapt.lr")
+    if log.stopped is not None:
+        logger.warning(
+            "adapt ended after %d of %d epochs: %s; its best weights are written, for more lower adapt.lr, delete %s",
+            *(len(log.epochs), settings.epochs, log.stopped, settings.out.with_suffix(".state")),
+        )
     info = {"origin": str(config.model.base), "log": json.dumps(dataclasses.asdict(log)), "git": git_revision()}
     save(settings.out, model.cpu(), info)
     return settings.out
@@ -74,11 +87,22 @@ def score(config: Config, progress: Progress | None = None) -> tuple[Path, Path]
 
 
 def evaluate(
-    checkpoint: Path, folders: Sequence[Path], split: str, architecture: str | None = None, autocast: bool = False
+    checkpoint: Path,
+    folders: Sequence[Path],
+    split: str,
+    architecture: str | None = None,
+    autocast: bool = False,
+    splits: Path | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a checkpoint on one split of image/mask folders, with its cost; exact boxes."""
+    """Metrics of a checkpoint on one split of image/mask folders, with its cost; exact boxes.
+
+    splits: folder with a study's saved splits, which is read only; without it, parts that the folders' manifests do
+    not have are dealt out for this call, with a warning.
+    """
     model = load(checkpoint, architecture)
-    images, skipped = load_image_set(folders, split, model.arch.img_size)
+    images, skipped = load_image_set(
+        folders, split, model.arch.img_size, save_splits=splits, deal_splits=splits is None
+    )
     report_skipped(skipped)
     rows = evaluate_model(model.to(best_device()), images, autocast=autocast)
     head = {"checkpoint": str(checkpoint), "split": split, "images": len(rows), "skipped": len(skipped)}

@@ -48,8 +48,10 @@ def demo(folder: Path, console: Console) -> None:
     console.print(f"trial {row['trial_id']}, {100 * row['flops_paper_fraction']:.0f} % of the FLOPs -> {out}")
     console.print("on images that the search did not use:")
     held_out = [medical]
-    dense = commands.evaluate(folder / "medical.safetensors", held_out, "val/report")
-    pruned = commands.evaluate(out, held_out, "val/report")
+    dense, pruned = (
+        commands.evaluate(checkpoint, held_out, "val/report", splits=config.output / "splits")
+        for checkpoint in (folder / "medical.safetensors", out)
+    )
     console.print(evaluation_table({"dense": dense, "exported": pruned}))
     console.print(
         f"front picture: {picture}\n"

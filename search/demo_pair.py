@@ -46,7 +46,8 @@ def _trained(path: Path, start: MedSam | None, data: Path, epochs: int, lr: floa
         return load(path)
     torch.manual_seed(0)
     model = build(EncoderSpec.dense(DEMO_ARCH)) if start is None else start
-    training, validation = (_images(data, split) for split in ("train", "val"))
+    # val/report is for the final figures: it must not choose the epoch whose weights are kept
+    training, validation = (_images(data, split) for split in ("train", "val/search"))
     settings = TrainSettings(epochs=epochs, lr=lr, batch_size=8, patience=0, autocast=True, horizontal_flip=True)
     with Progress(console=console) as progress:
         task = progress.add_task(f"training {path.stem} model", total=epochs)
@@ -64,5 +65,5 @@ def _trained(path: Path, start: MedSam | None, data: Path, epochs: int, lr: floa
 
 
 def _images(folder: Path, split: str) -> ImageSet:
-    images, _ = load_image_set([folder], split, DEMO_ARCH.img_size)
+    images, _ = load_image_set([folder], split, DEMO_ARCH.img_size, save_splits=folder.parent / "splits")
     return images

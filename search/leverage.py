@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from medcore.budgets import rule, uniform
+from medcore.budgets import MIN_HEADS, rule, uniform
 from medcore.cost import cost
 from medcore.data import ImageSet
 from medcore.errors import MedcoreError
@@ -48,9 +48,6 @@ from search.provenance import git_revision
 from search.scoring import score_table
 from search.space import scoring_weights
 from search.study import Shared, adapted_model, calibration_images, load_split
-
-#: What every block keeps under the rule (method §5), where that leaves the whole grid in reach.
-MIN_HEADS, MIN_CHANNEL_SHARE = 1, 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +142,7 @@ def grid_budget(config: Config, arch: Architecture, sensitivity: np.ndarray, poi
         return uniform(arch, 1 - heads, 1 - mlp)
     # with fewer than ten heads a block, one kept in each would put the grid's last row out of reach
     min_heads = min(MIN_HEADS, int((1 - max(HEAD_SPARSITIES)) * arch.num_heads + 1e-9))
-    return rule(arch, heads, mlp, sensitivity, min_heads=min_heads, min_channel_share=MIN_CHANNEL_SHARE)
+    return rule(arch, heads, mlp, sensitivity, min_heads=min_heads)
 
 
 def _allocator(config: Config) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,7 +48,7 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
         format=FORMAT,
         base=file_hash(config.model.base),
         adapted=file_hash(config.model.adapted),
-        images=fingerprint(calibration),
+        images=calibration.fingerprint(),
         nodes=nodes,
         part_size=size,
     )
@@ -68,15 +67,6 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
         table.save(path)
         shutil.rmtree(folder, ignore_errors=True)
     return table, path
-
-
-def fingerprint(images: ImageSet) -> str:
-    """Hash of the pixels, masks and origins of an image set."""
-    digest = hashlib.sha256()
-    for array in (images.images, images.masks):
-        digest.update(array.tobytes())
-    digest.update(json.dumps([images.datasets, images.names]).encode())
-    return digest.hexdigest()
 
 
 def _compute(config: Config, images: ImageSet, plan: Sequence[Part], folder: Path, progress: Progress | None) -> None:

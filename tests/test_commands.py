@@ -6,11 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from medcore.checkpoint import load, read_info
 from medcore.cost import cost
+from medcore.data import load_image_set
+from medcore.errors import MedcoreError
+from medcore.evaluate import evaluate, summarise
 from medcore.score_table import ScoreTable
 from medcore.spec import EncoderSpec
+from medcore.train import EpochRow, TrainLog
+from search import commands, demo_pair
+from search.config import load_config
+from search.study import load_split
 from tests.helpers import TINY
 from tests.study_files import medcore, write_tiny_study
 
@@ -30,6 +38,77 @@ def test_adapt_writes_a_dense_checkpoint_that_differs_from_its_origin(folder: Pa
     changed = [name for name, value in adapted.state_dict().items() if not value.equal(base.state_dict()[name])]
     assert any(name.startswith("image_encoder.") for name in changed)
     assert not any(name.startswith("prompt_encoder.") for name in changed)
+
+
+def test_adapt_that_stops_early_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "medical.safetensors"
+    config = load_config(write_tiny_study(tmp_path, adapt={"out": str(out), "epochs": 3}))
+    logs = iter(
+        [
+            TrainLog(stopped="non-finite loss or gradient at step 0 of epoch 0"),
+            TrainLog(
+                [EpochRow(0, 0.5, 0.6, 1e-4)], best_epoch=0, stopped="non-finite loss or gradient at step 2 of epoch 1"
+            ),
+        ]
+    )
+    monkeypatch.setattr(commands, "train", lambda *arguments, **options: next(logs))
+    with pytest.raises(MedcoreError, match=r"^adapt: non-finite loss .*nothing is written: lower adapt\.lr$"):
+        commands.adapt(config)
+    assert not out.exists()
+    assert commands.adapt(config) == out and out.is_file()
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert message.startswith("adapt ended after 1 of 3 epochs: non-finite loss or gradient at step 2 of epoch 1;")
+
+
+def test_adapt_does_not_hand_back_the_training_of_another_base(folder: Path) -> None:
+    out = folder / "again.safetensors"
+    settings = {"out": str(out), "epochs": 1}
+    config = write_tiny_study(folder, adapt=settings)
+    assert medcore("adapt", config).returncode == 0
+    written = out.read_bytes()
+    config = write_tiny_study(folder, adapt=settings, model={"base": str(folder / "adapted.safetensors")})
+    result = medcore("adapt", config)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "which differs in starting weights; delete it" in result.stderr and out.read_bytes() == written
+
+
+def test_evaluate_takes_the_splits_of_the_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config(write_tiny_study(tmp_path))
+    data, checkpoint, splits = tmp_path / "polyps", tmp_path / "base.safetensors", tmp_path / "runs" / "splits"
+    (data / "splits.json").unlink()
+    with pytest.raises(MedcoreError, match="there are no saved splits"):
+        commands.evaluate(checkpoint, [data], "val/report", splits=splits)
+    assert not splits.exists()
+    reported = load_split(config, "val/report", TINY.img_size, None)
+    for index in range(9):  # a new deal would differ
+        for kind in ("images", "masks"):
+            (data / kind / f"a{index}.png").write_bytes((data / kind / "medical_0000.png").read_bytes())
+    command = ["evaluate", checkpoint, "--data", data, "--split", "val/report", "--json", "-"]
+    result = medcore(*command, "--splits", splits)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    rows = evaluate(load(checkpoint), reported)
+    assert (answer["images"], answer["skipped"]) == (len(rows), 9)
+    assert answer["dice"] == pytest.approx(summarise(rows)["dice"])
+    assert "dealt out" not in result.stderr and result.stderr.count("in no part of") == 9
+    commands.evaluate(checkpoint, [data], "val/report")
+    assert sum("dealt out just now" in message for message in caplog.messages) == 1
+
+
+def test_the_demo_chooses_its_models_without_the_reported_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(demo_pair, "GENERAL_IMAGES", 24)
+    monkeypatch.setattr(demo_pair, "MEDICAL_IMAGES", 24)
+    monkeypatch.setattr(demo_pair, "train", lambda model, training, val, *rest, **options: seen.append((training, val)))
+    medical = demo_pair.make_pair(tmp_path, Console(quiet=True))
+    assert len(seen) == 2
+    for folder, (training, validation) in zip((tmp_path / "general", medical), seen, strict=True):
+        reported = load_image_set([folder], "val/report", 128, save_splits=tmp_path / "splits", deal_splits=False)[0]
+        assert reported.names and not set(reported.names) & {*training.names, *validation.names}
 
 
 def test_score_is_computed_once(folder: Path) -> None:

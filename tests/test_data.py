@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from medcore.data import (
     to_square,
 )
 from medcore.errors import MedcoreError
-from medcore.splits import make_parts, natural_key
+from medcore.splits import make_parts, natural_key, saved_file
 from tests.helpers import shared_dir
 
 
@@ -219,20 +222,131 @@ def test_made_parts_are_disjoint_complete_and_in_blocks(count: int) -> None:
 def test_derived_halves_and_their_file(tmp_path: Path) -> None:
     names = [str(i) for i in range(160)]
     (tmp_path / "splits.json").write_text(json.dumps({"train": names[:60], "val": names[60:]}))
-    parts = read_splits(tmp_path, names, seed=1, save_to=tmp_path / "kept" / "s.json")
+    parts = read_splits(tmp_path, names, seed=1, save_to=tmp_path / "kept" / "s.json").parts
     assert sorted(parts["val/search"] + parts["val/report"]) == sorted(names[60:])
     assert {len(parts["val/search"]), len(parts["val/report"])} == {40, 60}
     assert parts["all"] == names and parts["train"] == names[:60]
-    again = read_splits(tmp_path, [*names, "new"], seed=2, save_to=tmp_path / "kept" / "s.json")
+    again = read_splits(tmp_path, [*names, "new"], seed=2, save_to=tmp_path / "kept" / "s.json").parts
     assert again["val/search"] == parts["val/search"]
-    assert any(read_splits(tmp_path, names, seed)["val/search"] != parts["val/search"] for seed in range(2, 6))
+    assert any(read_splits(tmp_path, names, seed).parts["val/search"] != parts["val/search"] for seed in range(2, 6))
     assert [p.name for p in (tmp_path / "kept").iterdir()] == ["s.json"]
     own = {"train": ["1"], "val": ["2", "3"], "val/search": ["3"], "val/report": ["2"]}
     (tmp_path / "splits.json").write_text(json.dumps(own))
-    assert read_splits(tmp_path, names)["val/search"] == ["3"]
+    assert read_splits(tmp_path, names).parts["val/search"] == ["3"]
     (tmp_path / "file").write_text("")
+    (tmp_path / "splits.json").unlink()
     with pytest.raises(MedcoreError, match="cannot write the splits"):
         read_splits(tmp_path, names, save_to=tmp_path / "file" / "s.json")
+
+
+@pytest.mark.parametrize("half", ["val/search", "val/report"])
+@pytest.mark.parametrize("saved", [True, False])
+def test_one_half_leaves_the_rest_of_val_to_the_other(half: str, saved: bool, tmp_path: Path) -> None:
+    names = [str(i) for i in range(40)]
+    save_to = tmp_path / "kept.json" if saved else None
+    parts = {"train": names[:20], "val": names[20:], half: names[25:28]}
+    (tmp_path / "splits.json").write_text(json.dumps(parts))
+    splits = read_splits(tmp_path, names, save_to=save_to)
+    (other,) = {"val/search", "val/report"} - {half}
+    assert splits.parts[half] == names[25:28] and splits.parts[other] == [*names[20:25], *names[28:]]
+    assert not splits.fleeting and splits.unassigned(half) == set()
+    if save_to is not None:
+        assert json.loads(save_to.read_text()) == {other: splits.parts[other]}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "saved", "words"),
+    [
+        ({"train": ["1", "2"], "val": ["3"]}, {"val/search": ["2"], "val/report": ["3"]}, "'train' and 'val/search'"),
+        ({"train": ["1"], "test": ["3"], "val": ["2"]}, {"val/report": ["3"]}, "'test' and 'val/report'"),
+        ({"val": ["1", "2"], "val/search": ["1", "2"]}, {"val/report": ["2"]}, "'val/search' and 'val/report'"),
+        ({"val": ["1"]}, {"train": ["1", "2"], "val/search": [], "val/report": ["1"]}, "'train' and 'val'"),
+        ({"train": ["1"], "val": ["2"]}, {"val/search": ["2"], "val/report": ["3"]}, "'val/report' are not in 'val'"),
+        ({"train": ["1"], "val": ["2"], "val/search": ["1"]}, None, "'train' and 'val/search'"),
+        ({"val": ["2"], "val/search": ["4"], "val/report": []}, None, "'val/search' are not in 'val'"),
+    ],
+)
+def test_parts_that_share_images_are_refused(
+    manifest: dict[str, list[str]], saved: dict[str, list[str]] | None, words: str, tmp_path: Path
+) -> None:
+    own, kept = tmp_path / "splits.json", tmp_path / "kept.json"
+    own.write_text(json.dumps(manifest))
+    if saved is not None:
+        kept.write_text(json.dumps(saved))
+    before = None if saved is None else kept.read_bytes()
+    with pytest.raises(MedcoreError) as caught:
+        read_splits(tmp_path, ["1", "2", "3"], save_to=kept)
+    message = str(caught.value)
+    assert words in message and str(own) in message and "\n" not in message
+    assert (f"delete {kept}" in message) == (saved is not None)
+    assert before == (kept.read_bytes() if kept.is_file() else None)
+
+
+def test_saved_parts_of_folders_with_one_name_stay_apart(tmp_path: Path) -> None:
+    roots = [_folder(tmp_path / owner / "data", [f"{owner}{i}" for i in range(8)]) for owner in ("a", "b")]
+    for root in roots:
+        names = load_image_set([root], "val", 16, save_splits=tmp_path / "splits")[0].names
+        assert names and all(name.startswith(root.parent.name) for name in names)
+    assert saved_file(roots[0], tmp_path / "splits") == saved_file(
+        roots[1].parent.parent / "a" / ".." / "a" / "data", tmp_path / "splits"
+    )
+    files = sorted(path.name for path in (tmp_path / "splits").iterdir())
+    assert len(files) == 2 and all(re.fullmatch(r"data-[0-9a-f]{8}\.splits\.json", name) for name in files)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_images_in_no_part_are_listed(own: bool, tmp_path: Path) -> None:
+    root, place = _folder(tmp_path / "set", [f"f{i}" for i in range(16)]), tmp_path / "splits"
+    if own:
+        parts = make_parts([f"f{i}" for i in range(16)], {"train": 3, "val": 1}, 0)
+        (root / "splits.json").write_text(json.dumps(parts))
+    load_image_set([root], "val/search", 16, save_splits=place)
+    for kind in ("images", "masks"):
+        (root / kind / "new.png").write_bytes((root / kind / "f0.png").read_bytes())
+    for part in ("train", "val", "val/search", "val/report"):
+        images, skipped = load_image_set([root], part, 16, save_splits=place)
+        assert "new" not in images.names
+        (entry,) = skipped
+        assert entry.path == root / "images" / "new.png" and entry.reason.startswith("in no part of ")
+        assert str(saved_file(root, place)) in entry.reason and (str(root / "splits.json") in entry.reason) == own
+    assert not load_image_set([root], "all", 16, save_splits=place)[1]
+    if own:  # in val now, but the halves have been dealt out already
+        parts["val"].append("new")
+        (root / "splits.json").write_text(json.dumps(parts))
+        assert load_image_set([root], "val", 16, save_splits=place)[1] == []
+        (entry,) = load_image_set([root], "val/report", 16, save_splits=place)[1]
+        assert entry.reason.startswith("in neither half of ")
+
+
+def test_parts_dealt_out_for_one_call_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    roots, place = [_folder(tmp_path / name, [f"f{i}" for i in range(16)]) for name in ("one", "two")], tmp_path / "s"
+    (roots[1] / "splits.json").write_text(json.dumps({"train": ["f0", "f1"], "val": [f"f{i}" for i in range(2, 16)]}))
+    load_image_set(roots, "val/search", 16)
+    (record,) = caplog.records
+    assert "part 'val/search'" in record.getMessage() and all(str(root) in record.getMessage() for root in roots)
+    load_image_set(roots, "val", 16)
+    assert str(roots[0]) in caplog.messages[1] and str(roots[1]) not in caplog.messages[1]
+    caplog.clear()
+    load_image_set(roots[1:], "train", 16)
+    load_image_set(roots, "all", 16)
+    load_image_set(roots, "val/search", 16, save_splits=place)
+    assert not caplog.records
+
+
+def test_saved_parts_can_be_demanded(tmp_path: Path) -> None:
+    root, place = _folder(tmp_path / "set", [f"f{i}" for i in range(16)]), tmp_path / "s"
+    with pytest.raises(MedcoreError, match=r"no part 'val'; known are all; there are no saved splits .*/s/set-.*json"):
+        load_image_set([root], "val", 16, save_splits=place, deal_splits=False)
+    assert not place.exists()
+    expected = load_image_set([root], "val", 16, split_seed=5, save_splits=place)[0].names
+    assert load_image_set([root], "val", 16, save_splits=place, deal_splits=False)[0].names == expected
+
+
+def test_an_empty_folder_saves_no_parts(tmp_path: Path) -> None:
+    root = _folder(tmp_path / "set", [])
+    with pytest.raises(MedcoreError, match="no usable image"):
+        load_image_set([root], "val", 16, save_splits=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_preprocessing_is_min_max_and_a_no_op_at_size(tmp_path: Path) -> None:
@@ -301,6 +415,38 @@ def test_low_masks_are_area_averages() -> None:
     assert low.dtype == np.float32 and (low == (blocks >= 0.5)).all()
     assert images.low_mask_tensor(8, [3, 1]).shape == (2, 1, 8, 8)
     assert images.low_masks(7).shape == (5, 7, 7)
+    alone = _random_set(5, 16)
+    assert (alone.low_masks(8, [3, 1, 3]) == low[[3, 1, 3]]).all() and (alone.low_masks(8) == low).all()
+    assert alone.low_masks(8, []).shape == (0, 8, 8)
+    low[:] = 7  # a copy: what the set keeps stays
+    assert images.low_masks(8).max() == 1
+
+
+def test_image_set_travels_with_what_is_derived_from_it() -> None:
+    images = _random_set(6, 16)
+    low, complexity = images.low_masks(8, [0, 4]), images.complexity
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(images, protocol=5, buffer_callback=buffers.append)
+    again = pickle.loads(data, buffers=[bytes(buffer) for buffer in buffers])
+    assert not again.masks.flags.writeable
+    assert (again.low_masks(8)[[0, 4]] == low).all() and again.low_masks(8)[1].any()
+    assert (again.complexity == complexity).all() and again.fingerprint() == images.fingerprint()
+
+
+def test_fingerprint_sees_every_change_and_only_changes() -> None:
+    images = _random_set(4, 16)
+    prints = {images.fingerprint()}
+    copies = [dataclasses.replace(images), images.subset(range(4))]
+    copies.append(dataclasses.replace(images, images=np.asfortranarray(images.images)))
+    assert {copy.fingerprint() for copy in copies} == prints
+    for field in ("images", "masks", "boxes"):
+        changed = getattr(images, field).copy()
+        changed[2] = changed[2, ::-1]
+        prints.add(dataclasses.replace(images, **{field: changed}).fingerprint())
+    prints.add(dataclasses.replace(images, names=["n0", "n1", "n2", "x"]).fingerprint())
+    prints.add(dataclasses.replace(images, datasets=["one"] * 4).fingerprint())
+    prints |= {images.subset(chosen).fingerprint() for chosen in ([], [0, 1, 2], [1, 0, 2, 3])}
+    assert len(prints) == 9
 
 
 def test_jitter_stays_in_bounds_and_in_order() -> None:
@@ -330,7 +476,8 @@ def test_choice_per_dataset_is_seeded_and_replaces_what_cannot_be_read(tmp_path:
     assert len(choices) > 1
     searched = load_image_set(roots, "val/search", 16, seed=0, save_splits=tmp_path / "splits")[0]
     assert searched.names == load_image_set(roots, "val/search", 16, seed=9)[0].names
-    assert sorted(p.name for p in (tmp_path / "splits").iterdir()) == ["one.splits.json", "two.splits.json"]
+    files = [saved_file(root, tmp_path / "splits") for root in roots]
+    assert sorted((tmp_path / "splits").iterdir()) == files
 
 
 def test_listing_is_in_natural_order(tmp_path: Path) -> None:

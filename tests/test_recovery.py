@@ -1,14 +1,17 @@
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
+import medcore.imageset
 from medcore.errors import MedcoreError
+from medcore.imageset import boundary_complexity
 from medcore.optimisation import COSINE_FLOOR, LastGood, rate_factor
-from medcore.recovery import RecoverySettings, boundary_complexity, draw_batches, recover
+from medcore.recovery import RecoverySettings, draw_batches, recover
 from medcore.teacher import Teacher, compute_teacher
 from tests.helpers import TINY
 from tests.training_samples import assert_same, random_images, tiny_model, weights
@@ -127,6 +130,36 @@ def test_blocks_with_nothing_to_train_are_no_obstacle():
     log = recover(model, images, teacher, dataclasses.replace(SHORT, weight_decay=0.1), seed=0)
     assert log.steps == 6
     assert log.stopped is None
+
+
+def test_what_the_masks_give_is_computed_once_for_all_phases(monkeypatch):
+    images, model = random_images(3), tiny_model(2)
+    teacher = compute_teacher(tiny_model(1), images)
+    pooled, measured = [], []
+    pool, measure = torch.nn.functional.adaptive_avg_pool2d, medcore.imageset.boundary_complexity
+    monkeypatch.setattr(
+        torch.nn.functional, "adaptive_avg_pool2d", lambda masks, low: pooled.append(len(masks)) or pool(masks, low)
+    )
+    monkeypatch.setattr(
+        medcore.imageset, "boundary_complexity", lambda masks: measured.append(len(masks)) or measure(masks)
+    )
+    for seed in range(3):
+        recover(model, images, teacher, SHORT, seed=seed)
+    assert sum(pooled) == 3 and measured == [3]
+
+
+def test_no_figure_is_fetched_before_the_backward_pass(monkeypatch):
+    images, model = random_images(2), tiny_model(2)
+    teacher, log = compute_teacher(tiny_model(1), images), []
+    for name in ("__float__", "item", "tolist", "__bool__"):
+        fetch = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda tensor, fetch=fetch: log.append("fetch") or fetch(tensor))
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda tensor: log.append("backward") or backward(tensor))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recover(model, images, teacher, dataclasses.replace(SHORT, steps=1), seed=0)
+    assert log[0] == "backward" and "fetch" in log
 
 
 def test_no_steps_change_nothing():

@@ -1,5 +1,6 @@
 """Score table and mixing against the formulas of method §4 written out directly."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,6 +292,25 @@ def test_broken_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MedcoreError, match="cannot write the score table"):
         table.save(tmp_path / "file" / "scores.safetensors")
+
+
+@pytest.mark.parametrize("name", ["zero_heads", "zero_channels", "block_fisher"])
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_arrays_with_other_axes_are_named(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    table, path = random_table(), tmp_path / "scores.safetensors"
+    arrays = {key: value for key, value in vars(table).items() if isinstance(value, np.ndarray)}
+    header = {"datasets": table.datasets, "nodes": table.nodes, "meta": {}, "spec": None}
+    save_file(arrays | {name: np.ones(shape)}, path, metadata={"format": FORMAT, "table": json.dumps(header)})
+    with pytest.raises(MedcoreError, match=f"{name}.* ha(s|ve) shape"):
+        ScoreTable.load(path)
+
+
+@pytest.mark.parametrize("other", [{"mlp_ratio": 3.0}, {"depth": 5}])
+def test_a_table_narrower_than_its_spec_is_refused(other: dict[str, float], tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    replace(random_table(), spec=EncoderSpec.dense(replace(TINY, **other))).save(path)
+    with pytest.raises(MedcoreError, match=r"has shape .*, expected .*; score again"):
+        ScoreTable.load(path)
 
 
 def test_key_depends_on_content_not_on_order() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medcore.errors import MedcoreError
+from medcore.sam import build
 from medcore.spec import ARCHITECTURES, Architecture, EncoderSpec, resolve_architecture
 from tests.helpers import TINY
 
@@ -38,6 +41,22 @@ def test_official_architectures_resolve(name: str) -> None:
         {"decoder": {"depth": "two"}},
         {"unknown": 1},
         {"num_heads": 7},
+        {"num_heads": True},
+        {"name": ["tiny"]},
+        {"mlp_ratio": float("inf")},
+        {"mlp_ratio": float("nan")},
+        {"mlp_ratio": 0.01},
+        {"mlp_ratio": 1e308},
+        {"pixel_mean": [0.5]},
+        {"pixel_mean": [0, 0, float("nan")]},
+        {"pixel_std": [1, 1]},
+        {"pixel_std": [1, 0, 1]},
+        {"pixel_std": [1, float("inf"), 1]},
+        {"global_attn_indexes": [1.5]},
+        {"global_attn_indexes": [-1]},
+        {"out_chans": 36},
+        {"decoder": {"num_heads": 3}},
+        {"decoder": {"num_heads": 32}},
     ],
 )
 def test_wrong_architecture_file_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -45,7 +64,8 @@ def test_wrong_architecture_file_is_one_line(tmp_path: Path, change: dict[str, A
     path.write_text(json.dumps(TINY.to_dict() | change))
     with pytest.raises(MedcoreError) as caught:
         resolve_architecture(path)
-    assert "\n" not in str(caught.value)
+    message = str(caught.value)
+    assert "\n" not in message and next(iter(change)) in message
 
 
 def test_missing_field_and_unknown_name() -> None:
@@ -67,3 +87,11 @@ def test_wrong_spec_text(text: str) -> None:
 def test_counts_outside_the_architecture(heads: tuple[int, ...], channels: tuple[int, ...]) -> None:
     with pytest.raises(MedcoreError):
         EncoderSpec(TINY, heads, channels)
+
+
+@pytest.mark.parametrize(("out_chans", "heads"), [(8, 1), (8, 4), (24, 12), (48, 8), (40, 4)])
+def test_widths_that_are_accepted_make_a_decoder_that_runs(out_chans: int, heads: int) -> None:
+    arch = replace(TINY, out_chans=out_chans, decoder=replace(TINY.decoder, num_heads=heads))
+    with torch.no_grad():
+        logits = build(EncoderSpec.dense(arch)).segment(torch.rand(1, 3, 64, 64), torch.tensor([[4.0, 4, 30, 40]]))
+    assert logits.shape == (1, 1, arch.low_res, arch.low_res) and logits.isfinite().all()

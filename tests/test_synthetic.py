@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from medcore.data import box_of, load_image_set
 from medcore.errors import MedcoreError
-from medcore.shapes import GENERAL_FAMILIES, MEDICAL_FAMILIES, draw_shape
+from medcore.shapes import GENERAL_FAMILIES, MEDICAL_FAMILIES, _finish, draw_shape
 from medcore.synthetic import DEMO_ARCH, make, write_folder
 from medcore.textures import any_texture, curves, noise
 
@@ -115,6 +115,19 @@ def test_shapes_meet_their_share_and_have_no_holes(family: str) -> None:
         assert (shape.mask == (shape.alpha > 0.5)).mean() > 0.995 and not shape.depth[~shape.mask].any()
     smooth = draw_shape(rng, 96, family, 0.1, (48.0, 48.0), 1.0, 0.0)
     assert abs(smooth.share - 0.1) < 0.002
+
+
+def test_a_ring_beside_a_second_piece_becomes_one_filled_piece() -> None:
+    """Two pieces less one hole is 1, the Euler number of a whole shape."""
+    level = np.full((24, 24), -1, dtype=np.float32)
+    level[2:15, 2:15] = 1
+    level[6:9, 6:9] = -1
+    level[18:21, 18:21] = 1
+    shape = _finish(level, radius=8.0, softness=1.0)
+    expected = np.zeros((24, 24), dtype=bool)
+    expected[2:15, 2:15] = True
+    assert (shape.mask == expected).all()
+    assert (shape.alpha[expected] == 1).all() and not shape.alpha[18:21, 18:21].any()
 
 
 def test_fields_have_the_scale_they_promise() -> None:

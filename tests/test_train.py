@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -157,23 +158,112 @@ def test_flipped_boxes_are_the_flipped_masks_boxes(axis):
     assert torch.equal(batch[2], torch.from_numpy(images.boxes.copy()))
 
 
-def test_a_state_of_another_training_is_refused(tmp_path):
-    path, images = tmp_path / "training.state", random_images(2)
-    settings = dataclasses.replace(SHORT, epochs=1)
-    train(tiny_model(), images, None, settings, seed=0, state_path=path)
-    with pytest.raises(MedcoreError, match=r"training\.state: belongs to a training with another"):
-        train(tiny_model(), images, None, settings, seed=1, state_path=path)
-    with pytest.raises(MedcoreError, match="belongs to a training with another"):
-        train(tiny_model(heads=(3, 2, 3, 3)), images, None, settings, seed=0, state_path=path)
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(MedcoreError, match="not a training state"):
-        train(tiny_model(), images, None, settings, seed=0, state_path=path)
-    torch.save({"other": 1}, path)
-    with pytest.raises(MedcoreError, match="not a training state"):
-        train(tiny_model(), images, None, settings, seed=0, state_path=path)
+ONE = dataclasses.replace(SHORT, epochs=1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """State file of a finished training of `tiny_model(0)` on random images, without validation."""
+    path = tmp_path_factory.mktemp("finished") / "training.state"
+    train(tiny_model(), random_images(2), None, ONE, seed=0, state_path=path)
+    return path
+
+
+def other_pixels(images):
+    return dataclasses.replace(images, images=images.images // 2)
+
+
+def other_masks(images):
+    return dataclasses.replace(images, masks=images.masks[:, ::-1])
+
+
+def other_boxes(images):
+    return dataclasses.replace(images, boxes=images.boxes + 1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"settings": dataclasses.replace(ONE, lr=1e-4)}, "settings"),
+        ({"model": tiny_model(1)}, "starting weights"),
+        ({"model": tiny_model(heads=(3, 2, 3, 3))}, "architecture, starting weights"),
+        ({"train": other_pixels(random_images(2))}, "training images"),
+        ({"train": other_masks(random_images(2))}, "training images"),
+        ({"train": other_boxes(random_images(2))}, "training images"),
+        ({"val": random_images(2)}, "validation images"),
+        ({"train_prompt_encoder": True}, "trained parameters"),
+    ],
+)
+def test_a_state_of_another_training_is_refused_and_the_difference_named(changed, named, finished):
+    arguments = {"model": tiny_model(), "train": random_images(2), "val": None, "settings": ONE, "seed": 0}
+    content, before = finished.read_bytes(), weights((arguments | changed)["model"])
+    with pytest.raises(MedcoreError) as caught:
+        train(**arguments | changed, state_path=finished)
+    message = str(caught.value)
+    assert message.startswith(f"{finished}: belongs to another training, which differs in {named}; delete it")
+    assert "\n" not in message and finished.read_bytes() == content
+    assert_same(before, weights((arguments | changed)["model"]))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: [1, 2],
+        lambda state: "text",
+        lambda state: torch.zeros(3),
+        lambda state: {"other": 1},
+        lambda state: {**state, "identity": "text of an older format"},
+        lambda state: {**state, "parameters": state["parameters"][1:]},
+        lambda state: {**state, "parameters": [value[..., :1] for value in state["parameters"]]},
+        lambda state: {**state, "parameters": 5},
+        lambda state: {**state, "best": state["parameters"]},
+        lambda state: {**state, "optimizer": {}},
+        lambda state: {**state, "optimizer": {"param_groups": [], "state": {}}},
+        lambda state: {**state, "log": {"epochs": 3}},
+        lambda state: {**state, "log": {**state["log"], "best_epoch": 7}},
+        lambda state: {**state, "log": {**state["log"], "unknown": 7}},
+        lambda state: {name: value for name, value in state.items() if name != "log"},
+    ],
+)
+def test_a_file_with_something_else_is_one_line(damage, finished, tmp_path):
+    path, model = tmp_path / "training.state", tiny_model()
+    before = weights(model)
+    torch.save(damage(torch.load(finished, weights_only=True)), path)
+    with pytest.raises(MedcoreError) as caught:
+        train(model, random_images(2), None, ONE, seed=0, state_path=path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: not a training state (") and "\n" not in message
+    assert message.endswith("delete it to start from the beginning")
+    assert_same(before, weights(model))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02.", b"PK\x03\x04" + bytes(80), None])
+def test_a_damaged_file_is_one_line(content, finished, tmp_path):
+    path = tmp_path / "training.state"
+    path.write_bytes(finished.read_bytes()[:200] if content is None else content)
+    with pytest.raises(MedcoreError, match=r"not a training state \(.*\); delete it"):
+        train(tiny_model(), random_images(2), None, ONE, seed=0, state_path=path)
+
+
+def test_a_state_that_cannot_be_written_is_one_line(tmp_path):
     missing = tmp_path / "nowhere" / "training.state"
     with pytest.raises(MedcoreError, match="cannot write the training state"):
-        train(tiny_model(), images, None, settings, seed=0, state_path=missing)
+        train(tiny_model(), random_images(2), None, ONE, seed=0, state_path=missing)
+
+
+def test_a_training_that_stops_at_once_leaves_no_state(tmp_path):
+    model, path = tiny_model(), tmp_path / "training.state"
+    with torch.no_grad():
+        model.mask_decoder.iou_token.weight.fill_(math.nan)
+    log = train(model, random_images(2), None, ONE, seed=0, state_path=path)
+    assert log.stopped is not None and not log.epochs and not path.exists()
+
+
+def test_steps_raise_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tiny_model(), random_images(2), random_images(1, seed=1), ONE, seed=0)
 
 
 def test_no_epochs_change_nothing_and_no_images_are_an_error():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from search import cli, commands
 from tests.study_files import medcore, write_tiny_study
 
 
@@ -100,3 +103,29 @@ def test_mistake_is_one_line(
     lines = [line for line in result.stderr.splitlines() if line.startswith("medcore: ")]
     assert len(lines) == 1 and names in lines[0]
     assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(target: str) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB.")
+
+    monkeypatch.setattr(commands, "cost", full)
+    monkeypatch.setattr(sys, "argv", ["medcore", "cost", "vit_b"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    message = capsys.readouterr().err
+    assert (
+        caught.value.code == 2 and message.count("\n") == 1 and message.startswith("medcore: out of GPU memory (CUDA")
+    )
+    for setting in ("recovery.batch_size", "adapt.batch_size", "recovery.autocast"):
+        assert setting in message
+
+
+def test_errors_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(target: str) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(commands, "cost", wrong)
+    monkeypatch.setattr(sys, "argv", ["medcore", "cost", "vit_b"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main()
