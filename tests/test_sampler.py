@@ -146,7 +146,8 @@ def test_values_and_reference() -> None:
     assert values_of(None, OBJECTIVES) is None
     objectives = [Objective("flops", "min"), Objective("dice", "max"), Objective("hd95", "min")]
     dense = {"flops": 100.0, "dice": 0.9, "hd95": 3.0}
-    assert reference_point(objectives, dense, 256) == {"flops": 101.0, "dice": 0.0, "hd95": 256.0}
+    assert reference_point(objectives, dense, largest_side=1070) == {"flops": 101.0, "dice": 0.0, "hd95": 1070.0}
+    assert reference_point(objectives, dense | {"hd95": 200.0}, largest_side=64)["hd95"] == 202.0
 
 
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
