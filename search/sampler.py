@@ -109,11 +109,6 @@ class StudySearch(Searcher):
         self._next = max(numbers, default=-1) + 1
         self._warm = dict(enumerate(warm_starts))
 
-    @property
-    def study(self) -> optuna.Study:
-        """The Optuna study behind it, for reading."""
-        return self._study
-
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Tune's request for one trial: `{"trial_id": ...}`, after its `params.json` is on disk."""
         if self._interrupted:
@@ -157,7 +152,8 @@ class StudySearch(Searcher):
         """Nothing, for the same reason."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("build a StudySearch on the study's folder instead")
+        """Raises `RuntimeError`: the folder is the memory."""
+        raise RuntimeError(f"{checkpoint_path}: a StudySearch keeps no such file; build one on {self._dir} instead")
 
     def _ask(self, number: int, known: Mapping[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
         self._study.sampler = make_sampler(self._settings, number, self._trials)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from medcore.errors import MedcoreError
 from results.trials import write_row
@@ -34,6 +34,11 @@ def space(trial: Any) -> dict[str, Any]:
 
 def searcher(folder: Path, name: str = "tpe", **options: Any) -> StudySearch:
     return StudySearch(folder, space, OBJECTIVES, WARM, SamplerSettings(name, seed=3, population=4), 40, **options)
+
+
+def told(search: StudySearch) -> list[FrozenTrial]:
+    """What the sampler has heard so far."""
+    return search._study.trials
 
 
 def finish(folder: Path, search: StudySearch, tune_id: str, trial_id: str, **row: Any) -> None:
@@ -62,8 +67,8 @@ def test_warm_starts_come_first_and_exactly(tmp_path: Path) -> None:
     assert uniform.origin == "uniform 0.5" and uniform.params["x"] == 0.5 and -1 <= uniform.params["y"] <= 1
     assert sampled.origin == "sampled" and set(sampled.params) == {"x", "y", "kind", "fixed"}
     assert [trial.seed for trial in (dense, uniform, sampled)] == [derived_seed(3, i) for i in range(3)]
-    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3
-    assert search.study.trials[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]
+    assert [trial.state for trial in told(search)] == [TrialState.COMPLETE] * 3
+    assert told(search)[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
@@ -75,13 +80,13 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
     before = {trial.trial_id: trial for trial in all_issued(tmp_path)}
 
     second = searcher(tmp_path, name)
-    known = second.study.trials
+    known = told(second)
     assert [trial.state for trial in known] == [TrialState.COMPLETE] * 12
-    assert [trial.values for trial in known] == [first.study.trials[i].values for i in range(12)]
-    assert [trial.params for trial in known] == [first.study.trials[i].params for i in range(12)]
+    assert [trial.values for trial in known] == [told(first)[i].values for i in range(12)]
+    assert [trial.params for trial in known] == [told(first)[i].params for i in range(12)]
     key = "NSGAIISampler:generation"
     generations = [trial.system_attrs.get(key) for trial in known]
-    assert generations == [trial.system_attrs.get(key) for trial in first.study.trials[:12]]
+    assert generations == [trial.system_attrs.get(key) for trial in told(first)[:12]]
     assert generations == ([0] * 4 + [1] * 4 + [2] * 4 if name == "nsga2" else [None] * 12)
 
     again = [second.suggest(f"again{i}")["trial_id"] for i in range(4)]
@@ -93,7 +98,7 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
         assert len(set(points)) == len(points)  # the random stream does not start over
     for i, trial_id in enumerate(again):
         finish(tmp_path, second, f"again{i}", trial_id)
-    assert [trial.state for trial in second.study.trials] == [TrialState.COMPLETE] * 16
+    assert [trial.state for trial in told(second)] == [TrialState.COMPLETE] * 16
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
@@ -108,9 +113,9 @@ def test_unusable_results_are_failures(tmp_path: Path, name: str) -> None:
     finish(tmp_path, search, "s4", ids[4])
     search.on_trial_complete("s4")  # twice is once
     expected = [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
-    assert [trial.state for trial in search.study.trials] == expected
+    assert [trial.state for trial in told(search)] == expected
     run(tmp_path, search, 15)
-    states = [trial.state for trial in searcher(tmp_path, name).study.trials]
+    states = [trial.state for trial in told(searcher(tmp_path, name))]
     assert states == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 16  # s3 has no row: it is run again
 
 
@@ -118,7 +123,7 @@ def test_tpe_learns(tmp_path: Path) -> None:
     """Single objective, more trials: samples gather where it is good."""
     search = StudySearch(tmp_path, space, OBJECTIVES[:1], (), SamplerSettings("tpe", seed=1), 40)
     run(tmp_path, search, 40)
-    costs = [trial.values[0] for trial in search.study.trials]
+    costs = [trial.values[0] for trial in told(search)]
     assert sum(costs[25:]) / 15 < 0.7 * sum(costs[:10]) / 10
 
 
@@ -126,6 +131,11 @@ def test_same_seed_same_trials(tmp_path: Path) -> None:
     for name in ("a", "b"):
         run(tmp_path / name, searcher(tmp_path / name), 15)
     assert all_issued(tmp_path / "a") == all_issued(tmp_path / "b")
+
+
+def test_tune_cannot_restore_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=f"build one on {tmp_path}"):
+        searcher(tmp_path).restore("searcher.pkl")
 
 
 @pytest.mark.filterwarnings("ignore:The value")
