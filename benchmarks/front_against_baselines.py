@@ -26,7 +26,7 @@ from medcore.evaluate import evaluate, summarise
 from medcore.masks import select
 from medcore.sam import MedSam
 from medcore.scores import mix
-from results.plots import comparison_png
+from results.pictures import comparison_png
 from results.trials import read_study, read_study_info
 from search.config import load_config
 from search.space import Plan, decode
