@@ -21,7 +21,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError
-from search.ledger import Issued, all_issued, all_rows, read_row, write_issued
+from results.trials import all_rows, read_row
+from search.ledger import Issued, all_issued, write_issued
 from search.objectives import Objective, Row, values_of
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,8 @@ class StudySearch(Searcher):
 
 
 def _issued_from(row: Row) -> Issued:
-    params = {key.removeprefix("param/"): value for key, value in row.items() if key.startswith("param/")}
+    known = {key: value for key, value in row.items() if key.startswith("param/") and value is not None}
+    params = {key.removeprefix("param/"): value for key, value in known.items()}
     return Issued(str(row["trial_id"]), int(row["number"]), int(row.get("seed") or 0), str(row.get("origin")), params)
 
 

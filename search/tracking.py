@@ -24,9 +24,8 @@ from medcore.errors import MedcoreError
 from results.files import write_by_rename
 from results.front import front_table
 from results.plots import save_front_html
-from results.trials import compact, read_phases, read_rows, read_study_info
+from results.trials import Row, compact, finished_ids, read_phases, read_row, read_study, read_study_info
 from search import tracking_data as data
-from search.ledger import Row, finished_ids, read_row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -259,7 +258,7 @@ class Tracker:
     def _send_files(self, client: MlflowClient, objectives: list[Any]) -> None:
         """Picture and table of the front, and the study's own files."""
         compact(self._dir)
-        frame = read_rows(self._dir)
+        frame = read_study(self._dir)
         with tempfile.TemporaryDirectory() as folder:
             table = front_table(frame, objectives)
             if len(table):

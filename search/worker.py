@@ -15,8 +15,8 @@ from typing import Any
 from ray import tune
 
 from results.files import write_by_rename
-from results.trials import trial_folder, write_row
-from search.ledger import failed_row, read_issued, read_row
+from results.trials import read_row, trial_folder, write_row
+from search.ledger import failed_row, read_issued
 
 logger = logging.getLogger(__name__)
 

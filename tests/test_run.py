@@ -21,8 +21,8 @@ import ray
 from rich.console import Console
 
 from medcore.errors import MedcoreError
-from results.trials import read_study, write_row
-from search.ledger import all_rows, finished_ids, only_driver
+from results.trials import all_rows, finished_ids, read_study, write_row
+from search.ledger import only_driver
 from search.objectives import Objective
 from search.progress import SearchProgress
 from search.run import run_search

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 
 from medcore.errors import MedcoreError
-from results.trials import write_row
+from results.trials import compact, trial_folder, write_row
 from search.ledger import all_issued, only_driver
 from search.objectives import Objective, reference_point, values_of
 from search.sampler import SamplerSettings, StudySearch, derived_seed
@@ -46,6 +47,7 @@ def finish(folder: Path, search: StudySearch, tune_id: str, trial_id: str, **row
     params = json.loads((folder / "trials" / trial_id / "params.json").read_text())
     x, y = params["params"]["x"], params["params"]["y"]
     base = {"trial_id": trial_id, "number": params["number"], "status": "done", "cost": x, "quality": -((x - y) ** 2)}
+    base |= {f"param/{key}": value for key, value in params["params"].items() if key != "budget"}
     write_row(folder, base | row)
     search.on_trial_complete(tune_id, {"done": True})
 
@@ -131,6 +133,27 @@ def test_same_seed_same_trials(tmp_path: Path) -> None:
     for name in ("a", "b"):
         run(tmp_path / name, searcher(tmp_path / name), 15)
     assert all_issued(tmp_path / "a") == all_issued(tmp_path / "b")
+
+
+def test_rows_of_removed_folders_count(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 4)
+    before = told(searcher(tmp_path))
+    compact(tmp_path)
+    for trial_id in ("t0001", "t0003"):
+        shutil.rmtree(trial_folder(tmp_path, trial_id))
+    again = searcher(tmp_path)
+    assert [trial.values for trial in told(again)] == [trial.values for trial in before]
+    assert again.suggest("next")["trial_id"] == "t0004"
+
+
+def test_a_corrupt_row_is_run_again_as_the_message_says(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 4)
+    row = trial_folder(tmp_path, "t0002") / "row.json"
+    row.write_text("{")
+    with pytest.raises(MedcoreError, match="delete this file"):
+        searcher(tmp_path)
+    row.unlink()
+    assert searcher(tmp_path).suggest("next")["trial_id"] == "t0002"
 
 
 def test_tune_cannot_restore_it(tmp_path: Path) -> None:

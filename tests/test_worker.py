@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from results.trials import write_row
+from results.trials import read_row, write_row
 from search import worker
-from search.ledger import Issued, read_row, write_issued
+from search.ledger import Issued, write_issued
 from search.worker import DeviceLost, run_one
 
 
