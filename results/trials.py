@@ -38,7 +38,10 @@ _MEND_ROW = "delete this file; unless trials.parquet has the row, --resume then 
 
 
 class StudyInfo(TypedDict):
-    """`reference`: the hypervolume's, in natural sign. `dense`: metrics of the unpruned model; `widths` of it."""
+    """`reference`: the hypervolume's, in natural sign. `dense`: metrics of the unpruned model.
+
+    `widths`: heads and MLP channels of a dense block.
+    """
 
     name: str
     objectives: list[Objective]
@@ -202,7 +205,7 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def _check_info(info: Any, where: str) -> None:
-    fields = {"name": str, "objectives": list, "reference": dict, "dense": dict}
+    fields = {"name": str, "objectives": list, "reference": dict, "dense": dict, "widths": dict}
     for field, kind in fields.items():
         if not isinstance(info, Mapping) or not isinstance(info.get(field), kind):
             raise MedcoreError(f"{where}: field {field} is missing or wrong; a search writes this file")
@@ -210,6 +213,18 @@ def _check_info(info: Any, where: str) -> None:
         if not isinstance(objective, Mapping) or not {"name", "direction"} <= objective.keys():
             raise MedcoreError(f"{where}: an objective needs a name and a direction")
         sign(objective["direction"])
+    wanted = {
+        "reference": [objective["name"] for objective in info["objectives"]],
+        "dense": [objective["name"] for objective in info["objectives"]],
+        "widths": ["heads", "channels"],
+    }
+    for field, keys in wanted.items():
+        if lacking := [str(key) for key in keys if not _is_finite(info[field].get(key))]:
+            raise MedcoreError(f"{where}: field {field} holds no number for {', '.join(lacking)}; a search writes it")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def _frame(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> pd.DataFrame:

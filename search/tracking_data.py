@@ -100,9 +100,8 @@ def study_points(rows: Sequence[Row], info: StudyInfo, timestamp: int) -> list[P
     if len(finite):
         best = to_losses(finite.min(axis=0), directions)[0]
         values |= {f"best/{name}": float(value) for name, value in zip(names, best, strict=True)}
-    if set(names) <= info["reference"].keys():
-        corner = to_losses([info["reference"][name] for name in names], directions)[0]
-        values["hypervolume"] = hypervolume(losses, corner)
+    corner = to_losses([info["reference"][name] for name in names], directions)[0]
+    values["hypervolume"] = hypervolume(losses, corner)
     return [Point(clean_key(key), float(value), timestamp, len(rows)) for key, value in values.items()]
 
 

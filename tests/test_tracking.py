@@ -31,7 +31,8 @@ def make_study(folder: Path, points: list[tuple[float, float]]) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("study: s\n")
     reference = {"flops": 101.0, "boundary_f1": 0.0}
-    write_study(folder, {"name": "s", "objectives": OBJECTIVES, "reference": reference, "dense": {"flops": 100.0}})
+    info = {"name": "s", "objectives": OBJECTIVES, "reference": reference}
+    write_study(folder, info | {"dense": {"flops": 100.0, "boundary_f1": 0.9}, "widths": {"heads": 3, "channels": 8}})
     for number, (flops, f1) in enumerate(points):
         add_trial(folder, number, flops, f1)
     return folder

@@ -36,6 +36,7 @@ INFO: dict[str, Any] = {
     ],
     "reference": {"flops": 972.08e9, "boundary_f1": 0.0},
     "dense": {"flops": 972.08e9, "boundary_f1": 0.71},
+    "widths": {"heads": 12, "channels": 3072},
 }
 
 
@@ -189,6 +190,11 @@ def test_study_info_round_trip_and_errors(tmp_path: Path) -> None:
     for broken in (
         {"objectives": [{"name": "x"}]},
         {"reference": 3},
+        {"reference": {"flops": 1.0}},
+        {"reference": {"flops": 1.0, "boundary_f1": None}},
+        {"dense": {"flops": 1.0}},
+        {"widths": None},
+        {"widths": {"heads": 12}},
         {"objectives": [{"name": "x", "direction": "?"}]},
     ):
         with pytest.raises(MedcoreError):
