@@ -105,6 +105,14 @@ def study_points(rows: Sequence[Row], info: StudyInfo, timestamp: int) -> list[P
     return [Point(clean_key(key), float(value), timestamp, len(rows)) for key, value in values.items()]
 
 
+def hide_login(text: str) -> str:
+    """Addresses in a text without the user and password in front of their host.
+
+    A server's login belongs into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which nothing writes down.
+    """
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
 def clean_key(key: str) -> str:
     """MLflow's alphabet for names: letters, digits, `_ - . : /` and space; at most 250 characters."""
     return re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII).strip("/")[:250]
