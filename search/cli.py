@@ -20,6 +20,7 @@ from medcore.errors import MedcoreError
 from search.config import Config, load_config, validate
 from search.tables import evaluation_table, front_table
 from search.terminal import console, errors, program, say
+from search.tracking_note import hide_login
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,10 @@ app = typer.Typer(
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration; see search/configs/")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_TRACKING_HELP = (
+    "MLflow server; default: where the study went before, else SQLite in the study. "
+    "Its login goes into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+)
 Arch = Annotated[str | None, typer.Option(help="Architecture of a .pth without a JSON file beside it.")]
 
 
@@ -84,7 +89,7 @@ def search(
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: SQLite in the study.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help=_TRACKING_HELP)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
 ) -> None:
     """Search budgets, scoring weights and recovery settings; every trial goes to Parquet and MLflow."""
@@ -206,8 +211,6 @@ def resume_command(config: Path, **options: object) -> str:
 
     An address with a login in it is left out, as it would be read in logs; the study says then how to give it.
     """
-    from search.tracking_data import hide_login
-
     words = [program("medcore"), "search", str(config)]
     for name, value in options.items():
         if value is not None and hide_login(str(value)) == str(value):

@@ -81,6 +81,21 @@ def failed_row(issued: Issued, reason: str, started: datetime) -> Row:
     }
 
 
+def is_driven(study: Path) -> bool:
+    """Whether a search holds the study's lock."""
+    try:
+        handle = os.open(study / "search.lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 @contextmanager
 def only_driver(study: Path) -> Iterator[None]:
     """Hold the study's lock. Raises `MedcoreError` if another process does.
