@@ -1,8 +1,10 @@
-"""Writing a file so that a reader sees the whole of it or none of it."""
+"""Files that a reader sees whole or not at all, and JSON that is what it should be."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from medcore.errors import MedcoreError
 from medcore.files import replacing
@@ -20,3 +22,13 @@ def write_by_rename(path: Path, data: bytes) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise MedcoreError(f"{path}: cannot be written ({reason}); choose a writable folder") from None
+
+
+def read_json(path: Path, advice: str = "restore it from a copy") -> Any:
+    """Raises `MedcoreError`, which ends in `advice`, for a file that is absent or no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MedcoreError(f"{path}: missing; {advice}") from None
+    except (OSError, ValueError) as error:
+        raise MedcoreError(f"{path}: corrupt ({error}); {advice}") from None

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from medcore.groups import PerGroup
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from results.pictures import save
 
 _QUANTILES = np.linspace(0, 1, 21)
 
@@ -18,7 +16,7 @@ _QUANTILES = np.linspace(0, 1, 21)
 def save_score_heatmap(scores: PerGroup, path: Path) -> None:
     """Write a PNG with log10 of every head's score, and of each block's channel-score quantiles.
 
-    Blocks may differ in width; what a block lacks stays blank.
+    Blocks may differ in width; what a block lacks stays blank. Raises `MedcoreError` if `path` cannot be written.
     """
     widest = max(len(block) for block in scores.heads)
     heads = np.full((scores.depth, widest), np.nan)
@@ -27,7 +25,8 @@ def save_score_heatmap(scores: PerGroup, path: Path) -> None:
         heads[block, : len(head)] = head
         if len(channel):
             channels[block] = np.quantile(channel, _QUANTILES)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 0.32 * scores.depth + 1.6), layout="constrained")
+    figure = Figure(figsize=(10, 0.32 * scores.depth + 1.6), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 2)
     for axis, values, title, label in (
         (axes[0], heads, "Attention heads", "head"),
         (axes[1], channels, "MLP channels", "quantile of the block's channels (%)"),
@@ -36,5 +35,4 @@ def save_score_heatmap(scores: PerGroup, path: Path) -> None:
         axis.set(title=title, xlabel=label, ylabel="block", yticks=range(scores.depth))
         figure.colorbar(image, ax=axis, label="log₁₀ Q")
     axes[1].set_xticks(range(0, len(_QUANTILES), 5), [f"{100 * q:.0f}" for q in _QUANTILES[::5]])
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save(figure, path)

@@ -76,23 +76,25 @@ def budget_picture(front: pd.DataFrame, path: Path, num_heads: int | None = None
         save(figure, path)
 
 
-def comparison_png(curves: Mapping[str, pd.DataFrame], metrics: Sequence[str], path: Path) -> None:
+def comparison_png(
+    curves: Mapping[str, pd.DataFrame], metrics: Sequence[str], path: Path, share: str = "flops_paper_fraction"
+) -> None:
     """Methods side by side (PNG): each metric against the share of FLOPs left, one line a method.
 
-    A curve has `flops_paper_fraction` and the metrics as columns; `METRIC_lo` and `METRIC_hi`, where present,
-    become a band. A curve of one row is drawn as a level: what an unpruned model is.
+    A curve has `share` and the metrics as columns; `METRIC_lo` and `METRIC_hi`, where present, become a band.
+    A curve of one row is drawn as a level: what an unpruned model is.
     """
     if not curves or not metrics:
         raise MedcoreError("nothing to draw: a comparison needs at least one method and one metric")
     looks = _looks([name for name, curve in curves.items() if len(curve) != 1])
-    _, x_title = labels.axis("flops_paper_fraction", 1.0, lower=True)
+    _, x_title = labels.axis(share, 1.0, lower=True)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 3.9 * len(metrics), 3.9), layout=ConstrainedLayoutEngine(w_pad=0.12))
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
         for ax, metric in zip(axes, metrics, strict=True):
             for name, curve in curves.items():
                 if name in looks:
-                    _curve(ax, name, curve.sort_values("flops_paper_fraction"), metric, *looks[name])
+                    _curve(ax, name, curve.sort_values(share), share, metric, *looks[name])
                 else:
                     level = float(curve[metric].iloc[0])
                     ax.axhline(level, color=BLACK, lw=1, ls=(0, (4, 3)), label=name, zorder=1)
@@ -123,8 +125,8 @@ def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return looks
 
 
-def _curve(ax: Axes, name: str, curve: pd.DataFrame, metric: str, colour: str, marker: str) -> None:
-    x = 100 * curve["flops_paper_fraction"].to_numpy(dtype=np.float64)
+def _curve(ax: Axes, name: str, curve: pd.DataFrame, share: str, metric: str, colour: str, marker: str) -> None:
+    x = 100 * curve[share].to_numpy(dtype=np.float64)
     ax.plot(
         x,
         curve[metric],

@@ -1,7 +1,6 @@
 """Pictures of a study's front: an interactive page and a PNG, which draw the same panels.
 
-Colours are Okabe and Ito's and every meaning has a symbol too, so nothing hangs on colour alone. The
-pictures of `results.pictures` can be imported from here too.
+Colours are Okabe and Ito's and every meaning has a symbol too, so nothing hangs on colour alone.
 """
 
 from __future__ import annotations
@@ -26,20 +25,7 @@ from results import labels
 from results.files import write_by_rename
 from results.front import Objective
 from results.panels import Panel, groups, panels, subtitle
-from results.pictures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    PURPLE,
-    SKY,
-    STYLE,
-    VERMILION,
-    budget_picture,
-    comparison_png,
-    save,
-)
-
-__all__ = ["budget_picture", "comparison_png", "front_figure", "save_front_html", "save_front_png"]
+from results.pictures import BLACK, BLUE, GREEN, PURPLE, SKY, STYLE, VERMILION, save
 
 STEP_NAME = "front of the two axes"
 

@@ -6,6 +6,9 @@
     STUDY/trials.parquet, images.parquet  the same, all trials; written by `compact`
 
 Every file appears by rename, so a killed writer leaves a `*.tmp` or nothing. Write a trial's row last.
+
+A trial has finished if it has a row: in its folder or, where that is gone, in `trials.parquet`. Everything that asks,
+the search itself included, asks here.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from medcore.errors import MedcoreError
-from results.files import write_by_rename
+from results.files import read_json, write_by_rename
 from results.front import Objective, sign
 
 Row = dict[str, Any]
@@ -31,10 +34,14 @@ REQUIRED = ("trial_id", "number", "status")
 STATUSES = ("done", "failed")
 COLUMNS = (*REQUIRED, "reason", "seed", "origin")
 _AS_JSON = {b"medcore": b"json"}
+_MEND_ROW = "delete this file; unless trials.parquet has the row, --resume then runs the trial again"
 
 
 class StudyInfo(TypedDict):
-    """`reference`: the hypervolume's, in natural sign. `dense`: metrics of the unpruned model; `widths` of it."""
+    """`reference`: the hypervolume's, in natural sign. `dense`: metrics of the unpruned model.
+
+    `widths`: heads and MLP channels of a dense block.
+    """
 
     name: str
     objectives: list[Objective]
@@ -57,7 +64,7 @@ def read_study_info(study: Path) -> StudyInfo:
     path = study / "study.json"
     if not path.is_file():
         raise MedcoreError(f"{study}: no study (study.json is missing); give the folder that a search wrote")
-    info = _read_json(path)
+    info = read_json(path)
     _check_info(info, str(path))
     return cast(StudyInfo, info)
 
@@ -96,32 +103,52 @@ def read_phases(study: Path, trial_id: str) -> list[Row]:
     path = trial_folder(study, trial_id) / "phases.json"
     if not path.is_file():
         return []
-    phases = _read_json(path)
+    phases = read_json(path, "delete it or restore it from a copy")
     if not isinstance(phases, list):
         raise MedcoreError(f"{path}: corrupt (expected a list); delete it or restore it")
     return phases
 
 
-def read_rows(study: Path) -> pd.DataFrame:
-    """Finished trials by their `row.json`, sorted by number.
+def finished_ids(study: Path) -> set[str]:
+    """Trials that have a row; none in a folder that is no study (yet)."""
+    table = study / "trials.parquet"
+    compacted = {row["trial_id"] for row in _read_parquet(table, ["trial_id"])} if table.is_file() else set()
+    return compacted | {path.parent.name for path in (study / "trials").glob("*/row.json")}
 
-    A folder without one belongs to a trial that has not finished and is skipped.
+
+def read_row(study: Path, trial_id: str) -> Row | None:
+    """A trial's row, None while it has none. Raises `MedcoreError` if its file is corrupt."""
+    path, table = trial_folder(study, trial_id) / "row.json", study / "trials.parquet"
+    if path.is_file():
+        return _row_file(path)
+    rows = _read_parquet(table) if table.is_file() else []
+    return next((row for row in rows if row["trial_id"] == trial_id), None)
+
+
+def all_rows(study: Path) -> list[Row]:
+    """Rows of all finished trials, each once, by number; none in a folder that is no study (yet).
+
     Raises `MedcoreError` naming a row file that is corrupt or lies in another trial's folder.
     """
-    return _frame(_row_files(study))
+    table = study / "trials.parquet"
+    rows = {row["trial_id"]: row for row in (_read_parquet(table) if table.is_file() else [])}
+    for path in sorted((study / "trials").glob("*/row.json")):
+        rows[path.parent.name] = _row_file(path)
+    return sorted(rows.values(), key=_place)
 
 
 def read_study(study: Path) -> pd.DataFrame:
-    """All finished trials, each once: from its row file, or from `trials.parquet` where that is gone.
+    """All finished trials as a table, by number.
 
-    A study without finished trials gives an empty table. Raises `MedcoreError` for a folder that is no study.
+    A study without finished trials gives an empty table. Raises `MedcoreError` for a folder that is no study, and
+    where `all_rows` does.
     """
-    return _frame(_all_rows(study))
+    return _frame(_study_rows(study))
 
 
 def read_images(study: Path) -> pd.DataFrame:
     """Per-image metrics of all finished trials, in the order of `read_study`; empty if none were written."""
-    return _frame(_all_images(study, _all_rows(study)), columns=("trial_id", "dataset", "name"))
+    return _frame(_all_images(study, _study_rows(study)), columns=("trial_id", "dataset", "name"))
 
 
 def compact(study: Path) -> None:
@@ -129,33 +156,27 @@ def compact(study: Path) -> None:
 
     Rows of an earlier `trials.parquet` whose folders were removed are kept.
     """
-    rows = _all_rows(study)
+    rows = _study_rows(study)
     images = _all_images(study, rows)
     write_by_rename(study / "images.parquet", _parquet(_table(images)))
     write_by_rename(study / "trials.parquet", _parquet(_table(rows)))
 
 
-def _row_files(study: Path) -> list[Row]:
-    rows = []
-    for path in sorted((study / "trials").glob("*/row.json")):
-        row = _read_json(path)
-        problem = _row_problem(row) if isinstance(row, dict) else "expected an object"
-        if problem is None and row["trial_id"] != path.parent.name:
-            problem = f"it belongs to trial {row['trial_id']}"
-        if problem:
-            raise MedcoreError(f"{path}: corrupt ({problem}); delete the trial's folder to run it again")
-        rows.append(row)
-    return sorted(rows, key=_place)
+def _row_file(path: Path) -> Row:
+    row = read_json(path, _MEND_ROW)
+    problem = _row_problem(row) if isinstance(row, dict) else "expected an object"
+    if problem is None and row["trial_id"] != path.parent.name:
+        problem = f"it belongs to trial {row['trial_id']}"
+    if problem:
+        raise MedcoreError(f"{path}: corrupt ({problem}); {_MEND_ROW}")
+    return cast(Row, row)
 
 
-def _all_rows(study: Path) -> list[Row]:
-    table = study / "trials.parquet"
-    if not any(path.exists() for path in (table, study / "study.json", study / "trials")):
+def _study_rows(study: Path) -> list[Row]:
+    if not any((study / name).exists() for name in ("trials.parquet", "study.json", "trials")):
         what = "no study (neither study.json nor trials)" if study.is_dir() else "no such folder"
         raise MedcoreError(f"{study}: {what}; give the folder that a search wrote")
-    rows = {row["trial_id"]: row for row in (_read_parquet(table) if table.is_file() else [])}
-    rows.update((row["trial_id"], row) for row in _row_files(study))
-    return sorted(rows.values(), key=_place)
+    return all_rows(study)
 
 
 def _all_images(study: Path, rows: Sequence[Row]) -> list[Row]:
@@ -184,7 +205,7 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
 
 
 def _check_info(info: Any, where: str) -> None:
-    fields = {"name": str, "objectives": list, "reference": dict, "dense": dict}
+    fields = {"name": str, "objectives": list, "reference": dict, "dense": dict, "widths": dict}
     for field, kind in fields.items():
         if not isinstance(info, Mapping) or not isinstance(info.get(field), kind):
             raise MedcoreError(f"{where}: field {field} is missing or wrong; a search writes this file")
@@ -192,6 +213,18 @@ def _check_info(info: Any, where: str) -> None:
         if not isinstance(objective, Mapping) or not {"name", "direction"} <= objective.keys():
             raise MedcoreError(f"{where}: an objective needs a name and a direction")
         sign(objective["direction"])
+    wanted = {
+        "reference": [objective["name"] for objective in info["objectives"]],
+        "dense": [objective["name"] for objective in info["objectives"]],
+        "widths": ["heads", "channels"],
+    }
+    for field, keys in wanted.items():
+        if lacking := [str(key) for key in keys if not _is_finite(info[field].get(key))]:
+            raise MedcoreError(f"{where}: field {field} holds no number for {', '.join(lacking)}; a search writes it")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def _frame(rows: Sequence[Row], columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
@@ -224,9 +257,9 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path, columns: list[str] | None = None) -> list[Row]:
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = pq.read_table(io.BytesIO(path.read_bytes()), columns=columns)
     except (OSError, pa.ArrowInvalid) as error:
         raise MedcoreError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     coded = [field.name for field in table.schema if (field.metadata or {}).get(b"medcore") == b"json"]
@@ -251,10 +284,3 @@ def _plain(value: Any) -> Any:
 
 def _write_json(path: Path, value: Any) -> None:
     write_by_rename(path, (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode())
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise MedcoreError(f"{path}: corrupt ({error}); delete it or restore it from a copy") from None

@@ -18,10 +18,9 @@ from typing import Any
 from medcore.errors import MedcoreError
 from medcore.fisher import Progress
 from results.analysis import write_criteria, write_displacement, write_leverage
-from results.trials import compact, read_images, read_study, write_study
+from results.trials import all_rows, compact, read_images, read_study, write_study
 from search.analyses import FRACTIONS, cases, compare_criteria, compare_displacements, gather
 from search.config import Config
-from search.ledger import all_rows
 from search.leverage import leverage
 from search.objectives import Objective
 from search.progress import SearchProgress

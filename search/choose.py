@@ -18,17 +18,18 @@ from search.study import make_folder
 from search.tracking import download_study
 
 
-def open_results(study: str) -> tuple[Path, pd.DataFrame, StudyInfo]:
-    """Folder, trials and description of a study given as a folder or as `mlflow:<experiment>/<run>`."""
-    folder = Path(study)
-    if study.startswith("mlflow:"):
-        folder = download_study(study, Path(tempfile.mkdtemp(prefix="medcore-")))
-    return folder, read_study(folder), read_study_info(folder)
+def open_results(study: str) -> tuple[pd.DataFrame, StudyInfo]:
+    """Trials and description of a study given as a folder or as `mlflow:<experiment>/<run>`."""
+    if not study.startswith("mlflow:"):
+        return read_study(Path(study)), read_study_info(Path(study))
+    with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
+        download_study(study, Path(folder))
+        return read_study(Path(folder)), read_study_info(Path(folder))
 
 
 def front(study: str) -> dict[str, Any]:
     """The Pareto front as records, with hypervolume, counts and the dense model's metrics."""
-    _, trials, info = open_results(study)
+    trials, info = open_results(study)
     objectives = info["objectives"]
     names = [objective["name"] for objective in objectives]
     directions = [objective["direction"] for objective in objectives]
@@ -50,18 +51,22 @@ def front(study: str) -> dict[str, Any]:
 
 
 def export(study: str, rule: str, out: Path) -> dict[str, Any]:
-    """Write the chosen trial's checkpoint to `out` (safetensors with its structure); returns the trial's row."""
-    folder, trials, info = open_results(study)
-    row = choose(trials, info["objectives"], rule)
-    source = folder / str(row["checkpoint"])
+    """Write the chosen trial's checkpoint to `out` (safetensors with its structure); returns the trial's row.
+
+    Raises `MedcoreError` for a study in MLflow (it holds no checkpoints), a name of another kind, a rule that takes
+    no trial, and a checkpoint that is gone.
+    """
     if study.startswith("mlflow:"):
         raise MedcoreError(
             f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
         )
-    if not source.is_file():
-        raise MedcoreError(f"{source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
     if out.suffix != ".safetensors":
         raise MedcoreError(f"--out {out}: the file name must end in .safetensors")
+    trials, info = open_results(study)
+    row = choose(trials, info["objectives"], rule)
+    source = Path(study) / str(row["checkpoint"])
+    if not source.is_file():
+        raise MedcoreError(f"{source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
     make_folder(out.parent)
     record: dict[str, Any] = json.loads(row.dropna().to_json())
     save(out, load(source), {"study": info["name"], "select": rule, "row": json.dumps(record)})

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.text import Text
 
 from medcore.errors import MedcoreError
 from medcore.files import first_line
 from search.config import Config, load_config, validate
 from search.tables import evaluation_table, front_table, leverage_table
+from search.terminal import console, errors, program, say
+from search.tracking_note import hide_login
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,11 +29,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compress promptable medical segmentation models without losing the boundary.",
 )
-console = Console()
-errors = Console(stderr=True)
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration; see search/configs/")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+_TRACKING_HELP = (
+    "MLflow server; default: where the study went before, else SQLite in the study. "
+    "Its login goes into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+)
 Arch = Annotated[str | None, typer.Option(help="Architecture of a .pth without a JSON file beside it.")]
 
 
@@ -40,7 +44,7 @@ def demo(folder: Annotated[Path, typer.Option(help="Where the demo keeps its fil
     """Embedded data, a small model, the whole path: train a pair, search, front, export, compare."""
     from search.demo import demo as run
 
-    run(folder, console)
+    run(folder)
 
 
 @app.command()
@@ -49,9 +53,9 @@ def adapt(config: ConfigPath) -> None:
     from search import commands
 
     def on_epoch(row: Any) -> None:
-        console.print(f"epoch {row}")
+        say(f"epoch {row}")
 
-    console.print(f"wrote {commands.adapt(load_config(config), on_epoch)}")
+    say(f"wrote {commands.adapt(load_config(config), on_epoch)}")
 
 
 @app.command()
@@ -61,7 +65,7 @@ def score(config: ConfigPath) -> None:
 
     with scoring_bar() as progress:
         table, picture = commands.score(load_config(config), progress)
-    console.print(f"wrote {table}\nwrote {picture}")
+    say(f"wrote {table}\nwrote {picture}")
 
 
 @app.command()
@@ -77,10 +81,11 @@ def prune(
     with scoring_bar() as progress:
         metrics = run(settings, target, progress)
     console.print(evaluation_table({"pruned": metrics}))
-    console.print(
+    say(
         f"removed {metrics['heads_removed']} heads and {metrics['channels_removed']} channels, "
-        f"{1 - metrics['encoder_params_fraction']:.1%} of the encoder's parameters\nwrote {target}"
+        f"{1 - metrics['encoder_params_fraction']:.1%} of the encoder's parameters"
     )
+    say(f"wrote {target}")
 
 
 @app.command()
@@ -89,7 +94,7 @@ def search(
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: SQLite in the study.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help=_TRACKING_HELP)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
 ) -> None:
     """Search budgets, scoring weights and recovery settings; every trial goes to Parquet and MLflow."""
@@ -97,24 +102,23 @@ def search(
     from search.experiment import search as run
 
     settings = override(load_config(config), trials=trials, name=name, tracking_uri=tracking_uri)
-    words = ["medcore", "search", str(config), *(["--name", name] if name else []), "--resume"]
+    command = resume_command(config, trials=trials, name=name, ray_address=ray_address, tracking_uri=tracking_uri)
     with scoring_bar() as progress:
         outcome = run(
             settings,
             resume=resume,
             ray_address=ray_address,
-            command=" ".join(words),
+            command=command,
             progress=progress,
-            say=console.print,
+            say=say,
         )
     folder = settings.folder
     if not outcome.complete:
         raise typer.Exit(130 if outcome.interrupted else 1)
     console.print(front_table(read_front(str(folder))))
-    console.print(
-        f"next: medcore front {folder}\n      medcore export {folder} --select knee --out best.safetensors",
-        soft_wrap=True,
-    )
+    look = shlex.join([program("medcore"), "front", str(folder)])
+    take = shlex.join([program("medcore"), "export", str(folder), "--select", "knee", "--out", "best.safetensors"])
+    say(f"next: {look}\n      {take}")
 
 
 @app.command()
@@ -134,7 +138,7 @@ def sync(
     """Send to MLflow what a search could not, because the server was away."""
     from search.tracking import sync_study
 
-    console.print(f"{sync_study(study, tracking_uri)} trials are at the server")
+    say(f"{sync_study(study, tracking_uri)} trials are at the server")
 
 
 @app.command()
@@ -147,8 +151,8 @@ def export(
     from search.choose import export as write
 
     row = write(study, select, out)
-    console.print(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
-    console.print(f"wrote {out}")
+    say(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
+    say(f"wrote {out}")
 
 
 @app.command()
@@ -179,8 +183,8 @@ def cost(
 
     result = commands.cost(model)
 
-    def lines() -> str:
-        return (
+    def lines() -> Text:
+        return Text(
             f"{model}: {result['encoder_params'] / 1e6:.2f} M encoder parameters\n"
             f"flops        {result['flops'] / 1e9:.2f} G  (what runs: padded windows, relative positions, neck)\n"
             f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (the paper's count: unpadded windows, no neck)"
@@ -205,7 +209,7 @@ def leverage(
         result = run(settings, folder, progress, images)
     print_result(result, as_json, lambda: leverage_table(result))
     if not as_json:
-        console.print(f"wrote {folder}/leverage.parquet, leverage.json and leverage.png", soft_wrap=True)
+        say(f"wrote {folder}/leverage.parquet, leverage.json and leverage.png")
 
 
 @app.command()
@@ -236,13 +240,13 @@ def analyse(
             out,
             range(seeds),
             shares,
-            ray_address,
-            shlex.join(words),
-            progress,
-            console.print,
+            ray_address=ray_address,
+            command=shlex.join(words),
+            progress=progress,
+            say=say,
         )
     for file in files:
-        console.print(f"wrote {file}")
+        say(f"wrote {file}")
 
 
 @app.command()
@@ -261,7 +265,19 @@ def predict(
     except ValueError:
         raise MedcoreError(f"--box '{box}': give four numbers X0,Y0,X1,Y1") from None
     share = commands.predict(checkpoint, image, (x0, y0, x1, y1), out, arch)
-    console.print(f"wrote {out}: {100 * share:.1f} % of the image")
+    say(f"wrote {out}: {100 * share:.1f} % of the image")
+
+
+def resume_command(config: Path, **options: object) -> str:
+    """The call that goes on with a search: the same options, quoted for a shell.
+
+    An address with a login in it is left out, as it would be read in logs; the study says then how to give it.
+    """
+    words = [program("medcore"), "search", str(config)]
+    for name, value in options.items():
+        if value is not None and hide_login(str(value)) == str(value):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--resume"])
 
 
 def override(config: Config, trials: int | None, name: str | None, tracking_uri: str | None) -> Config:

@@ -1,15 +1,15 @@
 """`medcore demo`: the whole path on embedded data, in minutes on a laptop.
 
-Everything made on the way is kept, so a second run only searches again.
+Everything made on the way is kept: a second run goes on where the first one stopped, and one that has finished only
+shows its front and exports again.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from importlib.resources import files
 from pathlib import Path
-
-from rich.console import Console
 
 from medcore.errors import MedcoreError
 from results.plots import save_front_png
@@ -22,9 +22,10 @@ from search.device import pin_threads
 from search.experiment import search
 from search.study import make_folder
 from search.tables import evaluation_table, front_table
+from search.terminal import console, program, say
 
 
-def demo(folder: Path, console: Console) -> None:
+def demo(folder: Path) -> None:
     """Make data, train the pair, search, show the front, export its knee, compare it with the dense model."""
     make_folder(folder)
     folder = folder.resolve()
@@ -33,11 +34,13 @@ def demo(folder: Path, console: Console) -> None:
     medical = make_pair(folder, console)
     console.rule("2. search")
     os.environ["MEDCORE_DEMO"] = str(folder)
-    config = load_config(Path(str(files("search") / "configs" / "demo.yaml")))
+    configs = Path(str(files("search") / "configs"))
+    config = load_config(configs / "demo.yaml")
     resume = (config.folder / "config.yaml").is_file()
     study = config.folder
-    if not search(config, resume=resume, command="medcore demo", say=console.print).complete:
-        raise MedcoreError(f"the demo's search did not finish; `medcore demo --folder {folder}` goes on with it")
+    again = shlex.join([program("medcore"), "demo", "--folder", str(folder)])
+    if not search(config, resume=resume, command=again, say=say).complete:
+        raise MedcoreError(f"the demo's search did not finish; `{again}` goes on with it")
     result = front(str(study))
     console.print(front_table(result))
     picture = folder / "front.png"
@@ -45,18 +48,17 @@ def demo(folder: Path, console: Console) -> None:
     console.rule("3. the knee of the front, exported")
     out = folder / "knee.safetensors"
     row = export(str(study), "knee", out)
-    console.print(f"trial {row['trial_id']}, {100 * row['flops_paper_fraction']:.0f} % of the FLOPs -> {out}")
-    console.print("on images that the search did not use:")
+    say(f"trial {row['trial_id']}, {100 * row['flops_paper_fraction']:.0f} % of the FLOPs -> {out}")
+    say("on images that the search did not use:")
     held_out = [medical]
     dense, pruned = (
         commands.evaluate(checkpoint, held_out, "val/report", splits=config.output / "splits")
         for checkpoint in (folder / "medical.safetensors", out)
     )
     console.print(evaluation_table({"dense": dense, "exported": pruned}))
-    console.print(
-        f"front picture: {picture}\n"
-        f"trials in MLflow: .venv/bin/mlflow ui --backend-store-uri sqlite:///{study}/mlflow.db\n"
-        f"the front again: .venv/bin/medcore front {study}\n"
-        "your own checkpoints and images: copy search/configs/polyps.yaml and run .venv/bin/medcore search MINE.yaml",
-        soft_wrap=True,
-    )
+    medcore, store = program("medcore"), f"sqlite:///{study / 'mlflow.db'}"
+    say(f"front picture: {picture}")
+    say(f"trials in MLflow: {shlex.join([program('mlflow'), 'ui', '--backend-store-uri', store])}")
+    say(f"the front again: {shlex.join([medcore, 'front', str(study)])}")
+    own = f"cp {shlex.quote(str(configs / 'polyps.yaml'))} mine.yaml; {shlex.join([medcore, 'search', 'mine.yaml'])}"
+    say(f"your own checkpoints and images, named in a copy of a configuration: {own}")

@@ -10,10 +10,10 @@ from medcore.data import ImageSet
 from medcore.errors import MedcoreError
 from medcore.fisher import Progress
 from results.files import write_by_rename
-from results.trials import compact, write_study
+from results.trials import all_rows, compact, write_study
 from search.config import Config, load_config
 from search.device import release_memory
-from search.ledger import all_issued, all_rows, only_driver
+from search.ledger import all_issued, only_driver
 from search.objectives import Objective, reference_point
 from search.prepare import prepare
 from search.progress import SearchProgress
@@ -23,6 +23,7 @@ from search.session import Resources, connected
 from search.space import sample
 from search.study import adapted_model, dense_metrics, load_split, make_folder
 from search.tracking import Tracker, TrackingThread
+from search.tracking_note import hide_login
 from search.trial import run_trial
 from search.warm import check_warm_starts, warm_starts
 
@@ -116,10 +117,7 @@ def open_study(config: Config, resume: bool) -> None:
                 "undo that or start a new study with --name"
             )
     make_folder(config.folder / "trials")
-    try:
-        write_by_rename(path, config.to_yaml().encode())
-    except OSError as error:
-        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
+    write_by_rename(path, hide_login(config.to_yaml()).encode())
 
 
 def describe(config: Config, images: ImageSet, objectives: list[Objective]) -> None:

@@ -1,7 +1,7 @@
 """The driver's book on disk: which trials were handed out, which have ended, and who may write.
 
     STUDY/trials/<trial_id>/params.json   handed out; written before the trial starts
-    STUDY/trials/<trial_id>/row.json      ended (see `results.trials`)
+    STUDY/trials/<trial_id>/row.json      ended; read by `results.trials`, as everywhere
     STUDY/search.lock                     held by the driver's process; a killed one leaves it free
 
 A trial with the first and without the second was interrupted, and is handed out again when the study is resumed.
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from medcore.errors import MedcoreError
-from results.files import write_by_rename
-from results.trials import trial_folder
+from results.files import read_json, write_by_rename
+from results.trials import Row, trial_folder
 
-Row = dict[str, Any]
+_MEND = "delete the trial's folder to leave this trial out"
 
 
 @dataclass(frozen=True)
@@ -48,31 +48,15 @@ def read_issued(study: Path, trial_id: str) -> Issued:
     """Raises `MedcoreError` if the file is absent or corrupt."""
     path = trial_folder(study, trial_id) / "params.json"
     try:
-        return Issued(**_load(path))
+        return Issued(**read_json(path, _MEND))
     except TypeError:
-        raise MedcoreError(f"{path}: corrupt; delete the trial's folder to leave this trial out") from None
+        raise MedcoreError(f"{path}: corrupt; {_MEND}") from None
 
 
 def all_issued(study: Path) -> list[Issued]:
     """Every trial that was ever handed out, by number."""
     folders = (path.parent.name for path in (study / "trials").glob("*/params.json"))
     return sorted((read_issued(study, name) for name in folders), key=lambda issued: issued.number)
-
-
-def read_row(study: Path, trial_id: str) -> Row | None:
-    """A trial's row, None while it has none. Raises `MedcoreError` if the file is corrupt."""
-    path = trial_folder(study, trial_id) / "row.json"
-    return _load(path) if path.is_file() else None
-
-
-def finished_ids(study: Path) -> set[str]:
-    return {path.parent.name for path in (study / "trials").glob("*/row.json")}
-
-
-def all_rows(study: Path) -> list[Row]:
-    """Rows of all ended trials, by number."""
-    rows = [row for name in finished_ids(study) if (row := read_row(study, name)) is not None]
-    return sorted(rows, key=lambda row: row["number"])
 
 
 def failed_row(issued: Issued, reason: str, started: datetime) -> Row:
@@ -91,6 +75,21 @@ def failed_row(issued: Issued, reason: str, started: datetime) -> Row:
         "started": started.isoformat(),
         "finished": now.isoformat(),
     }
+
+
+def is_driven(study: Path) -> bool:
+    """Whether a search holds the study's lock."""
+    try:
+        handle = os.open(study / "search.lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 #: Studies whose lock this process holds.
@@ -128,15 +127,3 @@ def only_driver(study: Path) -> Iterator[None]:
     finally:
         _held.discard(study)
         os.close(handle)
-
-
-def _load(path: Path) -> Row:
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise MedcoreError(f"{path}: missing; restore it or delete the trial's folder") from None
-    except (OSError, ValueError) as error:
-        raise MedcoreError(f"{path}: corrupt ({error}); delete the trial's folder to run it again") from None
-    if not isinstance(value, dict):
-        raise MedcoreError(f"{path}: corrupt (expected an object); delete the trial's folder to run it again")
-    return value

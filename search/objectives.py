@@ -42,13 +42,16 @@ def values_of(row: Row | None, objectives: Sequence[Objective]) -> tuple[float, 
     return tuple(finite) if len(finite) == len(objectives) else None
 
 
-def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float], side: int) -> dict[str, float]:
+def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float], largest_side: int) -> dict[str, float]:
     """Hypervolume's reference in natural sign, fixed before the first trial.
 
     Costs: 1.01 times the dense model's, so that the dense model itself adds volume. What goes up: 0. Distances
-    and others that go down: `side`, the side of the model's square in pixels, about what HD95 gives to a missed
-    object, or 1.01 times the dense model's value where that is larger. Raises `KeyError` for an objective that
-    the dense model lacks.
+    and others that go down: `largest_side`, or 1.01 times the dense model's value where that is larger. Raises
+    `KeyError` for an objective that the dense model lacks.
+
+    Args:
+        largest_side: of any search image at its original size, in pixels. HD95 is measured at that size and gives
+            the frame's largest side to a missed object, so no trial's mean lies beyond it.
     """
     reference = {}
     for objective in objectives:
@@ -58,7 +61,7 @@ def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float],
         elif is_cost(objective.name):
             reference[objective.name] = 1.01 * value
         else:
-            reference[objective.name] = max(float(side), 1.01 * value)
+            reference[objective.name] = max(float(largest_side), 1.01 * value)
     return reference
 
 

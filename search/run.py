@@ -17,8 +17,8 @@ from ray import tune
 from ray.exceptions import RayError
 
 from medcore.errors import MedcoreError
-from results.trials import write_row
-from search.ledger import Row, all_issued, all_rows, failed_row, finished_ids, only_driver, read_issued, read_row
+from results.trials import Row, all_rows, finished_ids, read_row, write_row
+from search.ledger import all_issued, failed_row, only_driver, read_issued
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
 from search.session import Resources, connected, fitting, one_line, request

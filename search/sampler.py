@@ -21,7 +21,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError
-from search.ledger import Issued, all_issued, all_rows, read_row, write_issued
+from results.trials import all_rows, read_row
+from search.ledger import Issued, all_issued, write_issued
 from search.objectives import Objective, Row, values_of
 
 logger = logging.getLogger(__name__)
@@ -109,11 +110,6 @@ class StudySearch(Searcher):
         self._next = max(numbers, default=-1) + 1
         self._warm = dict(enumerate(warm_starts))
 
-    @property
-    def study(self) -> optuna.Study:
-        """The Optuna study behind it, for reading."""
-        return self._study
-
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Tune's request for one trial: `{"trial_id": ...}`, after its `params.json` is on disk."""
         if self._interrupted:
@@ -157,7 +153,8 @@ class StudySearch(Searcher):
         """Nothing, for the same reason."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("build a StudySearch on the study's folder instead")
+        """Raises `RuntimeError`: the folder is the memory."""
+        raise RuntimeError(f"{checkpoint_path}: a StudySearch keeps no such file; build one on {self._dir} instead")
 
     def _ask(self, number: int, known: Mapping[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
         self._study.sampler = make_sampler(self._settings, number, self._trials)
@@ -192,7 +189,8 @@ class StudySearch(Searcher):
 
 
 def _issued_from(row: Row) -> Issued:
-    params = {key.removeprefix("param/"): value for key, value in row.items() if key.startswith("param/")}
+    known = {key: value for key, value in row.items() if key.startswith("param/") and value is not None}
+    params = {key.removeprefix("param/"): value for key, value in known.items()}
     return Issued(str(row["trial_id"]), int(row["number"]), int(row.get("seed") or 0), str(row.get("origin")), params)
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from results.labels import METRICS, is_cost, text
 
+_ABSENT = "–"
 _QUALITY = ("dice", "iou", "boundary_f1", "hd95", "nsd", "assd")
 
 
@@ -19,7 +21,7 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="macro mean over data sets")
     table.add_column("")
     for name in models:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")
     for metric in ("encoder_params", "flops", "flops_fraction", "flops_paper", "flops_paper_fraction", *_QUALITY):
         values = [model.get(metric) for model in models.values()]
         if any(value is not None for value in values):
@@ -35,7 +37,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
     quality = [name for name in dict.fromkeys((*names, "dice")) if not is_cost(name)]
     done = front["trials"] - front["failed"]
     table = Table(
-        title=f"{front['study']}: {len(front['front'])} of {done} trials on the front "
+        title=f"{escape(front['study'])}: {len(front['front'])} of {done} trials on the front "
         f"({front['failed']} failed), hypervolume {front['hypervolume']:.4g}",
         caption="FLOPs: left of the dense encoder's, as they run and by the paper's count; heads, channels: kept",
         box=SIMPLE_HEAD,
@@ -72,7 +74,8 @@ def leverage_table(result: Mapping[str, Any]) -> Table:
 
 
 def _costs(row: Mapping[str, Any]) -> list[str]:
-    return [f"{row[name]:.1%}" for name in ("flops_fraction", "flops_paper_fraction")]
+    shares = (row.get(name) for name in ("flops_fraction", "flops_paper_fraction"))
+    return [_ABSENT if share is None else f"{share:.1%}" for share in shares]
 
 
 def _title(name: str) -> str:
@@ -81,4 +84,5 @@ def _title(name: str) -> str:
 
 
 def _cells(row: Mapping[str, Any], names: list[str]) -> list[str]:
-    return [f"{row[name]:.4f}" if abs(row[name]) < 1 else f"{row[name]:.4g}" for name in names]
+    values = (row.get(name) for name in names)
+    return [_ABSENT if value is None else f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}" for value in values]

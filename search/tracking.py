@@ -10,23 +10,24 @@ import fcntl
 import json
 import logging
 import os
-import re
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from medcore.errors import MedcoreError
-from results.files import write_by_rename
 from results.front import front_table
 from results.plots import save_front_html
-from results.trials import compact, read_phases, read_rows, read_study_info
+from results.trials import Row, compact, finished_ids, read_phases, read_row, read_study, read_study_info
 from search import tracking_data as data
-from search.ledger import Row, finished_ids, read_row
+from search.ledger import is_driven
+from search.tracking_note import FILE, earlier_uri, hide_login, own_uri, read_note, write_note
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,14 +48,20 @@ _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionp
 _ENDED = ("FINISHED", "FAILED")
 #: Files of the study that `download_study` brings back.
 _STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet")
+_FOLDER_WANTED = "give the folder that `medcore search` wrote"
+#: Set last on a parent run: it says all that it should of the study.
+_DESCRIBED = "medcore.described"
 
 
 class Tracker:
     """Sends a study's rows to MLflow. `sync` may be called at any time, from any thread, and never raises.
 
     Args:
-        tracking_uri: an MLflow server; by default a SQLite file in the study's folder.
+        tracking_uri: an MLflow server; by default the one that the study went to before, else a SQLite file in its
+            folder. A login in it is used and kept nowhere; MLFLOW_TRACKING_USERNAME and _PASSWORD are the place for it.
         artifact_seconds: least time between two uploads of the front's picture and table.
+
+    Raises `MedcoreError` if the server that the study went to before needs a login which is not given.
     """
 
     def __init__(
@@ -66,25 +73,23 @@ class Tracker:
         artifact_seconds: float = 60.0,
     ) -> None:
         self._dir = study_dir.absolute()
-        self.uri = tracking_uri or f"sqlite:///{self._dir / 'mlflow.db'}"
-        self._local = tracking_uri is None
+        self.uri = tracking_uri or earlier_uri(self._dir) or own_uri(self._dir)
         self._experiment, self._name, self._pause = experiment, run_name or study_dir.name, artifact_seconds
         self._about: dict[str, Any] = {}
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
         self._warned = False
         self._drawn = (0, 0.0)  # rows in the last picture, when it was sent
+        self._sent: set[str] = set()  # as far as the server has told
         self._forget()
 
     @classmethod
     def of_study(cls, study_dir: Path, tracking_uri: str | None = None) -> Tracker:
         """The tracker that a search left behind. Raises `MedcoreError` if the folder has none."""
-        path = study_dir / "tracking.json"
-        try:
-            about = json.loads(path.read_bytes())
-            tracker = cls(study_dir, tracking_uri or about["uri"], about["experiment"], about["run_name"])
-        except (OSError, ValueError, KeyError):
-            raise MedcoreError(f"{path}: missing or corrupt; give the folder that `medcore search` wrote") from None
+        about = read_note(study_dir)
+        if not {"study_id", "experiment", "run_name", "tags", "params", "datasets"} <= about.keys():
+            raise MedcoreError(f"{study_dir / FILE}: missing or incomplete; {_FOLDER_WANTED}")
+        tracker = cls(study_dir, tracking_uri, about["experiment"], about["run_name"])
         tracker._about = about
         return tracker
 
@@ -93,21 +98,17 @@ class Tracker:
 
         `config`: the resolved configuration. `tags`: git revision, machine, … An earlier start's identity is kept.
         """
-        path = self._dir / "tracking.json"
-        try:
-            study_id = json.loads(path.read_bytes())["study_id"]
-        except (OSError, ValueError, KeyError):
-            study_id = uuid.uuid4().hex
-        self._about = {
-            "study_id": study_id,
-            "uri": None if self._local else self.uri,
-            "experiment": self._experiment,
-            "run_name": self._name,
-            "tags": dict(tags or {}),
-            "params": data.flat_config(config),
-            "datasets": [str(folder) for folder in config.get("data", {}).get("folders", ())],
-        }
-        write_by_rename(path, (json.dumps(self._about, indent=1) + "\n").encode())
+        self._about = write_note(
+            self._dir,
+            self.uri,
+            {
+                "experiment": self._experiment,
+                "run_name": self._name,
+                "tags": dict(tags or {}),
+                "params": data.flat_config(config),
+                "datasets": [str(folder) for folder in config.get("data", {}).get("folders", ())],
+            },
+        )
 
     def sync(self, end_as: str | None = None) -> bool:
         """Send what has not been sent. Returns whether everything on disk is at the server now.
@@ -126,7 +127,7 @@ class Tracker:
                     self._warned = True
                     logger.warning(
                         "MLflow at %s cannot be reached (%s); rows are on disk and are sent when it is back",
-                        _public(self.uri),
+                        hide_login(self.uri),
                         _first_line(error),
                     )
                 return False
@@ -134,7 +135,7 @@ class Tracker:
         return True
 
     def unsent(self) -> int:
-        """Trials that have ended and are not known to be at the server."""
+        """Trials that have ended and whose arrival at the server was never confirmed."""
         return len(finished_ids(self._dir) - self._sent)
 
     def finish(self, complete: bool = True) -> str | None:
@@ -145,18 +146,17 @@ class Tracker:
         if self.sync("FINISHED" if complete else "KILLED"):
             return None
         message = (
-            f"{self.unsent()} trials could not be sent to MLflow at {_public(self.uri)}; "
+            f"{self.unsent()} trials could not be sent to MLflow at {hide_login(self.uri)}; "
             f"send them later with: medcore sync {self._dir}"
         )
         logger.warning(message)
         return message
 
     def _forget(self) -> None:
-        """After a failure nothing is certain: whether the last request was carried out, the server has to say."""
+        """After a failure it is not certain whether the last request was carried out: ask the server again."""
         self._client: MlflowClient | None = None
         self._parent = self._experiment_id = ""
         self._runs: dict[str, str] = {}  # trial -> run
-        self._sent: set[str] = set()
         self._front: set[str] = set()
 
     def _send(self, end_as: str | None) -> None:
@@ -188,34 +188,43 @@ class Tracker:
         if found is not None:
             self._experiment_id = found.experiment_id
         else:
-            place = (self._dir / "mlartifacts").as_uri() if self._local else None
+            place = _artifacts_beside(self.uri)
             self._experiment_id = client.create_experiment(self._experiment, artifact_location=place)
         known = self._search(client, f"tags.`medcore.study` = '{self._about['study_id']}'")
         self._parent = self._one(client, known) if known else self._make_parent(client)
         client.update_run(self._parent, status="RUNNING")
+        self._describe(client)
         by_trial: dict[str, list[Run]] = {}
         for run in self._search(client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             by_trial.setdefault(run.data.tags.get("medcore.trial_id", ""), []).append(run)
+        sent = set()
         for trial_id, runs in by_trial.items():
             keep = self._runs[trial_id] = self._one(client, runs)
             run = next(run for run in runs if run.info.run_id == keep)
             if run.info.status in _ENDED:
-                self._sent.add(trial_id)
+                sent.add(trial_id)
             if run.data.tags.get("medcore.front") == "true":
                 self._front.add(trial_id)
-        self._client = client
+        self._client, self._sent = client, sent
         return client
 
     def _make_parent(self, client: MlflowClient) -> str:
         tags = {"medcore.study": self._about["study_id"]}
         tags |= {f"medcore.{key}": value for key, value in self._about["tags"].items()}
-        run = client.create_run(self._experiment_id, tags=tags, run_name=self._name)
-        _log(client, run.info.run_id, [], self._about["params"])
+        return str(client.create_run(self._experiment_id, tags=tags, run_name=self._name).info.run_id)
+
+    def _describe(self, client: MlflowClient) -> None:
+        """Say of the parent run what it does not say yet; it may have been cut off at any point of an earlier try."""
+        present = client.get_run(self._parent).data
+        if present.tags.get(_DESCRIBED) == "true":
+            return
+        # MLflow refuses another value for a parameter, and a resumed study may have one
+        params = {key: value for key, value in self._about["params"].items() if key not in present.params}
+        _log(client, self._parent, [], params)
         if self._about["datasets"]:
-            _log_datasets(client, run.info.run_id, self._about["datasets"])
-        if (self._dir / "config.yaml").is_file():
-            client.log_artifact(run.info.run_id, str(self._dir / "config.yaml"))
-        return str(run.info.run_id)
+            _log_datasets(client, self._parent, self._about["datasets"])
+        self._send_study_files(client, ["config.yaml"])
+        client.set_tag(self._parent, _DESCRIBED, "true")
 
     def _search(self, client: MlflowClient, condition: str) -> list[Run]:
         runs: list[Run] = []
@@ -259,16 +268,25 @@ class Tracker:
     def _send_files(self, client: MlflowClient, objectives: list[Any]) -> None:
         """Picture and table of the front, and the study's own files."""
         compact(self._dir)
-        frame = read_rows(self._dir)
+        frame = read_study(self._dir)
         with tempfile.TemporaryDirectory() as folder:
             table = front_table(frame, objectives)
             if len(table):
                 save_front_html(frame, objectives, Path(folder) / "front.html", self._name)
                 table.to_csv(Path(folder) / "front.csv", index=False)
             client.log_artifacts(self._parent, folder)
-        for name in _STUDY_FILES:
-            if (self._dir / name).is_file():
-                client.log_artifact(self._parent, str(self._dir / name))
+        self._send_study_files(client, _STUDY_FILES)
+
+    def _send_study_files(self, client: MlflowClient, names: Sequence[str]) -> None:
+        """Files of the study that are there; the configuration without logins."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path in (self._dir / name for name in names):
+                if path.name == "config.yaml" and path.is_file():
+                    public = Path(folder) / path.name
+                    public.write_text(hide_login(path.read_text()))
+                    path = public
+                if path.is_file():
+                    client.log_artifact(self._parent, str(path))
 
 
 class TrackingThread:
@@ -297,12 +315,14 @@ class TrackingThread:
 def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
     """`medcore sync`: send what a search could not. Returns the number of trials at the server.
 
-    Raises `MedcoreError` if the folder is no study or the server is away.
+    The parent run ends as FINISHED if the study has all its trials, else as KILLED; while a search goes on it is left
+    RUNNING. Raises `MedcoreError` if the folder is no study or the server is away.
     """
     tracker = Tracker.of_study(study_dir, tracking_uri)
-    if not tracker.sync("FINISHED"):
+    complete = len(finished_ids(study_dir)) >= _wanted_trials(study_dir)
+    if not tracker.sync("FINISHED" if complete else None if is_driven(study_dir) else "KILLED"):
         raise MedcoreError(
-            f"{_public(tracker.uri)}: MLflow cannot be reached; nothing is lost, "
+            f"{hide_login(tracker.uri)}: MLflow cannot be reached; nothing is lost, "
             f"try `medcore sync {study_dir}` again later"
         )
     return len(finished_ids(study_dir))
@@ -323,7 +343,7 @@ def download_study(address: str, folder: Path, tracking_uri: str | None = None) 
         client = _client(uri)
         run_id = _find_study(client, experiment, name)
         if run_id is None:
-            raise MedcoreError(f"{address}: no such run at {_public(uri)}")
+            raise MedcoreError(f"{address}: no such run at {hide_login(uri)}")
         present = {item.path for item in client.list_artifacts(run_id)}
         for file in _STUDY_FILES:
             if file in present:
@@ -331,7 +351,7 @@ def download_study(address: str, folder: Path, tracking_uri: str | None = None) 
     except MedcoreError:
         raise
     except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
-        raise MedcoreError(f"{address}: cannot be read from {_public(uri)} ({_first_line(error)})") from None
+        raise MedcoreError(f"{address}: cannot be read from {hide_login(uri)} ({_first_line(error)})") from None
     if not (folder / "trials.parquet").is_file():
         raise MedcoreError(f"{address}: this run holds no study (trials.parquet is missing)")
     return folder
@@ -390,11 +410,21 @@ def _only_sender(study_dir: Path) -> Iterator[None]:
         yield
 
 
-def _public(uri: str) -> str:
-    """An address without its user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def _wanted_trials(study_dir: Path) -> int:
+    path = study_dir / "config.yaml"
+    try:
+        return int(yaml.safe_load(path.read_text())["search"]["trials"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        raise MedcoreError(f"{path}: missing or corrupt; {_FOLDER_WANTED}") from None
+
+
+def _artifacts_beside(uri: str) -> str | None:
+    """A folder beside a SQLite file, or MLflow would take one in the folder that the search was started from."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent / "mlartifacts").as_uri()
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
+    lines = hide_login(str(error)).splitlines()
     return (lines[0] if lines else type(error).__name__)[:200]

@@ -15,6 +15,7 @@ import pandas as pd
 from results.front import hypervolume, non_dominated, objective_losses, to_losses
 from results.trials import StudyInfo
 from search.objectives import Row
+from search.tracking_note import hide_login
 
 #: Of a row, what is neither a parameter nor a metric.
 _IDENTITY = {"trial_id", "number", "status", "reason", "seed", "origin", "started", "finished"}
@@ -74,13 +75,13 @@ def run_times(row: Row) -> tuple[int, int]:
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested configuration as dotted keys."""
+    """Nested configuration as dotted keys, without logins."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             flat |= flat_config(value, f"{prefix}{key}.")
         else:
-            flat[clean_key(f"{prefix}{key}")] = _text(value)[:_PARAM_LENGTH]
+            flat[clean_key(f"{prefix}{key}")] = hide_login(_text(value))[:_PARAM_LENGTH]
     return flat
 
 
@@ -100,9 +101,8 @@ def study_points(rows: Sequence[Row], info: StudyInfo, timestamp: int) -> list[P
     if len(finite):
         best = to_losses(finite.min(axis=0), directions)[0]
         values |= {f"best/{name}": float(value) for name, value in zip(names, best, strict=True)}
-    if set(names) <= info["reference"].keys():
-        corner = to_losses([info["reference"][name] for name in names], directions)[0]
-        values["hypervolume"] = hypervolume(losses, corner)
+    corner = to_losses([info["reference"][name] for name in names], directions)[0]
+    values["hypervolume"] = hypervolume(losses, corner)
     return [Point(clean_key(key), float(value), timestamp, len(rows)) for key, value in values.items()]
 
 

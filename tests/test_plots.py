@@ -14,7 +14,8 @@ from PIL import Image
 from medcore.errors import MedcoreError
 from results.front import Objective, front_table
 from results.panels import origin_kind, panels, view_range
-from results.plots import budget_picture, comparison_png, front_figure, save_front_html, save_front_png
+from results.pictures import budget_picture, comparison_png
+from results.plots import front_figure, save_front_html, save_front_png
 
 OBJECTIVES = [
     Objective(name="flops", direction="minimize"),

@@ -21,8 +21,7 @@ import ray
 from rich.console import Console
 
 from medcore.errors import MedcoreError
-from results.trials import read_study, write_row
-from search.ledger import all_rows, finished_ids
+from results.trials import all_rows, finished_ids, read_study, write_row
 from search.objectives import Objective
 from search.progress import SearchProgress
 from search.run import run_search
@@ -101,8 +100,12 @@ def well_or_ill(trial: Mapping[str, Any], table: Any) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGKILL)
     assert not table.flags.writeable and table.sum() == 1e6
     row = row_of(trial, quality=float("nan") if number == 5 else 1.0, threads=os.environ.get("OMP_NUM_THREADS"))
+    if number == 7:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
     if number != 6:  # a row that is only returned is written all the same
         write_row(study, row)
+    if number == 8:
+        raise OSError("the phase's checkpoint could not be removed")
     return row
 
 
@@ -116,17 +119,20 @@ def test_whatever_happens_every_trial_gets_a_row(tmp_path: Path) -> None:
     )  # fmt: skip
     rows = {row["number"]: row for row in all_rows(tmp_path)}
     assert list(rows) == list(range(12)) and rows[0]["origin"] == "dense" and rows[0]["cost"] == 1.0
-    assert {number for number, row in rows.items() if row["status"] == "failed"} == {1, 2, 3}
+    assert {number for number, row in rows.items() if row["status"] == "failed"} == {1, 2, 3, 7}
     assert rows[1]["reason"] == "ValueError: bad luck" and rows[2]["reason"] == "MemoryError: cannot allocate 7 GiB"
     assert "second line" in (tmp_path / "trials" / "t0001" / "error.txt").read_text()
     assert rows[3]["reason"].startswith("worker process died 2 times") and "param/x" in rows[3]
     assert rows[5]["quality"] is None
-    assert (outcome.done, outcome.failed, outcome.complete, outcome.interrupted) == (9, 3, True, False)
-    assert outcome.message == "9 trials done, 3 failed"
+    assert rows[7]["reason"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert (outcome.done, outcome.failed, outcome.complete, outcome.interrupted) == (8, 4, True, False)
+    assert outcome.message == "8 trials done, 4 failed"
     assert sorted(row["number"] for row in told) == list(range(12)) and set(begun) == finished_ids(tmp_path)
     starts = [line.split() for line in (tmp_path / "starts.log").read_text().splitlines()]
     assert Counter(number for number, _ in starts) == Counter({str(i): 2 if i in (3, 4) else 1 for i in range(12)})
-    assert len({pid for _, pid in starts}) <= 6  # two workers, and a new one for each that was killed: reused
+    assert len({pid for _, pid in starts}) <= 7  # two workers, and a new one for each that died: reused
+    broken = next(pid for number, pid in starts if number == "7")
+    assert [number for number, pid in starts if pid == broken][-1] == "7"  # its CUDA context is of no more use
 
     more = run_search(
         tmp_path, space, warm, OBJECTIVES, 13, well_or_ill, shared={"table": np.ones(1_000_000)}, resume=True

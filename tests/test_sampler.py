@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from medcore.errors import MedcoreError
-from results.trials import write_row
+from results.trials import compact, trial_folder, write_row
 from search.ledger import all_issued, only_driver
 from search.objectives import Objective, reference_point, values_of
 from search.sampler import SamplerSettings, StudySearch, derived_seed
@@ -36,11 +37,17 @@ def searcher(folder: Path, name: str = "tpe", **options: Any) -> StudySearch:
     return StudySearch(folder, space, OBJECTIVES, WARM, SamplerSettings(name, seed=3, population=4), 40, **options)
 
 
+def told(search: StudySearch) -> list[FrozenTrial]:
+    """What the sampler has heard so far."""
+    return search._study.trials
+
+
 def finish(folder: Path, search: StudySearch, tune_id: str, trial_id: str, **row: Any) -> None:
     """Write the row that a worker would, then report as Tune does."""
     params = json.loads((folder / "trials" / trial_id / "params.json").read_text())
     x, y = params["params"]["x"], params["params"]["y"]
     base = {"trial_id": trial_id, "number": params["number"], "status": "done", "cost": x, "quality": -((x - y) ** 2)}
+    base |= {f"param/{key}": value for key, value in params["params"].items() if key != "budget"}
     write_row(folder, base | row)
     search.on_trial_complete(tune_id, {"done": True})
 
@@ -62,8 +69,8 @@ def test_warm_starts_come_first_and_exactly(tmp_path: Path) -> None:
     assert uniform.origin == "uniform 0.5" and uniform.params["x"] == 0.5 and -1 <= uniform.params["y"] <= 1
     assert sampled.origin == "sampled" and set(sampled.params) == {"x", "y", "kind", "fixed"}
     assert [trial.seed for trial in (dense, uniform, sampled)] == [derived_seed(3, i) for i in range(3)]
-    assert [trial.state for trial in search.study.trials] == [TrialState.COMPLETE] * 3
-    assert search.study.trials[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]
+    assert [trial.state for trial in told(search)] == [TrialState.COMPLETE] * 3
+    assert told(search)[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
@@ -75,13 +82,13 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
     before = {trial.trial_id: trial for trial in all_issued(tmp_path)}
 
     second = searcher(tmp_path, name)
-    known = second.study.trials
+    known = told(second)
     assert [trial.state for trial in known] == [TrialState.COMPLETE] * 12
-    assert [trial.values for trial in known] == [first.study.trials[i].values for i in range(12)]
-    assert [trial.params for trial in known] == [first.study.trials[i].params for i in range(12)]
+    assert [trial.values for trial in known] == [told(first)[i].values for i in range(12)]
+    assert [trial.params for trial in known] == [told(first)[i].params for i in range(12)]
     key = "NSGAIISampler:generation"
     generations = [trial.system_attrs.get(key) for trial in known]
-    assert generations == [trial.system_attrs.get(key) for trial in first.study.trials[:12]]
+    assert generations == [trial.system_attrs.get(key) for trial in told(first)[:12]]
     assert generations == ([0] * 4 + [1] * 4 + [2] * 4 if name == "nsga2" else [None] * 12)
 
     again = [second.suggest(f"again{i}")["trial_id"] for i in range(4)]
@@ -93,7 +100,7 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
         assert len(set(points)) == len(points)  # the random stream does not start over
     for i, trial_id in enumerate(again):
         finish(tmp_path, second, f"again{i}", trial_id)
-    assert [trial.state for trial in second.study.trials] == [TrialState.COMPLETE] * 16
+    assert [trial.state for trial in told(second)] == [TrialState.COMPLETE] * 16
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
@@ -108,9 +115,9 @@ def test_unusable_results_are_failures(tmp_path: Path, name: str) -> None:
     finish(tmp_path, search, "s4", ids[4])
     search.on_trial_complete("s4")  # twice is once
     expected = [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
-    assert [trial.state for trial in search.study.trials] == expected
+    assert [trial.state for trial in told(search)] == expected
     run(tmp_path, search, 15)
-    states = [trial.state for trial in searcher(tmp_path, name).study.trials]
+    states = [trial.state for trial in told(searcher(tmp_path, name))]
     assert states == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 16  # s3 has no row: it is run again
 
 
@@ -118,7 +125,7 @@ def test_tpe_learns(tmp_path: Path) -> None:
     """Single objective, more trials: samples gather where it is good."""
     search = StudySearch(tmp_path, space, OBJECTIVES[:1], (), SamplerSettings("tpe", seed=1), 40)
     run(tmp_path, search, 40)
-    costs = [trial.values[0] for trial in search.study.trials]
+    costs = [trial.values[0] for trial in told(search)]
     assert sum(costs[25:]) / 15 < 0.7 * sum(costs[:10]) / 10
 
 
@@ -126,6 +133,32 @@ def test_same_seed_same_trials(tmp_path: Path) -> None:
     for name in ("a", "b"):
         run(tmp_path / name, searcher(tmp_path / name), 15)
     assert all_issued(tmp_path / "a") == all_issued(tmp_path / "b")
+
+
+def test_rows_of_removed_folders_count(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 4)
+    before = told(searcher(tmp_path))
+    compact(tmp_path)
+    for trial_id in ("t0001", "t0003"):
+        shutil.rmtree(trial_folder(tmp_path, trial_id))
+    again = searcher(tmp_path)
+    assert [trial.values for trial in told(again)] == [trial.values for trial in before]
+    assert again.suggest("next")["trial_id"] == "t0004"
+
+
+def test_a_corrupt_row_is_run_again_as_the_message_says(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 4)
+    row = trial_folder(tmp_path, "t0002") / "row.json"
+    row.write_text("{")
+    with pytest.raises(MedcoreError, match="delete this file"):
+        searcher(tmp_path)
+    row.unlink()
+    assert searcher(tmp_path).suggest("next")["trial_id"] == "t0002"
+
+
+def test_tune_cannot_restore_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=f"build one on {tmp_path}"):
+        searcher(tmp_path).restore("searcher.pkl")
 
 
 @pytest.mark.filterwarnings("ignore:The value")
@@ -146,7 +179,8 @@ def test_values_and_reference() -> None:
     assert values_of(None, OBJECTIVES) is None
     objectives = [Objective("flops", "min"), Objective("dice", "max"), Objective("hd95", "min")]
     dense = {"flops": 100.0, "dice": 0.9, "hd95": 3.0}
-    assert reference_point(objectives, dense, 256) == {"flops": 101.0, "dice": 0.0, "hd95": 256.0}
+    assert reference_point(objectives, dense, largest_side=1070) == {"flops": 101.0, "dice": 0.0, "hd95": 1070.0}
+    assert reference_point(objectives, dense | {"hd95": 200.0}, largest_side=64)["hd95"] == 202.0
 
 
 def test_one_driver_at_a_time(tmp_path: Path) -> None:

@@ -19,19 +19,27 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+import search.tracking
 from medcore.errors import MedcoreError
 from results.trials import read_study, read_study_info, write_phases, write_row, write_study
+from search.ledger import only_driver
 from search.tracking import Tracker, TrackingThread, download_study, sync_study
 
 OBJECTIVES = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
-CONFIG = {"study": "s", "data": {"folders": ["/data/kvasir"]}, "search": {"trials": 4, "objectives": OBJECTIVES}}
+CONFIG = {
+    "study": "s",
+    "data": {"folders": ["/data/kvasir"]},
+    "search": {"trials": 4, "objectives": OBJECTIVES},
+    "tracking": {"uri": "http://me:secret@h:1"},
+}
 
 
 def make_study(folder: Path, points: list[tuple[float, float]]) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("study: s\n")
+    (folder / "config.yaml").write_text("study: s\nsearch: {trials: 4}\ntracking: {uri: 'http://me:secret@h:1/x@y'}\n")
     reference = {"flops": 101.0, "boundary_f1": 0.0}
-    write_study(folder, {"name": "s", "objectives": OBJECTIVES, "reference": reference, "dense": {"flops": 100.0}})
+    info = {"name": "s", "objectives": OBJECTIVES, "reference": reference}
+    write_study(folder, info | {"dense": {"flops": 100.0, "boundary_f1": 0.9}, "widths": {"heads": 3, "channels": 8}})
     for number, (flops, f1) in enumerate(points):
         add_trial(folder, number, flops, f1)
     return folder
@@ -165,6 +173,9 @@ def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
     assert parent.data.metrics["trials_done"] == 3 and parent.data.metrics["trials_failed"] == 1
     assert parent.data.metrics["hypervolume"] == pytest.approx((101 - 40) * 0.9)
     assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["kvasir"]
+    assert parent.data.params["tracking.uri"] == "http://h:1"
+    config = MlflowClient(uri).download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))
+    assert Path(config).read_text() == (folder / "config.yaml").read_text().replace("me:secret@", "")
     files = {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
     assert files == {"config.yaml", "front.csv", "front.html", "images.parquet", "study.json", "trials.parquet"}
     assert (folder / "mlartifacts").is_dir()
@@ -189,11 +200,76 @@ def test_killed_between_create_and_finish(tmp_path: Path, store: str) -> None:
     assert len(parents(store)) == 1
 
 
+def test_half_made_parent_is_completed(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off in the middle of its description, and taken up by a search with another number of trials."""
+    folder = make_study(tmp_path / "s", [(50, 0.8)])
+
+    def cut_off(*_: Any) -> None:
+        raise ConnectionError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search.tracking, "_log_datasets", cut_off)
+        assert not started(folder, store).sync()
+    (half,) = parents(store)
+    assert half.data.params["search.trials"] == "4" and not half.inputs.dataset_inputs
+    MlflowClient(store).delete_tag(half.info.run_id, "medcore.git")
+
+    again = Tracker(folder, store, "medcore", "s")
+    again.start(CONFIG | {"search": {"trials": 6, "sampler": "tpe"}})
+    assert again.sync() and again.sync()
+    (parent,) = parents(store)
+    assert parent.info.run_id == half.info.run_id and parent.data.tags["medcore.described"] == "true"
+    assert parent.data.params["search.trials"] == "4" and parent.data.params["search.sampler"] == "tpe"
+    assert [item.dataset.name for item in parent.inputs.dataset_inputs] == ["kvasir"]
+    assert "config.yaml" in {item.path for item in MlflowClient(store).list_artifacts(parent.info.run_id)}
+
+
+def test_unsent_counts_what_never_arrived(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_study(tmp_path / "s", [(50, 0.8), (40, 0.7)])
+    tracker = started(folder, store)
+    assert tracker.unsent() == 2
+    assert tracker.sync() and tracker.unsent() == 0
+
+    def away(_: str) -> None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(search.tracking, "_client", away)
+    tracker._forget()
+    add_trial(folder, 2, 30, 0.6)
+    message = tracker.finish()
+    assert message is not None and message.startswith("1 trials could not be sent")
+
+
+def test_sync_leaves_the_parent_as_the_search_is(tmp_path: Path, store: str) -> None:
+    folder = make_study(tmp_path / "s", [(50, 0.8), (40, 0.7), (30, 0.6)])
+    started(folder, store)
+    with only_driver(folder):
+        assert sync_study(folder) == 3
+        assert parents(store)[0].info.status == "RUNNING"
+    sync_study(folder)
+    assert parents(store)[0].info.status == "KILLED"
+    add_trial(folder, 3, 20, 0.5)
+    assert sync_study(folder) == 4
+    assert parents(store)[0].info.status == "FINISHED"
+
+
+def test_artifacts_lie_beside_the_database(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert started(make_study(tmp_path / "s", [(50, 0.8)]), store).finish() is None
+    experiment = MlflowClient(store).get_experiment_by_name("medcore")
+    assert experiment is not None
+    database = Path(store.removeprefix("sqlite:///"))
+    assert experiment.artifact_location == (database.parent / "mlartifacts").as_uri()
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_same_study_again_adds_nothing(tmp_path: Path, store: str) -> None:
     folder = make_study(tmp_path / "s", [(50, 0.8)])
     assert started(folder, store).finish() is None
     before = children(store)["t0000"]
-    assert sync_study(folder, store) == 1
+    assert sync_study(folder) == 1  # at the server that it went to
     after = children(store)["t0000"]
     assert before.info.run_id == after.info.run_id and before.data.metrics == after.data.metrics
     history = MlflowClient(store).get_metric_history(after.info.run_id, "heads_recovery/loss")
@@ -269,6 +345,35 @@ def test_start_keeps_the_identity(tmp_path: Path) -> None:
     started(folder, "http://127.0.0.1:1")
     second = json.loads((folder / "tracking.json").read_text())
     assert first["study_id"] == second["study_id"] and second["uri"] == "http://127.0.0.1:1"
+    assert Tracker(folder).uri == "http://127.0.0.1:1"
+    assert Tracker(folder, "http://127.0.0.1:2").uri == "http://127.0.0.1:2"
+    (folder / "tracking.json").write_text("{")
+    with pytest.raises(MedcoreError, match=r"tracking\.json: corrupt"):
+        started(folder)
+
+
+def test_a_login_is_kept_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a search that goes on without it says so, unless it comes from the environment."""
+    folder, uri = make_study(tmp_path / "s", [(50, 0.8)]), f"http://127.0.0.1:{free_port()}"
+    tracker = started(folder, uri.replace("//", "//me:secret@"))
+    assert "secret" in tracker.uri and not tracker.sync()
+    assert "cannot be reached" in caplog.text and "secret" not in caplog.text
+    assert "secret" not in (folder / "tracking.json").read_text()
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    for _ in range(2):
+        with pytest.raises(MedcoreError, match="is not kept; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASS"):
+            Tracker(folder)
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+            assert started(folder).uri == uri
+    started(folder, "postgresql://me:secret@h/mlflow")
+    with pytest.raises(MedcoreError, match=r"postgresql://h/mlflow is not kept; give --tracking-uri again"):
+        sync_study(folder)
+    started(folder, uri)
+    assert Tracker(folder).uri == uri
 
 
 def free_port() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 
 from medcore.errors import MedcoreError
 from results.trials import (
+    all_rows,
     compact,
+    finished_ids,
     read_images,
     read_phases,
-    read_rows,
+    read_row,
     read_study,
     read_study_info,
     trial_folder,
@@ -33,6 +36,7 @@ INFO: dict[str, Any] = {
     ],
     "reference": {"flops": 972.08e9, "boundary_f1": 0.0},
     "dense": {"flops": 972.08e9, "boundary_f1": 0.71},
+    "widths": {"heads": 12, "channels": 3072},
 }
 
 
@@ -79,7 +83,7 @@ def same(a: pd.DataFrame, b: pd.DataFrame) -> None:
 
 def test_rows_come_back_sorted_by_number(tmp_path: Path) -> None:
     fill(tmp_path, [10, 2, 1])
-    rows = read_rows(tmp_path)
+    rows = read_study(tmp_path)
     assert rows["number"].tolist() == [1, 2, 10]
     assert rows["heads"].tolist() == [make_row(n)["heads"].tolist() for n in (1, 2, 10)]
     assert rows["checkpoint"][0] == "trials/t0001/model.safetensors"
@@ -120,13 +124,26 @@ def test_row_files_win_over_the_table_and_a_resumed_study_keeps_both(tmp_path: P
     assert len(read_images(tmp_path)) == 9
 
 
+def test_a_trial_whose_folder_is_gone_has_still_finished(tmp_path: Path) -> None:
+    fill(tmp_path, [0, 1])
+    before = all_rows(tmp_path)
+    compact(tmp_path)
+    shutil.rmtree(trial_folder(tmp_path, "t0000"))
+    assert finished_ids(tmp_path) == {"t0000", "t0001"}
+    same(pd.DataFrame(all_rows(tmp_path)), pd.DataFrame(before))
+    row = read_row(tmp_path, "t0000")
+    assert row is not None and row["versions"] == {} and row["heads"] == before[0]["heads"]
+    assert read_row(tmp_path, "t0001") == before[1] and read_row(tmp_path, "t0002") is None
+    assert finished_ids(tmp_path / "absent") == set() and all_rows(tmp_path / "absent") == []
+
+
 def test_a_killed_writer_is_not_seen(tmp_path: Path) -> None:
     fill(tmp_path, [0])
     running = tmp_path / "trials" / "t0001"
     running.mkdir()
     (running / "row.json.77.tmp").write_text('{"trial_id": "t0')
     (running / "heads.safetensors").write_bytes(b"state of a phase")
-    assert read_rows(tmp_path)["number"].tolist() == [0]
+    assert read_study(tmp_path)["number"].tolist() == [0]
     compact(tmp_path)
     assert len(pd.read_parquet(tmp_path / "trials.parquet")) == 1
 
@@ -150,6 +167,8 @@ def test_a_corrupt_row_is_named(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(MedcoreError, match=reason) as caught:
         read_study(tmp_path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(MedcoreError, match="delete this file"):
+        read_row(tmp_path, "x")
 
 
 def test_values_that_json_lacks(tmp_path: Path) -> None:
@@ -171,6 +190,11 @@ def test_study_info_round_trip_and_errors(tmp_path: Path) -> None:
     for broken in (
         {"objectives": [{"name": "x"}]},
         {"reference": 3},
+        {"reference": {"flops": 1.0}},
+        {"reference": {"flops": 1.0, "boundary_f1": None}},
+        {"dense": {"flops": 1.0}},
+        {"widths": None},
+        {"widths": {"heads": 12}},
         {"objectives": [{"name": "x", "direction": "?"}]},
     ):
         with pytest.raises(MedcoreError):

@@ -1,0 +1,45 @@
+"""The heat map of scores: blocks of unequal width, whole files only, no side effect on who draws too."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medcore.errors import MedcoreError
+from medcore.groups import PerGroup
+from results.heatmap import save_score_heatmap
+from tests.study_files import environment
+
+SCORES = PerGroup(
+    heads=(np.array([1.0, 2.0, 3.0]), np.array([4.0])),
+    channels=(np.arange(1.0, 9.0), np.array([])),
+)
+
+
+def test_blocks_of_unequal_width(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "scores.png"
+    save_score_heatmap(SCORES, path)
+    with Image.open(path) as picture:
+        assert picture.width == 1200
+    assert [file.name for file in path.parent.iterdir()] == ["scores.png"]
+
+
+def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MedcoreError, match="cannot be written"):
+        save_score_heatmap(SCORES, tmp_path / "file" / "scores.png")
+
+
+def test_the_callers_backend_is_left_alone() -> None:
+    script = """
+import sys, matplotlib
+matplotlib.use("svg")
+import results.heatmap
+assert matplotlib.get_backend() == "svg" and "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment())

@@ -1,0 +1,88 @@
+"""One trial in one process, without Ray: which row stays, in which order things are done, when the process must go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from results.trials import read_row, write_row
+from search import worker
+from search.ledger import Issued, write_issued
+from search.worker import DeviceLost, run_one
+
+
+def row_of(trial: Mapping[str, Any]) -> dict[str, Any]:
+    return {"trial_id": trial["trial_id"], "number": trial["number"], "status": "done", "cost": 1.0}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    write_issued(tmp_path, Issued("t0000", 0, 1, "sampled", {}))
+    return tmp_path
+
+
+def status(study: Path) -> str:
+    row = read_row(study, "t0000")
+    assert row is not None
+    return str(row["status"])
+
+
+def test_a_done_trial_stays_done(study: Path) -> None:
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        write_row(study, row_of(trial))
+        raise OSError("the phase's checkpoint could not be removed")
+
+    run_one(work, study, "t0000", {})
+    assert status(study) == "done" and not (study / "trials" / "t0000" / "error.txt").exists()
+
+
+def test_the_row_is_written_before_memory_is_freed(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And freeing it, which may run destructors and CUDA calls, cannot undo or stop anything."""
+
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
+
+    def collect() -> None:
+        assert status(study) == "failed"
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(worker.gc, "collect", collect)
+    run_one(work, study, "t0000", {})
+    assert status(study) == "failed"
+
+
+LOST = [
+    RuntimeError("CUDA error: device-side assert triggered"),
+    torch.AcceleratorError("unspecified launch failure"),
+]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_lost_device_ends_the_process_after_the_row(study: Path, error: Exception, wrapped: bool) -> None:
+    starts = []
+
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        starts.append(1)
+        if wrapped:
+            raise ValueError("evaluation failed") from error
+        raise error
+
+    with pytest.raises(DeviceLost):
+        run_one(work, study, "t0000", {})
+    assert status(study) == "failed"
+    run_one(work, study, "t0000", {})  # Tune's second try, in another process
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize("text", ["CUDA out of memory. Tried to allocate", "CUDA error: out of memory", "bad shape"])
+def test_other_errors_leave_the_process_to_the_next_trial(study: Path, text: str) -> None:
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        raise RuntimeError(text)
+
+    run_one(work, study, "t0000", {})
+    assert status(study) == "failed"
