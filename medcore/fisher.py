@@ -44,7 +44,7 @@ def calibration_sums(
     if len(indices) == 0:
         raise MedcoreError("scoring: no calibration image; check the data folder, its split and the image count")
     collector = _Collector(model, nodes)
-    masks = torch.from_numpy(images.subset(list(indices)).low_masks(model.arch.low_res))
+    masks = torch.from_numpy(images.low_masks(model.arch.low_res, list(indices)))
     with _gradients_for(model, collector.tensors), recording(model.image_encoder, model.spec) as activations:
         for done, (index, mask) in enumerate(zip(indices, masks, strict=True)):
             gradients = _gradients(model, images, index, mask, collector.tensors)

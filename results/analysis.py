@@ -29,7 +29,10 @@ _OUTCOMES = (_MEASURED, "lost_boundary_f1", "lost_hd95")
 
 
 def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes: Mapping[str, Any]) -> list[Path]:
-    """Variants side by side, before and after recovery; differences are to the first variant, paired by image."""
+    """Variants side by side, before and after recovery; differences are to the first variant, paired by image.
+
+    `notes` goes to a file beside; its `dense` holds the unpruned model's metrics.
+    """
     merged = images.merge(trials[["trial_id", "variant", "fraction", "case_seed"]], on="trial_id")
     first = str(trials.sort_values("number")["variant"].iloc[0])
     rows = [
@@ -49,6 +52,12 @@ def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes:
         f"| {_value(row, 'gain_boundary_f1', 4, '+')} | {_value(row, 'hd95', 2)} | {row['dice']:.4f} "
         f"| {'–' if np.isnan(row['boundary_f1_seeds']) else format(row['boundary_f1_seeds'], '.4f')} |"
         for row in rows
+    ]
+    dense = notes["dense"]
+    lines += [
+        "",
+        f"The unpruned model: Boundary F1 {dense['boundary_f1']:.4f}, HD95 {dense['hd95']:.2f} px, "
+        f"Dice {dense['dice']:.4f}.",
     ]
     return [*_write(table, lines, out, notes), _criteria_picture(table, out / "picture.png")]
 

@@ -27,6 +27,7 @@ from search.progress import SearchProgress
 from search.provenance import git_revision, machine
 from search.run import run_search
 from search.session import Resources, connected
+from search.study import adapted_model, dense_metrics
 
 KINDS = ("criteria", "ablation", "displacement", "leverage")
 #: What the progress line shows; nothing is optimised.
@@ -55,7 +56,7 @@ def analyse(
         MedcoreError: not all cases could be completed; starting it again goes on.
     """
     config = config.absolute()
-    notes = {"command": command, "git": git_revision(), "machine": machine(), "seeds": list(seeds)}
+    notes: dict[str, Any] = {"command": command, "git": git_revision(), "machine": machine(), "seeds": list(seeds)}
     if kind == "leverage":
         return write_leverage(_leverages(config, seeds, progress), out, notes)
     study = config.output / f"{config.study}-{kind}"
@@ -64,7 +65,17 @@ def analyse(
     resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
     with connected(ray_address, resources):
         inputs = gather(config, seeds, progress)
-        write_study(study, _info(config, kind))
+        arch = adapted_model(config).arch
+        dense = dense_metrics(config, inputs.report)
+        info = {
+            "name": f"{config.study}-{kind}",
+            "objectives": [objective.record() for objective in _SHOWN],
+            "reference": {"boundary_f1": 0.0},
+            "dense": dense,
+            "widths": {"heads": arch.num_heads, "channels": arch.mlp_dim},
+        }
+        write_study(study, info)
+        notes["dense"] = {name: dense[name] for name in ("boundary_f1", "hd95", "dice")}
         with SearchProgress(_SHOWN, len(points), all_rows(study)) as seen:
             outcome = run_search(
                 study,
@@ -102,14 +113,3 @@ def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) 
                 leverage(settings.model_copy(update={"seed": seed}), folder, progress)
             found.setdefault(name, []).append(json.loads(file.read_text()))
     return found
-
-
-def _info(config: Config, kind: str) -> dict[str, Any]:
-    """`study.json` of an analysis: it has rows like a search, but no front."""
-    return {
-        "name": f"{config.study}-{kind}",
-        "objectives": [objective.record() for objective in _SHOWN],
-        "reference": {"boundary_f1": 0.0},
-        "dense": {},
-        "widths": {},
-    }

@@ -271,7 +271,11 @@ class SearchConfig(Section):
 
 
 class TrackingConfig(Section):
-    uri: str | None = Field(None, description="MLflow server; default: a SQLite file in the study folder")
+    uri: str | None = Field(
+        None,
+        description="MLflow server (login: MLFLOW_TRACKING_USERNAME and _PASSWORD); default: where the study went "
+        "before, else a SQLite file in the study folder",
+    )
     experiment: str = "medcore"
 
 

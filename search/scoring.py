@@ -44,15 +44,7 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
     if not adapted.spec.is_dense or not base.spec.is_dense:
         raise MedcoreError(f"{config.model.adapted}: scores need dense checkpoints; this pair has been pruned already")
     nodes, size = config.scoring.nodes, config.scoring.part_size
-    key = table_key(
-        format=FORMAT,
-        base=file_hash(config.model.base),
-        adapted=file_hash(config.model.adapted),
-        images=calibration.fingerprint(),
-        nodes=nodes,
-        part_size=size,
-    )
-    path = config.output / "cache" / f"scores-{key[:16]}.safetensors"
+    path = table_path(config, calibration)
     folder = path.with_suffix(".parts")
     make_folder(path.parent)
     with _only_one(path.with_suffix(".lock")):
@@ -67,6 +59,19 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
         table.save(path)
         shutil.rmtree(folder, ignore_errors=True)
     return table, path
+
+
+def table_path(config: Config, calibration: ImageSet) -> Path:
+    """Where the table lies once it is computed, named by a hash of all that it depends on."""
+    key = table_key(
+        format=FORMAT,
+        base=file_hash(config.model.base),
+        adapted=file_hash(config.model.adapted),
+        images=calibration.fingerprint(),
+        nodes=config.scoring.nodes,
+        part_size=config.scoring.part_size,
+    )
+    return config.output / "cache" / f"scores-{key[:16]}.safetensors"
 
 
 def _compute(config: Config, images: ImageSet, plan: Sequence[Part], folder: Path, progress: Progress | None) -> None:

@@ -16,7 +16,8 @@ from results.intervals import macro_interval
 from results.trials import read_study
 from tests.study_files import medcore, write_tiny_study
 
-NOTES = {"command": "medcore analyse", "git": "abc", "machine": "m", "seeds": [0, 1]}
+DENSE = {"boundary_f1": 0.5, "hd95": 9.0, "dice": 0.6}
+NOTES = {"command": "medcore analyse", "git": "abc", "machine": "m", "seeds": [0, 1], "dense": DENSE}
 
 
 def frames(columns: tuple[str, ...], seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
