@@ -16,15 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from rich.console import Console
 
 from medcore.checkpoint import load
 from medcore.evaluate import evaluate, summarise
-from medcore.masks import select
 from medcore.sam import MedSam
-from medcore.scores import mix
+from results.intervals import macro_interval
 from results.pictures import comparison_png
 from results.trials import read_study, read_study_info
 from search.config import load_config
@@ -36,18 +34,6 @@ from search.trial import prune_and_recover
 from search.warm import warm_starts
 
 METRICS = ("dice", "boundary_f1", "hd95", "nsd")
-_RESAMPLES = 2000
-
-
-def interval(values: pd.Series[float], datasets: pd.Series[str], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the macro mean: images are resampled within each data set."""
-    rng = np.random.default_rng(seed)
-    means = []
-    for _, part in values.groupby(datasets.to_numpy()):
-        numbers = part.to_numpy()
-        means.append(rng.choice(numbers, (_RESAMPLES, len(numbers))).mean(axis=1))
-    low, high = np.percentile(np.mean(means, axis=0), [2.5, 97.5])
-    return float(low), float(high)
 
 
 class Report:
@@ -55,7 +41,7 @@ class Report:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.images = load_split(shared.config, shared.config.data.report_split, shared.arch.img_size, None)
+        self.images = shared.search
         self.rows: list[dict[str, Any]] = []
         self.differences: list[dict[str, Any]] = []
         self.per_image: dict[str, pd.DataFrame] = {}
@@ -67,7 +53,7 @@ class Report:
         summary = summarise(measured)
         for metric in METRICS:
             row[metric] = summary[metric]
-            row[f"{metric}_lo"], row[f"{metric}_hi"] = interval(frame[metric], frame["dataset"])
+            row[f"{metric}_lo"], row[f"{metric}_hi"] = macro_interval(frame[metric], frame["dataset"])
         self.rows.append(row)
         self.per_image[name] = frame
 
@@ -84,7 +70,7 @@ def differences(searched: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, flo
     for metric in METRICS:
         gain = searched[metric] - baseline[metric]
         found[metric] = float(gain.groupby(searched["dataset"].to_numpy()).mean().mean())
-        found[f"{metric}_lo"], found[f"{metric}_hi"] = interval(gain, searched["dataset"])
+        found[f"{metric}_lo"], found[f"{metric}_hi"] = macro_interval(gain, searched["dataset"])
     return found
 
 
@@ -105,7 +91,9 @@ def member_name(member: pd.Series[Any], fraction: float, cost: str) -> str:
 
 def compare(config_path: Path, out: Path, console: Console) -> None:
     config = load_config(config_path)
-    shared = prepare(config)
+    # nothing is searched here, so the report images take the place of the search images
+    size = adapted_model(config).arch.img_size
+    shared = prepare(config, load_split(config, config.data.report_split, size, None))
     study, cost = config.folder, config.search.cost
     trials = read_study(study)
     report = Report(shared)
@@ -124,20 +112,31 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
                 own = trials[trials["origin"] == start["origin"]].iloc[0]
                 report.add(start["origin"], method, load(study / own["checkpoint"]))
                 report.compare(searched, start["origin"])
-                plan = decode(start["params"], config, shared.arch, shared.datasets)
-                plan = replace(plan, lr=member["param/lr"], head_share=member["param/head_share"])
-                rerun = f"{start['origin']}, recovery of the searched"
-                report.add(rerun, f"{method}, recovery of the searched", run(plan, shared, int(member["seed"])))
+                plan = with_schedule_of(member, decode(start["params"], shared.domain))
+                rerun = f"{start['origin']}, schedule of the searched"
+                report.add(rerun, f"{method}, schedule of the searched", run(plan, shared, int(member["seed"])))
                 report.compare(searched, rerun)
     write(report.rows, report.differences, out, read_study_info(study)["name"], cost)
     console.print(f"wrote comparison.csv, differences.csv, comparison.md, comparison.png in {out}", markup=False)
 
 
+def with_schedule_of(member: pd.Series[Any], plan: Plan) -> Plan:
+    """The plan's budget and scores, cut and recovered like a member of the front."""
+    return replace(
+        plan,
+        lr=member["param/lr"],
+        head_share=member["param/head_share"],
+        order=member["param/order"],
+        rounds=int(member["param/rounds"]),
+        rescore=member["param/rescore"] == "yes",
+        rescore_per_dataset=int(member["param/rescore_per_dataset"]),
+    )
+
+
 def run(plan: Plan, shared: Shared, seed: int) -> MedSam:
     """Prune and recover outside of the study."""
-    masks = select(mix(shared.table, plan.weights, shared.arch), plan.spec)
     with tempfile.TemporaryDirectory() as folder:
-        return prune_and_recover(plan, masks, shared, seed, Path(folder))[0].cpu()
+        return prune_and_recover(plan, shared, seed, Path(folder))[0].cpu()
 
 
 def write(rows: list[dict[str, Any]], differences: list[dict[str, Any]], out: Path, study: str, cost: str) -> None:

@@ -18,14 +18,14 @@ from search.provenance import git_revision
 
 #: Images of each domain, and epochs over them: enough for real boundaries, little enough for a minute or two.
 GENERAL_IMAGES, MEDICAL_IMAGES = 480, 400
-GENERAL_EPOCHS, MEDICAL_EPOCHS = 10, 8
+GENERAL_EPOCHS, MEDICAL_EPOCHS = 6, 12
 
 
 def make_pair(folder: Path, console: Console) -> Path:
     """Write `general.safetensors`, `medical.safetensors` and their images into `folder`; returns the medical images."""
     general, medical = _data(folder)
-    base = _trained(folder / "general.safetensors", None, general, GENERAL_EPOCHS, 1e-3, console)
-    _trained(folder / "medical.safetensors", base, medical, MEDICAL_EPOCHS, 5e-4, console)
+    base = _trained(folder / "general.safetensors", None, general, GENERAL_EPOCHS, 2e-3, console)
+    _trained(folder / "medical.safetensors", base, medical, MEDICAL_EPOCHS, 1e-3, console)
     return medical
 
 

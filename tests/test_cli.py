@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import search.choose
 import search.commands
 import search.experiment
+import search.pruning
 import search.tracking
 from search.cli import app, resume_command
 from search.run import Outcome
@@ -33,10 +34,11 @@ def run(*arguments: str | Path) -> str:
 def test_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, odd = write_tiny_study(tmp_path), Path(ODD)
     cost = {"encoder_params": 1.0, "flops": 1.0, "flops_paper": 1.0}
+    removed = cost | {"heads_removed": 1, "channels_removed": 2, "encoder_params_fraction": 0.5}
     row = {"trial_id": "t0001", "origin": "[x]", "flops_fraction": 0.5}
     monkeypatch.setattr(search.commands, "adapt", lambda *_: odd)
     monkeypatch.setattr(search.commands, "score", lambda *_: (odd, odd))
-    monkeypatch.setattr(search.commands, "prune", lambda *_: cost)
+    monkeypatch.setattr(search.pruning, "prune", lambda *_: removed)
     monkeypatch.setattr(search.commands, "cost", lambda *_: cost)
     monkeypatch.setattr(search.commands, "predict", lambda *_: 0.5)
     monkeypatch.setattr(search.choose, "export", lambda *_: row)

@@ -81,10 +81,10 @@ def test_benchmark_compares_the_front_with_its_baselines(searched: Path, tmp_pat
     benchmark = [sys.executable, "-m", "benchmarks.front_against_baselines", searched.parents[1] / "tiny.yaml"]
     subprocess.run([*benchmark, "--out", tmp_path], check=True, env=environment(), cwd=tmp_path, timeout=240)
     models = pd.read_csv(tmp_path / "comparison.csv")
-    assert models["method"].tolist() == ["unpruned", "searched", "rule", "rule, recovery of the searched"]
+    assert models["method"].tolist() == ["unpruned", "searched", "rule", "rule, schedule of the searched"]
     assert models["model"][1].startswith("searched ≤ 0.6 (t000")
     pairs = pd.read_csv(tmp_path / "differences.csv")
-    assert pairs["baseline"].tolist() == ["rule 0.6", "rule 0.6, recovery of the searched"]
+    assert pairs["baseline"].tolist() == ["rule 0.6", "rule 0.6, schedule of the searched"]
     assert (pairs["boundary_f1_lo"] <= pairs["boundary_f1"]).all()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from results.trials import compact, trial_folder, write_row
 from search.ledger import all_issued, only_driver
 from search.objectives import Objective, reference_point, values_of
 from search.sampler import SamplerSettings, StudySearch, derived_seed
+from tests.study_files import environment
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
 WARM = [
@@ -184,11 +187,21 @@ def test_values_and_reference() -> None:
 
 
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
-    with (
-        only_driver(tmp_path),
-        pytest.raises(MedcoreError, match=r"another search is writing to this study \(process \d+ on"),
-        only_driver(tmp_path),
-    ):
+    hold = (
+        "import sys; from pathlib import Path; from search.ledger import only_driver\n"
+        "with only_driver(Path(sys.argv[1])):\n    print(flush=True)\n    input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment(),
+    )  # fmt: skip
+    assert other.stdout is not None
+    other.stdout.readline()
+    refusal = rf"another search is writing to this study \(process {other.pid} on"
+    with pytest.raises(MedcoreError, match=refusal), only_driver(tmp_path):
+        pass
+    other.communicate("\n")
+    with only_driver(tmp_path), only_driver(tmp_path):  # this process may hold it twice
         pass
     with only_driver(tmp_path):  # free again
         pass

@@ -48,7 +48,7 @@ def begin(seed: int = 0) -> State:
 
 def rescoring(model, kept):
     """Fresh scores that depend on the model's weights, as real ones do."""
-    norms = [float(value.abs().sum()) for value in model.image_encoder.parameters()]
+    norms = [value.detach().abs().sum().item() for value in model.image_encoder.parameters()]
     return random_scores(model.spec, seed=int(1e3 * sum(norms)) % 2**31)
 
 
