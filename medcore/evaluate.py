@@ -40,17 +40,23 @@ def predict_masks(model: MedSam, images: ImageSet, indices: Indices, autocast: b
     chosen = np.arange(len(images)) if indices is None else np.asarray(indices, dtype=np.intp).reshape(-1)
     if not chosen.size:
         return []
-    with torch.inference_mode():
-        with mixed_precision(device, autocast):
-            logits = model.segment(images.tensor(chosen).to(device), images.box_tensor(chosen).to(device))
-        logits = logits.float()
-        _require_finite(logits, images, chosen)
-        masks = []
-        for row, index in enumerate(chosen):
-            # (1, 1, low, low) -> (1, 1, h, w): the images differ in size
-            size = images.truths[index].shape
-            full = F.interpolate(logits[row : row + 1], size=size, mode="bilinear", align_corners=False)
-            masks.append((full[0, 0] > 0).cpu().numpy())
+    with torch.inference_mode(), mixed_precision(device, autocast):
+        logits = model.segment(images.tensor(chosen).to(device), images.box_tensor(chosen).to(device))
+    return masks_of(logits[:, 0].float(), images, chosen)
+
+
+def masks_of(logits: torch.Tensor, images: ImageSet, indices: npt.NDArray[np.intp]) -> list[Mask]:
+    """Masks at original size of low-resolution logits, float (B, low, low), row i for image `indices[i]`.
+
+    Raises: MedcoreError if a logit is not finite.
+    """
+    _require_finite(logits, images, indices)
+    masks = []
+    for row, index in zip(logits, indices, strict=True):
+        # (1, 1, low, low) -> (1, 1, h, w): the images differ in size
+        size = images.truths[index].shape
+        full = F.interpolate(row[None, None], size=size, mode="bilinear", align_corners=False)
+        masks.append((full[0, 0] > 0).cpu().numpy())
     return masks
 
 
@@ -64,10 +70,21 @@ def evaluate(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: boo
     rows = []
     for start in range(0, len(images), batch_size):
         indices = np.arange(start, min(start + batch_size, len(images)))
-        for index, mask in zip(indices, predict_masks(model, images, indices, autocast), strict=True):
-            labels = {"dataset": images.datasets[index], "name": images.names[index]}
-            rows.append({**labels, **all_metrics(mask, images.truths[index])})
+        rows += _rows(predict_masks(model, images, indices, autocast), images, indices)
     return rows
+
+
+def evaluate_logits(logits: npt.NDArray[np.float32], images: ImageSet) -> list[dict[str, Any]]:
+    """As `evaluate`, from low-resolution logits (N, low, low) that are there already, one an image."""
+    indices = np.arange(len(images))
+    return _rows(masks_of(torch.from_numpy(logits), images, indices), images, indices)
+
+
+def _rows(masks: Sequence[Mask], images: ImageSet, indices: npt.NDArray[np.intp]) -> list[dict[str, Any]]:
+    return [
+        {"dataset": images.datasets[index], "name": images.names[index], **all_metrics(mask, images.truths[index])}
+        for index, mask in zip(indices, masks, strict=True)
+    ]
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from medcore.budgets import uniform_to_target
 from medcore.data import ImageSet
-from medcore.evaluate import evaluate, summarise
+from medcore.evaluate import evaluate, evaluate_logits, summarise
 from medcore.fisher import Progress
 from medcore.leverage import TAUS, boundary_displacement, boundary_zone, upsample
 from medcore.masks import select
@@ -42,25 +42,36 @@ FRACTIONS = {"criteria": (0.3, 0.15), "ablation": (0.3, 0.15), "displacement": (
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the cases of a study share. `by_seed`: with that seed's calibration images, scores and teacher."""
+    """What the cases of a study share.
+
+    Attributes:
+        by_seed: with that seed's calibration images, scores and teacher.
+        report: images that no search has used. dense_logits: the unpruned model's, float32 (N, low, low).
+    """
 
     by_seed: dict[int, Shared]
     report: ImageSet
+    dense_logits: np.ndarray
 
 
 def gather(config: Config, seeds: Sequence[int], progress: Progress | None = None) -> Inputs:
     """Score once per seed; the report images, which no search has used, are the same for all."""
-    by_seed, report = {}, load_split(config, config.data.report_split, adapted_model(config).arch.img_size, None)
-    for seed in seeds:
-        by_seed[seed] = prepare(config.model_copy(update={"seed": seed}), report, progress)
-    return Inputs(by_seed, report)
+    model = adapted_model(config)
+    report = load_split(config, config.data.report_split, model.arch.img_size, None)
+    by_seed = {seed: prepare(config.model_copy(update={"seed": seed}), report, progress) for seed in seeds}
+    # in float32: the differences between two models are small against their logits
+    dense = low_logits(model.to(best_device()), report)
+    model.cpu()
+    return Inputs(by_seed, report, dense)
 
 
 def variants(kind: str, config: Config) -> dict[str, ScoringWeights]:
     """The scores that an analysis compares, by name; the first is MedCore's own."""
     own = replace(scoring_weights(config.scoring), criterion="medcore", blend=1.0)
-    if kind != "ablation":
+    if kind == "criteria":
         return {name: replace(own, criterion=name) for name in CRITERIA}
+    if kind == "displacement":  # a good, a middling and a bad choice: displacements of all sizes
+        return {name: replace(own, criterion=name) for name in ("medcore", "magnitude", "random")}
     found = {}
     for w in (own.boundary_weight, 0.0):
         for name, alpha in (("both", None), ("zero only", 1.0), ("reset only", 0.0)):
@@ -120,13 +131,12 @@ def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> dict[str,
     pin_threads(config.search.cpus_per_trial)
     weights = replace(ScoringWeights(**params["weights"]), seed=params["case_seed"])
     spec = uniform_to_target(shared.arch, params["fraction"], config.search.cost)
-    dense = adapted_model(config).to(best_device())
-    pruned = prune(dense, select(mix(shared.table, weights, shared.arch), spec))
-    # in float32: the differences between two models are small against their logits
-    z_dense, z_pruned = (low_logits(model, report) for model in (dense, pruned))
-    predicted = boundary_displacement(z_dense, z_pruned, boundary_zone(report.masks, TAUS[0]))
-    measured = [_contour_distance(a, b, shared.arch.img_size) for a, b in zip(z_dense, z_pruned, strict=True)]
-    before, after = (evaluate(model, report) for model in (dense, pruned))
+    cut = prune(adapted_model(config), select(mix(shared.table, weights, shared.arch), spec)).to(best_device())
+    logits = low_logits(cut, report)
+    predicted = boundary_displacement(inputs.dense_logits, logits, boundary_zone(report.masks, TAUS[0]))
+    pairs = zip(inputs.dense_logits, logits, strict=True)
+    measured = [_contour_distance(old, new, shared.arch.img_size) for old, new in pairs]
+    before, after = (evaluate_logits(each, report) for each in (inputs.dense_logits, logits))
     images = [
         {
             "dataset": old["dataset"],

@@ -12,6 +12,7 @@ import pandas as pd
 from medcore.checkpoint import load, save
 from medcore.errors import MedcoreError
 from results.front import front_table, hypervolume, to_losses
+from results.front_files import write_front
 from results.select import choose
 from results.trials import StudyInfo, read_study, read_study_info
 from search.study import make_folder
@@ -48,6 +49,12 @@ def front(study: str) -> dict[str, Any]:
         "widths": info["widths"],
         "front": json.loads(table.to_json(orient="records")),
     }
+
+
+def write(study: str, out: Path) -> list[Path]:
+    """The front as CSV, Markdown and PNG in the folder `out`; returns the files."""
+    trials, _ = open_results(study)
+    return write_front(front(study), trials, out)
 
 
 def export(study: str, rule: str, out: Path) -> dict[str, Any]:

@@ -122,12 +122,20 @@ def search(
 
 
 @app.command()
-def front(study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")], as_json: Json = False) -> None:
+def front(
+    study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")],
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for front.csv, front.md and front.png.")] = None,
+) -> None:
     """The Pareto front of a study, with its hypervolume."""
     from search.choose import front as read_front
+    from search.choose import write
 
     result = read_front(study)
     print_result(result, as_json, lambda: front_table(result))
+    if out is not None:
+        for file in write(study, out):
+            errors.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from medcore.evaluate import summarise
 from medcore.fisher import Progress
 from medcore.imagefile import UNREADABLE, read_image
 from medcore.sam import predictor
-from medcore.scores import mix
+from medcore.score_table import ScoreTable
+from medcore.scores import CRITERIA, mix
 from medcore.spec import EncoderSpec, resolve_architecture
 from medcore.train import TrainSettings, train
-from results.heatmap import save_score_heatmap
+from results.heatmap import save_score_heatmaps
 from search.config import Config
 from search.device import best_device
 from search.provenance import git_revision
@@ -77,13 +79,23 @@ def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
 
 
 def score(config: Config, progress: Progress | None = None) -> tuple[Path, Path]:
-    """Score table (cached by its inputs) and its heat map. Returns both files."""
+    """Score table (cached by its inputs) and heat maps of all criteria. Returns both files."""
     adapted = adapted_model(config)
     calibration = calibration_images(config, adapted.arch.img_size)
     table, path = score_table(config, calibration, progress)
     picture = path.with_suffix(".png")
-    save_score_heatmap(mix(table, scoring_weights(config.scoring), adapted.arch), picture)
+    save_heatmaps(config, table, picture)
     return path, picture
+
+
+def save_heatmaps(config: Config, table: ScoreTable, path: Path) -> None:
+    """A picture of MedCore's scores, of their two parts and of every baseline criterion."""
+    arch, own = adapted_model(config).arch, replace(scoring_weights(config.scoring), criterion="medcore", blend=1.0)
+    shown = {"medcore": own}
+    for name, alpha in (("zero scores", 1.0), ("reset scores", 0.0)):
+        shown[name] = replace(own, alpha_heads=alpha, alpha_channels=alpha)
+    shown |= {name: replace(own, criterion=name) for name in CRITERIA if name not in ("medcore", "random")}
+    save_score_heatmaps({name: mix(table, weights, arch) for name, weights in shown.items()}, path)
 
 
 def evaluate(

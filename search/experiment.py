@@ -11,6 +11,7 @@ from medcore.errors import MedcoreError
 from medcore.fisher import Progress
 from results.files import write_by_rename
 from results.trials import all_rows, compact, write_study
+from search.commands import save_heatmaps
 from search.config import Config, load_config
 from search.device import release_memory
 from search.ledger import all_issued, only_driver
@@ -72,6 +73,7 @@ def _search(
     describe(config, images, objectives)
     shared = prepare(config, images, progress)
     release_memory()
+    save_heatmaps(config, shared.table, folder / "scores.png")
     tracker = Tracker(folder, config.tracking.uri, config.tracking.experiment, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     complete = False

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from results.choices import chose, differ
 from results.labels import METRICS, is_cost, text
 
 _ABSENT = "–"
@@ -48,10 +49,14 @@ def front_table(front: Mapping[str, Any]) -> Table:
     table.add_column("origin", no_wrap=True)
     for title in ("FLOPs", "paper", "heads", "channels", *(_title(name) for name in quality)):
         table.add_column(title, justify="right")
+    choices = differ(front["front"])
+    if choices:
+        table.add_column("chose")
     dense = front["dense"]
     for row in front["front"]:
         shares = [f"{np.mean(row[family]) / front['widths'][family]:.0%}" for family in ("heads", "channels")]
-        table.add_row(row["trial_id"], row["origin"], *_costs(row), *shares, *_cells(row, quality))
+        words = [chose(row)] if choices else []
+        table.add_row(row["trial_id"], row["origin"], *_costs(row), *shares, *_cells(row, quality), *words)
     table.add_section()
     table.add_row("", "dense model", *_costs(dense), "100%", "100%", *_cells(dense, quality))
     return table

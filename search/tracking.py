@@ -223,7 +223,7 @@ class Tracker:
         _log(client, self._parent, [], params)
         if self._about["datasets"]:
             _log_datasets(client, self._parent, self._about["datasets"])
-        self._send_study_files(client, ["config.yaml"])
+        self._send_study_files(client, ["config.yaml", "scores.png"])
         client.set_tag(self._parent, _DESCRIBED, "true")
 
     def _search(self, client: MlflowClient, condition: str) -> list[Run]:

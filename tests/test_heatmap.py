@@ -12,7 +12,7 @@ from PIL import Image
 
 from medcore.errors import MedcoreError
 from medcore.groups import PerGroup
-from results.heatmap import save_score_heatmap
+from results.heatmap import save_score_heatmaps
 from tests.study_files import environment
 
 SCORES = PerGroup(
@@ -23,16 +23,16 @@ SCORES = PerGroup(
 
 def test_blocks_of_unequal_width(tmp_path: Path) -> None:
     path = tmp_path / "made" / "scores.png"
-    save_score_heatmap(SCORES, path)
+    save_score_heatmaps({"medcore": SCORES, "michel": SCORES}, path)
     with Image.open(path) as picture:
-        assert picture.width == 1200
+        assert picture.width == 2000
     assert [file.name for file in path.parent.iterdir()] == ["scores.png"]
 
 
 def test_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MedcoreError, match="cannot be written"):
-        save_score_heatmap(SCORES, tmp_path / "file" / "scores.png")
+        save_score_heatmaps({"medcore": SCORES}, tmp_path / "file" / "scores.png")
 
 
 def test_the_callers_backend_is_left_alone() -> None:

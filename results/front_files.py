@@ -1,0 +1,61 @@
+"""A front as files for people and programs: CSV, Markdown, PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.choices import chose
+from results.files import write_by_rename
+from results.labels import METRICS, is_cost
+from results.plots import save_front_png
+
+_COSTS = ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction")
+
+
+def write_front(front: Mapping[str, Any], trials: pd.DataFrame, out: Path) -> list[Path]:
+    """Write `front.csv`, `front.md` and `front.png` into `out`. Returns the files.
+
+    Args:
+        front: what `search.choose.front` returns. trials: all trials of the study, for the picture.
+    """
+    names = [objective["name"] for objective in front["objectives"]]
+    quality = [name for name in dict.fromkeys((*names, "dice")) if not is_cost(name)]
+    rows = [_row(member, front["widths"], quality) for member in front["front"]]
+    dense = {"trial": "", "origin": "dense model", "heads": 1.0, "channels": 1.0, "chose": ""}
+    rows.append(dense | {name: front["dense"].get(name, np.nan) for name in (*_COSTS, *quality)})
+    table = pd.DataFrame(rows)[["trial", "origin", *_COSTS, "heads", "channels", *quality, "chose"]]
+    titles = ["trial", "origin", "FLOPs left", "by the paper's count", "parameters left", "heads kept", "channels kept"]
+    titles += [METRICS[name].title if name in METRICS else name for name in quality] + ["chose"]
+    shares = {*_COSTS, "heads", "channels"}
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    lines += [
+        "| " + " | ".join(_cell(value, name in shares) for name, value in row.items()) + " |"
+        for row in table.to_dict("records")
+    ]
+    done = front["trials"] - front["failed"]
+    lines += ["", f"{len(front['front'])} of {done} trials are on the front, {front['failed']} failed. Hypervolume "
+              f"{front['hypervolume']:.4g} to the reference "
+              + ", ".join(f"{name} {front['reference'][name]:.4g}" for name in names) + "."]  # fmt: skip
+    write_by_rename(out / "front.csv", table.to_csv(index=False, float_format="%.6g").encode())
+    write_by_rename(out / "front.md", ("\n".join(lines) + "\n").encode())
+    save_front_png(trials, front["objectives"], out / "front.png", title=f"Pareto front of {front['study']}")
+    return [out / name for name in ("front.csv", "front.md", "front.png")]
+
+
+def _row(member: Mapping[str, Any], widths: Mapping[str, int], quality: list[str]) -> dict[str, Any]:
+    kept = {family: float(np.mean(member[family])) / widths[family] for family in ("heads", "channels")}
+    values = {name: member.get(name) for name in (*_COSTS, *quality)}
+    return {"trial": member["trial_id"], "origin": member["origin"], "chose": chose(member)} | kept | values
+
+
+def _cell(value: Any, share: bool) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or np.isnan(value):
+        return "–"
+    return f"{value:.1%}" if share else f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}"

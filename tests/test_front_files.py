@@ -1,0 +1,63 @@
+"""The front as files, and the column that says what its members chose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from results.choices import chose, differ
+from results.trials import compact, write_row, write_study
+from search import choose
+from search.tables import front_table
+
+CHOICE = {"param/criterion": "fisher", "param/blend": 0.5, "param/order": "together", "param/rounds": 2.0}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    folder = tmp_path / "s"
+    objectives = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
+    info = {"name": "s", "objectives": objectives, "reference": {"flops": 101.0, "boundary_f1": 0.0}}
+    write_study(folder, info | {"dense": {"flops": 100.0, "boundary_f1": 0.9}, "widths": {"heads": 4, "channels": 8}})
+    for number, (flops, quality, rescore) in enumerate([(50.0, 0.8, "yes"), (20.0, 0.6, "no"), (60.0, 0.7, "no")]):
+        row: dict[str, Any] = {"trial_id": f"t{number}", "number": number, "status": "done", "origin": "sampled"}
+        row |= {"flops": flops, "flops_fraction": flops / 100, "boundary_f1": quality, "param/rescore": rescore}
+        write_row(folder, row | CHOICE | {"heads": [4, 2], "channels": [8, 2]})
+    compact(folder)
+    return folder
+
+
+def test_files_hold_the_front_and_the_dense_model(study: Path, tmp_path: Path) -> None:
+    files = choose.write(str(study), tmp_path / "out")
+    assert [file.name for file in files] == ["front.csv", "front.md", "front.png"]
+    table = pd.read_csv(files[0])
+    assert table["trial"].fillna("").tolist() == ["t1", "t0", ""]
+    assert table["heads"].tolist() == [0.75, 0.75, 1.0] and table["channels"].tolist() == [0.625, 0.625, 1.0]
+    lines = files[1].read_text().splitlines()
+    assert lines[3].startswith("| t0 | sampled | 50.0% | – | – | 75.0% | 62.5% | 0.8000 |")
+    assert "2 of 3 trials are on the front, 0 failed." in lines[-1]
+    with Image.open(files[2]) as picture:
+        assert picture.width > 500
+
+
+def test_what_a_trial_chose_is_told_in_words() -> None:
+    assert chose(CHOICE | {"param/rescore": "yes"}) == "fisher + medcore, 2 rounds, fresh scores, together"
+    one = CHOICE | {"param/rounds": 1.0, "param/blend": 1.0, "param/rescore": "yes", "param/order": "heads_first"}
+    assert chose(one) == "fisher, 1 round, heads first"
+    assert chose({"param/lr": 1.0}) == ""
+    assert differ([CHOICE, one]) and not differ([one, one])
+
+
+def test_table_shows_choices_only_where_they_differ(study: Path) -> None:
+    console = Console(width=200, record=True)
+    result = choose.front(str(study))
+    console.print(front_table(result))
+    assert "fisher + medcore, 2 rounds, fresh scores, together" in console.export_text()
+    result["front"] = result["front"][:1]
+    console.print(front_table(result))
+    assert "chose" not in console.export_text()
