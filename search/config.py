@@ -103,6 +103,10 @@ class BudgetConfig(Section):
     head_sparsity: float = Field(0.5, ge=0, le=1)
     mlp_sparsity: float = Field(0.7, ge=0, le=1)
     protected: tuple[int, ...] = ()
+    min_heads: int | None = Field(None, ge=0, description="kept in every block; default: rule 1, others 0")
+    min_channel_share: float | None = Field(
+        None, ge=0, le=1, description="kept in every block; default: rule 5 %, others 0"
+    )
     fraction: float = Field(0.5, gt=0, le=1, description="uniform, to_target: share of the dense encoder's FLOPs kept")
     cost: Literal["flops", "flops_paper"] = "flops_paper"
     channel_multiple: int = Field(1, ge=1, description="uniform, to_target: channel counts are multiples of this")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medcore.budgets import rule, to_target
+from medcore.budgets import MIN_CHANNEL_SHARE, MIN_HEADS, channels_of, rule, to_target
 from medcore.checkpoint import save
 from medcore.evaluate import evaluate, summarise
 from medcore.fisher import Progress
@@ -58,14 +58,18 @@ def allocate(config: Config, arch: Architecture, sensitivity: np.ndarray) -> tup
     specs: list[EncoderSpec] = []
     for budget in (*config.schedule.stages, config.budget):
         current = specs[-1] if specs else EncoderSpec.dense(arch)
-        if budget.allocator == "rule":
+        is_rule = budget.allocator == "rule"
+        share = budget.min_channel_share
+        min_heads = (MIN_HEADS if is_rule else 0) if budget.min_heads is None else budget.min_heads
+        min_share = (MIN_CHANNEL_SHARE if is_rule else 0.0) if share is None else share
+        if is_rule:
             sparsities = budget.head_sparsity, budget.mlp_sparsity
-            spec = rule(arch, *sparsities, sensitivity, budget.protected, current=current)
+            spec = rule(arch, *sparsities, sensitivity, budget.protected, min_heads, min_share, current=current)
         else:
             shape = np.ones(arch.depth) if budget.allocator == "uniform" else sensitivity
             spec = to_target(
-                arch, shape, shape, budget.fraction, budget.cost, budget.protected,
-                multiple=budget.channel_multiple, current=current,
+                arch, shape, shape, budget.fraction, budget.cost, budget.protected, min_heads,
+                channels_of(arch, min_share), multiple=budget.channel_multiple, current=current,
             )  # fmt: skip
         specs.append(spec)
     return tuple(specs)

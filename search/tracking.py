@@ -189,7 +189,9 @@ class Tracker:
             self._experiment_id = found.experiment_id
         else:
             place = _artifacts_beside(self.uri)
-            self._experiment_id = client.create_experiment(self._experiment, artifact_location=place)
+            self._experiment_id = client.create_experiment(
+                self._experiment, artifact_location=place, tags={"mlflow.experimentKind": "custom_model_development"}
+            )
         known = self._search(client, f"tags.`medcore.study` = '{self._about['study_id']}'")
         self._parent = self._one(client, known) if known else self._make_parent(client)
         client.update_run(self._parent, status="RUNNING")

@@ -87,6 +87,15 @@ def test_stages_cut_the_blocks_they_name(folder: Path, monkeypatch: pytest.Monke
     assert second.heads[:10] == first.heads[:10] and second.channels[:10] == first.channels[:10]
 
 
+def test_minimum_widths_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    least = {"min_heads": 2, "min_channel_share": 0.1}
+    sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
+    for recipe in ("progressive.yaml", "paper.yaml"):
+        config = shipped(recipe, folder, monkeypatch, budget=least)
+        (spec,) = allocate(config, VIT_B, sensitivity)
+        assert min(spec.heads) >= 2 and min(spec.channels) >= 307
+
+
 def test_progressive_recipe_takes_equal_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = shipped("progressive.yaml", folder, monkeypatch)
     sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
