@@ -225,6 +225,8 @@ class Tracker:
         _log(client, self._parent, [], params)
         if self._about["datasets"]:
             _log_datasets(client, self._parent, self._about["datasets"])
+        text = data.description(self._about, read_study_info(self._dir), str(self._dir))
+        client.set_tag(self._parent, "mlflow.note.content", text)
         self._send_study_files(client, ["config.yaml", "scores.png"])
         client.set_tag(self._parent, _DESCRIBED, "true")
 
@@ -255,7 +257,7 @@ class Tracker:
         start, end = data.run_times(row)
         if trial_id not in self._runs:
             tags = data.run_tags(row) | {"mlflow.parentRunId": self._parent}
-            run = client.create_run(self._experiment_id, start_time=start, tags=tags, run_name=trial_id)
+            run = client.create_run(self._experiment_id, start_time=start, tags=tags, run_name=data.run_name(row))
             self._runs[trial_id] = run.info.run_id
         run_id = self._runs[trial_id]
         _log(client, run_id, data.run_points(row, read_phases(self._dir, trial_id)), data.run_params(row))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from results import labels
 from results.front import hypervolume, non_dominated, objective_losses, to_losses
 from results.trials import StudyInfo
 from search.objectives import Row
@@ -66,6 +67,47 @@ def run_tags(row: Row) -> dict[str, str]:
     """Tags of a trial's run, less its front membership."""
     tags = {f"medcore.{key}": row.get(key) for key in ("trial_id", "number", "status", "origin", "reason")}
     return {key: _text(value)[:_TAG_LENGTH] for key, value in tags.items() if value is not None}
+
+
+def run_name(row: Row) -> str:
+    """`t0017 · 41 % FLOPs · BF1 0.712`: what a list of runs must tell apart; `t0003 · failed` without a result."""
+    if row["status"] == "failed":
+        return f"{row['trial_id']} · failed"
+    share = row.get("flops_paper_fraction", row.get("flops_fraction"))
+    words = [str(row["trial_id"])]
+    words += [f"{100 * share:.0f} % FLOPs"] if _is_finite(share) else []
+    words += [f"BF1 {row['boundary_f1']:.3f}"] if _is_finite(row.get("boundary_f1")) else []
+    return " · ".join(words)
+
+
+def description(about: Mapping[str, Any], info: StudyInfo, study_dir: str) -> str:
+    """Markdown for the parent run: what was searched, on what, from which reference, and how to go on from here.
+
+    `about`: the study's note (`search.tracking_note`), with the flat configuration in `params`.
+    """
+    params, dense = about["params"], info["dense"]
+    goals = ", ".join(f"{goal['name']} {'down' if goal['direction'] == 'min' else 'up'}" for goal in info["objectives"])
+    metrics = ("boundary_f1", "hd95", "dice", "flops", "flops_paper")
+    known = ", ".join(
+        f"{labels.METRICS[name].title} {labels.text(name, dense[name])}" for name in metrics if name in dense
+    )
+    datasets = ", ".join(f"`{folder}`" for folder in about["datasets"])
+    return "\n".join([
+        f"**{info['name']}**: how far each block of `{params.get('model.adapted', '?')}` can be pruned "
+        f"(general model `{params.get('model.base', '?')}`).",
+        "",
+        f"- objectives: {goals}",
+        f"- data: {datasets}; searched on `{params.get('data.search_split', '?')}`, reported on "
+        f"`{params.get('data.report_split', '?')}`",
+        f"- unpruned model on the search images: {known}",
+        "- front: `front.html` and `front.csv` among the artifacts; its trials have the tag `medcore.front = true`",
+        "",
+        "```",
+        f"medcore search {study_dir}/config.yaml --resume",
+        f"medcore front {study_dir}",
+        f"medcore export {study_dir} --select knee --out best.safetensors",
+        "```",
+    ])  # fmt: skip
 
 
 def run_times(row: Row) -> tuple[int, int]:

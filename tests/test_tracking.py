@@ -20,6 +20,7 @@ import pytest
 from mlflow import MlflowClient
 
 import search.tracking
+import search.tracking_data as data
 from medcore.errors import MedcoreError
 from results.trials import read_study, read_study_info, write_phases, write_row, write_study
 from search.ledger import only_driver
@@ -397,3 +398,15 @@ def eventually(condition: Any, seconds: float) -> bool:
             return True
         time.sleep(0.05)
     return bool(condition())
+
+
+def test_names_and_description_tell_what_was_done(tmp_path: Path, sqlite: str) -> None:
+    row = {"trial_id": "t0017", "status": "done", "flops_paper_fraction": 0.412, "boundary_f1": 0.7126}
+    assert data.run_name(row) == "t0017 · 41 % FLOPs · BF1 0.713"
+    assert data.run_name({"trial_id": "t0001", "status": "failed"}) == "t0001 · failed"
+    make_study(tmp_path / "described", [(10.0, 0.7)])
+    assert started(tmp_path / "described", sqlite).sync()
+    (parent,) = [run for run in parents(sqlite) if "described" in run.data.tags.get("mlflow.note.content", "")]
+    text = parent.data.tags["mlflow.note.content"]
+    assert "objectives: flops down, boundary_f1 up" in text
+    assert f"medcore export {tmp_path / 'described'} --select knee --out best.safetensors" in text
