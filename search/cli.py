@@ -19,7 +19,7 @@ from rich.text import Text
 from medcore.errors import MedcoreError
 from medcore.files import first_line
 from search.config import Config, load_config, validate
-from search.tables import evaluation_table, front_table, leverage_table
+from search.tables import evaluation_table, front_view, leverage_table
 from search.terminal import console, errors, program, say
 from search.tracking_note import hide_login
 
@@ -115,7 +115,7 @@ def search(
     folder = settings.folder
     if not outcome.complete:
         raise typer.Exit(130 if outcome.interrupted else 1)
-    console.print(front_table(read_front(str(folder))))
+    console.print(front_view(read_front(str(folder))))
     look = shlex.join([program("medcore"), "front", str(folder)])
     take = shlex.join([program("medcore"), "export", str(folder), "--select", "knee", "--out", "best.safetensors"])
     say(f"next: {look}\n      {take}")
@@ -132,7 +132,7 @@ def front(
     from search.choose import write
 
     result = read_front(study)
-    print_result(result, as_json, lambda: front_table(result))
+    print_result(result, as_json, lambda: front_view(result))
     if out is not None:
         for file in write(study, out):
             errors.print(f"wrote {file}", markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,6 +32,11 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def front_view(front: Mapping[str, Any]) -> Group:
+    """The front, and below it what its members chose."""
+    return Group(*filter(None, (front_table(front), choices_table(front))))
+
+
 def front_table(front: Mapping[str, Any]) -> Table:
     """The Pareto front, cheapest first, closed by the dense model. Shares are of the dense encoder."""
     names = [objective["name"] for objective in front["objectives"]]
@@ -49,16 +55,24 @@ def front_table(front: Mapping[str, Any]) -> Table:
     table.add_column("origin", no_wrap=True)
     for title in ("FLOPs", "paper", "heads", "channels", *(_title(name) for name in quality)):
         table.add_column(title, justify="right")
-    choices = differ(front["front"])
-    if choices:
-        table.add_column("chose")
     dense = front["dense"]
     for row in front["front"]:
         shares = [f"{np.mean(row[family]) / front['widths'][family]:.0%}" for family in ("heads", "channels")]
-        words = [chose(row)] if choices else []
-        table.add_row(row["trial_id"], row["origin"], *_costs(row), *shares, *_cells(row, quality), *words)
+        table.add_row(row["trial_id"], row["origin"], *_costs(row), *shares, *_cells(row, quality))
     table.add_section()
     table.add_row("", "dense model", *_costs(dense), "100%", "100%", *_cells(dense, quality))
+    return table
+
+
+def choices_table(front: Mapping[str, Any]) -> Table | None:
+    """What each member of the front chose besides its budget; None where all chose the same."""
+    if not differ(front["front"]):
+        return None
+    table = Table(title="criterion and schedule", box=SIMPLE_HEAD, pad_edge=False)
+    for title in ("trial", "chose"):
+        table.add_column(title)
+    for row in front["front"]:
+        table.add_row(row["trial_id"], chose(row))
     return table
 
 

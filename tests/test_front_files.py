@@ -13,7 +13,7 @@ from rich.console import Console
 from results.choices import chose, differ
 from results.trials import compact, write_row, write_study
 from search import choose
-from search.tables import front_table
+from search.tables import front_view
 
 CHOICE = {"param/criterion": "fisher", "param/blend": 0.5, "param/order": "together", "param/rounds": 2.0}
 
@@ -54,10 +54,10 @@ def test_what_a_trial_chose_is_told_in_words() -> None:
 
 
 def test_table_shows_choices_only_where_they_differ(study: Path) -> None:
-    console = Console(width=200, record=True)
+    console = Console(width=80, record=True)
     result = choose.front(str(study))
-    console.print(front_table(result))
+    console.print(front_view(result))
     assert "fisher + medcore, 2 rounds, fresh scores, together" in console.export_text()
     result["front"] = result["front"][:1]
-    console.print(front_table(result))
-    assert "chose" not in console.export_text()
+    console.print(front_view(result))
+    assert "schedule" not in console.export_text()
