@@ -92,8 +92,12 @@ def write_export(kind: str, out: Path, choice: Choice) -> str:
             checked = _write(kind, staging, out, model, choice)
             files = sorted(path.name for path in staging.iterdir())
             card = model_card(_describe(kind, files, out, model, choice, checked))
-            (staging / _card_name(kind, out)).write_text(card, encoding="utf-8")
-            for path in staging.iterdir():
+            card_file = staging / _card_name(kind, out)
+            card_file.write_text(card, encoding="utf-8")
+            mode = card_file.stat().st_mode
+            for path in sorted(staging.iterdir()):
+                # safetensors makes files that their owner alone may read; an export is made to be handed on
+                path.chmod(mode)
                 path.replace(place / path.name)
     except OSError as error:
         raise MedcoreError(f"{place}: cannot be written ({first_line(error)}); choose another place") from None

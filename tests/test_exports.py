@@ -71,6 +71,7 @@ def test_checkpoint_with_its_card(study: Path, tmp_path: Path) -> None:
     out, said = tmp_path / "new" / "best.safetensors", list[str]()
     row = choose.export(str(study), "knee", out, "checkpoint", said.append)
     assert names(out.parent) == ["best.card.md", "best.safetensors"] and row["trial_id"] == "t0000"
+    assert len({path.stat().st_mode for path in out.parent.iterdir()}) == 1
     source = load(study / "trials" / "t0000" / "model.safetensors").state_dict()
     assert all(torch.equal(tensor, source[name]) for name, tensor in load(out).state_dict().items())
     info = read_info(out)
@@ -81,12 +82,16 @@ def test_checkpoint_with_its_card(study: Path, tmp_path: Path) -> None:
     assert f"`{tmp_path / 'base.safetensors'}` (SHA-256 " in card
 
 
-def test_standalone_folder(study: Path, tmp_path: Path) -> None:
+def test_standalone_folder(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     out, said = tmp_path / "alone", list[str]()
     (out / "kept").mkdir(parents=True)
     choose.export(str(study), "knee", out, "standalone", said.append)
     assert names(out) == sorted([*FOLDER_FILES["standalone"], "kept"])
-    assert "load_pruned.py and medcore agree on 20 images of polyps (val): IoU of the masks at least 1.0" in said[0]
+    assert (
+        "load_pruned.py and medcore agree on 20 images of the study's part val: IoU of the masks at least 1.0"
+        in said[0]
+    )
     assert said[0].removeprefix("checked: ") in (out / "MODEL_CARD.md").read_text(encoding="utf-8")
     described = json.loads((out / "model.json").read_text())
     assert described["row"]["dice"] == 0.8 and EncoderSpec.from_dict(described["spec"]) == SPEC
@@ -99,7 +104,7 @@ def test_onnx_folder_through_the_command_line_and_the_cards_example(
     result = medcore("export", study, "--select", "knee", "--out", out, "--format", "onnx")
     assert result.returncode == 0 and names(out) == FOLDER_FILES["onnx"], result.stderr
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("checked: ")]
-    assert "ONNX Runtime and medcore agree on 20 images of polyps (val): IoU of the masks at least 1.0" in line
+    assert "ONNX Runtime and medcore agree on 20 images of the study's part val: IoU of the masks at least 1.0" in line
     assert f"wrote {out}" in result.stdout and "Warning" not in result.stderr
     # the example reads image.jpg and leaves the mask in `mask`
     monkeypatch.chdir(out)
@@ -168,6 +173,13 @@ def test_onnx_without_its_runtime_says_what_to_install(tmp_path: Path, monkeypat
         MedcoreError, match=r'needs onnxruntime, which is missing; pip install "medcore-search\[onnx\]"'
     ):
         choose.export("no such study", "knee", tmp_path, "onnx")
+
+
+def test_a_slow_model_is_compared_on_fewer_images(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_check, "PATIENCE_SECONDS", -1)
+    said = list[str]()
+    choose.export(str(study), "knee", tmp_path / "alone", "standalone", said.append)
+    assert "agree on 3 images of the study's part val" in said[0]
 
 
 def test_masks_that_are_both_empty_agree() -> None:
