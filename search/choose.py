@@ -1,21 +1,21 @@
-"""`medcore front` and `medcore export`: from a finished or running study to a table and a checkpoint."""
+"""`medcore front` and `medcore export`: from a finished or running study to a table and a model to use elsewhere."""
 
 from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medcore.checkpoint import load, save
 from medcore.errors import MedcoreError
 from results.front import front_table, hypervolume, to_losses
 from results.front_files import write_front
 from results.select import choose
 from results.trials import StudyInfo, read_study, read_study_info
-from search.study import make_folder
+from search.exports import Choice, check_target, write_export
 from search.tracking import download_study
 
 
@@ -57,24 +57,30 @@ def write(study: str, out: Path) -> list[Path]:
     return write_front(front(study), trials, out)
 
 
-def export(study: str, rule: str, out: Path) -> dict[str, Any]:
-    """Write the chosen trial's checkpoint to `out` (safetensors with its structure); returns the trial's row.
+def export(
+    study: str, rule: str, out: Path, kind: str = "checkpoint", say: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    """Write the chosen trial's model to `out` with a model card beside it, check it, and return the trial's row.
+
+    Args:
+        out: a `.safetensors` file for a checkpoint, else a folder. kind: one of `search.exports.KINDS`.
+        say: is told what the check measured.
 
     Raises `MedcoreError` for a study in MLflow (it holds no checkpoints), a name of another kind, a rule that takes
-    no trial, and a checkpoint that is gone.
+    no trial, a checkpoint that is gone, a missing package, and an export that differs from the trial's model.
     """
     if study.startswith("mlflow:"):
         raise MedcoreError(
             f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
         )
-    if out.suffix != ".safetensors":
-        raise MedcoreError(f"--out {out}: the file name must end in .safetensors")
+    check_target(kind, out)
     trials, info = open_results(study)
     row = choose(trials, info["objectives"], rule)
-    source = Path(study) / str(row["checkpoint"])
-    if not source.is_file():
-        raise MedcoreError(f"{source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
-    make_folder(out.parent)
     record: dict[str, Any] = json.loads(row.dropna().to_json())
-    save(out, load(source), {"study": info["name"], "select": rule, "row": json.dumps(record)})
+    choice = Choice(Path(study), info, rule, record)
+    if not choice.source.is_file():
+        raise MedcoreError(f"{choice.source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
+    checked = write_export(kind, out, choice)
+    if say is not None:
+        say(f"checked: {checked}")
     return record

@@ -152,13 +152,14 @@ def sync(
 @app.command()
 def export(
     study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")],
-    out: Annotated[Path, typer.Option(help="Checkpoint to write (.safetensors).")],
+    out: Annotated[Path, typer.Option(help="File to write (.safetensors) or, for the other formats, folder.")],
     select: Annotated[str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID")] = "knee",
+    kind: Annotated[str, typer.Option("--format", help="checkpoint | standalone | onnx")] = "checkpoint",
 ) -> None:
-    """Write the checkpoint of the trial that a rule selects."""
+    """Write the model of the trial that a rule selects, with a model card, and check what was written."""
     from search.choose import export as write
 
-    row = write(study, select, out)
+    row = write(study, select, out, kind, say)
     say(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
     say(f"wrote {out}")
 

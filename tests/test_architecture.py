@@ -19,6 +19,7 @@ FORBIDDEN = {
         "pyarrow",
         "plotly",
         "matplotlib",
+        "onnxruntime",
         "search",
         "results",
     },

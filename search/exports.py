@@ -1,0 +1,163 @@
+"""Write a chosen trial's model in one of three forms, check it, and put a model card beside it.
+
+Files are made and checked in a hidden folder beside the target and appear only when all is well.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medcore.checkpoint import file_hash, load, save
+from medcore.errors import MedcoreError
+from medcore.export import DECODER, ENCODER, MODEL, STRUCTURE, require_onnx, write_onnx, write_standalone
+from medcore.files import first_line
+from medcore.sam import MedSam
+from medcore.standalone import SCRIPT
+from results.model_card import Export, model_card
+from results.trials import StudyInfo, read_images
+from search.export_check import check_checkpoint, check_onnx, check_standalone, require_onnxruntime, sample_images
+from search.provenance import git_revision
+from search.study import make_folder
+
+KINDS = ("checkpoint", "standalone", "onnx")
+CARD = "MODEL_CARD.md"
+
+_MEANING = {
+    MODEL: "weights, and the structure as JSON in the metadata (`spec`)",
+    STRUCTURE: "structure and the trial's row as JSON, for people and other programs",
+    SCRIPT.name: "rebuilds and runs the model; needs torch, torchvision and segment_anything",
+    ENCODER: "image (1, 3, S, S) float32, of any range -> embedding (1, C, g, g)",
+    DECODER: "embedding, boxes (B, 4) float32 XYXY in pixels of the square -> logits (B, 1, low, low)",
+}
+
+
+def check_target(kind: str, out: Path) -> None:
+    """Raises `MedcoreError` for an unknown kind, a target of another kind, and packages that are missing."""
+    if kind not in KINDS:
+        raise MedcoreError(f"--format {kind}: unknown; known are {', '.join(KINDS)}")
+    if kind == "checkpoint" and out.suffix != ".safetensors":
+        raise MedcoreError(f"--out {out}: the file name must end in .safetensors")
+    if kind != "checkpoint" and (out.suffix in (".safetensors", ".onnx", ".pth") or out.is_file()):
+        raise MedcoreError(f"--out {out}: {kind} writes several files; give a folder")
+    if kind == "onnx":
+        require_onnx()
+        require_onnxruntime()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is exported: a study's folder and description, the rule, the row (without missing values) it chose."""
+
+    study: Path
+    info: StudyInfo
+    rule: str
+    row: Mapping[str, Any]
+
+    @property
+    def source(self) -> Path:
+        """The trial's checkpoint."""
+        return self.study / str(self.row["checkpoint"])
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The study's configuration as it was saved, also by an older version; empty where there is none."""
+        try:
+            values = yaml.safe_load((self.study / "config.yaml").read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+
+def write_export(kind: str, out: Path, choice: Choice) -> str:
+    """Write the chosen model to `out` (a file for a checkpoint, else a folder), with its card.
+
+    Returns: what the check measured, a sentence.
+
+    Raises: MedcoreError if it cannot be written or does not agree with the trial's model; then nothing has appeared.
+    """
+    model = load(choice.source)
+    place = out.parent if kind == "checkpoint" else out
+    make_folder(place)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=place) as name:
+            staging = Path(name)
+            checked = _write(kind, staging, out, model, choice)
+            files = sorted(path.name for path in staging.iterdir())
+            card = model_card(_describe(kind, files, out, model, choice, checked))
+            card_file = staging / _card_name(kind, out)
+            card_file.write_text(card, encoding="utf-8")
+            mode = card_file.stat().st_mode
+            for path in sorted(staging.iterdir()):
+                # safetensors makes files that their owner alone may read; an export is made to be handed on
+                path.chmod(mode)
+                path.replace(place / path.name)
+    except OSError as error:
+        raise MedcoreError(f"{place}: cannot be written ({first_line(error)}); choose another place") from None
+    return checked
+
+
+def _write(kind: str, folder: Path, out: Path, model: MedSam, choice: Choice) -> str:
+    metadata = {"study": choice.info["name"], "select": choice.rule, "row": json.dumps(choice.row)}
+    if kind == "checkpoint":
+        save(folder / out.name, model, metadata)
+        return check_checkpoint(folder / out.name, model)
+    sample = sample_images(choice.study, choice.config, model.arch.img_size)
+    if kind == "standalone":
+        write_standalone(folder, model, metadata)
+        return check_standalone(folder, model, sample)
+    write_onnx(folder, model, metadata)
+    return check_onnx(folder, model, sample)
+
+
+def _card_name(kind: str, out: Path) -> str:
+    return f"{out.stem}.card.md" if kind == "checkpoint" else CARD
+
+
+def _describe(kind: str, files: list[str], out: Path, model: MedSam, choice: Choice, checked: str) -> Export:
+    images = read_images(choice.study)
+    model_config = choice.config.get("model") or {}
+    origins = [model_config[key] for key in ("base", "adapted") if isinstance(model_config.get(key), str)]
+    meaning = _MEANING | {out.name: _MEANING[MODEL]}
+    return Export(
+        study=choice.info["name"],
+        rule=choice.rule,
+        row=choice.row,
+        dense=choice.info["dense"],
+        spec=model.spec,
+        checked=checked,
+        files={name: meaning.get(name, "weights of the graph of that name") for name in files},
+        usage=_usage(kind, out, model.arch.img_size),
+        git=git_revision(),
+        config=choice.config,
+        images=images[images["trial_id"] == choice.row["trial_id"]],
+        hashes={path: file_hash(path) for path in origins if Path(path).is_file()},
+    )
+
+
+def _usage(kind: str, out: Path, side: int) -> str:
+    if kind == "checkpoint":
+        return f"```\nmedcore predict {out.name} image.jpg --box 40,60,200,220 --out mask.png\n```"
+    if kind == "standalone":
+        return f"```\npython {SCRIPT.name} {MODEL} image.jpg 40,60,200,220 mask.png\n```"
+    return f"""```python
+import numpy as np, onnxruntime as ort
+from PIL import Image
+
+encoder, decoder = ort.InferenceSession("{ENCODER}"), ort.InferenceSession("{DECODER}")
+picture = Image.open("image.jpg").convert("RGB")
+square = np.asarray(picture.resize(({side}, {side}), Image.Resampling.BICUBIC), dtype=np.float32)
+(embedding,) = encoder.run(None, {{"image": square.transpose(2, 0, 1)[None]}})
+boxes = np.array([[40, 60, 200, 220]], dtype=np.float32)         # X0, Y0, X1, Y1 in the picture, one row a box
+boxes *= np.tile([{side} / picture.width, {side} / picture.height], 2).astype(np.float32)
+(logits,) = decoder.run(None, {{"embedding": embedding, "boxes": boxes}})
+full = Image.fromarray(logits[0, 0]).resize(picture.size, Image.Resampling.BILINEAR)
+mask = np.asarray(full) > 0
+```"""
