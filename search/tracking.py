@@ -24,7 +24,17 @@ import yaml
 from medcore.errors import MedcoreError
 from results.front import front_table
 from results.plots import save_front_html
-from results.trials import Row, compact, finished_ids, read_phases, read_row, read_study, read_study_info
+from results.trials import (
+    Row,
+    compact,
+    finished_ids,
+    read_images,
+    read_phases,
+    read_row,
+    read_study,
+    read_study_info,
+)
+from results.uncertainty import with_intervals
 from search import tracking_data as data
 from search.ledger import is_driven
 from search.tracking_note import FILE, earlier_uri, hide_login, own_uri, read_note, write_note
@@ -272,7 +282,7 @@ class Tracker:
     def _send_files(self, client: MlflowClient, objectives: list[Any]) -> None:
         """Picture and table of the front, and the study's own files."""
         compact(self._dir)
-        frame = read_study(self._dir)
+        frame = with_intervals(read_study(self._dir), read_images(self._dir), objectives)
         with tempfile.TemporaryDirectory() as folder:
             table = front_table(frame, objectives)
             if len(table):
