@@ -159,7 +159,8 @@ def _dense(dense: Mapping[str, float]) -> dict[str, str]:
 def _failures(trials: pd.DataFrame) -> dict[str, int]:
     """How many trials failed, by reason, the most frequent first."""
     failed = trials[trials["status"] == "failed"]
-    return {str(reason): int(count) for reason, count in failed["reason"].fillna("unknown").value_counts().items()}
+    reasons = failed["reason"].fillna("unknown") if "reason" in failed else pd.Series("unknown", index=failed.index)
+    return {str(reason): int(count) for reason, count in reasons.value_counts().items()}
 
 
 def _pictures(report: Report) -> list[Picture]:
