@@ -89,7 +89,8 @@ def _lines(mark: Mark, on_front: bool, heights: Floats, texts: list[str] | None)
         mode="lines+markers" if on_front else "lines",
         line={"color": mark.colour, "width": 1.6 if on_front else 1},
         marker=style,
-        opacity=1.0 if on_front else 0.8 * mark.faint,
+        # a front of hundreds would be one blot
+        opacity=min(1.0, max(0.3, 30 / count)) if on_front else 0.8 * mark.faint,
         text=None if texts is None else [text for text in texts for _ in range(axes + 1)],
         hovertemplate=None if texts is None else "%{text}<extra></extra>",
         hoverinfo="skip" if texts is None else None,

@@ -146,11 +146,12 @@ def report(
     select: Annotated[
         list[str] | None, typer.Option(help="Rule for a model to look at, the chosen one first; may be repeated.")
     ] = None,
+    log: Annotated[bool, typer.Option("--log/--no-log", help="Put it on the study's run in MLflow too.")] = True,
 ) -> None:
     """Question, data, front, worst cases and what the chosen model gives up, in one HTML file."""
     from search.report import report as write
 
-    for note in write(study, out, images, select or (), say):
+    for note in write(study, out, images, select or (), log, say):
         errors.print(note, markup=False, highlight=False, soft_wrap=True)
     say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
 

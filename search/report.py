@@ -25,10 +25,8 @@ from search.choose import front_of, results_folder
 from search.config import Config, validate
 from search.provenance import git_revision, machine, versions
 from search.sheets import Sheets
-from search.tracking_note import hide_login
-
-#: Rules for the members that a report looks at where none are given; the first takes the chosen model.
-_DEFAULT = "knee"
+from search.tracking import send_report
+from search.tracking_note import FILE, hide_login
 
 
 @dataclass
@@ -45,13 +43,16 @@ def report(
     out: Path,
     images: int = 12,
     select: Sequence[str] = (),
+    log: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Write the report of a study (folder or `mlflow:<experiment>/<run>`) to `out`. Returns what it had to leave out.
 
     Args:
-        images: rows of a contact sheet. select: rules (`results.select`) for the members to look at, the chosen one
-            first; by default the knee, the cheapest and the best by every other objective.
+        images: rows of a contact sheet.
+        select: rules (`results.select`) for the members to look at, the chosen one first; by default the knee, the
+            cheapest, and the best by the first objective that is no cost.
+        log: also put the report on the study's parent run in MLflow, where it has one.
 
     Raises `MedcoreError` for a study without a finished trial, a rule that takes none, an `out` that cannot be written.
     """
@@ -83,19 +84,15 @@ def report(
         ),
         out,
     )
-    return [*notes, *seen.notes]
+    unsent = send_report(Path(study), out) if log and (Path(study) / FILE).is_file() else None
+    return [*notes, *seen.notes, *([unsent] if unsent else [])]
 
 
 def _members(trials: pd.DataFrame, info: StudyInfo, select: Sequence[str]) -> list[Member]:
     """Each trial once, with all rules that took it."""
-    rules = list(select) or [
-        _DEFAULT,
-        *(f"best:{name}" for name in (objective["name"] for objective in info["objectives"])),
-    ]
-    if not select:
-        # the cheapest first, and one figure of quality: every further one would cost a sheet and say little more
-        quality = [rule for rule in rules[1:] if not is_cost(rule.removeprefix("best:"))]
-        rules = [rule for rule in rules if rule not in quality[1:]]
+    names = [objective["name"] for objective in info["objectives"]]
+    firsts = [next((name for name in names if is_cost(name) == cost), None) for cost in (True, False)]
+    rules = select or ["knee", *(f"best:{name}" for name in firsts if name)]
     taken: dict[str, tuple[list[str], Mapping[str, Any]]] = {}
     for rule in dict.fromkeys(rules):
         row = choose(trials, info["objectives"], rule)
