@@ -6,6 +6,7 @@ tells nothing of the line under the pointer.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def _axis(figure: go.Figure, place: int, goal: Objective, shown: pd.DataFrame, k
         return 1 - share if down else share
 
     figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": "#444444", "width": 1})
-    words = title.partition(" — ")[0]
+    words = html.escape(title.partition(" — ")[0])
     figure.add_annotation(x=place, y=1.04, text=f"<b>{words}</b>", yanchor="bottom", showarrow=False)
     ticks = np.array([tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high])
     for tick, at in zip(ticks, height(ticks), strict=True):

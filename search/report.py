@@ -126,7 +126,7 @@ def _look(
     """Contact sheets and the dense model's metrics; a note where data or checkpoints are absent."""
     present = [member for member in members if (folder / str(member.row.get("checkpoint") or "")).is_file()]
     if not present:
-        return _Seen(notes=[f"No contact sheets: {folder} holds no checkpoints of the trials {_names(members)}."])
+        return _Seen(notes=[f"No contact sheets: the study holds no checkpoint of trial {_names(members)}."])
     try:
         sheets = Sheets(config)
         say(f"the dense model on {len(sheets)} search images")

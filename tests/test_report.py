@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from results.given_up import ALL, given_up
 from results.intervals import macro_interval
 from results.trials import compact, read_study, write_images, write_row, write_study
 from results.worst import worst_images
+from search import choose
 from search import report as module
 from search.config import load_config
 from search.report import report
@@ -121,6 +123,21 @@ def test_what_is_gone_is_said(real: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert len(notes) == 1 and str(polyps) in notes[0]
     finally:
         (tmp_path / "polyps").rename(polyps)
+
+
+def test_a_study_in_mlflow_has_tables_but_no_sheets(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(_: str, folder: Path) -> Path:
+        for name in ("study.json", "config.yaml", "trials.parquet", "images.parquet"):
+            shutil.copy(real / name, folder)
+        return folder
+
+    monkeypatch.setattr(choose, "download_study", download)
+    notes = report("mlflow:medcore/tiny", tmp_path / "report.html", log=True)
+    assert len(notes) == 1 and "no checkpoint" in notes[0]
+    page = (tmp_path / "report.html").read_text()
+    assert "0.2000" in page and "medcore export" not in page
 
 
 def test_bad_input_is_told_before_anything_is_written(tmp_path: Path) -> None:
