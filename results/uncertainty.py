@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from results.front import Objective, front_table
 from results.intervals import macro_intervals
+from results.trials import read_images, read_study
 
 _LABELS = ("dataset", "name")
 
@@ -31,6 +33,13 @@ def with_intervals(trials: pd.DataFrame, images: pd.DataFrame, objectives: Seque
         for end in ("lo", "hi"):
             result[f"{metric}_{end}"] = ends[end].to_numpy()
     return result
+
+
+def read_with_intervals(study: Path, objectives: Sequence[Objective]) -> pd.DataFrame:
+    """A study's trials `with_intervals`; of its images only those of the front are read."""
+    trials = read_study(study)
+    members = {*front_table(trials, objectives)["trial_id"]}
+    return with_intervals(trials, read_images(study, members), objectives)
 
 
 def _intervals(images: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -16,8 +16,8 @@ from medcore.errors import MedcoreError
 from results.front import front_table, hypervolume, to_losses
 from results.front_files import write_front
 from results.select import choose
-from results.trials import StudyInfo, read_images, read_study, read_study_info
-from results.uncertainty import with_intervals
+from results.trials import StudyInfo, read_study, read_study_info
+from results.uncertainty import read_with_intervals
 from search.study import make_folder
 from search.tracking import download_study
 
@@ -69,7 +69,7 @@ def write(study: str, out: Path) -> list[Path]:
     """The front as CSV, Markdown and PNG in the folder `out`; returns the files."""
     with results_folder(study) as folder:
         info = read_study_info(folder)
-        trials = with_intervals(read_study(folder), read_images(folder), info["objectives"])
+        trials = read_with_intervals(folder, info["objectives"])
     return write_front(front_of(trials, info), trials, out)
 
 

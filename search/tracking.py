@@ -29,13 +29,11 @@ from results.trials import (
     Row,
     compact,
     finished_ids,
-    read_images,
     read_phases,
     read_row,
-    read_study,
     read_study_info,
 )
-from results.uncertainty import with_intervals
+from results.uncertainty import read_with_intervals
 from search import tracking_data as data
 from search.ledger import is_driven
 from search.tracking_note import FILE, earlier_uri, hide_login, own_uri, read_note, write_note
@@ -285,7 +283,7 @@ class Tracker:
     def _send_files(self, client: MlflowClient, objectives: list[Any]) -> None:
         """Picture and table of the front, and the study's own files."""
         compact(self._dir)
-        frame = with_intervals(read_study(self._dir), read_images(self._dir), objectives)
+        frame = read_with_intervals(self._dir, objectives)
         with tempfile.TemporaryDirectory() as folder:
             table = front_table(frame, objectives)
             if len(table):

@@ -15,7 +15,8 @@ from results.intervals import macro_interval, macro_intervals
 from results.panels import panels
 from results.parallel import parallel_figure
 from results.plots import front_divs, front_figure
-from results.uncertainty import with_intervals
+from results.trials import read_images, write_images, write_row, write_study
+from results.uncertainty import read_with_intervals, with_intervals
 from tests.test_plots import DENSE_FLOPS, OBJECTIVES, is_picture, study
 
 
@@ -67,6 +68,23 @@ def test_without_images_or_with_some_missing() -> None:
     images = images.drop(images.index[images["trial_id"] == first][:1])
     found = with_intervals(trials, images, OBJECTIVES).set_index("trial_id")["hd95_lo"]
     assert np.isnan(found[first]) and found.notna().any()
+
+
+def test_only_the_images_of_the_front_are_read(tmp_path: Path) -> None:
+    write_study(
+        tmp_path,
+        {"name": "s", "objectives": OBJECTIVES[1:2], "reference": {"boundary_f1": 0.0}}
+        | {"dense": {"boundary_f1": 1.0}, "widths": {"heads": 1, "channels": 1}},
+    )
+    for number, quality in enumerate((0.5, 0.8)):
+        row = {"trial_id": f"t{number}", "number": number, "status": "done", "boundary_f1": quality}
+        images = [{"dataset": "a", "name": str(i), "boundary_f1": quality + 0.01 * i} for i in range(5)]
+        write_images(tmp_path, row["trial_id"], images)
+        write_row(tmp_path, row)
+    (tmp_path / "trials" / "t0" / "images.parquet").write_bytes(b"never read")
+    found = read_with_intervals(tmp_path, OBJECTIVES[1:2])
+    assert found["boundary_f1_lo"].notna().tolist() == [False, True]
+    assert read_images(tmp_path, {"t1"})["trial_id"].tolist() == ["t1"] * 5
 
 
 def test_figure_has_error_bars_and_hover_of_the_front() -> None:
