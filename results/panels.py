@@ -20,12 +20,15 @@ KINDS = ("sampled", "uniform", "rule", "dense", "other")
 class Panel:
     """Two columns of the trial table in axis units, with what the drawing needs to know about them.
 
-    x, y: (N,). front: (N,), on the front of all objectives. step_x, step_y: (F,), the front of these
+    x, y: (N,). x_error, y_error: (2, N), how far the interval reaches below and above, NaN where none is known.
+    front: (N,), on the front of all objectives. step_x, step_y: (F,), the front of these
     two columns alone, from left to right. x_range, y_range: the view, which leaves out `hidden` far outliers.
     """
 
     x: Floats
     y: Floats
+    x_error: Floats
+    y_error: Floats
     x_title: str
     y_title: str
     front: Bools
@@ -73,7 +76,10 @@ def groups(shown: pd.DataFrame, front: Bools) -> list[tuple[str, bool, Bools]]:
 def subtitle(shown: pd.DataFrame, views: Sequence[Panel]) -> str:
     hidden = max(view.hidden for view in views)
     outside = f"; {hidden} far outside the view" if hidden else ""
-    return f"{int(views[0].front.sum())} of {len(shown)} trials on the front{outside}"
+    bars = any(np.isfinite([view.x_error, view.y_error]).any() for view in views)
+    return f"{int(views[0].front.sum())} of {len(shown)} trials on the front{outside}" + (
+        "; bars: 95 % intervals over images" if bars else ""
+    )
 
 
 def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective) -> Panel:
@@ -86,11 +92,14 @@ def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective
     flat = np.flatnonzero(non_dominated(to_losses(raw, [objective["direction"] for objective in pair])))
     order = flat[np.argsort(x[flat], kind="stable")]
     keep = front | (shown["origin"].map(origin_kind) == "dense").to_numpy(dtype=bool)
-    x_range, y_range = view_range(x, keep), view_range(y, keep)
+    x_error, y_error = _errors(shown, first["name"], x_factor), _errors(shown, other["name"], y_factor)
+    x_range, y_range = (_with_bars(view_range(v, keep), v, e) for v, e in ((x, x_error), (y, y_error)))
     inside = (x >= x_range[0]) & (x <= x_range[1]) & (y >= y_range[0]) & (y <= y_range[1])
     return Panel(
         x=x,
         y=y,
+        x_error=x_error,
+        y_error=y_error,
         x_title="Trial" if first["name"] == "number" else x_title,
         y_title=y_title,
         front=front,
@@ -101,6 +110,19 @@ def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective
         y_range=y_range,
         hidden=int((~inside).sum()),
     )
+
+
+def _errors(shown: pd.DataFrame, name: str, factor: float) -> Floats:
+    """(2, N) in axis units, from the columns that `results.uncertainty.with_intervals` adds."""
+    if not {f"{name}_lo", f"{name}_hi"} <= {*shown}:
+        return np.full((2, len(shown)), np.nan)
+    value, low, high = (shown[column].to_numpy(dtype=np.float64) for column in (name, f"{name}_lo", f"{name}_hi"))
+    return factor * np.stack([value - low, high - value])
+
+
+def _with_bars(view: tuple[float, float], values: Floats, errors: Floats) -> tuple[float, float]:
+    """The view, wide enough for the ends of error bars (2, N)."""
+    return float(np.nanmin([view[0], *(values - errors[0])])), float(np.nanmax([view[1], *(values + errors[1])]))
 
 
 def view_range(values: Floats, keep: Bools) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from results.files import write_by_rename
 
 # Okabe and Ito's colour-blind-safe palette
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
+BLUE, VERMILION, PURPLE, YELLOW, GREY = "#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#777777"
 
 STYLE: Any = {
     "font.family": "sans-serif",

@@ -1,4 +1,4 @@
-"""Pictures of a study's front: an interactive page and a PNG, which draw the same panels.
+"""Pictures of a study's front: an interactive figure and a PNG, which draw the same panels.
 
 Colours are Okabe and Ito's and every meaning has a symbol too, so nothing hangs on colour alone.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,51 +20,29 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from plotly.subplots import make_subplots
 
-from results import labels
 from results.files import write_by_rename
-from results.front import Objective
+from results.front import Floats, Objective
+from results.hover import hover_text
+from results.marks import MARKS, Mark
 from results.panels import Panel, groups, panels, subtitle
-from results.pictures import BLACK, BLUE, GREEN, PURPLE, SKY, STYLE, VERMILION, save
+from results.parallel import parallel_figure
+from results.pictures import BLACK, SKY, STYLE, save
 
 STEP_NAME = "front of the two axes"
-
-
-@dataclass(frozen=True)
-class Mark:
-    """How trials of one origin are drawn; `size` is plotly's, in pixels."""
-
-    title: str
-    colour: str
-    symbol: str  # plotly's name
-    marker: str  # matplotlib's name
-    size: int
-    faint: float  # opacity where dominated: samples are many, starts are few and are what the front must beat
-
-    def name(self, on_front: bool) -> str:
-        return f"{self.title}, {'on the front' if on_front else 'dominated'}"
-
-    def opacity(self, on_front: bool) -> float:
-        return 1.0 if on_front else self.faint
-
-
-MARKS = {
-    "sampled": Mark("searched", BLUE, "circle", "o", 9, 0.3),
-    "uniform": Mark("uniform budgets", GREEN, "square", "s", 9, 0.6),
-    "rule": Mark("paper's rule", VERMILION, "diamond", "D", 9, 0.6),
-    "dense": Mark("dense model", BLACK, "star", "*", 15, 0.8),
-    "other": Mark("other start", PURPLE, "triangle-up", "^", 10, 0.6),
-}
+#: Intervals overlap where a front is crowded, so they stay behind the points that they belong to.
+_BAR = "rgba(0,0,0,0.3)"
 
 
 def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> go.Figure:
     """Interactive figure: the first objective against each other one.
 
     Dominated trials are faint, the front of all objectives is outlined, and a step line joins the front of a
-    panel's own two axes; with three objectives or more an outlined trial can lie off the line.
+    panel's own two axes; with three objectives or more an outlined trial can lie off the line. Front members have
+    error bars where `results.uncertainty.with_intervals` has added their columns.
     Raises `MedcoreError` where no trial can be drawn.
     """
     shown, views = panels(df, objectives)
-    hover = np.array([_hover(row, objectives) for _, row in shown.iterrows()], dtype=object)
+    hover = np.array([hover_text(row, objectives) for _, row in shown.iterrows()], dtype=object)
     figure = make_subplots(rows=1, cols=len(views), horizontal_spacing=0.09)
     for col, view in enumerate(views, start=1):
         traces = [_step_trace(view)] + [
@@ -86,9 +63,21 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
     return figure
 
 
+def front_divs(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> str:
+    """The interactive figures as a piece of HTML, plotly's script inside: the panels, then parallel coordinates."""
+    figures = {"front": front_figure(df, objectives, title)}
+    if len(objectives) > 1:  # one axis is no coordinates
+        figures["parallel"] = parallel_figure(df, objectives)
+    return "\n".join(
+        figure.to_html(full_html=False, include_plotlyjs=name == "front", div_id=name, config={"responsive": True})
+        for name, figure in figures.items()
+    )
+
+
 def save_front_html(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
     """One self-contained page of about 5 MB: plotly's script is inside, so it opens without a network."""
-    page = front_figure(df, objectives, title).to_html(include_plotlyjs=True, config={"responsive": True})
+    head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
+    page = f"<!DOCTYPE html>\n<html>{head}\n<body>\n{front_divs(df, objectives, title)}\n</body></html>\n"
     write_by_rename(path, page.encode())
 
 
@@ -103,6 +92,7 @@ def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path
             ax.step(view.step_x, view.step_y, where=where, color=SKY, lw=1.6, zorder=2)
             for kind, on, pick in groups(shown, view.front):
                 _scatter(ax, MARKS[kind], on, view.x[pick], view.y[pick])
+            _error_bars(ax, view)
             ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         axes[0].set_title(subtitle(shown, views), loc="left", color="#555555", fontsize=9)
@@ -138,10 +128,28 @@ def _trace(mark: Mark, on_front: bool, view: Panel, pick: Any, text: list[str]) 
         text=text,
         mode="markers",
         marker=style,
+        error_x=_bars(view.x_error[:, pick]),
+        error_y=_bars(view.y_error[:, pick]),
         hovertemplate="%{text}<extra></extra>",
         name=mark.name(on_front),
         legendgroup=mark.name(on_front),
     )
+
+
+def _bars(errors: Floats) -> dict[str, Any] | None:
+    """Plotly's error bars of (2, N) lengths below and above; none where no length is known."""
+    if not np.isfinite(errors).any():
+        return None
+    below, above = np.nan_to_num(errors)
+    return {"array": above, "arrayminus": below, "symmetric": False, "thickness": 1, "width": 0, "color": _BAR}
+
+
+def _error_bars(ax: Axes, view: Panel) -> None:
+    for axis, errors in (("xerr", view.x_error), ("yerr", view.y_error)):
+        known = np.isfinite(errors).all(axis=0)
+        bars: dict[str, Any] = {axis: np.maximum(errors[:, known], 0)}
+        if known.any():
+            ax.errorbar(view.x[known], view.y[known], **bars, fmt="none", ecolor=BLACK, elinewidth=0.6, alpha=0.35)
 
 
 def _scatter(ax: Axes, mark: Mark, on_front: bool, x: Any, y: Any) -> None:
@@ -180,18 +188,3 @@ def _legend(kinds: Sequence[str]) -> list[Line2D]:
         Line2D([], [], marker="o", ms=5.5, mfc="#DDDDDD", mec="none", label="dominated", **points),
         Line2D([], [], color=SKY, lw=1.6, label=STEP_NAME),
     ]
-
-
-def _hover(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
-    """Trial, origin, objectives, the known metrics (without those of single data sets), budgets; HTML."""
-    about = f"trial {row.get('trial_id', '?')} (number {row.get('number', '?')}, {row['origin']})"
-    lines = [f"<b>{html.escape(about)}</b>"]
-    for name in dict.fromkeys([*(objective["name"] for objective in objectives), *labels.METRICS]):
-        value = row.get(name)
-        if isinstance(value, (int, float, np.number)) and np.isfinite(value):
-            lines.append(f"{html.escape(name)}: {labels.text(name, float(value))}")
-    for family in ("heads", "channels"):
-        if isinstance(row.get(family), (list, tuple, np.ndarray)):
-            counts = [str(int(count)) for count in row[family]]
-            lines += [f"{family}:", *("  " + " ".join(counts[i : i + 12]) for i in range(0, len(counts), 12))]
-    return "<br>".join(lines)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -146,9 +146,10 @@ def read_study(study: Path) -> pd.DataFrame:
     return _frame(_study_rows(study))
 
 
-def read_images(study: Path) -> pd.DataFrame:
-    """Per-image metrics of all finished trials, in the order of `read_study`; empty if none were written."""
-    return _frame(_all_images(study, _study_rows(study)), columns=("trial_id", "dataset", "name"))
+def read_images(study: Path, trial_ids: Collection[str] | None = None) -> pd.DataFrame:
+    """Per-image metrics of all finished trials or of some, in the order of `read_study`; empty if none were written."""
+    rows = [row for row in _study_rows(study) if trial_ids is None or row["trial_id"] in trial_ids]
+    return _frame(_all_images(study, rows), columns=("trial_id", "dataset", "name"))
 
 
 def compact(study: Path) -> None:
@@ -181,14 +182,16 @@ def _study_rows(study: Path) -> list[Row]:
 
 def _all_images(study: Path, rows: Sequence[Row]) -> list[Row]:
     """Image rows in the order of the trials: its own file, or the compacted table."""
+    own = {row["trial_id"]: trial_folder(study, row["trial_id"]) / "images.parquet" for row in rows}
+    own = {trial_id: path for trial_id, path in own.items() if path.is_file()}
     old: dict[str, list[Row]] = {}
-    if (study / "images.parquet").is_file():
+    # the table of a long study takes a second to read, so only where it is needed
+    if len(own) < len(rows) and (study / "images.parquet").is_file():
         for image in _read_parquet(study / "images.parquet"):
             old.setdefault(image["trial_id"], []).append(image)
     images: list[Row] = []
-    for row in rows:
-        path = trial_folder(study, row["trial_id"]) / "images.parquet"
-        images += _read_parquet(path) if path.is_file() else old.get(row["trial_id"], [])
+    for trial_id in (row["trial_id"] for row in rows):
+        images += _read_parquet(own[trial_id]) if trial_id in own else old.get(trial_id, [])
     return images
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,34 @@ from results.front import front_table, hypervolume, to_losses
 from results.front_files import write_front
 from results.select import choose
 from results.trials import StudyInfo, read_study, read_study_info
+from results.uncertainty import read_with_intervals
 from search.exports import Choice, check_target, write_export
 from search.tracking import download_study
 
 
-def open_results(study: str) -> tuple[pd.DataFrame, StudyInfo]:
-    """Trials and description of a study given as a folder or as `mlflow:<experiment>/<run>`."""
+@contextmanager
+def results_folder(study: str) -> Iterator[Path]:
+    """Folder with the results of a study given as a folder or as `mlflow:<experiment>/<run>`; a copy goes again."""
     if not study.startswith("mlflow:"):
-        return read_study(Path(study)), read_study_info(Path(study))
+        yield Path(study)
+        return
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
-        download_study(study, Path(folder))
-        return read_study(Path(folder)), read_study_info(Path(folder))
+        yield download_study(study, Path(folder))
+
+
+def open_results(study: str) -> tuple[pd.DataFrame, StudyInfo]:
+    """Trials and description of a study."""
+    with results_folder(study) as folder:
+        return read_study(folder), read_study_info(folder)
 
 
 def front(study: str) -> dict[str, Any]:
     """The Pareto front as records, with hypervolume, counts and the dense model's metrics."""
-    trials, info = open_results(study)
+    return front_of(*open_results(study))
+
+
+def front_of(trials: pd.DataFrame, info: StudyInfo) -> dict[str, Any]:
+    """`front` of results that are read already; columns that trials have beyond their rows are kept."""
     objectives = info["objectives"]
     names = [objective["name"] for objective in objectives]
     directions = [objective["direction"] for objective in objectives]
@@ -53,8 +66,10 @@ def front(study: str) -> dict[str, Any]:
 
 def write(study: str, out: Path) -> list[Path]:
     """The front as CSV, Markdown and PNG in the folder `out`; returns the files."""
-    trials, _ = open_results(study)
-    return write_front(front(study), trials, out)
+    with results_folder(study) as folder:
+        info = read_study_info(folder)
+        trials = read_with_intervals(folder, info["objectives"])
+    return write_front(front_of(trials, info), trials, out)
 
 
 def export(

@@ -139,6 +139,24 @@ def front(
 
 
 @app.command()
+def report(
+    study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")],
+    out: Annotated[Path, typer.Option(help="HTML file to write; it needs no network.")],
+    images: Annotated[int, typer.Option(min=1, max=40, help="Rows of a contact sheet.")] = 12,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Rule for a model to look at, the chosen one first; may be repeated.")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log/--no-log", help="Put it on the study's run in MLflow too.")] = True,
+) -> None:
+    """Question, data, front, worst cases and what the chosen model gives up, in one HTML file."""
+    from search.report import report as write
+
+    for note in write(study, out, images, select or (), log, say):
+        errors.print(note, markup=False, highlight=False, soft_wrap=True)
+    say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def sync(
     study: Annotated[Path, typer.Argument(help="Folder of a study")],
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: the study's own.")] = None,

@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -24,7 +25,15 @@ import yaml
 from medcore.errors import MedcoreError
 from results.front import front_table
 from results.plots import save_front_html
-from results.trials import Row, compact, finished_ids, read_phases, read_row, read_study, read_study_info
+from results.trials import (
+    Row,
+    compact,
+    finished_ids,
+    read_phases,
+    read_row,
+    read_study_info,
+)
+from results.uncertainty import read_with_intervals
 from search import tracking_data as data
 from search.ledger import is_driven
 from search.tracking_note import FILE, earlier_uri, hide_login, own_uri, read_note, write_note
@@ -51,6 +60,8 @@ _STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet")
 _FOLDER_WANTED = "give the folder that `medcore search` wrote"
 #: Set last on a parent run: it says all that it should of the study.
 _DESCRIBED = "medcore.described"
+#: What `mlflow:<experiment>/<run>` may name.
+_RUN_NAMES = ("attributes.run_name", "attributes.run_id")
 
 
 class Tracker:
@@ -272,7 +283,7 @@ class Tracker:
     def _send_files(self, client: MlflowClient, objectives: list[Any]) -> None:
         """Picture and table of the front, and the study's own files."""
         compact(self._dir)
-        frame = read_study(self._dir)
+        frame = read_with_intervals(self._dir, objectives)
         with tempfile.TemporaryDirectory() as folder:
             table = front_table(frame, objectives)
             if len(table):
@@ -332,6 +343,24 @@ def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
     return len(finished_ids(study_dir))
 
 
+def send_report(study_dir: Path, page: Path) -> str | None:
+    """Put `page` on the study's parent run as `report.html`; its status stays. Returns why that was not possible."""
+    try:
+        tracker = Tracker.of_study(study_dir)
+        client = _client(tracker.uri)
+        run_id = _find_study(client, tracker._experiment, tracker._about["study_id"], ["tags.`medcore.study`"])
+        if run_id is None:
+            return f"the report is not in MLflow: {hide_login(tracker.uri)} has no run of this study"
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copy(page, Path(folder) / "report.html")
+            client.log_artifact(run_id, str(copy))
+    except MedcoreError as error:
+        return f"the report is not in MLflow: {error}"
+    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
+        return f"the report is not in MLflow: {_first_line(error)}"
+    return None
+
+
 def download_study(address: str, folder: Path, tracking_uri: str | None = None) -> Path:
     """Bring `mlflow:<experiment>/<run>` (a run's name or id) into `folder` and return it.
 
@@ -361,13 +390,18 @@ def download_study(address: str, folder: Path, tracking_uri: str | None = None) 
     return folder
 
 
-def _find_study(client: MlflowClient, experiment: str, name: str) -> str | None:
-    """The newest parent run of that name, or the run with that id."""
+def _find_study(
+    client: MlflowClient,
+    experiment: str,
+    name: str,
+    fields: Sequence[str] = ("attributes.run_name", "attributes.run_id"),
+) -> str | None:
+    """The newest parent run that has `name` in one of `fields`, which are tried in their order."""
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return None
-    for field in ("run_name", "run_id"):
-        condition = f"attributes.{field} = '{name.replace(chr(39), '')}'"
+    for field in fields:
+        condition = f"{field} = '{name.replace(chr(39), '')}'"
         for run in client.search_runs([found.experiment_id], condition, order_by=["attributes.start_time DESC"]):
             if "medcore.study" in run.data.tags:
                 return str(run.info.run_id)

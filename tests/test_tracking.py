@@ -24,7 +24,7 @@ import search.tracking_data as data
 from medcore.errors import MedcoreError
 from results.trials import read_study, read_study_info, write_phases, write_row, write_study
 from search.ledger import only_driver
-from search.tracking import Tracker, TrackingThread, download_study, sync_study
+from search.tracking import Tracker, TrackingThread, download_study, send_report, sync_study
 
 OBJECTIVES = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
 CONFIG = {
@@ -410,3 +410,17 @@ def test_names_and_description_tell_what_was_done(tmp_path: Path, sqlite: str) -
     text = parent.data.tags["mlflow.note.content"]
     assert "objectives: flops down, boundary_f1 up" in text
     assert f"medcore export {tmp_path / 'described'} --select knee --out best.safetensors" in text
+
+
+def test_a_report_joins_the_parent_run_and_leaves_its_status(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "s", [(50.0, 0.8)])
+    page = tmp_path / "mine.html"
+    page.write_text("<p>report</p>")
+    reason = send_report(study, page)
+    assert reason is not None and "tracking.json" in reason
+    started(study).finish()
+    assert send_report(study, page) is None
+    uri = f"sqlite:///{study / 'mlflow.db'}"
+    (parent,) = parents(uri)
+    assert parent.info.status == "FINISHED"
+    assert "report.html" in {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
