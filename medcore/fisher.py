@@ -103,7 +103,7 @@ class _Collector:
 
     @torch.no_grad()
     def add(self, name: str, region: list[Tensor], boundary: list[Tensor], seen: Activations) -> None:
-        """Add one image's gradients and activations; an image with one that is not finite is left out and named."""
+        """Add one image's gradients and activations; one with a gradient that is not finite is left out and named."""
         # the squares must be finite, not only the gradients; one synchronisation with the device for all
         norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in region + boundary])
         if not bool(norms.square().isfinite().all()):

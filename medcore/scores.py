@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +93,8 @@ def _blended(table: ScoreTable, family: str, weights: ScoringWeights, stream: in
     if weights.blend == 1:
         return other
     own = _medcore(table, family, weights)
-    return (1 - weights.blend) * _normalised(own) + weights.blend * _normalised(other)
+    widths = table.widths(family)
+    return (1 - weights.blend) * _normalised(own, widths) + weights.blend * _normalised(other, widths)
 
 
 def _medcore(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
@@ -127,9 +128,9 @@ def _baseline(table: ScoreTable, family: str, weights: ScoringWeights, stream: i
     return mixed
 
 
-def _normalised(scores: Floats) -> Floats:
-    """(L, G) scores over their block's mean, so that criteria of different units can be added."""
-    mean = scores.mean(axis=1, keepdims=True)
+def _normalised(scores: Floats, widths: Sequence[int]) -> Floats:
+    """(L, G) scores over the mean of their block's groups, so that criteria of different units can be added."""
+    mean = np.array([row[:width].mean() if width else 0.0 for row, width in zip(scores, widths, strict=True)])[:, None]
     normalised: Floats = np.divide(scores, mean, out=np.zeros_like(scores), where=mean > 0)
     return normalised
 

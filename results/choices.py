@@ -12,6 +12,8 @@ _ORDERS = {"heads_first": "heads first", "mlp_first": "MLP first", "together": "
 def chose(row: Mapping[str, Any]) -> str:
     """`fisher + medcore, 2 rounds, fresh scores, together`; empty for rows of a study that knows no such choice."""
     criterion, blend, order, rounds, rescore = (row.get(f"param/{key}") for key in _KEYS)
+    if isinstance(weights := row.get("weights"), Mapping):  # what ran: a start made by hand may lie outside the space
+        criterion, blend = weights["criterion"], weights["blend"]
     if criterion is None or order is None or rounds is None:
         return ""
     name = str(criterion)

@@ -76,6 +76,16 @@ def trial_folder(study: Path, trial_id: str) -> Path:
     return study / "trials" / trial_id
 
 
+def checkpoint_file(study: Path, row: Mapping[str, Any]) -> Path:
+    """A trial's checkpoint, which may be gone. Raises `MedcoreError` if the row names a place outside of the study."""
+    path = study / str(row.get("checkpoint") or "none")
+    if not path.resolve().is_relative_to(study.resolve()):
+        raise MedcoreError(
+            f"{study}: the row of trial {row.get('trial_id')} names a checkpoint outside of the study: {path}"
+        )
+    return path
+
+
 def write_row(study: Path, row: Mapping[str, Any]) -> None:
     """Write a finished trial's `row.json`; last of its files.
 

@@ -5,7 +5,8 @@
     displacement   does |δz|/|∇z| predict how far the boundary moves, and what metrics lose?
     leverage       do head steps move the boundary more than MLP steps (method §8)?
 
-Cases run like trials of a search: on Ray, resumable, one row each. The table and the picture are made from the rows.
+Cases of the first three run like trials of a search: on Ray, resumable, one row each; table and picture are made from
+the rows. A leverage grid is kept for each seed.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcore.checkpoint import file_hash
 from medcore.errors import MedcoreError
 from medcore.fisher import Progress
+from medcore.score_table import table_key
 from results.analysis import write_criteria, write_displacement, write_leverage
-from results.trials import all_rows, compact, read_images, read_study, write_study
+from results.trials import all_rows, compact, read_images, read_study, trial_folder, write_study
 from search.analyses import FRACTIONS, cases, compare_criteria, compare_displacements, gather
 from search.config import Config
+from search.device import release_memory
 from search.leverage import leverage
 from search.objectives import Objective
 from search.progress import SearchProgress
@@ -55,13 +59,18 @@ def analyse(
     Raises:
         MedcoreError: not all cases could be completed; starting it again goes on.
     """
+    if any(not 0 < fraction <= 1 for fraction in fractions):
+        raise MedcoreError(f"--fractions: shares of the FLOPs lie above 0 and up to 1, got {list(fractions)}")
     config = config.absolute()
     notes: dict[str, Any] = {"command": command, "git": git_revision(), "machine": machine(), "seeds": list(seeds)}
     if kind == "leverage":
+        if fractions or ray_address:
+            raise MedcoreError("leverage walks its own grid in this process; leave --fractions and --ray-address out")
         return write_leverage(_leverages(config, seeds, progress), out, notes)
-    study = config.output / f"{config.study}-{kind}"
-    say(f"study folder: {study}")
     points = cases(kind, config, seeds, fractions or FRACTIONS[kind])
+    study = _folder(config, kind, points)
+    say(f"study folder: {study}")
+    _forget_failures(study)
     resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
     with connected(ray_address, resources):
         inputs = gather(config, seeds, progress)
@@ -75,6 +84,7 @@ def analyse(
             "widths": {"heads": arch.num_heads, "channels": arch.mlp_dim},
         }
         write_study(study, info)
+        release_memory()
         notes["dense"] = {name: dense[name] for name in ("boundary_f1", "hd95", "dice")}
         with SearchProgress(_SHOWN, len(points), all_rows(study)) as seen:
             outcome = run_search(
@@ -93,10 +103,10 @@ def analyse(
                 on_row=seen.ended,
                 on_start=seen.started,
             )
-    compact(study)
     say(outcome.message)
     if not outcome.complete or outcome.failed:
-        raise MedcoreError(f"{study}: {outcome.message}; a comparison needs every case")
+        raise MedcoreError(f"{study}: {outcome.message}; a comparison needs every case, start it again to go on")
+    compact(study)
     write = write_displacement if kind == "displacement" else write_criteria
     return write(read_study(study), read_images(study), out, notes)
 
@@ -107,9 +117,25 @@ def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) 
     found: dict[str, list[dict[str, Any]]] = {}
     for name, settings in (("adapted", config), ("general", control)):
         for seed in seeds:
-            folder = config.output / f"{config.study}-leverage" / f"{name}-{seed}"
+            seeded = settings.model_copy(update={"seed": seed})
+            folder = _folder(seeded, f"leverage-{name}", seed)
             file = folder / "leverage.json"
             if not file.is_file():
-                leverage(settings.model_copy(update={"seed": seed}), folder, progress)
+                leverage(seeded, folder, progress)
             found.setdefault(name, []).append(json.loads(file.read_text()))
     return found
+
+
+def _folder(config: Config, kind: str, points: Any) -> Path:
+    """Where an analysis keeps its cases: named by all that they depend on, so that none is taken for another's."""
+    settings = config.model_dump(mode="json", exclude={"output", "tracking", "search"})
+    hashes = [file_hash(path) for path in (config.model.base, config.model.adapted)]
+    key = table_key(settings=settings, hashes=hashes, points=points)
+    return config.output / f"{config.study}-{kind}-{key[:8]}"
+
+
+def _forget_failures(study: Path) -> None:
+    """Cases that failed are run again: their reason may have been a full disk or a busy GPU."""
+    for row in all_rows(study):
+        if row["status"] == "failed":
+            (trial_folder(study, str(row["trial_id"])) / "row.json").unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from medcore.budgets import uniform_to_target
 from medcore.data import ImageSet
+from medcore.errors import MedcoreError
 from medcore.evaluate import evaluate, evaluate_logits, summarise
 from medcore.fisher import Progress
 from medcore.leverage import TAUS, boundary_displacement, boundary_zone, upsample
@@ -31,7 +32,6 @@ from search.device import best_device, pin_threads
 from search.leverage import low_logits
 from search.prepare import prepare
 from search.provenance import git_revision
-from search.rescore import scorer
 from search.space import scoring_weights
 from search.study import Shared, adapted_model, cost_metrics, load_split
 from search.trial import run_recorded, schedule_of
@@ -72,6 +72,8 @@ def variants(kind: str, config: Config) -> dict[str, ScoringWeights]:
         return {name: replace(own, criterion=name) for name in CRITERIA}
     if kind == "displacement":  # a good, a middling and a bad choice: displacements of all sizes
         return {name: replace(own, criterion=name) for name in ("medcore", "magnitude", "random")}
+    if own.boundary_weight == 0 or 0.0 not in config.scoring.nodes:
+        raise MedcoreError("ablation: needs a scoring.boundary_weight other than 0, and 0 among scoring.nodes")
     found = {}
     for w in (own.boundary_weight, 0.0):
         for name, alpha in (("both", None), ("zero only", 1.0), ("reset only", 0.0)):
@@ -99,16 +101,17 @@ def compare_criteria(trial: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]
     config = shared.config
     pin_threads(config.search.cpus_per_trial)
     weights = replace(ScoringWeights(**params["weights"]), seed=params["case_seed"])
-    spec = uniform_to_target(shared.arch, params["fraction"], config.search.cost)
+    spec = uniform_to_target(
+        shared.arch, params["fraction"], config.search.cost, multiple=config.budget.channel_multiple
+    )
     scores = mix(shared.table, weights, shared.arch)
     cut = prune(adapted_model(config), select(scores, spec)).to(best_device())
     measured = {"pruned": evaluate(cut, inputs.report, autocast=config.recovery.autocast)}
     schedule = schedule_of(
         (spec,), config.recovery, config.recovery.lr, config.recovery.head_share, config.schedule.order, rescore=False
     )
-    score = scorer(config, shared.calibration, weights, 1, 0)
     state = start_of(adapted_model(config), scores)
-    recovered, series = run_recorded(schedule, state, shared.calibration, shared.teacher, params["case_seed"], score)
+    recovered, series = run_recorded(schedule, state, shared.calibration, shared.teacher, params["case_seed"])
     measured["recovered"] = evaluate(recovered, inputs.report, autocast=config.recovery.autocast)
     images = [{"phase": phase, **row} for phase, rows in measured.items() for row in rows]
     row = _row(trial, started) | cost_metrics(spec)
@@ -130,7 +133,9 @@ def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> dict[str,
     config, report = shared.config, inputs.report
     pin_threads(config.search.cpus_per_trial)
     weights = replace(ScoringWeights(**params["weights"]), seed=params["case_seed"])
-    spec = uniform_to_target(shared.arch, params["fraction"], config.search.cost)
+    spec = uniform_to_target(
+        shared.arch, params["fraction"], config.search.cost, multiple=config.budget.channel_multiple
+    )
     cut = prune(adapted_model(config), select(mix(shared.table, weights, shared.arch), spec)).to(best_device())
     logits = low_logits(cut, report)
     predicted = boundary_displacement(inputs.dense_logits, logits, boundary_zone(report.masks, TAUS[0]))

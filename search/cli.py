@@ -146,7 +146,7 @@ def report(
     select: Annotated[
         list[str] | None, typer.Option(help="Rule for a model to look at, the chosen one first; may be repeated.")
     ] = None,
-    log: Annotated[bool, typer.Option("--log/--no-log", help="Put it on the study's run in MLflow too.")] = True,
+    log: Annotated[bool, typer.Option("--log", help="Put it, with its images, on the study's run in MLflow.")] = False,
 ) -> None:
     """Question, data, front, worst cases and what the chosen model gives up, in one HTML file."""
     from search.report import report as write
@@ -169,7 +169,7 @@ def sync(
 
 @app.command()
 def export(
-    study: Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")],
+    study: Annotated[str, typer.Argument(help="Folder of a study")],
     out: Annotated[Path, typer.Option(help="File to write (.safetensors) or, for the other formats, folder.")],
     select: Annotated[str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID")] = "knee",
     kind: Annotated[str, typer.Option("--format", help="checkpoint | standalone | onnx")] = "checkpoint",

@@ -67,7 +67,7 @@ class ScoringConfig(Section):
     nodes: tuple[float, ...] = Field(
         (0.0, 1.0, 3.0, 10.0), description="boundary weights at which reset scores are kept"
     )
-    part_size: int = Field(32, ge=1, description="images a part of the scoring job; parts run on Ray's workers")
+    part_size: int = Field(32, ge=1, description="images a part of the scoring job; a search runs parts on Ray")
     alpha_heads: float | None = Field(None, ge=0, le=1, description="null: adaptive, one per block")
     alpha_channels: float | None = Field(None, ge=0, le=1)
     beta: float = Field(0.3, ge=0, allow_inf_nan=False)
@@ -219,7 +219,7 @@ class SpaceConfig(Section):
     adaptive_alpha: YesNo = Choices(choices=("yes", "no"))
     beta: Annotated[Dimension, _numbers(0)] = Range(low=0, high=1)
     boundary_weight: Annotated[Dimension, _numbers(0)] = Choices(choices=(0.0, 1.0, 3.0, 10.0))
-    mixture: Annotated[Dimension, _numbers(0)] = Range(low=0.05, high=1, log=True)
+    mixture: Annotated[Dimension, _numbers(1e-9)] = Range(low=0.05, high=1, log=True)
     tau: Annotated[Dimension, _numbers(-4, 4)] = 0.0
     order: Annotated[Dimension, _one_of(*PHASES)] | None = None
     rounds: Annotated[Dimension, _whole(1)] | None = None
@@ -327,9 +327,10 @@ class Config(Section):
 
     def absolute(self) -> Config:
         """The same with absolute paths, for worker processes that may start in another folder."""
-        model = self.model.model_copy(
-            update={"base": self.model.base.absolute(), "adapted": self.model.adapted.absolute()}
-        )
+        changes: dict[str, Any] = {"base": self.model.base.absolute(), "adapted": self.model.adapted.absolute()}
+        if self.model.architecture is not None and Path(self.model.architecture).suffix == ".json":
+            changes["architecture"] = str(Path(self.model.architecture).absolute())
+        model = self.model.model_copy(update=changes)
         data = self.data.model_copy(update={"folders": tuple(folder.absolute() for folder in self.data.folders)})
         return self.model_copy(update={"output": self.output.absolute(), "model": model, "data": data})
 

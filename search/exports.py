@@ -22,7 +22,7 @@ from medcore.files import first_line
 from medcore.sam import MedSam
 from medcore.standalone import SCRIPT
 from results.model_card import Export, model_card
-from results.trials import StudyInfo, read_images
+from results.trials import StudyInfo, checkpoint_file, read_images
 from search.export_check import check_checkpoint, check_onnx, check_standalone, require_onnxruntime, sample_images
 from search.provenance import git_revision
 from search.study import make_folder
@@ -64,7 +64,7 @@ class Choice:
     @property
     def source(self) -> Path:
         """The trial's checkpoint."""
-        return self.study / str(self.row["checkpoint"])
+        return checkpoint_file(self.study, self.row)
 
     @cached_property
     def config(self) -> Mapping[str, Any]:

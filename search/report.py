@@ -19,12 +19,13 @@ from results.given_up import given_up
 from results.labels import is_cost
 from results.report import Member, Picture, Report, write_report
 from results.select import choose
-from results.trials import StudyInfo, read_images, read_study, read_study_info
+from results.trials import StudyInfo, checkpoint_file, read_images, read_study, read_study_info
 from results.uncertainty import with_intervals
 from search.choose import front_of, results_folder
 from search.config import Config, validate
 from search.provenance import git_revision, machine, versions
 from search.sheets import Sheets
+from search.study import make_folder
 from search.tracking import send_report
 from search.tracking_note import FILE, hide_login
 
@@ -58,6 +59,7 @@ def report(
     """
     if out.is_dir():
         raise MedcoreError(f"--out {out}: is a folder; name the file to write")
+    make_folder(out.parent)
     with results_folder(study) as folder:
         info, measured = read_study_info(folder), read_images(folder)
         trials = with_intervals(read_study(folder), measured, info["objectives"])
@@ -124,7 +126,7 @@ def _look(
     say: Callable[[str], None],
 ) -> _Seen:
     """Contact sheets and the dense model's metrics; a note where data or checkpoints are absent."""
-    present = [member for member in members if (folder / str(member.row.get("checkpoint") or "")).is_file()]
+    present = [member for member in members if checkpoint_file(folder, member.row).is_file()]
     if not present:
         return _Seen(notes=[f"No contact sheets: the study holds no checkpoint of trial {_names(members)}."])
     try:
@@ -179,8 +181,9 @@ def _model(config: Config | None) -> dict[str, str]:
 
 def _environment(trials: pd.DataFrame, study: Mapping[str, str]) -> dict[str, str]:
     """Where the trials ran, and where this report was made."""
-    row = trials.iloc[-1]
-    used = row.get("versions")
+    # a failed trial has none
+    known = trials["versions"].dropna() if "versions" in trials else trials.iloc[:0]
+    used = known.iloc[-1] if len(known) else None
     seconds = pd.to_numeric(trials.get("seconds", pd.Series(dtype=float))).sum()
     revisions = [] if "git" not in trials else trials["git"].dropna().unique().tolist()
     return {

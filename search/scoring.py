@@ -25,7 +25,7 @@ from medcore.scoring import Part, assemble, parts
 from medcore.sums import CalibrationSums
 from search.config import Config
 from search.device import best_device, pin_threads
-from search.session import Resources, one_line, request
+from search.session import Resources, fitting, one_line, request
 from search.study import adapted_model, base_model, make_folder
 
 
@@ -65,6 +65,7 @@ def table_path(config: Config, calibration: ImageSet) -> Path:
     """Where the table lies once it is computed, named by a hash of all that it depends on."""
     key = table_key(
         format=FORMAT,
+        architecture=adapted_model(config).arch,
         base=file_hash(config.model.base),
         adapted=file_hash(config.model.adapted),
         images=calibration.fingerprint(),
@@ -91,6 +92,7 @@ def _compute(config: Config, images: ImageSet, plan: Sequence[Part], folder: Pat
         return
     resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
     wanted = request(resources)
+    fitting(wanted)  # a task that fits nowhere would wait for ever
     task = ray.remote(_write_part_on_worker).options(num_cpus=wanted["cpu"], num_gpus=wanted.get("gpu", 0))
     shared = ray.put(images)
     running = {task.remote(config, shared, part, str(folder.absolute()), resources.cpu): part for part in missing}

@@ -20,6 +20,7 @@ from medcore.sam import MedSam
 from results import labels
 from results.contact_sheet import MAX_BYTES, Case, contact_sheet
 from results.report import Member, Picture
+from results.trials import checkpoint_file
 from results.worst import worst_images
 from search.config import Config
 from search.device import best_device
@@ -82,7 +83,7 @@ class Sheets:
         self._dense.cpu()
         sheets, notes = [], []
         for member in members:
-            path = study / str(member.row.get("checkpoint") or "")
+            path = checkpoint_file(study, member.row)
             if not path.is_file():
                 notes.append(f"No contact sheet of trial {member.trial_id}: its checkpoint {path} is gone.")
                 continue

@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 import threading
@@ -61,7 +62,6 @@ _FOLDER_WANTED = "give the folder that `medcore search` wrote"
 #: Set last on a parent run: it says all that it should of the study.
 _DESCRIBED = "medcore.described"
 #: What `mlflow:<experiment>/<run>` may name.
-_RUN_NAMES = ("attributes.run_name", "attributes.run_id")
 
 
 class Tracker:
@@ -136,11 +136,14 @@ class Tracker:
                 self._forget()
                 if not self._warned:
                     self._warned = True
-                    logger.warning(
-                        "MLflow at %s cannot be reached (%s); rows are on disk and are sent when it is back",
-                        hide_login(self.uri),
-                        _first_line(error),
-                    )
+                    if isinstance(error, MedcoreError):  # the study's own files, not the server
+                        logger.warning("nothing is sent to MLflow: %s", hide_login(str(error)))
+                    else:
+                        logger.warning(
+                            "MLflow at %s cannot be reached (%s); rows are on disk and are sent when it is back",
+                            hide_login(self.uri),
+                            _first_line(error),
+                        )
                 return False
         self._warned = False
         return True
@@ -337,8 +340,8 @@ def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
     complete = len(finished_ids(study_dir)) >= _wanted_trials(study_dir)
     if not tracker.sync("FINISHED" if complete else None if is_driven(study_dir) else "KILLED"):
         raise MedcoreError(
-            f"{hide_login(tracker.uri)}: MLflow cannot be reached; nothing is lost, "
-            f"try `medcore sync {study_dir}` again later"
+            f"{hide_login(tracker.uri)}: not everything could be sent (see above); nothing is lost, "
+            f"try `{shlex.join(['medcore', 'sync', str(study_dir)])}` again later"
         )
     return len(finished_ids(study_dir))
 

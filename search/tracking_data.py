@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -103,9 +104,9 @@ def description(about: Mapping[str, Any], info: StudyInfo, study_dir: str) -> st
         "- front: `front.html` and `front.csv` among the artifacts; its trials have the tag `medcore.front = true`",
         "",
         "```",
-        f"medcore search {study_dir}/config.yaml --resume",
-        f"medcore front {study_dir}",
-        f"medcore export {study_dir} --select knee --out best.safetensors",
+        shlex.join(["medcore", "search", f"{study_dir}/config.yaml", "--resume"]),
+        shlex.join(["medcore", "front", study_dir]),
+        shlex.join(["medcore", "export", study_dir, "--select", "knee", "--out", "best.safetensors"]),
         "```",
     ])  # fmt: skip
 

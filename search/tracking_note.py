@@ -22,8 +22,9 @@ _LOGINS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN")
 
 
 def hide_login(text: str) -> str:
-    """A text whose addresses have no user and password in front of their host."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+    """A text whose addresses have no user and password, neither in front of their host nor among their parameters."""
+    text = re.sub(r"(?<=://)[^/\s\"',]*@", "", text)
+    return re.sub(r"(?i)([?&](?:user|username|password|passwd|token|secret)=)[^&\s\"']*", r"\1…", text)
 
 
 def own_uri(study_dir: Path) -> str:

@@ -67,6 +67,7 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
         **summarise(images),
         **cost_metrics(plan.spec),
         **leverage,
+        "weights": dataclasses.asdict(plan.weights),
         "heads": list(plan.spec.heads),
         "channels": list(plan.spec.channels),
         "checkpoint": str(Path("trials") / trial_id / CHECKPOINT),
@@ -130,7 +131,7 @@ def run_recorded(
     images: ImageSet,
     teacher: Teacher,
     seed: int,
-    score: Scorer,
+    score: Scorer | None = None,
     file: Path | None = None,
     series: Series | None = None,
 ) -> tuple[MedSam, Series]:

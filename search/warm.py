@@ -19,11 +19,12 @@ from search.study import Shared
 def warm_starts(shared: Shared) -> list[dict[str, Any]]:
     """Points for the sampler: `origin` and `params`, the exact budget and scoring weights among them."""
     search, arch, domain = shared.config.search, shared.arch, shared.domain
+    multiple = shared.config.budget.channel_multiple
     budgets: list[tuple[str, float, EncoderSpec]] = []
     if search.warm_starts.dense:
         budgets.append(("dense", 1.0, EncoderSpec.dense(arch)))
     budgets += [
-        (f"uniform {fraction:g}", fraction, uniform_to_target(arch, fraction, search.cost))
+        (f"uniform {fraction:g}", fraction, uniform_to_target(arch, fraction, search.cost, multiple=multiple))
         for fraction in search.warm_starts.uniform
     ]
     budgets += [

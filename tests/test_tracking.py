@@ -25,6 +25,7 @@ from medcore.errors import MedcoreError
 from results.trials import read_study, read_study_info, write_phases, write_row, write_study
 from search.ledger import only_driver
 from search.tracking import Tracker, TrackingThread, download_study, send_report, sync_study
+from search.tracking_note import hide_login
 
 OBJECTIVES = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
 CONFIG = {
@@ -424,3 +425,15 @@ def test_a_report_joins_the_parent_run_and_leaves_its_status(tmp_path: Path) -> 
     (parent,) = parents(uri)
     assert parent.info.status == "FINISHED"
     assert "report.html" in {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
+
+
+@pytest.mark.parametrize(
+    ("text", "public"),
+    [
+        ("http://user:pw@host:5000/x", "http://host:5000/x"),
+        ("postgresql://h/db?user=a&password=s3&ssl=1", "postgresql://h/db?user=…&password=…&ssl=1"),
+        ('["http://host","x@y"]', '["http://host","x@y"]'),
+    ],
+)
+def test_logins_are_hidden_wherever_an_address_holds_them(text: str, public: str) -> None:
+    assert hide_login(text) == public

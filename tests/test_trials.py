@@ -14,6 +14,7 @@ import pytest
 from medcore.errors import MedcoreError
 from results.trials import (
     all_rows,
+    checkpoint_file,
     compact,
     finished_ids,
     read_images,
@@ -234,3 +235,11 @@ def test_empty_budgets_and_no_images(tmp_path: Path) -> None:
     same(read_study(tmp_path), before)
     assert read_images(tmp_path).empty
     assert trial_folder(tmp_path, "a.b") == tmp_path / "trials" / "a.b"
+
+
+@pytest.mark.parametrize("place", ["../private.safetensors", "/tmp/private.safetensors"])
+def test_a_checkpoint_outside_of_the_study_is_refused(tmp_path: Path, place: str) -> None:
+    """Studies of strangers must not make us copy a file of ours."""
+    assert checkpoint_file(tmp_path, {"checkpoint": "trials/t0/model.safetensors"}).parent.name == "t0"
+    with pytest.raises(MedcoreError, match="names a checkpoint outside of the study"):
+        checkpoint_file(tmp_path, {"trial_id": "t0", "checkpoint": place})

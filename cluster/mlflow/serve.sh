@@ -3,6 +3,9 @@
 # manifest share. Secrets are files in a memory file system, one each; no address and no argument holds one.
 set -euo pipefail
 secrets=${SECRETS:-/run/secrets}
+for name in database_password admin_password session_key storage_key_id storage_key; do
+    [[ -s $secrets/$name ]] || { echo "serve.sh: the secret $name is missing or empty" >&2; exit 1; }
+done
 
 PGPASSWORD=$(< "$secrets/database_password") # read by PostgreSQL's client
 MLFLOW_AUTH_ADMIN_PASSWORD=$(< "$secrets/admin_password")
