@@ -79,7 +79,7 @@ def contact_sheet(cases: Sequence[Case], path: Path, title: str, rows: int = ROW
             _row(case, line)
         for ax, name in zip(axes[0], _COLUMNS, strict=True):
             ax.set_title(name, fontsize=9)
-        figure.text(0.01, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center")
+        figure.text(0.01, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center", parse_math=False)
         figure.legend(handles=_legend(), loc="lower center", ncols=5)
         write_by_rename(path, _within(figure, max_bytes))
 
@@ -119,7 +119,7 @@ def _row(case: Case, axes: Sequence[Axes]) -> None:
             _contour(ax, truth, view, _TRUTH, 0.9)
         _contour(ax, mask, view, colour, 1.4)
     _errors(axes[4], pruned, truth, view)
-    axes[0].set_ylabel(f"{case.dataset}\n{_short(case.name)}", fontsize=7)
+    axes[0].set_ylabel(f"{case.dataset}\n{_short(case.name)}", fontsize=7, parse_math=False)
     for ax, metrics in ((axes[2], case.dense_metrics), (axes[3], case.pruned_metrics)):
         ax.set_xlabel(f"HD95 {metrics['hd95']:.1f} px, BF1 {metrics['boundary_f1']:.2f}", fontsize=7.5, labelpad=2)
 

@@ -25,7 +25,6 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, YELLOW, GREY = "#0072B2", "#D55E00", "#CC79A7", "#F0E442", "#777777"
 
 STYLE: Any = {
-    "text.parse_math": False,  # names of studies and files may hold dollar signs
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.labelsize": 9,

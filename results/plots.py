@@ -94,7 +94,7 @@ def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path
                 _scatter(ax, MARKS[kind], on, view.x[pick], view.y[pick])
             _error_bars(ax, view)
             ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
         axes[0].set_title(subtitle(shown, views), loc="left", color="#555555", fontsize=9)
         handles = _legend([kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))])
         figure.legend(handles=handles, loc="outside lower left", ncols=len(handles) if len(views) > 1 else 3)
