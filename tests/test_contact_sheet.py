@@ -65,3 +65,9 @@ def test_the_file_keeps_its_size(tmp_path: Path) -> None:
 def test_nothing_to_draw(tmp_path: Path) -> None:
     with pytest.raises(MedcoreError, match="at least one image"):
         contact_sheet([], tmp_path / "sheet.png", "t")
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """Matplotlib takes what stands between dollar signs for a formula, and fails on most."""
+    contact_sheet([case(r"a$\bad$", 2)], tmp_path / "sheet.png", r"study $\worse$")
+    assert (tmp_path / "sheet.png").is_file()
