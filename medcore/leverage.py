@@ -15,7 +15,7 @@ set to move), or a logit is not finite. `images` says how many did count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,21 +58,35 @@ _CLIP_PERCENTILE = 5
 _BOUNDARY_PERCENTILE = 95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Leverage:
-    """What one step does to the fields at one τ; means over the images that count, NaN where none does.
+    """What one step does to the fields at one τ.
 
     Attributes:
-        displacement_p95: 95th percentile of the predicted displacement near the true boundary, in pixels.
-        logit_change: mean |z_B − z_A| over the frame.
+        displacements: (N,) 95th percentile of the predicted displacement near each image's true boundary, in pixels;
+            NaN for an image that does not count.
+        changes: (N,) mean |z_B − z_A| over each image's frame; NaN for the same images.
         removed_points: ΔC, percentage points of the dense encoder's parameters.
-        images: how many images count.
     """
 
-    displacement_p95: float
-    logit_change: float
+    displacements: npt.NDArray[np.float64]
+    changes: npt.NDArray[np.float64]
     removed_points: float
-    images: int
+
+    @property
+    def images(self) -> int:
+        """How many images count."""
+        return int(np.isfinite(self.displacements).sum())
+
+    @property
+    def displacement_p95(self) -> float:
+        """Mean over the images that count, in pixels; NaN where none does."""
+        return float(np.nanmean(self.displacements)) if self.images else float("nan")
+
+    @property
+    def logit_change(self) -> float:
+        """Mean over the images that count; NaN where none does."""
+        return float(np.nanmean(self.changes)) if self.images else float("nan")
 
     @property
     def skipped(self) -> bool:
@@ -160,7 +174,7 @@ def step_leverage(
         zones: `boundary_zone` of the true masks in the model's square, (N, S, S), by τ.
         removed_points: ΔC of the step, percentage points of the dense encoder's parameters.
     """
-    values: dict[float, list[tuple[float, float]]] = {tau: [] for tau in zones}
+    values = {tau: np.full((2, len(z_a)), np.nan) for tau in zones}
     (side,) = {zone.shape[-1] for zone in zones.values()}
     for index, (low_a, low_b) in enumerate(zip(z_a, z_b, strict=True)):
         fields = _moved(low_a, low_b, side)
@@ -170,8 +184,8 @@ def step_leverage(
         for tau, zone in zones.items():
             near = moved[zone[index]]
             if near.size:
-                values[tau].append((float(np.percentile(near, _BOUNDARY_PERCENTILE)), change))
-    return {tau: _mean(pairs, removed_points) for tau, pairs in values.items()}
+                values[tau][:, index] = np.percentile(near, _BOUNDARY_PERCENTILE), change
+    return {tau: Leverage(found[0], found[1], removed_points) for tau, found in values.items()}
 
 
 def boundary_displacement(z_a: Floats, z_b: Floats, zone: Bools) -> npt.NDArray[np.float64]:
@@ -222,11 +236,6 @@ def schedule_leverage(
         "leverage_reg": whole.lambda_reg,
         "leverage_displacement_p95": whole.displacement_p95,
     }
-
-
-def _mean(pairs: Sequence[tuple[float, float]], removed_points: float) -> Leverage:
-    moved, change = np.mean(pairs, axis=0) if pairs else (np.nan, np.nan)
-    return Leverage(float(moved), float(change), removed_points, len(pairs))
 
 
 def _clip(gradient: Floats) -> float:

@@ -168,19 +168,25 @@ def write_leverage(
         for tau, values in found["tau"].items()
     ]
     table = pd.DataFrame(rows)
-    lines = ["| model | seed | τ (px) | BLR95 | RLR | BSR | win rate |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| model | seed | τ (px) | BLR95 (95 %) | RLR (95 %) | BSR (95 %) | win rate |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
-        f"| {row['model']} | {row['seed']} | {row['tau']:g} | {_ratio(row['blr95'])} | {_ratio(row['rlr'])} "
-        f"| {_ratio(row['bsr'])} | {'–' if row['win_rate'] is None else format(row['win_rate'], '.0%')} "
+        f"| {row['model']} | {row['seed']} | {row['tau']:g} | {_ratio(row, 'blr95')} | {_ratio(row, 'rlr')} "
+        f"| {_ratio(row, 'bsr')} | {'–' if row['win_rate'] is None else format(row['win_rate'], '.0%')} "
         f"of {row['grid_points']} |"
         for row in rows
     ]
     return _write(table, lines, out, notes)
 
 
-def _ratio(value: float | None) -> str:
-    """A ratio without a denominator (all steps of a family skipped) is a dash."""
-    return "–" if value is None else f"{value:.3f}"
+def _ratio(row: Mapping[str, Any], name: str) -> str:
+    """A ratio with its interval; one without a denominator (all steps of a family skipped) is a dash."""
+    if row[name] is None:
+        return "–"
+    low, high = row.get(f"{name}_lo"), row.get(f"{name}_hi")
+    return f"{row[name]:.2f}" + ("" if low is None or high is None else f" ({low:.2f} to {high:.2f})")
 
 
 def _value(row: Mapping[str, Any], name: str, digits: int, sign: str = "") -> str:

@@ -198,6 +198,8 @@ def _measure(step: GridStep, a: Pruned, b: Pruned, zones: dict[float, npt.NDArra
             "lambda_bd95": found.lambda_bd95,
             "lambda_reg": found.lambda_reg,
             "images": found.images,
+            "lambda_bd95_images": (found.displacements / removed).tolist(),
+            "lambda_reg_images": (found.changes / removed).tolist(),
         }
         for tau, found in step_leverage(a.logits, b.logits, zones, removed).items()
         if found.images

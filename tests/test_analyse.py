@@ -88,12 +88,22 @@ def test_displacement_table_ranks_images_and_models(tmp_path: Path) -> None:
 
 
 def test_leverage_table_has_a_row_a_model_and_seed(tmp_path: Path) -> None:
-    tau = {"blr95": 2.0, "rlr": 1.0, "bsr": 2.0, "win_rate": 0.5, "head_steps": 4, "mlp_steps": 4, "grid_points": 4}
+    tau = {
+        "blr95": 2.0,
+        "blr95_lo": 1.5,
+        "blr95_hi": 2.5,
+        "rlr": 1.0,
+        "bsr": None,
+        "win_rate": 0.5,
+        "head_steps": 4,
+        "mlp_steps": 4,
+        "grid_points": 4,
+    }
     run = {"seed": 0, "allocator": "rule", "images": 8, "tau": {"3": tau, "5": tau}}
     write_leverage({"adapted": [run], "general": [run]}, tmp_path, NOTES)
     assert (tmp_path / "table.md").read_text().splitlines()[
         2
-    ] == "| adapted | 0 | 3 | 2.000 | 1.000 | 2.000 | 50% of 4 |"
+    ] == "| adapted | 0 | 3 | 2.00 (1.50 to 2.50) | 1.00 | – | 50% of 4 |"
     assert json.loads((tmp_path / "notes.json").read_text())["command"] == "medcore analyse"
 
 

@@ -254,6 +254,28 @@ def test_summary_of_a_hand_made_grid() -> None:
     assert summary([]) == {}
 
 
+def test_intervals_come_from_resampled_images() -> None:
+    """Against a bootstrap written out for two steps each, one image without a value."""
+    generator = np.random.default_rng(5)
+    heads, mlps = generator.lognormal(1, 0.3, (2, 20)), generator.lognormal(0, 0.3, (2, 20))
+    heads[0, 3] = np.nan
+    rows = [
+        step_row(kind, start, float(np.nanmean(values)), float(np.nanmean(values)))
+        | {"lambda_bd95_images": values.tolist(), "lambda_reg_images": values.tolist()}
+        for kind, both in (("head", heads), ("mlp", mlps))
+        for start, values in zip(((0.3, 0.3), (0.4, 0.3)), both, strict=True)
+    ]
+    found = summary(rows)["3"]
+    ratios = []
+    for _ in range(3000):
+        drawn = generator.integers(0, 20, 20)
+        medians = [np.median([np.nanmean(row[drawn]) for row in both]) for both in (heads, mlps)]
+        ratios.append(medians[0] / medians[1])
+    assert found["blr95_lo"] == pytest.approx(np.percentile(ratios, 2.5), rel=0.04)
+    assert found["blr95_hi"] == pytest.approx(np.percentile(ratios, 97.5), rel=0.04)
+    assert found["bsr_lo"] == found["bsr_hi"] == 1
+
+
 def test_summary_without_a_denominator_has_no_ratio() -> None:
     found = summary([step_row("head", (0.3, 0.3), 1.0, 1.0), step_row("mlp", (0.3, 0.3), 0.0, 0.0)])["3"]
     assert (found["blr95"], found["rlr"], found["bsr"], found["win_rate"]) == (None, None, None, 1.0)
@@ -273,7 +295,9 @@ def test_images_without_a_displacement_do_not_count(case: str) -> None:
         masks[1] = 0
     else:
         b[1, 2, 2] = np.nan if case == "NaN" else np.inf
-    assert step_leverage(a, b, {3.0: boundary_zone(masks, 3)}, 1.0)[3.0] == alone
+    both = step_leverage(a, b, {3.0: boundary_zone(masks, 3)}, 1.0)[3.0]
+    assert (both.images, both.lambda_bd95, both.lambda_reg) == (1, alone.lambda_bd95, alone.lambda_reg)
+    assert np.isnan(both.displacements[1]) and np.isnan(both.changes[1])
     none = step_leverage(a[1:], b[1:], {3.0: boundary_zone(masks[1:], 3)}, 1.0)[3.0]
     assert none.images == 0 and math.isnan(none.lambda_bd95) and math.isnan(none.lambda_reg)
 
@@ -318,6 +342,7 @@ def test_command_writes_rows_summary_and_picture(tmp_path: Path, allocator: str)
     assert list(rows) == [
         *("kind", "head_from", "head_to", "mlp_from", "mlp_to"),
         *("delta_params_points", "tau", "lambda_bd95", "lambda_reg", "images"),
+        *("lambda_bd95_images", "lambda_reg_images"),
     ]
     assert len(rows) == 2 * result["steps"] and result["steps"] + result["skipped_steps"] == 84
     assert (rows["images"] == 3).all() and set(rows["tau"]) == set(TAUS)
