@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
+from typer.testing import CliRunner
 
+from medcore.errors import MedcoreError
 from medcore.scores import CRITERIA
 from results.analysis import write_criteria, write_displacement, write_leverage
 from results.intervals import macro_interval
 from results.trials import read_study
+from search.cli import app
 from tests.study_files import medcore, write_tiny_study
 
 DENSE = {"boundary_f1": 0.5, "hd95": 9.0, "dice": 0.6}
@@ -124,13 +127,14 @@ def test_criteria_through_the_command_line(tmp_path: Path) -> None:
     assert stamps == {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("row.json")}
 
 
-def test_wrong_analyses_are_one_line(tmp_path: Path) -> None:
+def test_wrong_analyses_are_refused(tmp_path: Path) -> None:
     config = write_tiny_study(tmp_path)
     for words, message in (
-        (("nonsense", config), "unknown analysis 'nonsense'; known are criteria, ablation"),
-        (("criteria", config, "--fractions", "half"), "give numbers such as 0.3,0.15"),
-        (("criteria", config, "--fractions", "30"), "shares of the FLOPs lie above 0"),
-        (("leverage", config, "--fractions", "0.3"), "leave --fractions and --ray-address out"),
+        (["nonsense", config], "unknown analysis 'nonsense'; known are criteria, ablation"),
+        (["criteria", config, "--fractions", "half"], "give numbers such as 0.3,0.15"),
+        (["criteria", config, "--fractions", "30"], "shares of the FLOPs lie above 0"),
+        (["leverage", config, "--fractions", "0.3"], "leave --fractions and --ray-address out"),
     ):
-        done = medcore("analyse", *words, "--out", tmp_path / "out")
-        assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+        arguments = ["analyse", *map(str, words), "--out", str(tmp_path / "out")]
+        with pytest.raises(MedcoreError, match=message):
+            CliRunner().invoke(app, arguments, catch_exceptions=False)

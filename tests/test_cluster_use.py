@@ -104,7 +104,6 @@ def submit(tmp_path: Path, *arguments: str, medcore: str = "true", ray: str = ""
         SLURM_JOB_ID="123456",
         SLURM_JOB_NODELIST="node[7-8]",
         SLURM_JOB_NUM_NODES="2",
-        SLURM_CPUS_ON_NODE="16",
     )
     return subprocess.run(
         ["bash", CLUSTER / "slurm" / "search.sbatch", *arguments],
@@ -130,7 +129,6 @@ def test_slurm_starts_ray_with_a_token_and_the_search_on_it(tmp_path: Path) -> N
     # what stands between symmetric-run and -- is accepted by Ray itself
     words = shlex.split(start)[2:]
     assert curate_and_validate_ray_start_args(words[: words.index("--")]) == [
-        "--num-cpus=16",
         "--disable-usage-stats",
     ]
 

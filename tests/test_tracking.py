@@ -303,7 +303,7 @@ def test_no_server_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     assert len([record for record in caplog.records if "cannot be reached" in record.message]) == 1
     message = tracker.finish()
     assert message is not None and message.startswith("1 trials") and f"medcore sync {folder}" in message
-    with pytest.raises(MedcoreError, match="cannot be reached"):
+    with pytest.raises(MedcoreError, match="not everything could be sent"):
         sync_study(folder)
     with pytest.raises(MedcoreError, match=r"tracking\.json"):
         sync_study(tmp_path)
