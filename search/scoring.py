@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from search.config import Config
 from search.device import best_device, pin_threads
 from search.session import Resources, fitting, one_line, request
 from search.study import adapted_model, base_model, make_folder
+
+logger = logging.getLogger(__name__)
 
 
 def score_table(config: Config, calibration: ImageSet, progress: Progress | None = None) -> tuple[ScoreTable, Path]:
@@ -56,9 +59,17 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
         table = assemble(
             base, adapted, plan, nodes, lambda part: CalibrationSums.load(_file(folder, part), base.arch.depth)
         )
+        _name_skipped(table)
         table.save(path)
         shutil.rmtree(folder, ignore_errors=True)
     return table, path
+
+
+def _name_skipped(table: ScoreTable) -> None:
+    """Say which images are in no score, because a gradient was not finite."""
+    for where, names in {**table.meta["skipped"], "the general model": table.meta["base_skipped"]}.items():
+        if names:
+            logger.warning("scoring, %s: %d images have non-finite gradients: %s", where, len(names), ", ".join(names))
 
 
 def table_path(config: Config, calibration: ImageSet) -> Path:

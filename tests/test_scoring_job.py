@@ -102,3 +102,13 @@ def test_failure_on_a_worker_is_one_line(config: Config, tmp_path: Path) -> None
     path.write_bytes(b"half a table")
     with pytest.raises(MedcoreError, match="not a readable score table"):
         score_table(damaged, images)
+
+
+def test_images_without_finite_gradients_are_named(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = calibration_images(config, TINY.img_size)
+    images.boxes[2] = np.nan
+    score_table(elsewhere(config, tmp_path), images)
+    expected = f"1 images have non-finite gradients: {images.names[2]}"
+    assert [expected in record.message for record in caplog.records] == [True, True]
