@@ -18,7 +18,7 @@ from results.select import choose
 from results.trials import StudyInfo, read_study, read_study_info
 from results.uncertainty import read_with_intervals
 from search.exports import Choice, check_target, write_export
-from search.tracking import download_study
+from search.tracked import download_study
 
 
 @contextmanager

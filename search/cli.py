@@ -162,7 +162,7 @@ def sync(
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: the study's own.")] = None,
 ) -> None:
     """Send to MLflow what a search could not, because the server was away."""
-    from search.tracking import sync_study
+    from search.tracked import sync_study
 
     say(f"{sync_study(study, tracking_uri)} trials are at the server")
 

@@ -37,6 +37,8 @@ _MEANING = {
     ENCODER: "image (1, 3, S, S) float32, of any range -> embedding (1, C, g, g)",
     DECODER: "embedding, boxes (B, 4) float32 XYXY in pixels of the square -> logits (B, 1, low, low)",
 }
+#: Every file that an export into a folder may write; protocol buffers of more than 2 GiB have a second one.
+_OURS = (*_MEANING, f"{ENCODER}.data", f"{DECODER}.data", CARD)
 
 
 def check_target(kind: str, out: Path) -> None:
@@ -87,15 +89,19 @@ def write_export(kind: str, out: Path, choice: Choice) -> str:
     place = out.parent if kind == "checkpoint" else out
     make_folder(place)
     try:
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=place) as name:
-            staging = Path(name)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=place) as temporary:
+            staging = Path(temporary)
             checked = _write(kind, staging, out, model, choice)
             files = sorted(path.name for path in staging.iterdir())
             card = model_card(_describe(kind, files, out, model, choice, checked))
             card_file = staging / _card_name(kind, out)
             card_file.write_text(card, encoding="utf-8")
             mode = card_file.stat().st_mode
-            for path in sorted(staging.iterdir()):
+            if kind != "checkpoint":  # what an earlier export left here belongs to another model
+                for name in set(_OURS) - set(files):
+                    (place / name).unlink(missing_ok=True)
+            # the card comes last: where it lies, all that it speaks of is there
+            for path in sorted(staging.iterdir(), key=lambda path: path == card_file):
                 # safetensors makes files that their owner alone may read; an export is made to be handed on
                 path.chmod(mode)
                 path.replace(place / path.name)

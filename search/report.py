@@ -26,7 +26,7 @@ from search.config import Config, validate
 from search.provenance import git_revision, machine, versions
 from search.sheets import Sheets
 from search.study import make_folder
-from search.tracking import send_report
+from search.tracked import send_report
 from search.tracking_note import FILE, hide_login
 
 

@@ -88,7 +88,11 @@ class Sheets:
                 notes.append(f"No contact sheet of trial {member.trial_id}: its checkpoint {path} is gone.")
                 continue
             say(f"contact sheet of trial {member.trial_id}")
-            pruned = self._masks(load(path), chosen)
+            try:
+                pruned = self._masks(load(path), chosen)
+            except MedcoreError as error:  # one damaged file must not cost the other members their sheets
+                notes.append(f"No contact sheet of trial {member.trial_id}: {error}.")
+                continue
             cases = [self._case(*each) for each in zip(chosen, pixels, dense, pruned, strict=True)]
             sheets.append(_picture(member, cases, count, min(MAX_BYTES, _ALL_BYTES // len(members))))
         return sheets, notes

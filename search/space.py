@@ -219,17 +219,7 @@ def encode_budget(spec: EncoderSpec, fraction: float, weights: ScoringWeights, d
 
 def scoring_weights(scoring: ScoringConfig, seed: int = 0) -> ScoringWeights:
     """The configuration's own scoring weights, as opposed to sampled ones."""
-    return ScoringWeights(
-        alpha_heads=scoring.alpha_heads,
-        alpha_channels=scoring.alpha_channels,
-        beta=scoring.beta,
-        mixture=scoring.mixture,
-        boundary_weight=scoring.boundary_weight,
-        tau=scoring.tau,
-        criterion=scoring.criterion,
-        blend=scoring.blend,
-        seed=seed,
-    )
+    return ScoringWeights(**scoring.model_dump(exclude={"nodes", "part_size"}), seed=seed)
 
 
 def _nearest(dimension: Any, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""MLflow follows the study: one parent run a search, one child run a trial. The only importer of mlflow.
+"""MLflow follows the study: one parent run a search, one child run a trial.
 
 Rows on disk are the truth, and this module only sends them on. It may be killed or cut off from the server at any
 moment: runs are found again by the tags `medcore.study` and `medcore.trial_id`, so each trial ends up as exactly one.
@@ -7,61 +7,35 @@ moment: runs are found again by the tags `medcore.study` and `medcore.trial_id`,
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
-import os
-import shlex
-import shutil
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from medcore.errors import MedcoreError
 from results.front import front_table
 from results.plots import save_front_html
-from results.trials import (
-    Row,
-    compact,
-    finished_ids,
-    read_phases,
-    read_row,
-    read_study_info,
-)
+from results.trials import Row, compact, finished_ids, read_phases, read_row, read_study_info
 from results.uncertainty import read_with_intervals
+from search import mlflow_client
 from search import tracking_data as data
-from search.ledger import is_driven
 from search.tracking_note import FILE, earlier_uri, hide_login, own_uri, read_note, write_note
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from search.mlflow_client import Client, Run
 
 logger = logging.getLogger(__name__)
 
-#: A server that is away must not hold a search up: few and short tries, as the next round comes anyway.
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-_NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
 _ENDED = ("FINISHED", "FAILED")
-#: Files of the study that `download_study` brings back.
-_STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet")
-_FOLDER_WANTED = "give the folder that `medcore search` wrote"
+#: Files of the study that go along with the parent run, so that it can be brought back from there.
+STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet")
+FOLDER_WANTED = "give the folder that `medcore search` wrote"
 #: Set last on a parent run: it says all that it should of the study.
 _DESCRIBED = "medcore.described"
-#: What `mlflow:<experiment>/<run>` may name.
 
 
 class Tracker:
@@ -85,8 +59,9 @@ class Tracker:
     ) -> None:
         self._dir = study_dir.absolute()
         self.uri = tracking_uri or earlier_uri(self._dir) or own_uri(self._dir)
-        self._experiment, self._name, self._pause = experiment, run_name or study_dir.name, artifact_seconds
+        self.experiment, self._name, self._pause = experiment, run_name or study_dir.name, artifact_seconds
         self._about: dict[str, Any] = {}
+        self._searching = False
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
         self._warned = False
@@ -99,21 +74,27 @@ class Tracker:
         """The tracker that a search left behind. Raises `MedcoreError` if the folder has none."""
         about = read_note(study_dir)
         if not {"study_id", "experiment", "run_name", "tags", "params", "datasets"} <= about.keys():
-            raise MedcoreError(f"{study_dir / FILE}: missing or incomplete; {_FOLDER_WANTED}")
+            raise MedcoreError(f"{study_dir / FILE}: missing or incomplete; {FOLDER_WANTED}")
         tracker = cls(study_dir, tracking_uri, about["experiment"], about["run_name"])
         tracker._about = about
         return tracker
+
+    @property
+    def study_id(self) -> str:
+        """What the parent run's tag `medcore.study` says."""
+        return str(self._about["study_id"])
 
     def start(self, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
         """Note what the parent run says of the study; it is made by the first `sync` that reaches the server.
 
         `config`: the resolved configuration. `tags`: git revision, machine, … An earlier start's identity is kept.
         """
+        self._searching = True
         self._about = write_note(
             self._dir,
             self.uri,
             {
-                "experiment": self._experiment,
+                "experiment": self.experiment,
                 "run_name": self._name,
                 "tags": dict(tags or {}),
                 "params": data.flat_config(config),
@@ -142,7 +123,7 @@ class Tracker:
                         logger.warning(
                             "MLflow at %s cannot be reached (%s); rows are on disk and are sent when it is back",
                             hide_login(self.uri),
-                            _first_line(error),
+                            mlflow_client.first_line(error),
                         )
                 return False
         self._warned = False
@@ -168,7 +149,7 @@ class Tracker:
 
     def _forget(self) -> None:
         """After a failure it is not certain whether the last request was carried out: ask the server again."""
-        self._client: MlflowClient | None = None
+        self._client: Client | None = None
         self._parent = self._experiment_id = ""
         self._runs: dict[str, str] = {}  # trial -> run
         self._front: set[str] = set()
@@ -187,7 +168,7 @@ class Tracker:
             info = read_study_info(self._dir)
             self._tag_front(client, data.front_ids(rows, info))
             if new:
-                _log(client, self._parent, data.study_points(rows, info, int(time.time() * 1000)))
+                mlflow_client.log(client, self._parent, data.study_points(rows, info, int(time.time() * 1000)))
             count, when = self._drawn
             if end_as or (len(rows) > count and time.monotonic() - when > self._pause):
                 self._drawn = len(rows), time.monotonic()
@@ -195,23 +176,24 @@ class Tracker:
         if end_as:
             client.set_terminated(self._parent, end_as)
 
-    def _connect(self) -> MlflowClient:
+    def _connect(self) -> Client:
         """Find or make experiment and parent run, and take in the children that are there already."""
-        client = _client(self.uri)
-        found = client.get_experiment_by_name(self._experiment)
+        client = mlflow_client.connect(self.uri)
+        found = client.get_experiment_by_name(self.experiment)
         if found is not None:
             self._experiment_id = found.experiment_id
         else:
-            place = _artifacts_beside(self.uri)
+            place = mlflow_client.artifacts_beside(self.uri)
             self._experiment_id = client.create_experiment(
-                self._experiment, artifact_location=place, tags={"mlflow.experimentKind": "custom_model_development"}
+                self.experiment, artifact_location=place, tags={"mlflow.experimentKind": "custom_model_development"}
             )
-        known = self._search(client, f"tags.`medcore.study` = '{self._about['study_id']}'")
+        known = mlflow_client.all_runs(client, self._experiment_id, f"tags.`medcore.study` = '{self.study_id}'")
         self._parent = self._one(client, known) if known else self._make_parent(client)
-        client.update_run(self._parent, status="RUNNING")
+        if self._searching:  # others must not wake a run that its search has ended
+            client.update_run(self._parent, status="RUNNING")
         self._describe(client)
         by_trial: dict[str, list[Run]] = {}
-        for run in self._search(client, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
+        for run in mlflow_client.all_runs(client, self._experiment_id, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
             by_trial.setdefault(run.data.tags.get("medcore.trial_id", ""), []).append(run)
         sent = set()
         for trial_id, runs in by_trial.items():
@@ -224,38 +206,28 @@ class Tracker:
         self._client, self._sent = client, sent
         return client
 
-    def _make_parent(self, client: MlflowClient) -> str:
-        tags = {"medcore.study": self._about["study_id"]}
+    def _make_parent(self, client: Client) -> str:
+        tags = {"medcore.study": self.study_id}
         tags |= {f"medcore.{key}": value for key, value in self._about["tags"].items()}
         return str(client.create_run(self._experiment_id, tags=tags, run_name=self._name).info.run_id)
 
-    def _describe(self, client: MlflowClient) -> None:
+    def _describe(self, client: Client) -> None:
         """Say of the parent run what it does not say yet; it may have been cut off at any point of an earlier try."""
         present = client.get_run(self._parent).data
         if present.tags.get(_DESCRIBED) == "true":
             return
         # MLflow refuses another value for a parameter, and a resumed study may have one
         params = {key: value for key, value in self._about["params"].items() if key not in present.params}
-        _log(client, self._parent, [], params)
+        mlflow_client.log(client, self._parent, [], params)
         if self._about["datasets"]:
-            _log_datasets(client, self._parent, self._about["datasets"])
+            mlflow_client.log_datasets(client, self._parent, self._about["datasets"])
         text = data.description(self._about, read_study_info(self._dir), str(self._dir))
         client.set_tag(self._parent, "mlflow.note.content", text)
         self._send_study_files(client, ["config.yaml", "scores.png"])
         client.set_tag(self._parent, _DESCRIBED, "true")
 
-    def _search(self, client: MlflowClient, condition: str) -> list[Run]:
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = client.search_runs([self._experiment_id], condition, max_results=1000, page_token=token)
-            runs += page
-            token = page.token
-            if not token:
-                return runs
-
     @staticmethod
-    def _one(client: MlflowClient, runs: list[Run]) -> str:
+    def _one(client: Client, runs: list[Run]) -> str:
         """The run to keep of several with one identity: an ended one, then the oldest; the others are deleted.
 
         A second one appears when a request to create was carried out but its answer got lost.
@@ -265,7 +237,7 @@ class Tracker:
             client.delete_run(run.info.run_id)
         return str(keep.info.run_id)
 
-    def _send_trial(self, client: MlflowClient, row: Row) -> None:
+    def _send_trial(self, client: Client, row: Row) -> None:
         """One run: create, fill, end. Its end is what marks it as sent, so a half-filled one is filled again."""
         trial_id = str(row["trial_id"])
         start, end = data.run_times(row)
@@ -274,16 +246,16 @@ class Tracker:
             run = client.create_run(self._experiment_id, start_time=start, tags=tags, run_name=data.run_name(row))
             self._runs[trial_id] = run.info.run_id
         run_id = self._runs[trial_id]
-        _log(client, run_id, data.run_points(row, read_phases(self._dir, trial_id)), data.run_params(row))
+        mlflow_client.log(client, run_id, data.run_points(row, read_phases(self._dir, trial_id)), data.run_params(row))
         client.set_terminated(run_id, "FINISHED" if row["status"] == "done" else "FAILED", end or None)
         self._sent.add(trial_id)
 
-    def _tag_front(self, client: MlflowClient, front: set[str]) -> None:
+    def _tag_front(self, client: Client, front: set[str]) -> None:
         for trial_id in sorted((front ^ self._front) & self._runs.keys()):
             client.set_tag(self._runs[trial_id], "medcore.front", "true" if trial_id in front else "false")
         self._front = front
 
-    def _send_files(self, client: MlflowClient, objectives: list[Any]) -> None:
+    def _send_files(self, client: Client, objectives: list[Any]) -> None:
         """Picture and table of the front, and the study's own files."""
         compact(self._dir)
         frame = read_with_intervals(self._dir, objectives)
@@ -293,9 +265,9 @@ class Tracker:
                 save_front_html(frame, objectives, Path(folder) / "front.html", self._name)
                 table.to_csv(Path(folder) / "front.csv", index=False)
             client.log_artifacts(self._parent, folder)
-        self._send_study_files(client, _STUDY_FILES)
+        self._send_study_files(client, STUDY_FILES)
 
-    def _send_study_files(self, client: MlflowClient, names: Sequence[str]) -> None:
+    def _send_study_files(self, client: Client, names: Sequence[str]) -> None:
         """Files of the study that are there; the configuration without logins."""
         with tempfile.TemporaryDirectory() as folder:
             for path in (self._dir / name for name in names):
@@ -330,142 +302,9 @@ class TrackingThread:
             wait = self._seconds if reached else min(60.0, max(self._seconds, 2 * wait))
 
 
-def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
-    """`medcore sync`: send what a search could not. Returns the number of trials at the server.
-
-    The parent run ends as FINISHED if the study has all its trials, else as KILLED; while a search goes on it is left
-    RUNNING. Raises `MedcoreError` if the folder is no study or the server is away.
-    """
-    tracker = Tracker.of_study(study_dir, tracking_uri)
-    complete = len(finished_ids(study_dir)) >= _wanted_trials(study_dir)
-    if not tracker.sync("FINISHED" if complete else None if is_driven(study_dir) else "KILLED"):
-        raise MedcoreError(
-            f"{hide_login(tracker.uri)}: not everything could be sent (see above); nothing is lost, "
-            f"try `{shlex.join(['medcore', 'sync', str(study_dir)])}` again later"
-        )
-    return len(finished_ids(study_dir))
-
-
-def send_report(study_dir: Path, page: Path) -> str | None:
-    """Put `page` on the study's parent run as `report.html`; its status stays. Returns why that was not possible."""
-    try:
-        tracker = Tracker.of_study(study_dir)
-        client = _client(tracker.uri)
-        run_id = _find_study(client, tracker._experiment, tracker._about["study_id"], ["tags.`medcore.study`"])
-        if run_id is None:
-            return f"the report is not in MLflow: {hide_login(tracker.uri)} has no run of this study"
-        with tempfile.TemporaryDirectory() as folder:
-            copy = shutil.copy(page, Path(folder) / "report.html")
-            client.log_artifact(run_id, str(copy))
-    except MedcoreError as error:
-        return f"the report is not in MLflow: {error}"
-    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
-        return f"the report is not in MLflow: {_first_line(error)}"
-    return None
-
-
-def download_study(address: str, folder: Path, tracking_uri: str | None = None) -> Path:
-    """Bring `mlflow:<experiment>/<run>` (a run's name or id) into `folder` and return it.
-
-    The server is `tracking_uri`, else `MLFLOW_TRACKING_URI`. Raises `MedcoreError` if there is no such study or server.
-    """
-    experiment, _, name = address.removeprefix("mlflow:").rpartition("/")
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not experiment or not name:
-        raise MedcoreError(f"{address}: expected mlflow:<experiment>/<run>")
-    if not uri:
-        raise MedcoreError(f"{address}: which MLflow server? set MLFLOW_TRACKING_URI, or give the study's folder")
-    try:
-        client = _client(uri)
-        run_id = _find_study(client, experiment, name)
-        if run_id is None:
-            raise MedcoreError(f"{address}: no such run at {hide_login(uri)}")
-        present = {item.path for item in client.list_artifacts(run_id)}
-        for file in _STUDY_FILES:
-            if file in present:
-                client.download_artifacts(run_id, file, str(folder))
-    except MedcoreError:
-        raise
-    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
-        raise MedcoreError(f"{address}: cannot be read from {hide_login(uri)} ({_first_line(error)})") from None
-    if not (folder / "trials.parquet").is_file():
-        raise MedcoreError(f"{address}: this run holds no study (trials.parquet is missing)")
-    return folder
-
-
-def _find_study(
-    client: MlflowClient,
-    experiment: str,
-    name: str,
-    fields: Sequence[str] = ("attributes.run_name", "attributes.run_id"),
-) -> str | None:
-    """The newest parent run that has `name` in one of `fields`, which are tried in their order."""
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        return None
-    for field in fields:
-        condition = f"{field} = '{name.replace(chr(39), '')}'"
-        for run in client.search_runs([found.experiment_id], condition, order_by=["attributes.start_time DESC"]):
-            if "medcore.study" in run.data.tags:
-                return str(run.info.run_id)
-    return None
-
-
-def _client(uri: str) -> MlflowClient:
-    """MLflow is imported here: it takes a second, which commands without tracking need not spend."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _log(client: MlflowClient, run_id: str, points: list[data.Point], params: Mapping[str, str] | None = None) -> None:
-    """One request where the server's limits allow it (the client splits larger ones)."""
-    from mlflow.entities import Metric, Param
-
-    client.log_batch(
-        run_id,
-        metrics=[Metric(point.key, point.value, point.timestamp, point.step) for point in points],
-        params=[Param(key, value) for key, value in (params or {}).items()],
-    )
-
-
-def _log_datasets(client: MlflowClient, run_id: str, folders: list[str]) -> None:
-    from mlflow.entities import Dataset, DatasetInput
-
-    def entry(folder: str) -> DatasetInput:
-        digest = uuid.uuid5(uuid.NAMESPACE_URL, folder).hex[:8]
-        return DatasetInput(Dataset(Path(folder).name, digest, "local", json.dumps({"uri": folder})), tags=[])
-
-    client.log_inputs(run_id, datasets=[entry(folder) for folder in folders])
-
-
 @contextmanager
 def _only_sender(study_dir: Path) -> Iterator[None]:
     """One process sends a study at a time; a search and `medcore sync` side by side take turns."""
     with (study_dir / "tracking.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def _wanted_trials(study_dir: Path) -> int:
-    path = study_dir / "config.yaml"
-    try:
-        return int(yaml.safe_load(path.read_text())["search"]["trials"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        raise MedcoreError(f"{path}: missing or corrupt; {_FOLDER_WANTED}") from None
-
-
-def _artifacts_beside(uri: str) -> str | None:
-    """A folder beside a SQLite file, or MLflow would take one in the folder that the search was started from."""
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent / "mlartifacts").as_uri()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = hide_login(str(error)).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]

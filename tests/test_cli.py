@@ -15,7 +15,7 @@ import search.choose
 import search.commands
 import search.experiment
 import search.pruning
-import search.tracking
+import search.tracked
 from search.cli import app, resume_command
 from search.run import Outcome
 from search.terminal import program

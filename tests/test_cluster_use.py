@@ -153,8 +153,10 @@ def calls(program: str) -> list[str]:
 
 
 def test_readme_blocks_are_shell() -> None:
+    assert BLOCKS
     for block in BLOCKS:
-        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, ""), block
 
 
 def check_call(command: Any, call: str) -> None:

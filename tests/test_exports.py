@@ -86,6 +86,7 @@ def test_standalone_folder(study: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     out, said = tmp_path / "alone", list[str]()
     (out / "kept").mkdir(parents=True)
+    (out / "encoder.onnx").write_text("of another model, exported here before")
     choose.export(str(study), "knee", out, "standalone", said.append)
     assert names(out) == sorted([*FOLDER_FILES["standalone"], "kept"])
     assert (

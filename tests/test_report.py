@@ -113,7 +113,11 @@ def test_what_is_gone_is_said(real: Path, tmp_path: Path, monkeypatch: pytest.Mo
     try:
         notes = report(str(real), tmp_path / "report.html", images=2)
         assert len(notes) == 1 and "t0001" in notes[0] and "is gone" in notes[0]
-        assert (tmp_path / "report.html").read_text().count('alt="Contact sheet') == 1
+        checkpoint.write_bytes(b"half a file")
+        notes = report(str(real), tmp_path / "report.html", images=2)
+        page = (tmp_path / "report.html").read_text()
+        assert len(notes) == 1 and "No contact sheet of trial t0001" in notes[0]
+        assert page.count('alt="Contact sheet') == 1 and "paired image by image" in page
     finally:
         (tmp_path / "away").rename(checkpoint)
     polyps = real.parents[1] / "polyps"

@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-import search.tracking
+import search.mlflow_client
 import search.tracking_data as data
 from medcore.errors import MedcoreError
 from results.trials import read_study, read_study_info, write_phases, write_row, write_study
 from search.ledger import only_driver
-from search.tracking import Tracker, TrackingThread, download_study, send_report, sync_study
+from search.tracked import download_study, send_report, sync_study
+from search.tracking import Tracker, TrackingThread
 from search.tracking_note import hide_login
 
 OBJECTIVES = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
@@ -210,7 +211,7 @@ def test_half_made_parent_is_completed(tmp_path: Path, store: str, monkeypatch: 
         raise ConnectionError("cut off")
 
     with monkeypatch.context() as patch:
-        patch.setattr(search.tracking, "_log_datasets", cut_off)
+        patch.setattr(search.mlflow_client, "log_datasets", cut_off)
         assert not started(folder, store).sync()
     (half,) = parents(store)
     assert half.data.params["search.trials"] == "4" and not half.inputs.dataset_inputs
@@ -235,11 +236,20 @@ def test_unsent_counts_what_never_arrived(tmp_path: Path, store: str, monkeypatc
     def away(_: str) -> None:
         raise ConnectionError("away")
 
-    monkeypatch.setattr(search.tracking, "_client", away)
+    monkeypatch.setattr(search.mlflow_client, "connect", away)
     tracker._forget()
     add_trial(folder, 2, 30, 0.6)
     message = tracker.finish()
     assert message is not None and message.startswith("1 trials could not be sent")
+
+
+def test_sync_does_not_wake_a_run_that_its_search_has_ended(tmp_path: Path, store: str) -> None:
+    """A search that was stopped holds its lock a moment longer than its run goes on."""
+    folder = make_study(tmp_path / "s", [(50, 0.8)])
+    assert started(folder, store).finish(complete=False) is None
+    with only_driver(folder):
+        sync_study(folder)
+    assert parents(store)[0].info.status == "KILLED"
 
 
 def test_sync_leaves_the_parent_as_the_search_is(tmp_path: Path, store: str) -> None:

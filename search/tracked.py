@@ -1,0 +1,114 @@
+"""Studies and their runs in MLflow from outside of a search: send what is missing, add a report, bring a study back."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from medcore.errors import MedcoreError
+from results.trials import finished_ids
+from search import mlflow_client
+from search.ledger import is_driven
+from search.tracking import FOLDER_WANTED, STUDY_FILES, Tracker
+from search.tracking_note import hide_login
+
+if TYPE_CHECKING:
+    from search.mlflow_client import Client
+
+
+def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
+    """`medcore sync`: send what a search could not. Returns the number of trials at the server.
+
+    The parent run ends as FINISHED if the study has all its trials, else as KILLED; while a search goes on it is left
+    RUNNING. Raises `MedcoreError` if the folder is no study or the server is away.
+    """
+    tracker = Tracker.of_study(study_dir, tracking_uri)
+    complete = len(finished_ids(study_dir)) >= _wanted_trials(study_dir)
+    if not tracker.sync("FINISHED" if complete else None if is_driven(study_dir) else "KILLED"):
+        raise MedcoreError(
+            f"{hide_login(tracker.uri)}: not everything could be sent (see above); nothing is lost, "
+            f"try `{shlex.join(['medcore', 'sync', str(study_dir)])}` again later"
+        )
+    return len(finished_ids(study_dir))
+
+
+def send_report(study_dir: Path, page: Path) -> str | None:
+    """Put `page` on the study's parent run as `report.html`; its status stays. Returns why that was not possible."""
+    try:
+        tracker = Tracker.of_study(study_dir)
+        client = mlflow_client.connect(tracker.uri)
+        run_id = _find_study(client, tracker.experiment, tracker.study_id, ["tags.`medcore.study`"])
+        if run_id is None:
+            return f"the report is not in MLflow: {hide_login(tracker.uri)} has no run of this study"
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copy(page, Path(folder) / "report.html")
+            client.log_artifact(run_id, str(copy))
+    except MedcoreError as error:
+        return f"the report is not in MLflow: {error}"
+    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
+        return f"the report is not in MLflow: {mlflow_client.first_line(error)}"
+    return None
+
+
+def download_study(address: str, folder: Path, tracking_uri: str | None = None) -> Path:
+    """Bring `mlflow:<experiment>/<run>` (a run's name or id) into `folder` and return it.
+
+    The server is `tracking_uri`, else `MLFLOW_TRACKING_URI`. Raises `MedcoreError` if there is no such study or server.
+    """
+    experiment, _, name = address.removeprefix("mlflow:").rpartition("/")
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not experiment or not name:
+        raise MedcoreError(f"{address}: expected mlflow:<experiment>/<run>")
+    if not uri:
+        raise MedcoreError(f"{address}: which MLflow server? set MLFLOW_TRACKING_URI, or give the study's folder")
+    try:
+        client = mlflow_client.connect(uri)
+        run_id = _find_study(client, experiment, name)
+        if run_id is None:
+            raise MedcoreError(f"{address}: no such run at {hide_login(uri)}")
+        present = {item.path for item in client.list_artifacts(run_id)}
+        for file in STUDY_FILES:
+            if file in present:
+                client.download_artifacts(run_id, file, str(folder))
+    except MedcoreError:
+        raise
+    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
+        raise MedcoreError(
+            f"{address}: cannot be read from {hide_login(uri)} ({mlflow_client.first_line(error)})"
+        ) from None
+    if not (folder / "trials.parquet").is_file():
+        raise MedcoreError(f"{address}: this run holds no study (trials.parquet is missing)")
+    return folder
+
+
+def _find_study(
+    client: Client,
+    experiment: str,
+    name: str,
+    fields: Sequence[str] = ("attributes.run_name", "attributes.run_id"),
+) -> str | None:
+    """The newest parent run that has `name` in one of `fields`, which are tried in their order."""
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        return None
+    for field in fields:
+        condition = f"{field} = '{name.replace(chr(39), '')}'"
+        for run in client.search_runs([found.experiment_id], condition, order_by=["attributes.start_time DESC"]):
+            if "medcore.study" in run.data.tags:
+                return str(run.info.run_id)
+    return None
+
+
+def _wanted_trials(study_dir: Path) -> int:
+    path = study_dir / "config.yaml"
+    try:
+        return int(yaml.safe_load(path.read_text())["search"]["trials"])
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        raise MedcoreError(f"{path}: missing or corrupt; {FOLDER_WANTED}") from None
