@@ -6,10 +6,12 @@ Everything per group is held as one array per block, because blocks of a pruned 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-from torch import Tensor
+
+if TYPE_CHECKING:  # what only ranks groups, as a configuration does, need not wait for torch
+    from torch import Tensor
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 
@@ -19,19 +18,11 @@ from medcore.data import ImageSet
 from medcore.errors import MedcoreError
 from medcore.groups import PerGroup
 from medcore.masks import keep_all, select
+from medcore.orders import PHASES, Order
 from medcore.prune import prune
 from medcore.recovery import RecoveryLog, RecoverySettings, Teacher, recover
 from medcore.sam import MedSam
 from medcore.spec import EncoderSpec
-
-Order = Literal["heads_first", "mlp_first", "together"]
-
-#: Phases of a round. A pruning phase is named after the family it cuts; "both" cuts the two at once.
-PHASES: dict[str, tuple[str, ...]] = {
-    "heads_first": ("heads", "heads_recovery", "mlp", "mlp_recovery"),
-    "mlp_first": ("mlp", "mlp_recovery", "heads", "heads_recovery"),
-    "together": ("both", "both_recovery"),
-}
 
 
 @dataclass(frozen=True)

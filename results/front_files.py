@@ -21,7 +21,7 @@ def write_front(front: Mapping[str, Any], trials: pd.DataFrame, out: Path) -> li
     """Write `front.csv`, `front.md` and `front.png` into `out`. Returns the files.
 
     Args:
-        front: what `search.choose.front` returns. trials: all trials of the study, for the picture.
+        front: what `search.fronts.front` returns. trials: all trials of the study, for the picture.
     """
     names = [objective["name"] for objective in front["objectives"]]
     table = front_cells(front)

@@ -53,7 +53,7 @@ class Report:
     """All that a report says.
 
     Attributes:
-        front: what `search.choose.front` returns. trials: all trials, with intervals of the front's members.
+        front: what `search.fronts.front` returns. trials: all trials, with intervals of the front's members.
         members: the first is the chosen one. given_up: see `results.given_up`, for the chosen one.
         data: a row for each data set. sheets: a contact sheet for each member that has one.
         model, environment, commands: what to call it -> what it is. notes: what is missing, and why.

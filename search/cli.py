@@ -98,8 +98,8 @@ def search(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
 ) -> None:
     """Search budgets, scoring weights and recovery settings; every trial goes to Parquet and MLflow."""
-    from search.choose import front as read_front
     from search.experiment import search as run
+    from search.fronts import front as read_front
 
     settings = override(load_config(config), trials=trials, name=name, tracking_uri=tracking_uri)
     command = resume_command(config, trials=trials, name=name, ray_address=ray_address, tracking_uri=tracking_uri)
@@ -128,8 +128,8 @@ def front(
     out: Annotated[Path | None, typer.Option(help="Folder for front.csv, front.md and front.png.")] = None,
 ) -> None:
     """The Pareto front of a study, with its hypervolume."""
-    from search.choose import front as read_front
-    from search.choose import write
+    from search.fronts import front as read_front
+    from search.fronts import write
 
     result = read_front(study)
     print_result(result, as_json, lambda: front_view(result))

@@ -14,7 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from medcore.errors import MedcoreError
-from medcore.schedule import PHASES
+from medcore.orders import PHASES
 from medcore.scores import CRITERIA
 
 

@@ -15,11 +15,12 @@ from medcore.errors import MedcoreError
 from results.plots import save_front_png
 from results.trials import read_study, read_study_info
 from search import commands
-from search.choose import export, front
+from search.choose import export
 from search.config import load_config
 from search.demo_pair import make_pair
 from search.device import pin_threads
 from search.experiment import search
+from search.fronts import front
 from search.study import make_folder
 from search.tables import evaluation_table, front_table
 from search.terminal import console, program, say

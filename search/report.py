@@ -21,8 +21,8 @@ from results.report import Member, Picture, Report, write_report
 from results.select import choose
 from results.trials import StudyInfo, checkpoint_file, read_images, read_study, read_study_info
 from results.uncertainty import with_intervals
-from search.choose import front_of, results_folder
 from search.config import Config, validate
+from search.fronts import front_of, results_folder
 from search.provenance import git_revision, machine, versions
 from search.sheets import Sheets
 from search.study import make_folder

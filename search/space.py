@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcore.budgets import smallest_fraction, to_target
-from medcore.schedule import Order
+from medcore.orders import Order
 from medcore.scores import ScoringWeights
 from medcore.spec import Architecture, EncoderSpec
 from search.config import Choices, Config, Range, ScoringConfig

@@ -14,9 +14,10 @@ from typing import Any
 from medcore.checkpoint import save
 from medcore.data import ImageSet
 from medcore.evaluate import evaluate, summarise
+from medcore.orders import Order
 from medcore.recovery import RecoveryLog, RecoverySettings, Teacher
 from medcore.sam import MedSam
-from medcore.schedule import Order, Schedule, Scorer, State, rounds_to, run_schedule, start_of
+from medcore.schedule import Schedule, Scorer, State, rounds_to, run_schedule, start_of
 from medcore.scores import mix
 from medcore.spec import EncoderSpec
 from results.trials import write_images, write_phases, write_row

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,10 @@ def test_package_has_one_importer(package: str) -> None:
     files = [path for room in ("medcore", "search", "results") for path in (ROOT / room).rglob("*.py")]
     importers = {str(path.relative_to(ROOT)) for path in files if package in imports(path)}
     assert importers == ONLY[package]
+
+
+def test_a_front_opens_without_waiting_for_the_heavy_packages() -> None:
+    heavy = ("torch", "ray", "mlflow", "optuna", "plotly", "matplotlib")
+    code = f"import sys, search.cli, search.fronts; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from medcore.errors import MedcoreError
 from results.trials import compact, write_row, write_study
-from search import choose
+from search import choose, fronts, tracked
 from search.tables import evaluation_table, front_table
 
 INFO: dict[str, Any] = {
@@ -49,8 +49,8 @@ def test_export_refuses_before_it_reads_anything(
     def read(*_: Any) -> None:
         raise AssertionError("nothing to read for this")
 
-    monkeypatch.setattr(choose, "download_study", read)
-    monkeypatch.setattr(choose, "read_study", read)
+    monkeypatch.setattr(tracked, "download_study", read)
+    monkeypatch.setattr(fronts, "read_study", read)
     with pytest.raises(MedcoreError, match=reason):
         choose.export(address, "knee", Path(out))
 
@@ -70,8 +70,8 @@ def test_a_downloaded_study_leaves_nothing_behind(study: Path, tmp_path: Path, m
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr(choose, "download_study", download)
-    assert choose.front("mlflow:medcore/s") == choose.front(str(study))
+    monkeypatch.setattr(tracked, "download_study", download)
+    assert fronts.front("mlflow:medcore/s") == fronts.front(str(study))
     assert list(temporary.iterdir()) == []
 
 
@@ -79,13 +79,13 @@ def test_a_downloaded_study_leaves_nothing_behind(study: Path, tmp_path: Path, m
 def test_front_names_what_the_description_lacks(study: Path, key: str) -> None:
     (study / "study.json").write_text(json.dumps({name: value for name, value in INFO.items() if name != key}))
     with pytest.raises(MedcoreError, match=rf"study\.json: field {key} "):
-        choose.front(str(study))
+        fronts.front(str(study))
 
 
 def test_tables_show_a_dash_for_what_was_not_measured_and_names_as_they_are(study: Path) -> None:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(front_table(choose.front(str(study)) | {"study": "[red]s"}))
+        console.print(front_table(fronts.front(str(study)) | {"study": "[red]s"}))
         console.print(evaluation_table({"[bold]best.safetensors": {"dice": 0.5}}))
     text = captured.get()
     assert "[red]s: 1 of 1 trials" in text and "[bold]best.safetensors" in text and "–" in text

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from results.choices import chose, differ
 from results.trials import compact, write_row, write_study
-from search import choose
+from search import fronts
 from search.tables import front_view
 
 CHOICE = {"param/criterion": "fisher", "param/blend": 0.5, "param/order": "together", "param/rounds": 2.0}
@@ -33,7 +33,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def test_files_hold_the_front_and_the_dense_model(study: Path, tmp_path: Path) -> None:
-    files = choose.write(str(study), tmp_path / "out")
+    files = fronts.write(str(study), tmp_path / "out")
     assert [file.name for file in files] == ["front.csv", "front.md", "front.png"]
     table = pd.read_csv(files[0])
     assert table["trial"].fillna("").tolist() == ["t1", "t0", ""]
@@ -55,7 +55,7 @@ def test_what_a_trial_chose_is_told_in_words() -> None:
 
 def test_table_shows_choices_only_where_they_differ(study: Path) -> None:
     console = Console(width=80, record=True)
-    result = choose.front(str(study))
+    result = fronts.front(str(study))
     console.print(front_view(result))
     assert "fisher + medcore, 2 rounds, fresh scores, together" in console.export_text()
     result["front"] = result["front"][:1]

@@ -23,8 +23,8 @@ from results.given_up import ALL, given_up
 from results.intervals import macro_interval
 from results.trials import compact, read_study, write_images, write_row, write_study
 from results.worst import worst_images
-from search import choose
 from search import report as module
+from search import tracked
 from search.config import load_config
 from search.report import report
 from search.study import cost_metrics
@@ -137,7 +137,7 @@ def test_a_study_in_mlflow_has_tables_but_no_sheets(
             shutil.copy(real / name, folder)
         return folder
 
-    monkeypatch.setattr(choose, "download_study", download)
+    monkeypatch.setattr(tracked, "download_study", download)
     notes = report("mlflow:medcore/tiny", tmp_path / "report.html", log=True)
     assert len(notes) == 1 and "no checkpoint" in notes[0]
     page = (tmp_path / "report.html").read_text()

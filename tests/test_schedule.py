@@ -9,9 +9,10 @@ from medcore.checkpoint import load, save
 from medcore.errors import MedcoreError
 from medcore.groups import PerGroup
 from medcore.masks import select
+from medcore.orders import PHASES
 from medcore.prune import prune
 from medcore.recovery import RecoverySettings
-from medcore.schedule import PHASES, Schedule, State, rounds_to, run_schedule, start_of
+from medcore.schedule import Schedule, State, rounds_to, run_schedule, start_of
 from medcore.spec import EncoderSpec
 from medcore.teacher import compute_teacher
 from tests.helpers import TINY

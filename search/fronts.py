@@ -1,0 +1,74 @@
+"""`medcore front`: a finished or running study, given as a folder or in MLflow, as a table.
+
+Nothing here needs torch, so that a front opens at once.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.front import front_table, hypervolume, to_losses
+from results.trials import StudyInfo, read_study, read_study_info
+
+
+@contextmanager
+def results_folder(study: str) -> Iterator[Path]:
+    """Folder with the results of a study given as a folder or as `mlflow:<experiment>/<run>`; a copy goes again."""
+    if not study.startswith("mlflow:"):
+        yield Path(study)
+        return
+    with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
+        from search.tracked import download_study
+
+        yield download_study(study, Path(folder))
+
+
+def open_results(study: str) -> tuple[pd.DataFrame, StudyInfo]:
+    """Trials and description of a study."""
+    with results_folder(study) as folder:
+        return read_study(folder), read_study_info(folder)
+
+
+def front(study: str) -> dict[str, Any]:
+    """The Pareto front as records, with hypervolume, counts and the dense model's metrics."""
+    return front_of(*open_results(study))
+
+
+def front_of(trials: pd.DataFrame, info: StudyInfo) -> dict[str, Any]:
+    """`front` of results that are read already; columns that trials have beyond their rows are kept."""
+    objectives = info["objectives"]
+    names = [objective["name"] for objective in objectives]
+    directions = [objective["direction"] for objective in objectives]
+    done = trials[trials["status"] == "done"]
+    table = front_table(done, objectives)
+    reference = to_losses([[info["reference"][name] for name in names]], directions)[0]
+    volume = hypervolume(to_losses(table[names].to_numpy(dtype=float), directions), reference) if len(table) else 0.0
+    return {
+        "study": info["name"],
+        "objectives": objectives,
+        "reference": info["reference"],
+        "hypervolume": volume,
+        "trials": len(trials),
+        "failed": int((trials["status"] == "failed").sum()) if len(trials) else 0,
+        "dense": info["dense"],
+        "widths": info["widths"],
+        "front": json.loads(table.to_json(orient="records")),
+    }
+
+
+def write(study: str, out: Path) -> list[Path]:
+    """The front as CSV, Markdown and PNG in the folder `out`; returns the files."""
+    from results.front_files import write_front
+    from results.uncertainty import read_with_intervals
+
+    with results_folder(study) as folder:
+        info = read_study_info(folder)
+        trials = read_with_intervals(folder, info["objectives"])
+    return write_front(front_of(trials, info), trials, out)
