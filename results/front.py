@@ -56,6 +56,19 @@ def non_dominated(losses: npt.ArrayLike) -> Bools:
     return front
 
 
+def front_ranks(losses: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Rank of each row of losses (N, K) by non-dominated sorting: (N,) int64.
+
+    1 is the front, 2 what would be the front without it, and so on; 0 for rows with NaN or an infinity.
+    """
+    points = _matrix(losses)
+    finite = np.isfinite(points).all(axis=1)
+    ranks = np.zeros(len(points), dtype=np.int64)
+    if finite.any():
+        ranks[finite] = moocore.pareto_rank(points[finite]) + 1
+    return ranks
+
+
 def hypervolume(losses: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     """Volume that losses (N, K) dominate up to reference (K,), a loss vector too.
 

@@ -153,6 +153,8 @@ class Tracker:
         self._parent = self._experiment_id = ""
         self._runs: dict[str, str] = {}  # trial -> run
         self._front: set[str] = set()
+        self._ranks: dict[str, int] = {}
+        self._followed = 0  # trials in the parent's curves
 
     def _send(self, end_as: str | None) -> None:
         for trial_id in finished_ids(self._dir) - self._rows.keys():
@@ -166,12 +168,15 @@ class Tracker:
             self._send_trial(client, row)
         if rows and (self._dir / "study.json").is_file():
             info = read_study_info(self._dir)
-            self._tag_front(client, data.front_ids(rows, info))
-            if new:
-                mlflow_client.log(client, self._parent, data.study_points(rows, info, int(time.time() * 1000)))
+            ranks = data.front_ranks_of(rows, info)
+            self._tag_front(client, {trial_id for trial_id, rank in ranks.items() if rank == 1})
+            if len(rows) > self._followed:
+                mlflow_client.log(client, self._parent, data.study_points(rows, info, self._followed))
+                self._followed = len(rows)
             count, when = self._drawn
             if end_as or (len(rows) > count and time.monotonic() - when > self._pause):
                 self._drawn = len(rows), time.monotonic()
+                self._tag_ranks(client, ranks)
                 self._send_files(client, info["objectives"])
         if end_as:
             client.set_terminated(self._parent, end_as)
@@ -189,6 +194,8 @@ class Tracker:
             )
         known = mlflow_client.all_runs(client, self._experiment_id, f"tags.`medcore.study` = '{self.study_id}'")
         self._parent = self._one(client, known) if known else self._make_parent(client)
+        curve = client.get_metric_history(self._parent, "trials_done") if known else []
+        self._followed = max((point.step for point in curve), default=0)
         if self._searching:  # others must not wake a run that its search has ended
             client.update_run(self._parent, status="RUNNING")
         self._describe(client)
@@ -203,13 +210,17 @@ class Tracker:
                 sent.add(trial_id)
             if run.data.tags.get("medcore.front") == "true":
                 self._front.add(trial_id)
+            if rank := run.data.tags.get("medcore.front_rank"):
+                self._ranks[trial_id] = int(rank)
         self._client, self._sent = client, sent
         return client
 
     def _make_parent(self, client: Client) -> str:
         tags = {"medcore.study": self.study_id}
         tags |= {f"medcore.{key}": value for key, value in self._about["tags"].items()}
-        return str(client.create_run(self._experiment_id, tags=tags, run_name=self._name).info.run_id)
+        begun = min((start for row in self._rows.values() if (start := data.run_times(row)[0])), default=None)
+        run = client.create_run(self._experiment_id, start_time=begun, tags=tags, run_name=self._name)
+        return str(run.info.run_id)
 
     def _describe(self, client: Client) -> None:
         """Say of the parent run what it does not say yet; it may have been cut off at any point of an earlier try."""
@@ -254,6 +265,13 @@ class Tracker:
         for trial_id in sorted((front ^ self._front) & self._runs.keys()):
             client.set_tag(self._runs[trial_id], "medcore.front", "true" if trial_id in front else "false")
         self._front = front
+
+    def _tag_ranks(self, client: Client, ranks: Mapping[str, int]) -> None:
+        """One new trial may move many ranks, so this goes along with the pictures, at their bounded rate."""
+        for trial_id, rank in ranks.items():
+            if self._ranks.get(trial_id) != rank and trial_id in self._runs:
+                client.set_tag(self._runs[trial_id], "medcore.front_rank", str(rank))
+                self._ranks[trial_id] = rank
 
     def _send_files(self, client: Client, objectives: list[Any]) -> None:
         """Picture and table of the front, and the study's own files."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from results import labels
-from results.front import hypervolume, non_dominated, objective_losses, to_losses
+from results.front import front_ranks, hypervolume_trace, objective_losses, to_losses
 from results.trials import StudyInfo
 from search.objectives import Row
 from search.tracking_note import hide_login
@@ -66,7 +66,7 @@ def run_points(row: Row, phases: Iterable[Row]) -> list[Point]:
 
 def run_tags(row: Row) -> dict[str, str]:
     """Tags of a trial's run, less its front membership."""
-    tags = {f"medcore.{key}": row.get(key) for key in ("trial_id", "number", "status", "origin", "reason")}
+    tags = {f"medcore.{key}": row.get(key) for key in ("trial_id", "number", "status", "origin", "reason", "git")}
     return {key: _text(value)[:_TAG_LENGTH] for key, value in tags.items() if value is not None}
 
 
@@ -128,25 +128,35 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def front_ids(rows: Sequence[Row], info: StudyInfo) -> set[str]:
-    """Trials on the Pareto front of what has been measured so far."""
-    return {str(rows[int(i)]["trial_id"]) for i in np.flatnonzero(non_dominated(_losses(rows, info)))}
+def front_ranks_of(rows: Sequence[Row], info: StudyInfo) -> dict[str, int]:
+    """Rank of every trial by what has been measured so far, 1 for the Pareto front; failed ones have none."""
+    ranks = front_ranks(_losses(rows, info))
+    return {str(row["trial_id"]): int(rank) for row, rank in zip(rows, ranks, strict=True) if rank}
 
 
-def study_points(rows: Sequence[Row], info: StudyInfo, timestamp: int) -> list[Point]:
-    """The parent's curves: counts, best of each objective and hypervolume, at the number of ended trials."""
+def study_points(rows: Sequence[Row], info: StudyInfo, known: int) -> list[Point]:
+    """The parent's curves over the number of ended trials: counts, best of each objective, hypervolume.
+
+    `known`: trials whose points are at the server. Points carry the time of the trial that they end with, so that
+    curves of a study that is sent late look as if it had been followed.
+    """
+    rows = sorted(rows, key=lambda row: (run_times(row)[1], row["number"]))
     losses = _losses(rows, info)
-    finite = losses[np.isfinite(losses).all(axis=1)]
     directions = [objective["direction"] for objective in info["objectives"]]
     names = [objective["name"] for objective in info["objectives"]]
-    failed = sum(row["status"] == "failed" for row in rows)
-    values = {"trials_done": len(rows) - failed, "trials_failed": failed}
-    if len(finite):
-        best = to_losses(finite.min(axis=0), directions)[0]
-        values |= {f"best/{name}": float(value) for name, value in zip(names, best, strict=True)}
     corner = to_losses([info["reference"][name] for name in names], directions)[0]
-    values["hypervolume"] = hypervolume(losses, corner)
-    return [Point(clean_key(key), float(value), timestamp, len(rows)) for key, value in values.items()]
+    usable = np.where(np.isfinite(losses).all(axis=1)[:, None], losses, np.inf)
+    best = to_losses(np.minimum.accumulate(usable, axis=0), directions)
+    failed = np.array([row["status"] == "failed" for row in rows])
+    curves = {f"best/{name}": best[:, column] for column, name in enumerate(names)}
+    curves |= {"hypervolume": hypervolume_trace(losses, corner), "trials_failed": np.cumsum(failed)}
+    curves["trials_done"] = np.cumsum(~failed)  # the last one to arrive tells that all have
+    return [
+        Point(clean_key(key), float(values[step]), run_times(rows[step])[1], step + 1)
+        for key, values in curves.items()
+        for step in range(known, len(rows))
+        if np.isfinite(values[step])
+    ]
 
 
 def clean_key(key: str) -> str:

@@ -13,6 +13,7 @@ from results.front import (
     Bools,
     Floats,
     Objective,
+    front_ranks,
     front_table,
     hypervolume,
     hypervolume_trace,
@@ -58,6 +59,20 @@ def test_front_is_the_definition(dims: int, seed: int) -> None:
     np.testing.assert_array_equal(non_dominated(losses), brute_front(losses))
     smooth = rng.normal(size=(80, dims))
     np.testing.assert_array_equal(non_dominated(smooth), brute_front(smooth))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ranks_are_the_fronts_peeled_off_one_after_another(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    losses = rng.integers(0, 5, (40, 3)).astype(float)
+    losses[3, 0], losses[7, 2] = nan, inf
+    expected, left, rank = np.zeros(40, dtype=int), np.isfinite(losses).all(axis=1), 1
+    while left.any():
+        front = np.flatnonzero(left)[brute_front(losses[left])]
+        expected[front], left[front] = rank, False
+        rank += 1
+    assert front_ranks(losses).tolist() == expected.tolist()
+    assert front_ranks(np.full((2, 3), nan)).tolist() == [0, 0]
 
 
 def test_front_edge_cases() -> None:

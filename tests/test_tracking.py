@@ -168,6 +168,8 @@ def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
     assert [(point.step, point.value) for point in history] == [(i, 1 / (i + 1)) for i in range(20)]
     assert {key for key, run in runs.items() if run.data.tags.get("medcore.front") == "true"} == {"t0003"}
     assert runs["t0000"].data.tags["medcore.front"] == "false"  # it was on the front before
+    ranks = {key: run.data.tags.get("medcore.front_rank") for key, run in runs.items()}
+    assert ranks == {"t0000": "2", "t0001": "3", "t0002": None, "t0003": "1"}
 
     (parent,) = parents(uri)
     assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in runs.values())
@@ -182,6 +184,25 @@ def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
     files = {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
     assert files == {"config.yaml", "front.csv", "front.html", "images.parquet", "study.json", "trials.parquet"}
     assert (folder / "mlartifacts").is_dir()
+
+
+def test_curves_of_a_study_that_is_sent_late_are_whole(tmp_path: Path, store: str) -> None:
+    folder = make_study(tmp_path / "s", [(50, 0.8), (90, 0.7)])
+    assert started(folder, store).sync()  # another process goes on after an outage
+    add_trial(folder, 2, 0, 0, reason="MemoryError: too big")
+    add_trial(folder, 3, 40, 0.9)
+    assert started(folder, store).sync()
+    (parent,) = parents(store)
+
+    def curve(key: str) -> list[tuple[int, float]]:
+        history = MlflowClient(store).get_metric_history(parent.info.run_id, key)
+        return [(point.step, round(point.value, 6)) for point in history]
+
+    assert curve("trials_done") == [(1, 1), (2, 2), (3, 2), (4, 3)]
+    assert curve("trials_failed") == [(1, 0), (2, 0), (3, 1), (4, 1)]
+    assert curve("best/flops") == [(1, 50), (2, 50), (3, 50), (4, 40)]
+    # t0001 is dominated: the volume up to (101, 0) does not grow before t0003
+    assert curve("hypervolume") == [(1, 40.8), (2, 40.8), (3, 40.8), (4, 54.9)]
 
 
 def test_killed_between_create_and_finish(tmp_path: Path, store: str) -> None:
