@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint audit clean
 
 demo: $(STAMP)
 	$(BIN)/medcore demo
@@ -15,6 +15,11 @@ lint: $(STAMP)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy medcore results
+
+# asks PyPI for known weaknesses of the pinned versions
+audit: $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[audit]"
+	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
