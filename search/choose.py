@@ -9,27 +9,38 @@ from typing import Any
 
 from medcore.errors import MedcoreError
 from results.select import choose
-from search.exports import Choice, check_target, write_export
+from search.exports import CARD, Choice, check_target, exported, write_export
 from search.fronts import open_results
+from search.registry import check_registration
+from search.registry import register as register_folder
 
 
 def export(
-    study: str, rule: str, out: Path, kind: str = "checkpoint", say: Callable[[str], None] | None = None
+    study: str,
+    rule: str,
+    out: Path,
+    kind: str = "checkpoint",
+    say: Callable[[str], None] | None = None,
+    register: str | None = None,
 ) -> dict[str, Any]:
     """Write the chosen trial's model to `out` with a model card beside it, check it, and return the trial's row.
 
     Args:
         out: a `.safetensors` file for a checkpoint, else a folder. kind: one of `search.exports.KINDS`.
-        say: is told what the check measured.
+        say: is told what the check measured, and what was registered.
+        register: an MLflow model becomes a version of this name at the study's MLflow server.
 
     Raises `MedcoreError` for a study in MLflow (it holds no checkpoints), a name of another kind, a rule that takes
-    no trial, a checkpoint that is gone, a missing package, and an export that differs from the trial's model.
+    no trial, a checkpoint that is gone, a missing package, and an export that differs from the trial's model; and for a
+    model that cannot be registered, which is written all the same.
     """
     if study.startswith("mlflow:"):
         raise MedcoreError(
             f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
         )
     check_target(kind, out)
+    if register is not None:
+        check_registration(Path(study), kind, register)
     trials, info = open_results(study)
     row = choose(trials, info["objectives"], rule)
     record: dict[str, Any] = json.loads(row.dropna().to_json())
@@ -39,4 +50,9 @@ def export(
     checked = write_export(kind, out, choice)
     if say is not None:
         say(f"checked: {checked}")
+    if register is not None:
+        card = (out / CARD).read_text(encoding="utf-8")
+        done = register_folder(Path(study), out, exported(out), register, record, info["name"], card)
+        if say is not None:
+            say(done)
     return record

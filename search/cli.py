@@ -172,12 +172,15 @@ def export(
     study: Annotated[str, typer.Argument(help="Folder of a study")],
     out: Annotated[Path, typer.Option(help="File to write (.safetensors) or, for the other formats, folder.")],
     select: Annotated[str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID")] = "knee",
-    kind: Annotated[str, typer.Option("--format", help="checkpoint | standalone | onnx")] = "checkpoint",
+    kind: Annotated[str, typer.Option("--format", help="checkpoint | standalone | onnx | mlflow")] = "checkpoint",
+    register: Annotated[
+        str | None, typer.Option(help="With --format mlflow: register it under this name at the study's MLflow server.")
+    ] = None,
 ) -> None:
     """Write the model of the trial that a rule selects, with a model card, and check what was written."""
     from search.choose import export as write
 
-    row = write(study, select, out, kind, say)
+    row = write(study, select, out, kind, say, register)
     say(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
     say(f"wrote {out}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -122,31 +122,41 @@ def require_onnxruntime() -> Any:
 
 def _compare(name: str, run: Any, model: MedSam, sample: Sample) -> str:
     """`run`: uint8 (3, S, S) and box (4,) -> low-resolution logits (1, low, low)."""
-    images, start = sample.images, time.monotonic()
+    images = sample.images
     ours: list[torch.Tensor] = []
     theirs: list[torch.Tensor] = []
     with torch.inference_mode():
-        for index in range(len(images)):
-            if index >= LEAST_IMAGES and time.monotonic() - start > PATIENCE_SECONDS:
-                break
+        for index in patiently(len(images)):
             ours.append(model.segment(images.tensor([index]), images.box_tensor([index]))[:, 0])
             theirs.append(torch.from_numpy(np.asarray(run(images.images[index], images.boxes[index]))))
     compared = np.arange(len(ours))
     pairs = zip(*(masks_of(torch.cat(logits), images, compared) for logits in (ours, theirs)), strict=True)
-    worst = min(_iou(first, second) for first, second in pairs)
     difference = float((torch.cat(ours) - torch.cat(theirs)).abs().max())
+    agreed = agreement(name, [iou(first, second) for first, second in pairs], sample)
+    return f"{agreed}, logits differ by at most {difference:.1e}."
+
+
+def patiently(count: int) -> Iterator[int]:
+    """0, 1, … below `count`; ends before where the images have taken too long."""
+    start = time.monotonic()
+    for index in range(count):
+        if index >= LEAST_IMAGES and time.monotonic() - start > PATIENCE_SECONDS:
+            return
+        yield index
+
+
+def agreement(name: str, overlaps: Sequence[float], sample: Sample) -> str:
+    """What was compared, with the least IoU; raises `MedcoreError` if that is too small."""
+    worst, compared = min(overlaps), f"{len(overlaps)} {sample.source}"
     if worst < LEAST_IOU:
         raise MedcoreError(
-            f"{name}: its masks differ from medcore's, IoU {worst:.4f} on the worst of {len(compared)} "
-            f"{sample.source}, so nothing is exported; take another format"
+            f"{name}: its masks differ from medcore's, IoU {worst:.4f} on the worst of {compared}, "
+            "so nothing is exported; take another format"
         )
-    return (
-        f"{name} and medcore agree on {len(compared)} {sample.source}: IoU of the masks at least {worst:.6f}, "
-        f"logits differ by at most {difference:.1e}."
-    )
+    return f"{name} and medcore agree on {compared}: IoU of the masks at least {worst:.6f}"
 
 
-def _iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
+def iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
     """1 for two empty masks, which agree."""
     union = np.count_nonzero(first | second)
     return float(np.count_nonzero(first & second) / union) if union else 1.0

@@ -1,4 +1,4 @@
-"""Write a chosen trial's model in one of three forms, check it, and put a model card beside it.
+"""Write a chosen trial's model in one of four forms, check it, and put a model card beside it.
 
 Files are made and checked in a hidden folder beside the target and appear only when all is well.
 """
@@ -25,9 +25,10 @@ from results.model_card import Export, model_card
 from results.trials import StudyInfo, checkpoint_file, read_images
 from search.export_check import check_checkpoint, check_onnx, check_standalone, require_onnxruntime, sample_images
 from search.provenance import git_revision
+from search.pyfunc_export import FILES, USAGE, check_mlflow, write_mlflow
 from search.study import make_folder
 
-KINDS = ("checkpoint", "standalone", "onnx")
+KINDS = ("checkpoint", "standalone", "onnx", "mlflow")
 CARD = "MODEL_CARD.md"
 
 _MEANING = {
@@ -36,6 +37,7 @@ _MEANING = {
     SCRIPT.name: "rebuilds and runs the model; needs torch, torchvision and segment_anything",
     ENCODER: "image (1, 3, S, S) float32, of any range -> embedding (1, C, g, g)",
     DECODER: "embedding, boxes (B, 4) float32 XYXY in pixels of the square -> logits (B, 1, low, low)",
+    **FILES,
 }
 #: Every file that an export into a folder may write; protocol buffers of more than 2 GiB have a second one.
 _OURS = (*_MEANING, f"{ENCODER}.data", f"{DECODER}.data", CARD)
@@ -49,6 +51,12 @@ def check_target(kind: str, out: Path) -> None:
         raise MedcoreError(f"--out {out}: the file name must end in .safetensors")
     if kind != "checkpoint" and (out.suffix in (".safetensors", ".onnx", ".pth") or out.is_file()):
         raise MedcoreError(f"--out {out}: {kind} writes several files; give a folder")
+    if (
+        kind == "mlflow"
+        and not (out / CARD).is_file()
+        and (foreign := sorted(name for name in FILES if (out / name).exists()))
+    ):
+        raise MedcoreError(f"--out {out}: it holds {foreign[0]}, which no export wrote; give another folder")
     if kind == "onnx":
         require_onnx()
         require_onnxruntime()
@@ -78,6 +86,17 @@ class Choice:
         return values if isinstance(values, dict) else {}
 
 
+def exported(out: Path) -> list[str]:
+    """Names of the files in the folder `out` that the last export into it wrote."""
+    return [name for name in _OURS if (out / name).is_file()]
+
+
+def _ours(folder: Path) -> set[str]:
+    """Names that may be an earlier export's; requirements.txt and the like only where all of an MLflow export lies."""
+    whole = (folder / CARD).is_file() and (folder / "MLmodel").is_file()
+    return set(_OURS) if whole else set(_OURS) - FILES.keys()
+
+
 def write_export(kind: str, out: Path, choice: Choice) -> str:
     """Write the chosen model to `out` (a file for a checkpoint, else a folder), with its card.
 
@@ -92,19 +111,20 @@ def write_export(kind: str, out: Path, choice: Choice) -> str:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=place) as temporary:
             staging = Path(temporary)
             checked = _write(kind, staging, out, model, choice)
-            files = sorted(path.name for path in staging.iterdir())
+            files = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
             card = model_card(_describe(kind, files, out, model, choice, checked))
             card_file = staging / _card_name(kind, out)
             card_file.write_text(card, encoding="utf-8")
             mode = card_file.stat().st_mode
             if kind != "checkpoint":  # what an earlier export left here belongs to another model
-                for name in set(_OURS) - set(files):
+                for name in _ours(place) - set(files):
                     (place / name).unlink(missing_ok=True)
             # the card comes last: where it lies, all that it speaks of is there
-            for path in sorted(staging.iterdir(), key=lambda path: path == card_file):
+            for name in [*files, card_file.name]:
                 # safetensors makes files that their owner alone may read; an export is made to be handed on
-                path.chmod(mode)
-                path.replace(place / path.name)
+                (staging / name).chmod(mode)
+                (place / name).parent.mkdir(exist_ok=True)
+                (staging / name).replace(place / name)
     except OSError as error:
         raise MedcoreError(f"{place}: cannot be written ({first_line(error)}); choose another place") from None
     return checked
@@ -119,6 +139,9 @@ def _write(kind: str, folder: Path, out: Path, model: MedSam, choice: Choice) ->
     if kind == "standalone":
         write_standalone(folder, model, metadata)
         return check_standalone(folder, model, sample)
+    if kind == "mlflow":
+        write_mlflow(folder, model, metadata)
+        return check_mlflow(folder, model, sample)
     write_onnx(folder, model, metadata)
     return check_onnx(folder, model, sample)
 
@@ -151,6 +174,8 @@ def _describe(kind: str, files: list[str], out: Path, model: MedSam, choice: Cho
 def _usage(kind: str, out: Path, side: int) -> str:
     if kind == "checkpoint":
         return f"```\nmedcore predict {out.name} image.jpg --box 40,60,200,220 --out mask.png\n```"
+    if kind == "mlflow":
+        return USAGE
     if kind == "standalone":
         return f"```\npython {SCRIPT.name} {MODEL} image.jpg 40,60,200,220 mask.png\n```"
     return f"""```python

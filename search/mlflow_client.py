@@ -6,9 +6,9 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search.tracking_data import Point
 from search.tracking_note import hide_login
@@ -16,6 +16,7 @@ from search.tracking_note import hide_login
 if TYPE_CHECKING:
     from mlflow import MlflowClient as Client
     from mlflow.entities import Run
+    from pandas import DataFrame
 
 #: A server that is away must not hold a search up: few and short tries, as the next round comes anyway.
 _ENVIRONMENT = {
@@ -25,19 +26,29 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # or the project files of the folder one stands in go into a model
 }
+#: Seconds that a server may take to put a model of a gigabyte away.
+_UPLOAD_SECONDS = "600"
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
 
 
 def connect(uri: str) -> Client:
     """MLflow is imported here: it takes a second, which commands without tracking need not spend."""
+    _prepare()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _prepare() -> None:
+    """Set MLflow up for a program that speaks for itself; more often than once does no harm."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
+    import mlflow  # noqa: F401 - it sets its loggers' levels
 
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
 
 
 def all_runs(client: Client, experiment_id: str, condition: str) -> list[Run]:
@@ -79,6 +90,98 @@ def artifacts_beside(uri: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent / "mlartifacts").as_uri()
+
+
+def save_model(
+    folder: Path,
+    script: Path,
+    artifacts: Mapping[str, Path],
+    columns: tuple[Mapping[str, Any], Mapping[str, Any]],
+    example: Mapping[str, Any],
+    requirements: Sequence[str],
+    config: Mapping[str, Any],
+) -> None:
+    """Write an MLflow model folder whose code is `script` and in which nothing is pickled.
+
+    Args:
+        folder: empty or absent. artifacts: files that the script finds in its context by these names.
+        columns: types by name, of the input's columns and of the output's. A type is the name of one of MLflow's, or
+            `any`; a list of one type is an array of it.
+        example: one row of input. config: what a loader of the model may override.
+    """
+    _prepare()
+    import pandas as pd
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType, Array
+
+    def kind(value: Any) -> Any:
+        if isinstance(value, list):
+            return Array(kind(value[0]))
+        return AnyType() if value == "any" else DataType[value]
+
+    def schema(types: Mapping[str, Any]) -> Schema:
+        return Schema([ColSpec(kind(value), name) for name, value in types.items()])
+
+    model = Model()
+    pyfunc.save_model(
+        str(folder),
+        python_model=str(script),
+        artifacts={name: str(path) for name, path in artifacts.items()},
+        signature=ModelSignature(*map(schema, columns)),
+        input_example=pd.DataFrame([example]),
+        pip_requirements=list(requirements),
+        model_config=dict(config),
+        mlflow_model=model,
+    )
+    # MLflow notes where the files lay on this machine, which is nobody's business, and reads their names alone
+    flavor = model.flavors[pyfunc.FLAVOR_NAME]
+    flavor["model_code_path"] = script.name
+    for entry in flavor["artifacts"].values():
+        entry["uri"] = entry["path"]
+    model.save(str(folder / "MLmodel"))
+
+
+def load_model(folder: Path, config: Mapping[str, Any]) -> Callable[[DataFrame], DataFrame]:
+    """The `predict` of a model folder, in this process."""
+    _prepare()
+    from mlflow import pyfunc
+
+    predict: Callable[[DataFrame], DataFrame] = pyfunc.load_model(str(folder), model_config=dict(config)).predict
+    return predict
+
+
+def register_model(
+    client: Client, run_id: str, folder: Path, name: str, alias: str, tags: Mapping[str, str], description: str
+) -> int:
+    """Log a model folder on a run, and make it the newest version of the registered model `name`, and `alias` that one.
+
+    The alias comes last, so whoever follows it gets the whole model or the one before. Returns the version.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_run(run_id).info.experiment_id
+    model = client.create_logged_model(experiment, name, run_id, dict(tags), model_type="segmentation")
+    timeout = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = _UPLOAD_SECONDS
+    try:
+        client.log_model_artifacts(model.model_id, str(folder))
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = timeout
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(
+        name, model.artifact_location, run_id, dict(tags), description=description, model_id=model.model_id
+    ).version
+    client.set_registered_model_alias(name, alias, version)
+    return int(version)
 
 
 def first_line(error: BaseException) -> str:

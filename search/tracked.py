@@ -44,7 +44,7 @@ def send_report(study_dir: Path, page: Path) -> str | None:
     try:
         tracker = Tracker.of_study(study_dir)
         client = mlflow_client.connect(tracker.uri)
-        run_id = _find_study(client, tracker.experiment, tracker.study_id, ["tags.`medcore.study`"])
+        run_id = find_study(client, tracker.experiment, tracker.study_id, ["tags.`medcore.study`"])
         if run_id is None:
             return f"the report is not in MLflow: {hide_login(tracker.uri)} has no run of this study"
         with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def download_study(address: str, folder: Path, tracking_uri: str | None = None) 
         raise MedcoreError(f"{address}: which MLflow server? set MLFLOW_TRACKING_URI, or give the study's folder")
     try:
         client = mlflow_client.connect(uri)
-        run_id = _find_study(client, experiment, name)
+        run_id = find_study(client, experiment, name)
         if run_id is None:
             raise MedcoreError(f"{address}: no such run at {hide_login(uri)}")
         present = {item.path for item in client.list_artifacts(run_id)}
@@ -88,7 +88,7 @@ def download_study(address: str, folder: Path, tracking_uri: str | None = None) 
     return folder
 
 
-def _find_study(
+def find_study(
     client: Client,
     experiment: str,
     name: str,

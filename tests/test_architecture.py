@@ -27,9 +27,10 @@ FORBIDDEN = {
     },
     "results": {"ray", "optuna", "mlflow", "typer", "rich", "search"},
 }
-#: The standalone loader is copied out of the project, so it stands beside the one importer.
+#: The standalone loader and the code of an MLflow model are copied out of the project, so they stand beside the one
+#: importer.
 ONLY = {
-    "mlflow": {"search/mlflow_client.py"},
+    "mlflow": {"search/mlflow_client.py", "search/pyfunc_model.py"},
     "segment_anything": {"medcore/sam.py", "medcore/standalone/load_pruned.py"},
 }
 

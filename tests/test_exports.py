@@ -159,7 +159,7 @@ def test_without_the_studys_data_embedded_images_are_compared(text: str | None, 
         ("best.safetensors", "onnx", "onnx writes several files; give a folder"),
         ("best.safetensors", "standalone", "standalone writes several files; give a folder"),
         ("taken", "standalone", "standalone writes several files; give a folder"),
-        ("best", "torchscript", "--format torchscript: unknown; known are checkpoint, standalone, onnx"),
+        ("best", "torchscript", "--format torchscript: unknown; known are checkpoint, standalone, onnx, mlflow"),
     ],
 )
 def test_targets_of_another_kind(out: str, kind: str, reason: str, tmp_path: Path) -> None:
@@ -185,4 +185,4 @@ def test_a_slow_model_is_compared_on_fewer_images(study: Path, tmp_path: Path, m
 
 def test_masks_that_are_both_empty_agree() -> None:
     empty, full = np.zeros((2, 2), np.bool_), np.ones((2, 2), np.bool_)
-    assert export_check._iou(empty, empty) == 1 and export_check._iou(empty, full) == 0
+    assert export_check.iou(empty, empty) == 1 and export_check.iou(empty, full) == 0
