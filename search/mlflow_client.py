@@ -161,6 +161,7 @@ def register_model(
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
+    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, name, run_id, dict(tags), model_type="segmentation")
@@ -180,6 +181,10 @@ def register_model(
     version = client.create_model_version(
         name, model.artifact_location, run_id, dict(tags), description=description, model_id=model.model_id
     ).version
+    # by this MLflow's pages find the version from the model
+    client.set_logged_model_tags(
+        model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([{"name": name, "version": int(version)}])}
+    )
     client.set_registered_model_alias(name, alias, version)
     return int(version)
 

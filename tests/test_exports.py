@@ -36,11 +36,10 @@ def random_model(spec: EncoderSpec, seed: int) -> MedSam:
     return build(spec)
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
+def write_study_of_one(place: Path) -> Path:
     """A study of one trial, with its data and configuration."""
-    folder = tmp_path / "runs" / "s"
-    data = write_folder(tmp_path / "polyps", "medical", 80, TINY.img_size, seed=3)
+    folder = place / "runs" / "s"
+    data = write_folder(place / "polyps", "medical", 80, TINY.img_size, seed=3)
     dense = {"dice": 0.9, **cost_metrics(EncoderSpec.dense(TINY))}
     objectives = [{"name": "flops", "direction": "min"}, {"name": "dice", "direction": "max"}]
     reference = {"flops": 2 * dense["flops"], "dice": 0.0}
@@ -53,14 +52,19 @@ def study(tmp_path: Path) -> Path:
     write_row(folder, row | cost_metrics(SPEC))
     compact(folder)
     save(folder / "trials" / "t0000" / "model.safetensors", random_model(SPEC, 11))
-    save(tmp_path / "base.safetensors", random_model(EncoderSpec.dense(TINY), 1))
+    save(place / "base.safetensors", random_model(EncoderSpec.dense(TINY), 1))
     config = {
-        "model": {"base": str(tmp_path / "base.safetensors"), "adapted": "gone.pth"},
+        "model": {"base": str(place / "base.safetensors"), "adapted": "gone.pth"},
         "data": {"folders": [str(data)], "search_split": "val", "calibration_split": "train"},
         "of another version": True,
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study_of_one(tmp_path)
 
 
 def names(folder: Path) -> list[str]:
