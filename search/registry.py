@@ -21,6 +21,7 @@ ALIAS = "best"
 _TAGS = ("trial_id", "flops_fraction", "boundary_f1")
 #: What MLflow's database holds of a description.
 _MOST_CHARACTERS = 5000
+_REST = "\n\n… the whole card is MODEL_CARD.md among the model's files.\n"
 
 
 def check_registration(study: Path, kind: str, name: str) -> None:
@@ -71,11 +72,11 @@ def register(
 
 
 def _shortened(card: str) -> str:
-    """A card that is too long goes without its table of blocks, then without its end, and says so."""
+    """A card that is too long goes without sections that the model's files tell as well, then without its end."""
     if len(card) <= _MOST_CHARACTERS:
         return card
-    note = "\n\n… the whole card is MODEL_CARD.md among the model's files.\n"
-    card = re.sub(r"^## Structure\n.*?(?=^## )", "", card, flags=re.DOTALL | re.MULTILINE)
-    if len(card) + len(note) > _MOST_CHARACTERS:
-        card = card[: _MOST_CHARACTERS - len(note)].rpartition("\n")[0]
-    return card + note
+    room = _MOST_CHARACTERS - len(_REST)
+    for title in ("Structure", "Files and use", "Origin"):
+        if len(card) > room:
+            card = re.sub(rf"^## {title}\n.*?(?=^## )", "", card, flags=re.DOTALL | re.MULTILINE)
+    return (card if len(card) <= room else card[:room].rpartition("\n")[0]) + _REST

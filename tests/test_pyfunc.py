@@ -167,8 +167,8 @@ def test_registered_and_served(
         "trial_id": "t0000",
         "flops_fraction": str(row["flops_fraction"]),
     }
-    assert len(version.description) <= 4000 and "## Structure" not in version.description
-    assert version.description.startswith("# s, trial t0000") and "Not a medical device" in version.description
+    assert version.description.startswith("# s, trial t0000") and "## Limits" in version.description
+    assert len(version.description) <= 4000 and "the whole card is MODEL_CARD.md" in version.description
     run = client.get_run(version.run_id)
     assert "medcore.study" in run.data.tags and run.info.status == "FINISHED"
     (output,) = run.outputs.model_outputs
@@ -208,6 +208,14 @@ def test_registered_and_served(
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def test_a_long_card_loses_what_the_files_tell_and_at_last_its_end() -> None:
+    sections = [f"## {title}\n\n{1500 * 'x'}\n\n" for title in ("Origin", "Quality", "Structure", "Limits")]
+    assert registry._shortened("".join(sections[:2])) == "".join(sections[:2])
+    short = registry._shortened("".join(sections))
+    assert short.startswith("".join(sections[i] for i in (0, 1, 3))) and short.endswith("among the model's files.\n")
+    assert len(registry._shortened(f"## Quality\n{9999 * 'x '}")) <= 5000
 
 
 def test_requests_at_the_same_time_do_not_mix(
