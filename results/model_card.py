@@ -11,7 +11,8 @@ import pandas as pd
 
 from medcore.cost import cost
 from medcore.spec import EncoderSpec
-from results.intervals import macro_interval
+from results.fine_tuned import FineTuned
+from results.held_out import HeldOut, candidates_sentence, interval_text
 from results.labels import METRICS, text
 
 _QUALITY = ("boundary_f1", "dice", "iou", "nsd", "hd95", "assd")
@@ -30,6 +31,8 @@ class Export:
         config: the study's resolved configuration as plain values; empty where it is gone.
         images: metrics of every image of the trial (`dataset`, `name`, metrics); may be empty.
         hashes: SHA-256 by path of the checkpoints that the study started from, as they were at the export.
+        held_out: figures on images that the search has not seen; not_held_out: else why there are none.
+        tuned: what was done after the search, if it was; then row and images are those of the fine-tuned model.
         git: revision of the code that exported. checked: what the export's own check measured, a sentence.
         files: name and meaning of every file. usage: Markdown on how to run them.
     """
@@ -46,6 +49,9 @@ class Export:
     config: Mapping[str, Any] = field(default_factory=dict)
     images: pd.DataFrame = field(default_factory=pd.DataFrame)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
+    not_held_out: str = ""
+    tuned: FineTuned | None = None
 
 
 def model_card(export: Export) -> str:
@@ -59,6 +65,7 @@ def model_card(export: Export) -> str:
         _table(("", ""), _origin(export)),
         "## Data",
         _data(export),
+        *(["## Fine-tuning", _tuning(export.tuned)] if export.tuned is not None else []),
         "## Quality",
         _quality(export),
         "## Cost of the image encoder",
@@ -118,40 +125,83 @@ def _data(export: Export) -> str:
             _table(("data set", "folder", "images measured"), rows),
             f"Scores and recovery: part {part['calibration']}"
             + (f", at most {most} images of each data set" if most else "")
-            + f". Figures below: part {part['search']}. Kept for a final figure: part {part['report']}. "
+            + f". Search: part {part['search']}. Held out for the final figure: part {part['report']}. "
             "What the two checkpoints above were trained on is not part of this study.",
         ]
     )
 
 
+def _tuning(tuned: FineTuned) -> str:
+    head = (f"on `{tuned.about['search_split']}`", "before", "after", "change, 95 % interval")
+    return f"{tuned.summary()}\n\n{_table(head, tuned.rows())}"
+
+
 def _quality(export: Export) -> str:
     names = [name for name in _QUALITY if name in export.row]
-    datasets = sorted({key.partition("/")[2] for key in export.row for name in names if key.startswith(f"{name}/")})
-    rows = [
-        (
-            METRICS[name].title + (" ↓" if METRICS[name].lower else " ↑"),
-            text(name, export.row[name]),
-            _interval(export.images, name),
-            text(name, export.dense.get(name)),
-            *(text(name, export.row.get(f"{name}/{dataset}")) for dataset in datasets),
-        )
-        for name in names
-    ]
-    if not rows:
+    if not names and export.held_out is None:
         return "The trial's row holds no metric."
-    return (
-        _table(("macro mean", "this model", "95 % interval", "dense model", *datasets), rows)
-        + "\n\nThe search chose by these images, so an honest figure is lower: measure it on images that took no part. "
+    parts = [_held_out(export.held_out)] if export.held_out is not None else []
+    if names:
+        parts += [_on_search_images(export), _metric_table(names, export.row, export.images, export.dense)]
+    if export.held_out is None:
+        parts += [
+            "The search chose by these images, so an honest figure is lower; on images that took no part it was not "
+            f"measured{f' ({export.not_held_out})' if export.not_held_out else ''}."
+        ]
+    parts += [
         "Intervals are a bootstrap over images; they say nothing of other hospitals or cameras. "
         "Boxes were exact; boxes drawn by hand give less."
+    ]
+    return "\n\n".join(parts)
+
+
+def _held_out(found: HeldOut) -> str:
+    """The honest figures, with the words that keep them so."""
+    own, names = found.model, [name for name in _QUALITY if name in found.model.metrics]
+    dense = found.dense.metrics if found.dense is not None else {}
+    return (
+        f"**Held out**: part `{own.split}`, {own.images} images that took no part in this study's scoring, training or search, "
+        f"measured {own.measured[:10]} in float32. {candidates_sentence(found.candidates)}\n\n"
+        + _metric_table(names, own.metrics, found.images, dense, found.dense_images)
     )
 
 
+def _on_search_images(export: Export) -> str:
+    split = (export.config.get("data") or {}).get("search_split")
+    part = f"part `{split}`" if split else "the part that the search saw"
+    if export.held_out is None:
+        return f"On {part}:"
+    by = "The search chose" if export.tuned is None else "The search chose, and fine-tuning ended,"
+    return f"**Search images**, for comparison: {part}. {by} by these, so their figures are somewhat too good."
+
+
+def _metric_table(
+    names: Sequence[str],
+    metrics: Mapping[str, Any],
+    images: pd.DataFrame,
+    dense: Mapping[str, float],
+    dense_images: pd.DataFrame | None = None,
+) -> str:
+    """Macro means with their intervals, the dense model's beside them, and the means of each data set."""
+    datasets = sorted({key.partition("/")[2] for key in metrics for name in names if key.startswith(f"{name}/")})
+    more = [] if dense_images is None else ["95 % interval"]
+    head = ("macro mean", "this model", "95 % interval", "dense model", *more, *datasets)
+    rows = [
+        (
+            METRICS[name].title + (" ↓" if METRICS[name].lower else " ↑"),
+            text(name, metrics[name]),
+            _interval(images, name),
+            text(name, dense.get(name)),
+            *([_interval(dense_images, name)] if dense_images is not None else []),
+            *(text(name, metrics.get(f"{name}/{dataset}")) for dataset in datasets),
+        )
+        for name in names
+    ]
+    return _table(head, rows)
+
+
 def _interval(images: pd.DataFrame, name: str) -> str:
-    if name not in images or images[name].isna().any():
-        return "–"
-    low, high = macro_interval(images[name], images["dataset"])
-    return f"{low:.4g} to {high:.4g}"
+    return interval_text(images, name, " to ") or "–"
 
 
 def _cost(spec: EncoderSpec) -> str:

@@ -23,6 +23,7 @@ import pandas as pd
 from medcore.errors import MedcoreError
 from results import labels
 from results.front import Floats, Objective, front_table, knee, objective_losses, sign
+from results.held_out import PREFIX
 
 FORMS = "knee, best:METRIC, METRIC<=VALUE, METRIC>=VALUE (K, M, G, T allowed), trial:ID, joined by commas"
 _CONSTRAINT = re.compile(r"(?P<metric>[^<>=]+?)\s*(?P<op><=|>=)\s*(?P<number>[^<>=]+?)\s*(?P<prefix>[KMGTkmgt]?)")
@@ -100,9 +101,9 @@ def choose(df: pd.DataFrame, objectives: Sequence[Objective], rule: str) -> pd.S
 
 
 def metric_names(df: pd.DataFrame) -> list[str]:
-    """Columns that a rule may name: the numeric ones that are neither parameters nor bookkeeping."""
+    """Columns that a rule may name: the numeric ones that are neither parameters, bookkeeping nor held-out figures."""
     numeric = df.select_dtypes("number").columns
-    return [str(name) for name in numeric if name not in _NOT_METRICS and not str(name).startswith("param/")]
+    return [str(name) for name in numeric if name not in _NOT_METRICS and not str(name).startswith(("param/", PREFIX))]
 
 
 def _constraint(match: re.Match[str], rule: str) -> Constraint:
@@ -150,6 +151,11 @@ def _constrained(front: pd.DataFrame, constraints: Sequence[Constraint]) -> pd.D
 def _values(df: pd.DataFrame, metric: str) -> Floats:
     """A metric's column (N,) float64. Raises `MedcoreError` listing the metrics for a name that is none."""
     names = metric_names(df)
+    if metric.startswith(PREFIX):
+        raise MedcoreError(
+            f"{metric} is a held-out figure, and choosing by it would spoil it; choose by what the search measured, "
+            f"such as {metric.removeprefix(PREFIX)}"
+        )
     if metric not in names:
         close = difflib.get_close_matches(metric, names, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""

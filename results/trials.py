@@ -4,6 +4,7 @@
     STUDY/trials/<trial_id>/row.json      one flat object; its presence means that the trial has finished
     STUDY/trials/<trial_id>/images.parquet, phases.json
     STUDY/trials.parquet, images.parquet  the same, all trials; written by `compact`
+    STUDY/held_out/                       figures of exported models, see `results.held_out`
 
 Every file appears by rename, so a killed writer leaves a `*.tmp` or nothing. Write a trial's row last.
 
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from medcore.errors import MedcoreError
 from results.files import read_json, write_by_rename
 from results.front import Objective, sign
+from results.held_out import read_measurements, report_columns
 
 Row = dict[str, Any]
 
@@ -148,7 +150,7 @@ def all_rows(study: Path) -> list[Row]:
 
 
 def read_study(study: Path) -> pd.DataFrame:
-    """All finished trials as a table, by number.
+    """All finished trials as a table, by number; those that were measured on held-out images have `report/METRIC` too.
 
     A study without finished trials gives an empty table. Raises `MedcoreError` for a folder that is no study, and
     where `all_rows` does.
@@ -187,7 +189,8 @@ def _study_rows(study: Path) -> list[Row]:
     if not any((study / name).exists() for name in ("trials.parquet", "study.json", "trials")):
         what = "no study (neither study.json nor trials)" if study.is_dir() else "no such folder"
         raise MedcoreError(f"{study}: {what}; give the folder that a search wrote")
-    return all_rows(study)
+    measurements = read_measurements(study)
+    return [row | report_columns(row, measurements) for row in all_rows(study)]
 
 
 def _all_images(study: Path, rows: Sequence[Row]) -> list[Row]:

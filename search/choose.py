@@ -9,6 +9,8 @@ from typing import Any
 
 from medcore.errors import MedcoreError
 from results.select import choose
+from search.candidate import fine_tuned, measured
+from search.config import FinetuneConfig
 from search.exports import CARD, Choice, check_target, exported, write_export
 from search.fronts import open_results
 from search.registry import check_registration
@@ -20,19 +22,26 @@ def export(
     rule: str,
     out: Path,
     kind: str = "checkpoint",
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
     register: str | None = None,
+    measure: bool = True,
+    finetune: bool = False,
+    settings: FinetuneConfig | None = None,
 ) -> dict[str, Any]:
-    """Write the chosen trial's model to `out` with a model card beside it, check it, and return the trial's row.
+    """Write the chosen trial's model to `out` with a model card beside it, check it, and return the row of that model.
 
     Args:
         out: a `.safetensors` file for a checkpoint, else a folder. kind: one of `search.exports.KINDS`.
         say: is told what the check measured, and what was registered.
         register: an MLflow model becomes a version of this name at the study's MLflow server.
+        measure: first measure the model on the study's held-out part, unless that was done before; where it cannot be
+            done there is a logged warning, and the card says so.
+        finetune: before all that, train it at full length. settings: for this, instead of the study's own.
 
     Raises `MedcoreError` for a study in MLflow (it holds no checkpoints), a name of another kind, a rule that takes
-    no trial, a checkpoint that is gone, a missing package, and an export that differs from the trial's model; and for a
-    model that cannot be registered, which is written all the same.
+    no trial, a checkpoint that is gone, a missing package, an export that differs from the trial's model, and a
+    fine-tuning that is not possible or learnt nothing; and for a model that cannot be registered, which is written all
+    the same.
     """
     if study.startswith("mlflow:"):
         raise MedcoreError(
@@ -47,12 +56,12 @@ def export(
     choice = Choice(Path(study), info, rule, record)
     if not choice.source.is_file():
         raise MedcoreError(f"{choice.source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
-    checked = write_export(kind, out, choice)
-    if say is not None:
-        say(f"checked: {checked}")
+    if finetune:
+        choice = fine_tuned(choice, settings, say)
+    choice = measured(choice, measure, say)
+    figures = dict(choice.figures)
+    say(f"checked: {write_export(kind, out, choice)}")
     if register is not None:
         card = (out / CARD).read_text(encoding="utf-8")
-        done = register_folder(Path(study), out, exported(out), register, record, info["name"], card)
-        if say is not None:
-            say(done)
-    return record
+        say(register_folder(Path(study), out, exported(out), register, figures, info["name"], card))
+    return figures

@@ -176,11 +176,17 @@ def export(
     register: Annotated[
         str | None, typer.Option(help="With --format mlflow: register it under this name at the study's MLflow server.")
     ] = None,
+    held_out: Annotated[bool, typer.Option(help="Measure it on data.report_split first, if that was not done.")] = True,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Train it at full length first; resumes.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Take the `finetune` section from here, not the study.")] = None,
 ) -> None:
     """Write the model of the trial that a rule selects, with a model card, and check what was written."""
     from search.choose import export as write
 
-    row = write(study, select, out, kind, say, register)
+    if config is not None and not finetune:
+        raise MedcoreError("--config says how to fine-tune; give it with --finetune")
+    settings = None if config is None else load_config(config).finetune
+    row = write(study, select, out, kind, say, register, held_out, finetune, settings)
     say(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
     say(f"wrote {out}")
 
@@ -372,8 +378,8 @@ def main() -> None:
         if not _out_of_memory(error):
             raise
         sys.stderr.write(
-            f"medcore: out of GPU memory ({first_line(error)}); lower recovery.batch_size or, for adapt, "
-            "adapt.batch_size, or set recovery.autocast (adapt.autocast) to true\n"
+            f"medcore: out of GPU memory ({first_line(error)}); lower recovery.batch_size (adapt.batch_size, "
+            "finetune.batch_size) or set recovery.autocast (adapt.autocast, finetune.autocast) to true\n"
         )
         sys.exit(2)
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from medcore.sam import predictor
 from medcore.score_table import ScoreTable
 from medcore.scores import CRITERIA, mix
 from medcore.spec import EncoderSpec, resolve_architecture
-from medcore.train import TrainSettings, train
 from results.heatmap import save_score_heatmaps
 from search.config import Config
 from search.device import best_device
@@ -39,8 +37,7 @@ from search.study import (
     make_folder,
     report_skipped,
 )
-
-logger = logging.getLogger(__name__)
+from search.training import fit
 
 
 def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
@@ -51,28 +48,16 @@ def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
     settings = config.adapt
     model = load(config.model.base, config.model.architecture).to(best_device())
     make_folder(settings.out.parent)
-    log = train(
+    log = fit(
+        "adapt",
+        settings,
         model,
         load_split(config, settings.train_split, model.arch.img_size, None),
         load_split(config, settings.val_split, model.arch.img_size, None),
-        TrainSettings(
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            lr=settings.lr,
-            patience=settings.patience,
-            autocast=settings.autocast,
-        ),
-        seed=config.seed,
-        on_epoch=on_epoch,
-        state_path=settings.out.with_suffix(".state"),
+        config.seed,
+        settings.out.with_suffix(".state"),
+        on_epoch,
     )
-    if log.stopped is not None and not log.epochs:
-        raise MedcoreError(f"adapt: {log.stopped}; nothing was learnt, so nothing is written: lower adapt.lr")
-    if log.stopped is not None:
-        logger.warning(
-            "adapt ended after %d of %d epochs: %s; its best weights are written, for more lower adapt.lr, delete %s",
-            *(len(log.epochs), settings.epochs, log.stopped, settings.out.with_suffix(".state")),
-        )
     info = {"origin": str(config.model.base), "log": json.dumps(dataclasses.asdict(log)), "git": git_revision()}
     save(settings.out, model.cpu(), info)
     return settings.out

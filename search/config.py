@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -296,6 +297,20 @@ class AdaptConfig(Section):
     autocast: bool = False
 
 
+class FinetuneConfig(Section):
+    """`medcore export --finetune`: full-length training of the chosen model (method §6), ended early by the search part."""
+
+    train_split: str = "train"
+    epochs: int = Field(20, ge=1)
+    batch_size: int = Field(4, ge=1)
+    lr: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    weight_decay: NotNegative = 0.01
+    patience: int = Field(5, ge=0, description="epochs without a better loss on the search split; 0: never end early")
+    horizontal_flip: bool = Field(False, description="mirror half of the images")
+    vertical_flip: bool = False
+    autocast: bool = Field(False, description="bfloat16 autocast; figures are always measured in float32")
+
+
 class Config(Section):
     """The whole file."""
 
@@ -311,6 +326,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     tracking: TrackingConfig = TrackingConfig()
     adapt: AdaptConfig = AdaptConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
 
     @model_validator(mode="after")
     def _sampled_weights_are_nodes(self) -> Config:
@@ -359,6 +375,16 @@ def validate(values: dict[str, Any], where: str) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise MedcoreError(f"{where}: {'; '.join(_explain(problem) for problem in error.errors())}") from None
+
+
+def saved_config(values: Mapping[str, Any], where: str, *sections: str) -> Config:
+    """What a saved configuration says of models and data, and in `sections`; the rest is as by default.
+
+    So that a study of another version, whose other sections have other keys, can still be used. Raises `MedcoreError`
+    as `validate` does.
+    """
+    names = ("study", "output", "seed", "model", "data", *sections)
+    return validate({name: values[name] for name in names if name in values}, where)
 
 
 def _explain(problem: Any) -> str:

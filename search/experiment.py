@@ -12,7 +12,7 @@ from medcore.fisher import Progress
 from results.files import write_by_rename
 from results.trials import all_rows, compact, write_study
 from search.commands import save_heatmaps
-from search.config import Config, load_config
+from search.config import Config, FinetuneConfig, load_config
 from search.device import release_memory
 from search.ledger import all_issued, only_driver
 from search.objectives import Objective, reference_point
@@ -30,6 +30,7 @@ from search.warm import check_warm_starts, warm_starts
 
 #: Settings that may differ when a study is resumed: they change how trials run, not what they mean.
 _MAY_CHANGE = {"search.trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial", "tracking.uri"}
+_MAY_CHANGE |= {f"finetune.{name}" for name in FinetuneConfig.model_fields}  # no trial knows of it
 
 
 def search(

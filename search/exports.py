@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from medcore.checkpoint import file_hash, load, save
@@ -21,6 +22,8 @@ from medcore.export import DECODER, ENCODER, MODEL, STRUCTURE, require_onnx, wri
 from medcore.files import first_line
 from medcore.sam import MedSam
 from medcore.standalone import SCRIPT
+from results.fine_tuned import FineTuned
+from results.held_out import PREFIX, HeldOut, prefixed
 from results.model_card import Export, model_card
 from results.trials import StudyInfo, checkpoint_file, read_images
 from search.export_check import check_checkpoint, check_onnx, check_standalone, require_onnxruntime, sample_images
@@ -64,17 +67,40 @@ def check_target(kind: str, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is exported: a study's folder and description, the rule, the row (without missing values) it chose."""
+    """What is exported: a study's folder and description, the rule, the row (without missing values) it chose.
+
+    tuned: its fine-tuned model, if that is to be exported instead. not_held_out: why there is no `held_out`.
+    """
 
     study: Path
     info: StudyInfo
     rule: str
     row: Mapping[str, Any]
+    tuned: FineTuned | None = None
+    held_out: HeldOut | None = None
+    not_held_out: str = ""
 
     @property
     def source(self) -> Path:
-        """The trial's checkpoint."""
-        return checkpoint_file(self.study, self.row)
+        """The checkpoint of what is exported: the trial's, or that of its fine-tuned model."""
+        return checkpoint_file(self.study, self.row) if self.tuned is None else self.tuned.checkpoint
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """Metrics of every search image of what is exported; may be empty."""
+        if self.tuned is not None:
+            return self.tuned.after
+        return read_images(self.study, {self.row["trial_id"]})
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """The row of what is exported, with its own held-out metrics; a fine-tuned model has metrics of its own."""
+        row = {name: value for name, value in self.row.items() if not name.startswith(PREFIX)}
+        if self.tuned is not None:
+            about = self.tuned.about
+            kept = {name: about[name] for name in ("settings", "search_split", "before", "finished")}
+            row |= {**about["after"], "finetune": kept | {"best_epoch": about["log"]["best_epoch"]}}
+        return row | (prefixed(self.held_out.model) if self.held_out is not None else {})
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -131,7 +157,7 @@ def write_export(kind: str, out: Path, choice: Choice) -> str:
 
 
 def _write(kind: str, folder: Path, out: Path, model: MedSam, choice: Choice) -> str:
-    metadata = {"study": choice.info["name"], "select": choice.rule, "row": json.dumps(choice.row)}
+    metadata = {"study": choice.info["name"], "select": choice.rule, "row": json.dumps(choice.figures)}
     if kind == "checkpoint":
         save(folder / out.name, model, metadata)
         return check_checkpoint(folder / out.name, model)
@@ -151,14 +177,13 @@ def _card_name(kind: str, out: Path) -> str:
 
 
 def _describe(kind: str, files: list[str], out: Path, model: MedSam, choice: Choice, checked: str) -> Export:
-    images = read_images(choice.study)
     model_config = choice.config.get("model") or {}
     origins = [model_config[key] for key in ("base", "adapted") if isinstance(model_config.get(key), str)]
     meaning = _MEANING | {out.name: _MEANING[MODEL]}
     return Export(
         study=choice.info["name"],
         rule=choice.rule,
-        row=choice.row,
+        row=choice.figures,
         dense=choice.info["dense"],
         spec=model.spec,
         checked=checked,
@@ -166,8 +191,11 @@ def _describe(kind: str, files: list[str], out: Path, model: MedSam, choice: Cho
         usage=_usage(kind, out, model.arch.img_size),
         git=git_revision(),
         config=choice.config,
-        images=images[images["trial_id"] == choice.row["trial_id"]],
+        images=choice.images,
         hashes={path: file_hash(path) for path in origins if Path(path).is_file()},
+        held_out=choice.held_out,
+        not_held_out=choice.not_held_out,
+        tuned=choice.tuned,
     )
 
 

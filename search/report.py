@@ -21,7 +21,7 @@ from results.report import Member, Picture, Report, write_report
 from results.select import choose
 from results.trials import StudyInfo, checkpoint_file, read_images, read_study, read_study_info
 from results.uncertainty import with_intervals
-from search.config import Config, validate
+from search.config import Config, saved_config
 from search.fronts import front_of, results_folder
 from search.provenance import git_revision, machine, versions
 from search.sheets import Sheets
@@ -107,9 +107,8 @@ def _config(folder: Path) -> tuple[Config | None, list[str]]:
     path = folder / "config.yaml"
     try:
         values = yaml.safe_load(path.read_text())
-        needed = {key: values[key] for key in ("study", "output", "seed", "model", "data") if key in values}
-        needed["recovery"] = {"autocast": values.get("recovery", {}).get("autocast", False)}
-        return validate(needed, str(path)), []
+        recovery = {"autocast": values.get("recovery", {}).get("autocast", False)}
+        return saved_config(values | {"recovery": recovery}, str(path), "recovery"), []
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
         reason = f"{path} is missing or corrupt"
     except MedcoreError as error:

@@ -62,8 +62,11 @@ def base_model(config: Config) -> MedSam:
     return _load(config.model.base, config.model.architecture)
 
 
-def load_split(config: Config, split: str, size: int, per_dataset: int | None) -> ImageSet:
-    """Images of one split of all data sets; what had to be skipped is logged, file by file."""
+def load_split(config: Config, split: str, size: int, per_dataset: int | None, deal_splits: bool = True) -> ImageSet:
+    """Images of one split of all data sets; what had to be skipped is logged, file by file.
+
+    deal_splits: False for a study that is there already: parts that it has not saved are an error then.
+    """
     images, skipped = load_image_set(
         config.data.folders,
         split,
@@ -71,6 +74,7 @@ def load_split(config: Config, split: str, size: int, per_dataset: int | None) -
         per_dataset=per_dataset,
         seed=config.seed,
         save_splits=config.output / "splits",
+        deal_splits=deal_splits,
     )
     report_skipped(skipped)
     return images

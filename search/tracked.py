@@ -7,17 +7,20 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 from medcore.errors import MedcoreError
+from results.held_out import HeldOut, prefixed
 from results.trials import finished_ids
 from search import mlflow_client
 from search.ledger import is_driven
 from search.tracking import FOLDER_WANTED, STUDY_FILES, Tracker
-from search.tracking_note import hide_login
+from search.tracking_data import Point, clean_key
+from search.tracking_note import FILE, hide_login, own_uri
 
 if TYPE_CHECKING:
     from search.mlflow_client import Client
@@ -54,6 +57,37 @@ def send_report(study_dir: Path, page: Path) -> str | None:
         return f"the report is not in MLflow: {error}"
     except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
         return f"the report is not in MLflow: {mlflow_client.first_line(error)}"
+    return None
+
+
+def send_held_out(study_dir: Path, found: HeldOut) -> str | None:
+    """Put held-out figures on the trial's run: metrics `report/…` (`finetuned/report/…`) and a tag that says of what.
+
+    Sending them again changes nothing. Returns why it was not possible; None also where the study never went to MLflow.
+    """
+    if not (study_dir / FILE).is_file():
+        return None
+    own, failed = found.model, "the held-out figures are not in MLflow"
+    try:
+        tracker = Tracker.of_study(study_dir)
+        if tracker.uri == own_uri(study_dir.absolute()) and not (study_dir / "mlflow.db").is_file():
+            return None
+        client = mlflow_client.connect(tracker.uri)
+        parent = _find_study(client, tracker.experiment, tracker.study_id, ["tags.`medcore.study`"])
+        run_id = parent and _find_trial(client, parent, str(own.trial_id))
+        if not run_id:
+            return f"{failed}: {hide_login(tracker.uri)} has no run of trial {own.trial_id}; send it by medcore sync"
+        end = int(datetime.fromisoformat(own.measured).timestamp() * 1000)
+        prefix = "finetuned/" if own.fine_tuned else ""
+        values = prefixed(own)
+        points = [Point(clean_key(prefix + name), value, end, 0) for name, value in values.items()]
+        mlflow_client.log(client, run_id, points)
+        tag = f"{own.split}, {own.images} images; candidates measured on it: {found.candidates}"
+        client.set_tag(run_id, f"medcore.{prefix.replace('/', '_')}held_out", tag)
+    except MedcoreError as error:
+        return f"{failed}: {error}"
+    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
+        return f"{failed}: {mlflow_client.first_line(error)}"
     return None
 
 
@@ -104,6 +138,14 @@ def find_study(
             if "medcore.study" in run.data.tags:
                 return str(run.info.run_id)
     return None
+
+
+def _find_trial(client: Client, parent: str, trial_id: str) -> str | None:
+    """The run of a trial below a parent run."""
+    experiment_id = client.get_run(parent).info.experiment_id
+    condition = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`medcore.trial_id` = '{trial_id}'"
+    runs = mlflow_client.all_runs(client, experiment_id, condition)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def _wanted_trials(study_dir: Path) -> int:

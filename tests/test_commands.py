@@ -16,7 +16,7 @@ from medcore.evaluate import evaluate, summarise
 from medcore.score_table import ScoreTable
 from medcore.spec import EncoderSpec
 from medcore.train import EpochRow, TrainLog
-from search import commands, demo_pair
+from search import commands, demo_pair, training
 from search.config import load_config
 from search.study import load_split
 from tests.helpers import TINY
@@ -53,7 +53,7 @@ def test_adapt_that_stops_early_says_so(
             ),
         ]
     )
-    monkeypatch.setattr(commands, "train", lambda *arguments, **options: next(logs))
+    monkeypatch.setattr(training, "train", lambda *arguments, **options: next(logs))
     with pytest.raises(MedcoreError, match=r"^adapt: non-finite loss .*nothing is written: lower adapt\.lr$"):
         commands.adapt(config)
     assert not out.exists()
@@ -106,9 +106,9 @@ def test_the_demo_chooses_its_models_without_the_reported_images(
     monkeypatch.setattr(demo_pair, "train", lambda model, training, val, *rest, **options: seen.append((training, val)))
     medical = demo_pair.make_pair(tmp_path, Console(quiet=True))
     assert len(seen) == 2
-    for folder, (training, validation) in zip((tmp_path / "general", medical), seen, strict=True):
+    for folder, (trained, validation) in zip((tmp_path / "general", medical), seen, strict=True):
         reported = load_image_set([folder], "val/report", 128, save_splits=tmp_path / "splits", deal_splits=False)[0]
-        assert reported.names and not set(reported.names) & {*training.names, *validation.names}
+        assert reported.names and not set(reported.names) & {*trained.names, *validation.names}
 
 
 def test_score_is_computed_once(folder: Path) -> None:
