@@ -160,8 +160,8 @@ def _held_out(found: HeldOut) -> str:
     own, names = found.model, [name for name in _QUALITY if name in found.model.metrics]
     dense = found.dense.metrics if found.dense is not None else {}
     return (
-        f"**Held out**: part `{own.split}`, {own.images} images that took no part in this study's scoring, training or search, "
-        f"measured {own.measured[:10]} in float32. {candidates_sentence(found.candidates)}\n\n"
+        f"**Held out**: part `{own.split}`, {own.images} images that took no part in this study's scoring, training or "
+        f"search, measured {own.measured[:10]} in float32. {candidates_sentence(found.candidates)}\n\n"
         + _metric_table(names, own.metrics, found.images, dense, found.dense_images)
     )
 

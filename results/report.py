@@ -49,6 +49,16 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class HeldOutRow:
+    """A model on a held-out part; `cells`: by metric, its mean with the 95 % interval."""
+
+    model: str
+    split: str
+    images: int
+    cells: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a report says.
 
@@ -58,6 +68,7 @@ class Report:
         data: a row for each data set. sheets: a contact sheet for each member that has one.
         model, environment, commands: what to call it -> what it is. notes: what is missing, and why.
         config: the study's configuration as text.
+        held_out: what exported models, and the dense one, measured on held-out images.
     """
 
     front: Mapping[str, Any]
@@ -71,6 +82,7 @@ class Report:
     commands: Mapping[str, str]
     notes: Sequence[str]
     config: str
+    held_out: Sequence[HeldOutRow] = ()
 
 
 def write_report(report: Report, path: Path) -> None:

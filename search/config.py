@@ -298,7 +298,7 @@ class AdaptConfig(Section):
 
 
 class FinetuneConfig(Section):
-    """`medcore export --finetune`: full-length training of the chosen model (method §6), ended early by the search part."""
+    """`medcore export --finetune`: full-length training of the chosen model (method §6), ended by the search part."""
 
     train_split: str = "train"
     epochs: int = Field(20, ge=1)

@@ -16,8 +16,9 @@ from medcore.data import list_folder, read_splits
 from medcore.errors import MedcoreError
 from medcore.splits import saved_file
 from results.given_up import given_up
-from results.labels import is_cost
-from results.report import Member, Picture, Report, write_report
+from results.held_out import interval_text, read_measured_images, read_measurements
+from results.labels import METRICS, is_cost, text
+from results.report import HeldOutRow, Member, Picture, Report, write_report
 from results.select import choose
 from results.trials import StudyInfo, checkpoint_file, read_images, read_study, read_study_info
 from results.uncertainty import with_intervals
@@ -66,7 +67,8 @@ def report(
         members = _members(trials, info, select)
         config, notes = _config(folder)
         seen = _look(config, folder, members, measured, images, say) if config else _Seen()
-        text = (folder / "config.yaml").read_text() if config else ""
+        written = (folder / "config.yaml").read_text() if config else ""
+        held_out = _held_out(folder)
         about = {str(key): str(value) for key, value in info.items() if key in ("git", "machine")}
     chosen = members[0]
     own = measured[measured["trial_id"] == chosen.trial_id] if len(measured) else None
@@ -82,7 +84,8 @@ def report(
             environment=_environment(trials, about),
             commands=_commands(study, out, images, select, chosen, config),
             notes=[*notes, *seen.notes],
-            config=hide_login(text),
+            config=hide_login(written),
+            held_out=held_out,
         ),
         out,
     )
@@ -215,6 +218,21 @@ def _commands(
             ["medcore", "evaluate", file, *folders, *held_out]
         ),
     }
+
+
+def _held_out(folder: Path) -> list[HeldOutRow]:
+    """All measurements that the study has kept, the dense model's first."""
+    known = sorted(read_measurements(folder), key=lambda found: (found.split, found.trial_id is not None))
+    rows = []
+    for found in known:
+        images = read_measured_images(folder, found)
+        cells = {
+            METRICS[name].title: f"{text(name, found.metrics[name])} ({interval_text(images, name)})"
+            for name in METRICS
+            if name in found.metrics
+        }
+        rows.append(HeldOutRow(found.name, found.split, found.images, cells))
+    return rows
 
 
 def _words(values: Mapping[str, Any]) -> str:
