@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medcore.checkpoint import file_hash, load
+from medcore.checkpoint import file_hash, load, read_info
 from medcore.data import ImageSet
 from medcore.errors import MedcoreError
 from medcore.evaluate import evaluate, summarise
+from medcore.spec import EncoderSpec
 from results.held_out import (
     HeldOut,
     Measurement,
@@ -134,7 +135,7 @@ def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[C
         raise MedcoreError(f"{study / 'config.yaml'} names no data.report_split")
     config = config_of(study, values)
     require_apart(config, config.data.report_split, config.data.search_split, config.data.calibration_split)
-    size = load(checkpoint).arch.img_size
+    size = EncoderSpec.from_json(read_info(checkpoint)["spec"]).arch.img_size
     return config, load_split(config, config.data.report_split, size, None, deal_splits=False)
 
 

@@ -28,7 +28,7 @@ from medcore.train import validation_loss
 from results.held_out import read_measurements
 from results.intervals import macro_interval
 from results.trials import compact, read_study, write_images, write_row, write_study
-from search import candidate, choose, held_out
+from search import choose, cli, commands, held_out
 from search.config import load_config
 from search.report import report
 from search.study import cost_metrics
@@ -67,9 +67,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_images(study, trial_id, rows)
         write_row(study, row | summarise(rows) | cost_metrics(spec))
     compact(study)
-    tracker = Tracker(study)
-    tracker.start(config.model_dump(mode="json"))
-    assert tracker.sync("FINISHED")
     return place
 
 
@@ -91,18 +88,24 @@ def own_columns(study: Path, trial_id: str) -> dict[str, float]:
 
 
 def test_the_figures_are_those_of_an_evaluation_and_go_everywhere(study: Path, made: Path, tmp_path: Path) -> None:
+    tracker = Tracker(study)
+    tracker.start(yaml.safe_load((study / "config.yaml").read_text()))
+    assert tracker.sync("FINISHED")
     out, store = tmp_path / "best.safetensors", f"sqlite:///{study / 'mlflow.db'}"
     result = medcore("export", study, "--select", "trial:t0000", "--out", out)
     assert result.returncode == 0 and not result.stderr, result.stderr
-    where = ["--data", made / "polyps", "--split", "val/report", "--splits", study.parent / "splits", "--json", "-"]
-    ours, dense = (json.loads(medcore("evaluate", file, *where).stdout) for file in (out, made / "adapted.safetensors"))
+    splits = study.parent / "splits"
+    ours, dense = (
+        commands.evaluate(file, [made / "polyps"], "val/report", splits=splits)
+        for file in (out, made / "adapted.safetensors")
+    )
     columns = own_columns(study, "t0000")
     assert columns and all(ours[name] == value for name, value in columns.items())
     row = json.loads(read_info(out)["row"])
     assert {name: row[f"report/{name}"] for name in columns} == columns
     assert own_columns(study, "t0001").keys() == columns.keys()
     assert pd.isna([*own_columns(study, "t0001").values()]).all()
-    front = json.loads(medcore("front", study, "--json").stdout)["front"]
+    front = choose.front(str(study))["front"]
     assert [row["report/dice"] for row in front if row["trial_id"] == "t0000"] == [ours["dice"]]
     assert "report/dice" in pd.read_parquet(study / "trials.parquet")
     (kept,) = [found for found in read_measurements(study) if found.trial_id == "t0000"]
@@ -128,7 +131,6 @@ def test_nothing_is_measured_twice_and_looks_are_counted(
 ) -> None:
     runs = list[int]()
     monkeypatch.setattr(held_out, "evaluate", lambda model, images: runs.append(len(images)) or evaluate(model, images))
-    monkeypatch.setattr(candidate, "send_held_out", lambda *_: None)
     first, _ = export(study, tmp_path / "a.safetensors")
     assert len(runs) == 2  # the candidate and the dense model
     again, said = export(study, tmp_path / "b", kind="standalone")
@@ -184,8 +186,8 @@ def test_what_cannot_be_measured_is_said(
 
 
 def test_without_a_look_only_what_is_known_is_told(study: Path, tmp_path: Path) -> None:
-    result = medcore("export", study, "--out", tmp_path / "a.safetensors", "--no-held-out")
-    assert result.returncode == 0 and "held-out" not in result.stdout and not (study / "held_out").exists()
+    _, said = export(study, tmp_path / "a.safetensors", measure=False)
+    assert not any("held-out" in line for line in said) and not (study / "held_out").exists()
     card = (tmp_path / "a.card.md").read_text(encoding="utf-8")
     assert "it was not measured (left out by --no-held-out)" in card
 
@@ -217,8 +219,7 @@ def test_corrupt_measurements_are_named(study: Path, tmp_path: Path) -> None:
 def test_the_tracking_server_being_away_costs_a_warning(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    note = json.loads((study / "tracking.json").read_text())
-    (study / "tracking.json").write_text(json.dumps(note | {"uri": "http://127.0.0.1:9"}))
+    Tracker(study, "http://127.0.0.1:9").start({"study": "tiny"})
     row, _ = export(study, tmp_path / "a.safetensors")
     assert row["report/dice"] > 0
     assert sum("the held-out figures are not in MLflow" in message for message in caplog.messages) == 1
@@ -317,8 +318,8 @@ def test_fine_tuning_must_not_see_the_held_out_images(study: Path, tmp_path: Pat
     config = load_config(study / "config.yaml").finetune.model_copy(update={"train_split": "all"})
     with pytest.raises(MedcoreError, match=r"images of part 'all' are in 'val/search' too"):
         export(study, tmp_path / "a.safetensors", finetune=True, settings=config)
-    result = medcore("export", study, "--out", tmp_path / "a.safetensors", "--config", study / "config.yaml")
-    assert result.returncode == 2 and "give it with --finetune" in result.stderr
+    with pytest.raises(MedcoreError, match="give it with --finetune"):
+        cli.export(str(study), tmp_path / "a.safetensors", config=study / "config.yaml")
 
 
 def test_interrupted_fine_tuning_says_how_to_go_on(

@@ -10,6 +10,7 @@ import pytest
 
 from medcore.cost import cost
 from medcore.spec import EncoderSpec
+from results.held_out import HeldOut, Measurement
 from results.intervals import macro_interval
 from results.labels import text
 from results.model_card import Export, model_card
@@ -124,3 +125,24 @@ def test_bars_in_names_do_not_break_the_tables() -> None:
 
 def test_a_dense_model_has_no_empty_blocks() -> None:
     assert "output bias left" not in model_card(dataclasses.replace(EXPORT, spec=EncoderSpec.dense(TINY)))
+
+
+def test_held_out_figures_come_first_and_say_how_often_was_looked() -> None:
+    def measured(trial_id: str | None, dice: float) -> Measurement:
+        metrics = {"dice": dice, "dice/kvasir": dice, "dice/clinic": dice}
+        return Measurement(trial_id, False, None, str(dice), "val/report", "d", 5, metrics, "2026-03-04T05:06:07", "g")
+
+    images, other = IMAGES.assign(dice=[0.5, 0.6, 0.7, 0.8, 0.8]), IMAGES.assign(dice=0.75)
+    found = HeldOut(measured("t0007", 0.7), images, measured(None, 0.75), other, candidates=3)
+    card = model_card(dataclasses.replace(EXPORT, held_out=found))
+    held_out, search = (part for part in card.split("## Quality")[1].split("## Cost")[0].split("**Search images**"))
+    low, high = macro_interval(images["dice"], images["dataset"])
+    assert cells(held_out, "Dice ↑") == [
+        *("Dice ↑", "0.7", f"{low:.4g} to {high:.4g}", "0.75", "0.75 to 0.75", "0.7", "0.7")
+    ]
+    assert "part `val/report`, 5 images" in held_out and "measured 2026-03-04" in held_out
+    assert "3 candidates of this study were measured on it" in held_out
+    assert cells(search, "Dice ↑")[1] == "0.9" and "an honest figure is lower" not in card
+    alone = dataclasses.replace(found, dense=None, dense_images=None, candidates=1)
+    card = model_card(dataclasses.replace(EXPORT, held_out=alone, row={"trial_id": "t0007"}))
+    assert cells(card, "Dice ↑")[3] == "–" and "1 candidate of this study was measured on it." in card

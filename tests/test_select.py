@@ -39,7 +39,9 @@ ROWS = [
 
 def study() -> pd.DataFrame:
     frame = pd.DataFrame(ROWS, columns=COLUMNS)
-    return frame.assign(**{"param/lr": 1e-5, "boundary_f1/kvasir": [0.1, 0.2, 0.9, 0.4, 0.3, None], "mystery": 1.0})
+    return frame.assign(
+        **{"param/lr": 1e-5, "report/dice": 0.9, "boundary_f1/kvasir": [0.1, 0.2, 0.9, 0.4, 0.3, None], "mystery": 1.0}
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,8 @@ def test_rules(rule: str, trial: str) -> None:
         ("FLOP<=3", "unknown metric 'FLOP'"),
         ("param/lr<=3", "unknown metric"),
         ("best:mystery", "not known whether"),
+        ("best:report/dice", "^report/dice is a held-out figure, and choosing by it would spoil it"),
+        ("report/dice>=0.5", "held-out figure"),
         ("trial:aa", r"fits 2 trials \(aa1, aa2\)"),
         ("trial:zz", "no finished trial 'zz'"),
         ("trial:dd1", r"failed \(out of memory\)"),
@@ -148,7 +152,7 @@ def test_parse_scales_and_metrics_listed() -> None:
     limits = [parse(f"flops>={text}").constraints[0].limit for text in ("2", "2K", "2M", "2G", "2t", "1e3", "-1.5")]
     assert limits == [2, 2e3, 2e6, 2e9, 2e12, 1e3, -1.5]
     names = metric_names(study())
-    assert "flops" in names and "dice" in names and not {"number", "param/lr", "trial_id"} & set(names)
+    assert "flops" in names and "dice" in names and not {"number", "param/lr", "report/dice", "trial_id"} & set(names)
 
 
 def test_labels() -> None:
