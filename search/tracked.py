@@ -73,7 +73,7 @@ def send_held_out(study_dir: Path, found: HeldOut) -> str | None:
         if tracker.uri == own_uri(study_dir.absolute()) and not (study_dir / "mlflow.db").is_file():
             return None
         client = mlflow_client.connect(tracker.uri)
-        parent = _find_study(client, tracker.experiment, tracker.study_id, ["tags.`medcore.study`"])
+        parent = find_study(client, tracker.experiment, tracker.study_id, ["tags.`medcore.study`"])
         run_id = parent and _find_trial(client, parent, str(own.trial_id))
         if not run_id:
             return f"{failed}: {hide_login(tracker.uri)} has no run of trial {own.trial_id}; send it by medcore sync"
