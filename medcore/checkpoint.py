@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medcore.encoder import AttentionMode
 from medcore.errors import MedcoreError
-from medcore.files import UNREADABLE, first_line, replacing
+from medcore.files import UNREADABLE, cannot_write, first_line, replacing
 from medcore.sam import MedSam, adopt, build_empty
 from medcore.spec import ARCHITECTURES, Architecture, EncoderSpec, resolve_architecture
 
@@ -58,7 +58,7 @@ def load(
 def save(path: str | Path, model: MedSam, info: Mapping[str, str] | None = None) -> None:
     """Write `model` as safetensors with spec and `info` as metadata; an old file stays whole until replaced.
 
-    Raises: MedcoreError if the file cannot be written.
+    Raises: StorageError if the file cannot be written.
     """
     path = Path(path)
     metadata = {**(info or {}), "format": FORMAT, "spec": model.spec.to_json()}
@@ -68,7 +68,7 @@ def save(path: str | Path, model: MedSam, info: Mapping[str, str] | None = None)
         with replacing(path) as temporary:
             save_file(state, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
-        raise MedcoreError(f"{path}: cannot write the checkpoint ({first_line(error)})") from None
+        raise cannot_write(path, error, "cannot write the checkpoint") from None
 
 
 def read_info(path: str | Path) -> dict[str, str]:

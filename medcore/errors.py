@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
+"""Exceptions that mean "the input or the machine is wrong", as opposed to "the program is wrong"."""
 
 
 class MedcoreError(Exception):
@@ -6,3 +6,7 @@ class MedcoreError(Exception):
 
     The command line prints the message without a traceback and ends with exit code 2.
     """
+
+
+class StorageError(MedcoreError):
+    """A file could not be written: the disk is full, read-only or away. No fault of the work that wanted to write."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from medcore.data import ImageSet, Indices
 from medcore.errors import MedcoreError
+from medcore.memory import Parts
 from medcore.metrics import LOWER_IS_BETTER, Mask, all_metrics
 from medcore.optimisation import device_of, mixed_precision
 
@@ -61,16 +62,20 @@ def masks_of(logits: torch.Tensor, images: ImageSet, indices: npt.NDArray[np.int
 
 
 def evaluate(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False) -> list[dict[str, Any]]:
-    """Metrics of every image against its mask at original size.
+    """Metrics of every image against its mask at original size; in smaller batches where memory runs out.
 
     Returns: one row an image, in the set's order: dataset, name, then the metrics of `all_metrics`.
 
     Raises: MedcoreError if a logit is not finite.
     """
-    rows = []
+
+    def masks(parts: list[slice]) -> list[Mask]:
+        return [mask for part in parts for mask in predict_masks(model, images, indices[part], autocast)]
+
+    rows, parts = [], Parts()
     for start in range(0, len(images), batch_size):
         indices = np.arange(start, min(start + batch_size, len(images)))
-        rows += _rows(predict_masks(model, images, indices, autocast), images, indices)
+        rows += _rows(parts.run(len(indices), masks), images, indices)
     return rows
 
 

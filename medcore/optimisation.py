@@ -76,24 +76,25 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 class LastGood:
     """A periodic copy of trained parameters that were finite and gave a finite loss.
 
-    Copying every `every` steps costs little beside the steps; a failure loses at most `every` steps.
+    Copying every `every` steps costs little beside the steps; a failure loses at most `every` steps. `copies` are in
+    the parameters' order and on their devices.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], every: int = 10) -> None:
         self._parameters = parameters
         self._every = every
-        self._copies = [parameter.detach().clone() for parameter in parameters]
+        self.copies = [parameter.detach().clone() for parameter in parameters]
 
     def saw(self, step: int) -> None:
         """Note that the present parameters gave a finite loss at `step`; copies them every few steps."""
         if step % self._every == 0 and step > 0 and all_finite(self._parameters):
-            for copy, parameter in zip(self._copies, self._parameters, strict=True):
+            for copy, parameter in zip(self.copies, self._parameters, strict=True):
                 copy.copy_(parameter.detach())
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the last copy back into the parameters, in place."""
-        for copy, parameter in zip(self._copies, self._parameters, strict=True):
+        for copy, parameter in zip(self.copies, self._parameters, strict=True):
             parameter.copy_(copy)
 
 

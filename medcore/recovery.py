@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torch import Tensor
 from medcore.data import ImageSet
 from medcore.errors import MedcoreError
 from medcore.losses import recovery_loss
+from medcore.memory import Parts
 from medcore.optimisation import (
     LastGood,
     all_finite,
@@ -25,11 +27,14 @@ from medcore.optimisation import (
     rate_factor,
     set_rate,
 )
+from medcore.recovery_state import RecoveryFile, RecoveryLog, RecoveryState
 from medcore.sam import MedSam
 from medcore.teacher import Teacher, compute_teacher
 
-__all__ = ["RecoveryLog", "RecoverySettings", "Teacher", "compute_teacher", "recover"]
+__all__ = ["RecoveryFile", "RecoveryLog", "RecoverySettings", "Teacher", "compute_teacher", "recover"]
 
+#: Names of the loss's terms, in the order of their weights.
+TERMS = ("segmentation", "boundary", "embedding", "boundary_logits", "frequency")
 #: Called after every step with the 0-based step, the total loss and its unweighted terms.
 OnStep = Callable[[int, float, dict[str, float]], None]
 
@@ -65,25 +70,6 @@ class RecoverySettings:
             raise MedcoreError(f"recovery: lambdas must be four numbers of at least 0, got {self.lambdas}")
 
 
-@dataclass
-class RecoveryLog:
-    """What happened, one entry per completed step.
-
-    Attributes:
-        losses: total losses before each step. terms: the loss terms behind them.
-        stopped: why recovery ended early (the model then holds the last good copy), or None.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    terms: list[dict[str, float]] = field(default_factory=list)
-    stopped: str | None = None
-
-    @property
-    def steps(self) -> int:
-        """Completed steps."""
-        return len(self.losses)
-
-
 def draw_batches(complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int) -> npt.NDArray[np.intp]:
     """Image indices (steps, batch_size), drawn with replacement in proportion to `complexity`.
 
@@ -102,22 +88,24 @@ def recover(
     settings: RecoverySettings,
     seed: int,
     on_step: OnStep | None = None,
+    file: RecoveryFile | None = None,
 ) -> RecoveryLog:
     """Train the encoder of `model` in place; decoder and prompt encoder stay as they are.
 
     The boxes are exact, since the teacher's answers were made with exact ones. The global random state is
     neither read nor changed. A non-finite loss or gradient ends the recovery with the last good copy of the
-    encoder.
+    encoder. A batch that does not fit into memory is taken in parts whose gradients add up to the batch's.
 
     Args:
         images: the calibration images. teacher: its answers on exactly these images, in their order.
+        file: keeps the state between steps; if it holds one of this recovery, that goes on from there.
 
     Raises:
         MedcoreError: there are steps to take, but no images, or teacher and images differ in number.
+        StorageError: the state cannot be written.
     """
-    log = RecoveryLog()
     if settings.steps == 0:
-        return log
+        return RecoveryLog()
     if len(images) == 0 or len(teacher) != len(images):
         raise MedcoreError(
             f"recovery: {len(images)} calibration images but {len(teacher)} teacher answers; "
@@ -126,27 +114,31 @@ def recover(
     batches = draw_batches(images.complexity, settings.steps, settings.batch_size, seed)
     with only_training(model, [model.image_encoder]) as parameters:
         optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-        good = LastGood(parameters)
-        for step, indices in enumerate(batches):
+        identity = f"{seed} {settings} {model.spec.to_json()}"
+        state = RecoveryState(identity, parameters, optimizer, LastGood(parameters), RecoveryLog(), Parts())
+        if file is not None:
+            file.load(state)
+        log, good, parts = state.log, state.good, state.parts
+        for step in range(log.steps, settings.steps):
             factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
             set_rate(optimizer, settings.lr * factor)
-            optimizer.zero_grad(set_to_none=True)
-            total, parts = _loss(model, images, teacher, indices, settings)
-            total.backward()  # type: ignore[no-untyped-call]
+            loss_of = functools.partial(_loss, model, images, teacher, batches[step], settings)
+            figures = parts.backward(settings.batch_size, loss_of, optimizer)
             # one transfer for all figures, and only now: a device must not wait for it before the backward pass
-            loss, *values = torch.stack([total.detach(), *parts.values()]).tolist()
-            terms = dict(zip(parts, values, strict=True))
-            trouble = _trouble(loss, parameters, step)
-            if trouble is not None:
-                log.stopped = trouble
+            loss, *values = figures.tolist()
+            log.split = parts.note(settings.batch_size)
+            log.stopped = _trouble(loss, parameters, step)
+            if log.stopped is not None:
                 good.restore()
                 return log
             good.saw(step)
             optimizer.step()
             log.losses.append(loss)
-            log.terms.append(terms)
+            log.terms.append(dict(zip(TERMS, values, strict=True)))
+            if file is not None:
+                file.after_step(state)
             if on_step is not None:
-                on_step(step, loss, terms)
+                on_step(step, loss, log.terms[-1])
         if not all_finite(parameters):
             log.stopped = f"non-finite weights after step {settings.steps - 1}"
             good.restore()
@@ -166,16 +158,20 @@ def _loss(
     model: MedSam,
     images: ImageSet,
     teacher: Teacher,
-    indices: npt.NDArray[np.intp],
+    batch: npt.NDArray[np.intp],
     settings: RecoverySettings,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Recovery loss of one batch and its detached terms, scalars on the model's device, in full precision."""
-    device = device_of(model)
+    part: slice,
+) -> Tensor:
+    """Recovery loss of a part of one batch and its detached terms: (1 + terms,) on the model's device, full precision.
+
+    Each is a mean over the part's images, which are of one size.
+    """
+    indices, device = batch[part], device_of(model)
     teacher_embedding, teacher_logits = teacher.batch(indices, device)
     with mixed_precision(device, settings.autocast):
         embedding = model.encode(images.tensor(indices).to(device))
         logits = model.decode(embedding, images.box_tensor(indices).to(device))
-    return recovery_loss(
+    total, terms = recovery_loss(
         logits,
         images.low_mask_tensor(logits.shape[-1], indices).to(device),
         images.mask_tensor(indices).to(device),
@@ -184,3 +180,4 @@ def _loss(
         teacher_logits,
         settings.lambdas,
     )
+    return torch.stack([total, *(terms[name] for name in TERMS)])

@@ -20,7 +20,7 @@ from medcore.groups import PerGroup
 from medcore.masks import keep_all, select
 from medcore.orders import PHASES, Order
 from medcore.prune import prune
-from medcore.recovery import RecoveryLog, RecoverySettings, Teacher, recover
+from medcore.recovery import RecoveryFile, RecoveryLog, RecoverySettings, Teacher, recover
 from medcore.sam import MedSam
 from medcore.spec import EncoderSpec
 
@@ -152,6 +152,7 @@ def run_schedule(
     score: Scorer | None = None,
     on_phase: OnPhase | None = None,
     on_step: OnPhaseStep | None = None,
+    file: RecoveryFile | None = None,
 ) -> State:
     """Run the phases that `state` has not behind it.
 
@@ -164,6 +165,8 @@ def run_schedule(
 
     Args:
         score: needed where the schedule scores anew.
+        file: keeps the state within recoveries. What it holds of the phase after `state` is taken up; whoever saves
+            the states of `on_phase` removes it then.
 
     Raises:
         MedcoreError: the model's widths are not those after `state.done` phases, or that number is out of range.
@@ -183,7 +186,8 @@ def run_schedule(
         elif phase.kind.endswith("_recovery"):
             model = copy.deepcopy(model)
             report = None if on_step is None else functools.partial(on_step, phase.name)
-            log = recover(model, images, teacher, schedule.recovery(phase), _phase_seed(seed, index), report)
+            settings, own_seed = schedule.recovery(phase), _phase_seed(seed, index)
+            log = recover(model, images, teacher, settings, own_seed, report, file)
         else:
             masks = select(scores, _cut_to(phase, model.spec))
             model = prune(model, masks)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medcore.data import ImageSet
 from medcore.errors import MedcoreError
+from medcore.memory import Parts
 from medcore.optimisation import device_of, mixed_precision
 from medcore.sam import MedSam
 
@@ -47,7 +48,7 @@ class Teacher:
 
 @torch.no_grad()
 def compute_teacher(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False) -> Teacher:
-    """Run `model` on all images with their exact boxes.
+    """Run `model` on all images with their exact boxes; in smaller batches where memory runs out.
 
     Half precision is enough: the encoder ends with a normalisation, and logits stay within a few hundred.
 
@@ -57,13 +58,19 @@ def compute_teacher(model: MedSam, images: ImageSet, batch_size: int = 8, autoca
     arch, device = model.arch, device_of(model)
     embeddings = np.empty((len(images), arch.out_chans, arch.grid, arch.grid), np.float16)
     logits = np.empty((len(images), 1, arch.low_res, arch.low_res), np.float16)
+
+    def answer(parts: list[slice]) -> None:
+        for chosen in (indices[part] for part in parts):
+            with mixed_precision(device, autocast):
+                embedding = model.encode(images.tensor(chosen).to(device))
+                low = model.decode(embedding, images.box_tensor(chosen).to(device))
+            embeddings[chosen] = embedding.half().cpu().numpy()
+            logits[chosen] = low.half().cpu().numpy()
+
+    parts = Parts()
     for start in range(0, len(images), batch_size):
         indices = np.arange(start, min(start + batch_size, len(images)))
-        with mixed_precision(device, autocast):
-            embedding = model.encode(images.tensor(indices).to(device))
-            answer = model.decode(embedding, images.box_tensor(indices).to(device))
-        embeddings[indices] = embedding.half().cpu().numpy()
-        logits[indices] = answer.half().cpu().numpy()
+        parts.run(len(indices), answer)
         if not (np.isfinite(embeddings[indices]).all() and np.isfinite(logits[indices]).all()):
             raise MedcoreError(
                 f"teacher: non-finite answer for an image among {images.names[start]} … "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from medcore.data import ImageSet, jitter_boxes
 from medcore.errors import MedcoreError
 from medcore.losses import segmentation_loss
+from medcore.memory import Parts
 from medcore.optimisation import (
     LastGood,
     all_finite,
@@ -89,7 +91,8 @@ def train(
     The model ends with the weights of the best validation loss, or with the last ones where `val` is None.
     Order, jitter and flips of an epoch depend only on `seed` and the epoch; the global random state is
     neither read nor changed. A non-finite loss or gradient ends the training with the best weights so far
-    (without validation: the last good ones) and the reason in `stopped`.
+    (without validation: the last good ones) and the reason in `stopped`. A batch that does not fit into
+    memory is taken in parts whose gradients add up to the batch's.
 
     Args:
         state_path: file rewritten at the end of each epoch; if it exists, the training goes on from there and
@@ -139,6 +142,7 @@ class _Run:
     seed: int
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
+    parts: Parts = field(default_factory=Parts)
 
     def identity(self, trained: Sequence[str]) -> dict[str, str]:
         """By kind of input: text that differs between trainings that must not go on from each other's state.
@@ -166,11 +170,11 @@ class _Run:
             step, total = epoch * len(batches) + number, settings.epochs * len(batches)
             rate = settings.lr * rate_factor(step, total, settings.schedule, settings.warmup)
             set_rate(self.optimizer, rate)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = _loss(self.model, _augmented(self.train, indices, settings, random), settings.autocast)
-            loss.backward()  # type: ignore[no-untyped-call]
+            batch = _augmented(self.train, indices, settings, random)
+            loss_of = functools.partial(_part_loss, self.model, batch, settings.autocast)
+            loss = self.parts.backward(len(indices), loss_of, self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
-            value = loss.detach().item()
+            value = loss.item()
             if not (math.isfinite(value) and math.isfinite(norm.item())):
                 good.restore()
                 return f"non-finite loss or gradient at step {number} of epoch {epoch}"
@@ -187,10 +191,15 @@ class _Run:
 @torch.no_grad()
 def validation_loss(model: MedSam, images: ImageSet, settings: TrainSettings) -> float:
     """Training loss with exact boxes and no augmentation; mean over images of their batch's loss."""
-    total = 0.0
+
+    def summed(parts: list[slice]) -> float:
+        batches = [indices[part] for part in parts]
+        return sum(float(_loss(model, _batch(images, batch), settings.autocast)) * len(batch) for batch in batches)
+
+    total, parts = 0.0, Parts()
     for start in range(0, len(images), settings.batch_size):
         indices = np.arange(start, min(start + settings.batch_size, len(images)))
-        total += float(_loss(model, _batch(images, indices), settings.autocast)) * len(indices)
+        total += parts.run(len(indices), summed)
     return total / len(images)
 
 
@@ -209,6 +218,12 @@ def _loss(model: MedSam, batch: Batch, autocast: bool) -> Tensor:
     with mixed_precision(device, autocast):
         logits = model.segment(images, boxes)
     return segmentation_loss(logits, masks)
+
+
+def _part_loss(model: MedSam, batch: Batch, autocast: bool, part: slice) -> Tensor:
+    """(1,)"""
+    images, masks, boxes = batch
+    return _loss(model, (images[part], masks[part], boxes[part]), autocast)[None]
 
 
 def _batch(images: ImageSet, indices: Indices) -> Batch:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medcore.errors import MedcoreError
-from medcore.files import UNREADABLE, first_line, replacing
+from medcore.files import UNREADABLE, cannot_write, first_line, replacing
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,11 @@ class TrainState:
             "log": dataclasses.asdict(self.log),
         }
         try:
-            with replacing(path) as temporary:
-                torch.save(state, temporary)
+            # into an open file, because torch's own writer does not tell that the disk is full
+            with replacing(path) as temporary, temporary.open("wb") as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:
-            raise MedcoreError(f"{path}: cannot write the training state ({first_line(error)})") from None
+            raise cannot_write(path, error, "cannot write the training state") from None
 
     def load(self, path: Path) -> None:
         """Take up the state in `path`; nothing happens if there is no such file.

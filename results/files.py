@@ -7,21 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from medcore.errors import MedcoreError
-from medcore.files import replacing
+from medcore.files import cannot_write, replacing
 
 
 def write_by_rename(path: Path, data: bytes) -> None:
     """Write `data` by `medcore.files.replacing`; folders are made.
 
-    Raises `MedcoreError` naming the file if its folder cannot be written.
+    Raises `StorageError` naming the file if it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise MedcoreError(f"{path}: cannot be written ({reason}); choose a writable folder") from None
+        raise cannot_write(path, error) from None
 
 
 def read_json(path: Path, advice: str = "restore it from a copy") -> Any:

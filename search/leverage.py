@@ -34,6 +34,7 @@ from medcore.leverage import (
     summary,
 )
 from medcore.masks import select
+from medcore.memory import Parts
 from medcore.optimisation import device_of, mixed_precision
 from medcore.prune import prune
 from medcore.sam import MedSam
@@ -109,12 +110,20 @@ def leverage(config: Config, out_folder: Path, progress: Progress | None = None,
 def low_logits(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False) -> npt.NDArray[np.float32]:
     """Low-resolution logits of all images, prompted with the exact boxes: float32 (N, low, low)."""
     device = device_of(model)
-    batches = []
+    batches: list[npt.NDArray[np.float32]] = []
+
+    def answers(parts: list[slice]) -> list[npt.NDArray[np.float32]]:
+        found = []
+        for chosen in (indices[part] for part in parts):
+            with torch.inference_mode(), mixed_precision(device, autocast):
+                logits = model.segment(images.tensor(chosen).to(device), images.box_tensor(chosen).to(device))
+            found.append(logits[:, 0].float().cpu().numpy())
+        return found
+
+    parts = Parts()
     for start in range(0, len(images), batch_size):
-        chosen = np.arange(start, min(start + batch_size, len(images)))
-        with torch.inference_mode(), mixed_precision(device, autocast):
-            logits = model.segment(images.tensor(chosen).to(device), images.box_tensor(chosen).to(device))
-        batches.append(logits[:, 0].float().cpu().numpy())
+        indices = np.arange(start, min(start + batch_size, len(images)))
+        batches += parts.run(len(indices), answers)
     return np.concatenate(batches)
 
 

@@ -223,7 +223,7 @@ def test_every_block_may_be_emptied(images, teacher):
 def test_phases_have_streams_of_their_own(images, teacher, monkeypatch):
     seeds = []
 
-    def note(model, images, teacher, settings, seed, on_step):
+    def note(model, images, teacher, settings, seed, on_step, file):
         seeds.append(seed)
 
     monkeypatch.setattr("medcore.schedule.recover", note)
