@@ -95,6 +95,9 @@ class RecoveryConfig(Section):
     lambdas: tuple[NotNegative, NotNegative, NotNegative, NotNegative] = (1.0, 0.5, 2.0, 0.5)
     lr_schedule: Literal["constant", "cosine"] = "constant"
     autocast: bool = Field(False, description="bfloat16 autocast")
+    save_every: int = Field(
+        50, ge=0, description="steps after which a trial's state is saved (at most 5 % of the time); 0: after phases only"
+    )
 
 
 class BudgetConfig(Section):
@@ -264,6 +267,7 @@ class SearchConfig(Section):
     gpus_per_trial: float = Field(0.25, ge=0, description="share of a GPU, where there is one; above 1 whole GPUs")
     leverage_images: int = Field(16, ge=0, description="calibration images for a trial's leverage; 0: not computed")
     concurrency: int | None = Field(None, ge=1, description="trials at once; default: what the resources allow")
+    retries: int = Field(3, ge=0, description="times a trial is begun again after its worker process has died")
 
     @model_validator(mode="after")
     def _sound(self) -> SearchConfig:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from medcore.data import ImageSet
-from medcore.errors import MedcoreError
+from medcore.errors import MedcoreError, StorageError
 from medcore.fisher import Progress
 from results.files import write_by_rename
 from results.trials import all_rows, compact, write_study
@@ -28,8 +29,18 @@ from search.tracking_note import hide_login
 from search.trial import run_trial
 from search.warm import check_warm_starts, warm_starts
 
+logger = logging.getLogger(__name__)
+
 #: Settings that may differ when a study is resumed: they change how trials run, not what they mean.
-_MAY_CHANGE = {"search.trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial", "tracking.uri"}
+_MAY_CHANGE = {
+    "recovery.save_every",
+    "search.trials",
+    "search.concurrency",
+    "search.cpus_per_trial",
+    "search.gpus_per_trial",
+    "search.retries",
+    "tracking.uri",
+}
 _MAY_CHANGE |= {f"finetune.{name}" for name in FinetuneConfig.model_fields}  # no trial knows of it
 
 
@@ -56,12 +67,13 @@ def search(
         open_study(config, resume)
         say(f"study folder: {folder}")
         with connected(ray_address, resources):
-            return _search(config, resources, resume, command, progress, say)
+            return _search(config, resources, ray_address, resume, command, progress, say)
 
 
 def _search(
     config: Config,
     resources: Resources,
+    ray_address: str | None,
     resume: bool,
     command: str,
     progress: Progress | None,
@@ -92,6 +104,8 @@ def _search(
                 concurrency=config.search.concurrency,
                 sampler=config.search.sampler,
                 seed=config.seed,
+                retries=config.search.retries,
+                ray_address=ray_address,
                 resume=resume,
                 resume_command=command,
                 on_row=seen.ended,
@@ -99,7 +113,10 @@ def _search(
             )
         complete = outcome.complete
     finally:
-        compact(folder)
+        try:
+            compact(folder)
+        except StorageError as error:  # the rows are on disk, and the search has said what to do
+            logger.warning("%s", error)
         tracker.finish(complete)
     say(outcome.message)
     return outcome

@@ -1,6 +1,7 @@
 """The driver's book on disk: which trials were handed out, which have ended, and who may write.
 
     STUDY/trials/<trial_id>/params.json   handed out; written before the trial starts
+    STUDY/trials/<trial_id>/node          id of the Ray node that it was last begun on
     STUDY/trials/<trial_id>/row.json      ended; read by `results.trials`, as everywhere
     STUDY/search.lock                     held by the driver's process; a killed one leaves it free
 
@@ -51,6 +52,17 @@ def read_issued(study: Path, trial_id: str) -> Issued:
         return Issued(**read_json(path, _MEND))
     except TypeError:
         raise MedcoreError(f"{path}: corrupt; {_MEND}") from None
+
+
+def write_place(study: Path, trial_id: str, node: str) -> None:
+    """Note on which node a trial begins. Raises `StorageError` if that cannot be written."""
+    write_by_rename(trial_folder(study, trial_id) / "node", node.encode())
+
+
+def read_place(study: Path, trial_id: str) -> str | None:
+    """The node that a trial was last begun on, if any."""
+    path = trial_folder(study, trial_id) / "node"
+    return path.read_text() if path.is_file() else None
 
 
 def all_issued(study: Path) -> list[Issued]:

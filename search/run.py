@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,17 +17,15 @@ import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from medcore.errors import MedcoreError
+from medcore.errors import MedcoreError, StorageError
 from results.trials import Row, all_rows, finished_ids, read_row, write_row
-from search.ledger import all_issued, failed_row, only_driver, read_issued
+from search.ledger import all_issued, failed_row, only_driver, read_issued, read_place
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
-from search.session import Resources, connected, fitting, one_line, request
-from search.worker import TrialWorker, Work
+from search.session import Resources, connected, dead_nodes, fitting, one_line, request
+from search.worker import TROUBLE, TrialWorker, Work
 
 logger = logging.getLogger(__name__)
-
-_RETRIES = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ def run_search(
     concurrency: int | None = None,
     sampler: str = "tpe",
     seed: int = 0,
+    retries: int = 3,
     ray_address: str | None = None,
     resume: bool = False,
     resume_command: str | None = None,
@@ -69,7 +69,9 @@ def run_search(
         trainable: `trainable(trial, **shared) -> row`, run in worker processes; it writes the row itself.
         shared: big read-only inputs, put into the object store once and mapped by every worker.
         sampler, seed: see `search.sampler.SamplerSettings`.
-        concurrency: trials at once; by default as many as the resources allow when the search starts.
+        concurrency: trials at once; by default as many as the resources allow, those of nodes that join later too.
+        retries: how often a trial is begun again after its worker process has died, before it counts as failed; nodes
+            that die do not count.
         ray_address: a running cluster (default: `RAY_ADDRESS`, else a Ray of this process's own).
         resume_command: what the user types to go on; part of messages.
         on_row, on_start: called in this process when a trial has ended (with its row) or starts (with its id).
@@ -88,45 +90,42 @@ def run_search(
         settings = SamplerSettings(sampler, seed)
         search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
         missing = trials - len(finished_ids(study_dir))
+        grows = bool(ray_address or os.environ.get("RAY_ADDRESS"))
         problem, interrupted = None, False
         if missing > 0:
             # Ray installs a SIGTERM handler of its own when it starts, so ours come after it
             with connected(ray_address, resources), _stop_signals() as stop:
-                watcher = _Watcher(study_dir, stop, on_row, on_start)
-                problem = _fit(
-                    study_dir, search, missing, trainable, dict(shared or {}), resources, concurrency, watcher
+                watcher = _Watcher(study_dir, search, stop, on_row, on_start)
+                wanted = request(resources)
+                # Tune asks for one trial ahead of a free place where it is given no limit: that is what makes a cluster
+                # grow and what a node that joins is given, but the sampler draws that trial without the latest results
+                places = fitting(wanted)
+                limit = concurrency or (None if grows else places)
+                worker = tune.with_parameters(
+                    TrialWorker, work=trainable, study_dir=str(study_dir), shared=dict(shared or {})
                 )
+                problem = _fit(study_dir, tune.with_resources(worker, wanted), missing, limit, retries, watcher)
                 interrupted = stop.is_set()
     return _outcome(study_dir, trials, interrupted, problem, command)
 
 
 def _fit(
-    study_dir: Path,
-    search: StudySearch,
-    missing: int,
-    trainable: Work,
-    shared: dict[str, Any],
-    resources: Resources,
-    concurrency: int | None,
-    watcher: _Watcher,
+    study_dir: Path, worker: Any, missing: int, limit: int | None, retries: int, watcher: _Watcher
 ) -> str | None:
-    """Run `missing` trials; returns why it ended early, if it did."""
-    wanted = request(resources)
-    limit = concurrency or fitting(wanted)
-    worker = tune.with_parameters(TrialWorker, work=trainable, study_dir=str(study_dir), shared=shared)
+    """Run `missing` trials, at most `limit` at once; returns why it ended early, if it did."""
     tuner = tune.Tuner(
-        tune.with_resources(worker, wanted),
+        worker,
         tune_config=tune.TuneConfig(
-            search_alg=search,
+            search_alg=watcher.search,
             num_samples=missing,
-            max_concurrent_trials=min(limit, missing),
+            max_concurrent_trials=None if limit is None else min(limit, missing),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
         ),
         run_config=tune.RunConfig(
             name=datetime.now(UTC).strftime("run-%Y%m%dT%H%M%S.%f"),
             storage_path=str(study_dir / "ray"),
-            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            failure_config=tune.FailureConfig(max_failures=retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[watcher],
             verbose=0,
@@ -135,8 +134,10 @@ def _fit(
     try:
         tuner.fit()
     except (RayError, tune.TuneError) as error:
-        return None if watcher.stopped else one_line(error)
-    return None
+        return watcher.search.problem or (None if watcher.stopped else one_line(error))
+    except OSError as error:  # Tune's own bookkeeping on a full disk
+        return watcher.search.problem or str(error)
+    return watcher.search.problem
 
 
 class _Watcher(tune.Callback):
@@ -145,13 +146,15 @@ class _Watcher(tune.Callback):
     def __init__(
         self,
         study_dir: Path,
+        search: StudySearch,
         stop: threading.Event,
         on_row: Callable[[Row], None] | None,
         on_start: Callable[[str], None] | None,
     ) -> None:
-        self.stopped = False
+        self.search, self.stopped = search, False
         self._dir, self._stop, self._on_row, self._on_start = study_dir, stop, on_row, on_start
         self._started: dict[str, datetime] = {}
+        self._counted: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a `Tuner.restore`, which is not used here."""
@@ -171,10 +174,13 @@ class _Watcher(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         trial_id = trial.config["trial_id"]
         self._started.setdefault(trial_id, datetime.now(UTC))
+        self._forgive(trial)
         if self._on_start is not None:
             self._on_start(trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if trouble := trial.last_result.get(TROUBLE):
+            self.search.end(trouble)
         self._tell(trial.config["trial_id"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -183,8 +189,18 @@ class _Watcher(tune.Callback):
         if read_row(self._dir, trial_id) is None:
             started = self._started.get(trial_id, datetime.now(UTC))
             reason = f"worker process died {trial.num_failures} times: {one_line(trial.get_error())}"
-            write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, started))
+            try:
+                write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, started))
+            except StorageError as error:
+                self.search.end(str(error))
         self._tell(trial_id)
+
+    def _forgive(self, trial: Any) -> None:
+        """Take back the failure before this start if it was the node's: only then it is known that the node is gone."""
+        trial_id = trial.config["trial_id"]
+        if trial.num_failures > self._counted.get(trial_id, 0) and read_place(self._dir, trial_id) in dead_nodes():
+            trial.run_metadata.num_failures -= 1
+        self._counted[trial_id] = trial.num_failures
 
     def _tell(self, trial_id: str) -> None:
         row = read_row(self._dir, trial_id)

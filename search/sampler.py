@@ -20,7 +20,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from medcore.errors import MedcoreError
+from medcore.errors import MedcoreError, StorageError
 from results.trials import all_rows, read_row
 from search.ledger import Issued, all_issued, write_issued
 from search.objectives import Objective, Row, values_of
@@ -81,6 +81,9 @@ class StudySearch(Searcher):
         warm_starts: `{"origin": str, "params": {...}}` in order; parameters that the space does not draw go along
             as they are, ones that are absent are sampled.
         trials: size of the whole search.
+
+    Attributes:
+        problem: why no further trial starts, or None.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class StudySearch(Searcher):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._dir, self._space, self._objectives = study_dir, space, tuple(objectives)
         self._settings, self._trials = settings or SamplerSettings(), trials
+        self.problem: str | None = None
         self._running: dict[str, tuple[Issued, optuna.Trial]] = {}
         self._study = optuna.create_study(
             directions=[objective.optuna_direction for objective in objectives],
@@ -110,8 +114,19 @@ class StudySearch(Searcher):
         self._next = max(numbers, default=-1) + 1
         self._warm = dict(enumerate(warm_starts))
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Tune's request for one trial: `{"trial_id": ...}`, after its `params.json` is on disk."""
+    def end(self, problem: str) -> None:
+        """Let no further trial start; those under way go on to their end."""
+        if self.problem is None:
+            logger.warning("no further trial starts: %s", problem)
+            self.problem = problem
+
+    def suggest(self, trial_id: str) -> Any:
+        """Tune's request for one trial: `{"trial_id": ...}`, after its `params.json` is on disk.
+
+        `Searcher.FINISHED` after `end`, or if the file cannot be written.
+        """
+        if self.problem is not None:
+            return Searcher.FINISHED
         if self._interrupted:
             issued = self._interrupted.popleft()
             trial, _ = self._ask(issued.number, issued.params)
@@ -127,7 +142,11 @@ class StudySearch(Searcher):
                 params=params,
                 sampler_state=_sampler_state(trial),
             )
-            write_issued(self._dir, issued)
+            try:
+                write_issued(self._dir, issued)
+            except StorageError as error:
+                self.end(str(error))
+                return Searcher.FINISHED
         self._running[trial_id] = issued, trial
         return {"trial_id": issued.trial_id}
 

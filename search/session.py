@@ -15,6 +15,8 @@ from ray.exceptions import RayError
 
 from medcore.errors import MedcoreError
 
+#: What nodes call the resources that a trial asks for.
+_NAMES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
 #: Tune's own bookkeeping is off where rows on disk do the same: loggers, snapshots, tables, its signal handler. Workers
 #: keep the driver's folder, because paths in a configuration may be relative.
 _ENVIRONMENT = {
@@ -95,13 +97,18 @@ def fitting(wanted: Mapping[str, float]) -> int:
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"]:
             has = node["Resources"]
-            count += min(int(has.get(kind.upper(), 0) / amount + 1e-9) for kind, amount in wanted.items())
+            count += min(int(has.get(_NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
     if count == 0:
         names = ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
         raise MedcoreError(
             f"no node of the Ray cluster has {names} for a trial; lower cpus_per_trial or gpus_per_trial"
         )
     return count
+
+
+def dead_nodes() -> set[str]:
+    """Ids of nodes that were part of the cluster and are gone."""
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}  # type: ignore[no-untyped-call]
 
 
 def one_line(error: object) -> str:

@@ -15,7 +15,7 @@ from medcore.checkpoint import save
 from medcore.data import ImageSet
 from medcore.evaluate import evaluate, summarise
 from medcore.orders import Order
-from medcore.recovery import RecoveryLog, RecoverySettings, Teacher
+from medcore.recovery import RecoveryFile, RecoveryLog, RecoverySettings, Teacher
 from medcore.sam import MedSam
 from medcore.schedule import Schedule, Scorer, State, rounds_to, run_schedule, start_of
 from medcore.scores import mix
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 #: The trial's own files, beside its row.
 CHECKPOINT = "model.safetensors"
 PHASE_CHECKPOINT = "phase.safetensors"
+RECOVERY_STATE = "recovery.pt"
 
 
 def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
@@ -44,8 +45,9 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
         trial: `trial_id`, `number`, `seed`, `origin`, `params` (flat, see `search.space`) and `study_dir`.
         shared: inputs common to all trials.
 
-    The state after each phase is kept on disk until the row exists, so a killed trial goes on from there. A recovery
-    that had to end early is no failure, because the last good weights are kept, but the row's `reason` says so.
+    The state after each phase, and every few steps within recoveries, is kept on disk until the row exists, so a killed
+    trial goes on from there. A recovery that had to end early is no failure, because the last good weights are kept, nor
+    is one that took its batches in parts for want of memory, but the row's `reason` says so.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     config = shared.config
@@ -81,8 +83,9 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
     write_images(study_dir, trial_id, images)
     write_phases(study_dir, trial_id, [{k: v for k, v in entry.items() if k != "note"} for entry in series])
     write_row(study_dir, row)
-    with suppress(OSError):  # the row exists, so nobody reads this file again
-        (folder / PHASE_CHECKPOINT).unlink(missing_ok=True)
+    with suppress(OSError):  # the row exists, so nobody reads these files again
+        for name in (PHASE_CHECKPOINT, RECOVERY_STATE):
+            (folder / name).unlink(missing_ok=True)
     return row
 
 
@@ -113,7 +116,7 @@ def schedule_of(
 
 
 def prune_and_recover(plan: Plan, shared: Shared, seed: int, folder: Path) -> tuple[MedSam, Series]:
-    """The plan's schedule, resumed after the last phase that `folder` holds. Returns the model and its phase series."""
+    """The plan's schedule, resumed from what `folder` holds. Returns the model and its phase series."""
     targets = rounds_to(EncoderSpec.dense(shared.arch), plan.spec, plan.rounds)
     schedule = schedule_of(targets, shared.config.recovery, plan.lr, plan.head_share, plan.order, plan.rescore)
     score = scorer(shared.config, shared.calibration, plan.weights, plan.rescore_per_dataset, seed)
@@ -123,7 +126,8 @@ def prune_and_recover(plan: Plan, shared: Shared, seed: int, folder: Path) -> tu
     else:
         folder.mkdir(parents=True, exist_ok=True)
         state, series = start_of(adapted_model(shared.config), mix(shared.table, plan.weights, shared.arch)), []
-    return run_recorded(schedule, state, shared.calibration, shared.teacher, seed, score, file, series)
+    within = RecoveryFile(folder / RECOVERY_STATE, shared.config.recovery.save_every)
+    return run_recorded(schedule, state, shared.calibration, shared.teacher, seed, score, file, within, series)
 
 
 def run_recorded(
@@ -134,9 +138,13 @@ def run_recorded(
     seed: int,
     score: Scorer | None = None,
     file: Path | None = None,
+    within: RecoveryFile | None = None,
     series: Series | None = None,
 ) -> tuple[MedSam, Series]:
-    """Run a schedule on the best device; losses and early ends go to `series`, and to `file` after each phase."""
+    """Run a schedule on the best device; losses and what went wrong go to `series`.
+
+    The state goes to `file` after each phase, and to `within` in the middle of recoveries.
+    """
     series = [] if series is None else series
 
     def on_phase(name: str, current: State, log: RecoveryLog | None) -> None:
@@ -144,13 +152,16 @@ def run_recorded(
             series.extend(
                 {"phase": name, "step": step, "name": "loss", "value": loss} for step, loss in enumerate(log.losses)
             )
-            if log.stopped is not None:
-                note = f"{name} ended early: {log.stopped}"
-                logger.warning("%s", note)
-                series.append({"phase": name, "step": log.steps, "name": "stopped_early", "value": 1.0, "note": note})
+            for kind, problem in (("stopped_early", log.stopped), ("split_batches", log.split)):
+                if problem is not None:
+                    note = f"{name} ended early: {problem}" if kind == "stopped_early" else f"{name}: {problem}"
+                    logger.warning("%s", note)
+                    series.append({"phase": name, "step": log.steps, "name": kind, "value": 1.0, "note": note})
         if file is not None:
             save_state(file, current, series)
+        if within is not None:
+            within.remove()
 
     state = dataclasses.replace(state, model=state.model.to(best_device()))
-    end = run_schedule(schedule, state, images, teacher, seed, score, on_phase)
+    end = run_schedule(schedule, state, images, teacher, seed, score, on_phase, file=within)
     return end.model, series

@@ -6,22 +6,28 @@ import gc
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 
+from medcore.errors import StorageError
+from medcore.files import chain, is_storage_trouble
 from results.files import write_by_rename
 from results.trials import read_row, trial_folder, write_row
-from search.ledger import failed_row, read_issued
+from search.ledger import Issued, failed_row, read_issued, write_place
 
 logger = logging.getLogger(__name__)
 
 #: `work(trial, **shared) -> row`. `trial`: trial_id, number, seed, origin, params, sampler_state, study_dir.
 Work = Callable[..., Mapping[str, Any]]
+
+#: Key of a result: why no row could be written.
+TROUBLE = "trouble"
 
 
 class DeviceLost(RuntimeError):
@@ -31,7 +37,7 @@ class DeviceLost(RuntimeError):
 class TrialWorker(tune.Trainable):
     """An actor that Tune reuses between trials, so processes and shared inputs are paid for once.
 
-    Tune's own result carries nothing but `done`: the row on disk is the result.
+    Tune's own result carries nothing but `done`: the row on disk is the result. Where none could be written, it says why.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
@@ -40,38 +46,62 @@ class TrialWorker(tune.Trainable):
         self._work, self._study, self._shared = work, Path(study_dir), shared
 
     def step(self) -> dict[str, Any]:
-        run_one(self._work, self._study, self.config["trial_id"], self._shared)
-        return {"done": True}
+        trial_id = self.config["trial_id"]
+        try:
+            write_place(self._study, trial_id, ray.get_runtime_context().get_node_id())
+            trouble = run_one(self._work, self._study, trial_id, self._shared)
+        except StorageError as error:
+            trouble = str(error)
+        return {"done": True} if trouble is None else {"done": True, TROUBLE: trouble}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return True
 
 
-def run_one(work: Work, study: Path, trial_id: str, shared: Mapping[str, Any]) -> None:
+def run_one(work: Work, study: Path, trial_id: str, shared: Mapping[str, Any]) -> str | None:
     """Do a trial's work unless its row exists; whatever goes wrong ends as a failed row, not as an exception.
 
-    An exception's traceback goes to `error.txt` in the trial's folder. Raises only if no row can be written, and
-    `DeviceLost`, after the row, if this process can do no further trial.
+    An exception's traceback goes to `error.txt` in the trial's folder. A full or read-only disk is not the trial's
+    fault: then there is no row, and the trial is run again when the study is resumed.
+
+    Returns: why files cannot be written, if so. Raises `DeviceLost`, after the row, if this process can do no further
+    trial, and `MedcoreError` if the trial's own files are corrupt.
     """
     if read_row(study, trial_id) is not None:  # a worker that died between its row and its report
-        return
-    issued, started, lost = read_issued(study, trial_id), datetime.now(UTC), False
+        return None
+    issued, started = read_issued(study, trial_id), datetime.now(UTC)
+    error: Exception | None = None
     try:
         row = work({**asdict(issued), "study_dir": str(study)}, **shared)
         if read_row(study, trial_id) is None:
             write_row(study, row)
-    except Exception as error:  # noqa: BLE001 - a study outlives any trial; the reason is in the row
-        if read_row(study, trial_id) is not None:  # it had ended, and its row is what the trial came to
-            logger.warning("trial %s has ended, but its worker could not tidy up: %s", trial_id, error)
-        else:
-            logger.warning("trial %s failed: %s", trial_id, error)
-            report = "".join(traceback.format_exception(error))
-            write_by_rename(trial_folder(study, trial_id) / "error.txt", report.encode())
-            write_row(study, failed_row(issued, f"{type(error).__name__}: {error}", started))
-        lost = _device_lost(error)
-        _free_memory(error)
+    except Exception as caught:  # noqa: BLE001 - a study outlives any trial; the reason is in the row
+        error = caught
+    if error is None:
+        return None
+    trouble = _failed(study, issued, error, started)
+    lost = _device_lost(error)
+    _free_memory(error)
     if lost:
         raise DeviceLost(f"trial {trial_id} lost the device; its row is written, and another process goes on")
+    return trouble
+
+
+def _failed(study: Path, issued: Issued, error: Exception, started: datetime) -> str | None:
+    """Write the failed row, unless the trial had ended. Returns why files cannot be written, if so."""
+    if read_row(study, issued.trial_id) is not None:  # it had ended, and its row is what the trial came to
+        logger.warning("trial %s has ended, but its worker could not tidy up: %s", issued.trial_id, error)
+        return None
+    logger.warning("trial %s failed: %s", issued.trial_id, error)
+    if is_storage_trouble(error):
+        return str(error)
+    report = "".join(traceback.format_exception(error))
+    try:
+        write_by_rename(trial_folder(study, issued.trial_id) / "error.txt", report.encode())
+        write_row(study, failed_row(issued, f"{type(error).__name__}: {error}", started))
+    except StorageError as problem:
+        return str(problem)
+    return None
 
 
 def _device_lost(error: BaseException) -> bool:
@@ -80,14 +110,14 @@ def _device_lost(error: BaseException) -> bool:
     return any(
         (isinstance(link, lost) or (isinstance(link, RuntimeError) and "CUDA error" in str(link)))
         and "out of memory" not in str(link)
-        for link in _chain(error)
+        for link in chain(error)
     )
 
 
 def _free_memory(error: BaseException) -> None:
     """Give back what the failed trial held, or the next one in this process starts with less. Never raises."""
     try:
-        for link in _chain(error):
+        for link in chain(error):
             traceback.clear_frames(link.__traceback__)
         gc.collect()
         torch = sys.modules.get("torch")
@@ -95,11 +125,3 @@ def _free_memory(error: BaseException) -> None:
             torch.cuda.empty_cache()
     except Exception as problem:  # noqa: BLE001 - a destructor or a lost device; the trial's row is written by now
         logger.warning("memory of a failed trial could not be given back: %s", problem)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__

@@ -115,7 +115,7 @@ def test_whatever_happens_every_trial_gets_a_row(tmp_path: Path) -> None:
     warm = [{"origin": "dense", "params": {"x": 1.0}}]
     outcome = run_search(
         tmp_path, space, warm, OBJECTIVES, 12, well_or_ill,
-        shared={"table": np.ones(1_000_000)}, on_row=told.append, on_start=begun.append,
+        shared={"table": np.ones(1_000_000)}, on_row=told.append, on_start=begun.append, retries=1,
     )  # fmt: skip
     rows = {row["number"]: row for row in all_rows(tmp_path)}
     assert list(rows) == list(range(12)) and rows[0]["origin"] == "dense" and rows[0]["cost"] == 1.0

@@ -1,0 +1,75 @@
+"""A search on a real cluster whose nodes come and go: a second raylet joins, works, and is killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from results.trials import all_rows, write_row
+from search.ledger import read_place
+from search.objectives import Objective
+from search.run import run_search
+
+OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def work(trial: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """On the head: wait until the other node has come and gone. There: never end, unless it is the second visit."""
+    study, node = Path(trial["study_dir"]), ray.get_runtime_context().get_node_id()
+    with (study / "starts.log").open("a") as log:
+        log.write(f"{trial['trial_id']} {node}\n")
+    while node != head or not (study / "gone").exists():
+        time.sleep(0.05)
+    row = {key: trial[key] for key in ("trial_id", "number", "seed", "origin")}
+    row |= {"status": "done", "cost": trial["params"]["x"], "quality": 1.0}
+    write_row(study, row)
+    return row
+
+
+def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_retry(tmp_path: Path, cluster: Cluster) -> None:
+    """Without retries, a trial whose node died would be a failed one if that counted."""
+    head = ray.get_runtime_context().get_node_id()
+    joined: list[Any] = []
+
+    def starts() -> list[list[str]]:
+        log = tmp_path / "starts.log"
+        return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+    def leave() -> None:
+        while all(node == head for _, node in starts()):
+            time.sleep(0.05)
+        cluster.remove_node(joined[0], allow_graceful=False)
+        while all(node["Alive"] for node in ray.nodes()):
+            time.sleep(0.05)
+        (tmp_path / "gone").touch()
+
+    def on_start(trial_id: str) -> None:
+        if not joined:
+            joined.append(cluster.add_node(num_cpus=1))
+            threading.Thread(target=leave, daemon=True).start()
+
+    outcome = run_search(
+        tmp_path, lambda trial: {"x": trial.suggest_float("x", 0, 1)}, [], OBJECTIVES, 4, work,
+        shared={"head": head}, ray_address=cluster.address, on_start=on_start, retries=1,
+    )  # fmt: skip
+    assert outcome.message == "4 trials done, 0 failed"
+    assert [row["trial_id"] for row in all_rows(tmp_path)] == [f"t{number:04d}" for number in range(4)]
+    begun = starts()
+    elsewhere = [trial_id for trial_id, node in begun if node != head]
+    assert len(elsewhere) == 1 and [trial_id for trial_id, _ in begun].count(elsewhere[0]) == 2
+    assert read_place(tmp_path, elsewhere[0]) == head
