@@ -71,7 +71,7 @@ def analyse(
     study = _folder(config, kind, points)
     say(f"study folder: {study}")
     _forget_failures(study)
-    resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
+    resources = Resources(config.search.cpus_per_trial, config.search.gpu_share)
     with connected(ray_address, resources):
         inputs = gather(config, seeds, progress)
         arch = adapted_model(config).arch

@@ -96,7 +96,9 @@ class RecoveryConfig(Section):
     lr_schedule: Literal["constant", "cosine"] = "constant"
     autocast: bool = Field(False, description="bfloat16 autocast")
     save_every: int = Field(
-        50, ge=0, description="steps after which a trial's state is saved (at most 5 % of the time); 0: after phases only"
+        50,
+        ge=0,
+        description="steps after which a trial's state is saved (at most 5 % of the time); 0: after phases only",
     )
 
 
@@ -264,7 +266,12 @@ class SearchConfig(Section):
     space: SpaceConfig = SpaceConfig()
     warm_starts: WarmStarts = WarmStarts()
     cpus_per_trial: int = Field(1, ge=1)
-    gpus_per_trial: float = Field(0.25, ge=0, description="share of a GPU, where there is one; above 1 whole GPUs")
+    gpus_per_trial: NotNegative | Literal["auto"] = Field(
+        "auto", description="share of a GPU, where there is one; above 1 whole GPUs; auto: from a measured dry run"
+    )
+    memory_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        "auto", description="bytes that Ray keeps free for a trial; auto: from a measured dry run where memory is short"
+    )
     leverage_images: int = Field(16, ge=0, description="calibration images for a trial's leverage; 0: not computed")
     concurrency: int | None = Field(None, ge=1, description="trials at once; default: what the resources allow")
     retries: int = Field(3, ge=0, description="times a trial is begun again after its worker process has died")
@@ -274,9 +281,19 @@ class SearchConfig(Section):
         names = [objective.name for objective in self.objectives]
         if len(set(names)) < len(names):
             raise ValueError(f"objectives: {', '.join(names)} names one twice")
-        if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
-            raise ValueError(f"gpus_per_trial {self.gpus_per_trial:g} must be at most 1 or a whole number")
+        if self.gpu_share > 1 and self.gpu_share != int(self.gpu_share):
+            raise ValueError(f"gpus_per_trial {self.gpu_share:g} must be at most 1 or a whole number")
         return self
+
+    @property
+    def gpu_share(self) -> float:
+        """Of jobs that are not measured, such as parts of the scoring."""
+        return 0.25 if self.gpus_per_trial == "auto" else self.gpus_per_trial
+
+    @property
+    def memory_bytes(self) -> int:
+        """What is asked for without a measurement; 0: nothing."""
+        return self.memory_per_trial if isinstance(self.memory_per_trial, int) else 0
 
 
 class TrackingConfig(Section):

@@ -17,6 +17,7 @@ from search.config import Config, FinetuneConfig, load_config
 from search.device import release_memory
 from search.ledger import all_issued, only_driver
 from search.objectives import Objective, reference_point
+from search.placement import placed
 from search.prepare import prepare
 from search.progress import SearchProgress
 from search.provenance import git_revision, machine
@@ -38,6 +39,7 @@ _MAY_CHANGE = {
     "search.concurrency",
     "search.cpus_per_trial",
     "search.gpus_per_trial",
+    "search.memory_per_trial",
     "search.retries",
     "tracking.uri",
 }
@@ -62,17 +64,16 @@ def search(
     """
     config = config.absolute()
     folder = config.folder
-    resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
+    resources = Resources(config.search.cpus_per_trial, config.search.gpu_share)
     with only_driver(folder):
         open_study(config, resume)
         say(f"study folder: {folder}")
         with connected(ray_address, resources):
-            return _search(config, resources, ray_address, resume, command, progress, say)
+            return _search(config, ray_address, resume, command, progress, say)
 
 
 def _search(
     config: Config,
-    resources: Resources,
     ray_address: str | None,
     resume: bool,
     command: str,
@@ -86,6 +87,7 @@ def _search(
     describe(config, images, objectives)
     shared = prepare(config, images, progress)
     release_memory()
+    resources = placed(config, shared)
     save_heatmaps(config, shared.table, folder / "scores.png")
     tracker = Tracker(folder, config.tracking.uri, config.tracking.experiment, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})

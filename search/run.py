@@ -109,9 +109,7 @@ def run_search(
     return _outcome(study_dir, trials, interrupted, problem, command)
 
 
-def _fit(
-    study_dir: Path, worker: Any, missing: int, limit: int | None, retries: int, watcher: _Watcher
-) -> str | None:
+def _fit(study_dir: Path, worker: Any, missing: int, limit: int | None, retries: int, watcher: _Watcher) -> str | None:
     """Run `missing` trials, at most `limit` at once; returns why it ended early, if it did."""
     tuner = tune.Tuner(
         worker,

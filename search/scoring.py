@@ -101,7 +101,7 @@ def _compute(config: Config, images: ImageSet, plan: Sequence[Part], folder: Pat
             _write_part(config, images, part, folder, tell)
             done += len(part.indices)
         return
-    resources = Resources(config.search.cpus_per_trial, config.search.gpus_per_trial)
+    resources = Resources(config.search.cpus_per_trial, config.search.gpu_share)
     wanted = request(resources)
     fitting(wanted)  # a task that fits nowhere would wait for ever
     task = ray.remote(_write_part_on_worker).options(num_cpus=wanted["cpu"], num_gpus=wanted.get("gpu", 0))

@@ -34,10 +34,11 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one trial. `gpu` may be a fraction, and counts only where there are GPUs."""
+    """Of one trial. `gpu` may be a fraction, and counts only where there are GPUs. `memory`: bytes; 0 asks for none."""
 
     cpu: int = 1
     gpu: float = 0.0
+    memory: int = 0
 
 
 @contextmanager
@@ -88,6 +89,8 @@ def request(resources: Resources) -> dict[str, float]:
     wanted: dict[str, float] = {"cpu": resources.cpu}
     if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:  # type: ignore[no-untyped-call]
         wanted["gpu"] = resources.gpu
+    if resources.memory:
+        wanted["memory"] = resources.memory
     return wanted
 
 
@@ -101,7 +104,7 @@ def fitting(wanted: Mapping[str, float]) -> int:
     if count == 0:
         names = ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
         raise MedcoreError(
-            f"no node of the Ray cluster has {names} for a trial; lower cpus_per_trial or gpus_per_trial"
+            f"no node of the Ray cluster has {names} for a trial; lower cpus_, gpus_ or memory_per_trial"
         )
     return count
 

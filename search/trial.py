@@ -46,8 +46,8 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
         shared: inputs common to all trials.
 
     The state after each phase, and every few steps within recoveries, is kept on disk until the row exists, so a killed
-    trial goes on from there. A recovery that had to end early is no failure, because the last good weights are kept, nor
-    is one that took its batches in parts for want of memory, but the row's `reason` says so.
+    trial goes on from there. A recovery that had to end early is no failure, because the last good weights are kept,
+    nor is one that took its batches in parts for want of memory, but the row's `reason` says so.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
     config = shared.config

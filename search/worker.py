@@ -37,7 +37,8 @@ class DeviceLost(RuntimeError):
 class TrialWorker(tune.Trainable):
     """An actor that Tune reuses between trials, so processes and shared inputs are paid for once.
 
-    Tune's own result carries nothing but `done`: the row on disk is the result. Where none could be written, it says why.
+    Tune's own result carries nothing but `done`: the row on disk is the result. It says why where none could be
+    written.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments

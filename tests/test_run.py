@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -204,6 +205,87 @@ def test_terminated_ends_cleanly(tmp_path: Path) -> None:
     assert "stopped by request: " in out and "go on with: medcore search" in out
 
 
+def fills_up(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """The third trial's process can write nothing more, as on a full disk, until somebody frees space."""
+    study = Path(trial["study_dir"])
+    with (study / "starts.log").open("a") as log:
+        log.write(trial["trial_id"] + "\n")
+    if trial["number"] == 2 and not (study / "freed").exists():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return row_of(trial)
+
+
+def test_a_full_disk_ends_the_search_in_one_line_and_nothing_is_lost(tmp_path: Path) -> None:
+    arguments: tuple[Any, ...] = (tmp_path, space, [], OBJECTIVES, 6, fills_up)
+    outcome = run_search(*arguments, concurrency=1, resume_command="medcore search c.yaml --resume")
+    row = tmp_path / "trials" / "t0002" / "row.json"
+    assert outcome.message == (
+        f"ended early ({row}: cannot be written (File too large); free some space there): "
+        "2 trials done, 0 failed, 4 of 6 missing; go on with: medcore search c.yaml --resume"
+    )
+    assert not outcome.complete and not outcome.interrupted
+    assert not list(tmp_path.rglob("*.tmp"))
+    (tmp_path / "freed").touch()
+    assert run_search(*arguments, concurrency=1, resume=True).message == "6 trials done, 0 failed"
+    starts = Counter((tmp_path / "starts.log").read_text().split())
+    assert starts == {f"t{number:04d}": 2 if number == 2 else 1 for number in range(6)}
+
+
+def noisy(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that depends on parameters and seed only. Its worker or driver dies where the study's folder says so."""
+    study, number = Path(trial["study_dir"]), trial["number"]
+    with (study / "starts.log").open("a") as log:
+        log.write(f"{trial['trial_id']}\n")
+    for whom, process in (("worker", os.getpid()), ("driver", None)):
+        order = study / f"kill-{whom}-{number}"
+        if order.exists():
+            target = process or int((study / "search.lock").read_text().split()[0])
+            order.unlink()
+            os.kill(target, signal.SIGKILL)
+            time.sleep(60)
+    x = trial["params"]["x"]
+    quality = np.sin(20 * x) + np.random.default_rng(trial["seed"]).normal()
+    return row_of(trial, cost=x * x, quality=float(quality), finished=time.time())
+
+
+#: The disturbed study's driver, to be killed by its own trial.
+NOISY_DRIVER = """
+import sys
+from pathlib import Path
+from search.run import run_search
+from tests.test_run import OBJECTIVES, noisy, space
+
+study, sampler, trials = sys.argv[1:]
+run_search(Path(study), space, [], OBJECTIVES, int(trials), noisy, concurrency=1, sampler=sampler, seed=3)
+"""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_disturbed_study_has_the_rows_of_an_undisturbed_one(tmp_path: Path, sampler: str) -> None:
+    """One trial at a time; enough trials for the samplers' own models, which start after 10 trials and 8."""
+    trials = 20
+    script, quiet, disturbed = tmp_path / "driver.py", tmp_path / "quiet", tmp_path / "disturbed"
+    arguments: tuple[Any, ...] = (space, [], OBJECTIVES, trials, noisy)
+    run_search(quiet, *arguments, concurrency=1, sampler=sampler, seed=3)
+
+    script.write_text(NOISY_DRIVER)
+    disturbed.mkdir()
+    for order in ("kill-worker-5", "kill-worker-13", "kill-driver-14"):
+        (disturbed / order).touch()
+    driver = start(script, disturbed, sampler, str(trials))
+    assert driver.wait(timeout=120) == -signal.SIGKILL
+    wait_until(lambda: not trials_start(disturbed))
+    assert not list(disturbed.glob("kill-*")) and 14 <= len(all_rows(disturbed)) < trials
+    assert run_search(disturbed, *arguments, concurrency=1, sampler=sampler, seed=3, resume=True).complete
+
+    def rows(study: Path) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.items() if key != "finished"} for row in all_rows(study)]
+
+    assert rows(disturbed) == rows(quiet)
+    starts = Counter((disturbed / "starts.log").read_text().split())
+    assert starts == {f"t{number:04d}": 2 if number in (5, 13, 14) else 1 for number in range(trials)}
+
+
 def test_progress_lines() -> None:
     """Plain lines where there is no terminal; the pace counts this start's trials only."""
     now = [100.0]
@@ -231,10 +313,10 @@ def test_progress_lines() -> None:
         progress.ended({"trial_id": "t0002", "status": "done", "cost": 3.5, "quality": 0.1})
 
 
-def start(script: Path, study: Path) -> subprocess.Popen[str]:
+def start(script: Path, study: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     return subprocess.Popen(
-        [sys.executable, str(script), str(study)],
+        [sys.executable, str(script), str(study), *arguments],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from medcore.errors import StorageError
 from results.trials import read_row, write_row
 from search import worker
 from search.ledger import Issued, write_issued
@@ -86,3 +90,56 @@ def test_other_errors_leave_the_process_to_the_next_trial(study: Path, text: str
 
     run_one(work, study, "t0000", {})
     assert status(study) == "failed"
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses longer files to this process, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def names(study: Path) -> list[str]:
+    return sorted(path.name for path in (study / "trials" / "t0000").iterdir())
+
+
+def test_a_row_that_cannot_be_written_is_no_failed_trial(study: Path) -> None:
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        return row_of(trial)
+
+    with files_of_at_most(10):
+        trouble = run_one(work, study, "t0000", {})
+    assert trouble is not None and trouble.endswith(
+        "row.json: cannot be written (File too large); free some space there"
+    )
+    assert names(study) == ["params.json"]
+    assert run_one(work, study, "t0000", {}) is None
+    assert status(study) == "done"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+def test_storage_trouble_anywhere_in_the_work_is_not_the_trials(study: Path, number: int) -> None:
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            raise OSError(number, "the system says so")
+        except OSError as error:
+            raise RuntimeError("torch says something else") from error
+
+    assert run_one(work, study, "t0000", {}) is not None
+    assert names(study) == ["params.json"]
+
+
+def test_a_failure_that_cannot_be_written_down_is_reported(study: Path) -> None:
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        raise ValueError("bad luck")
+
+    with files_of_at_most(10):
+        assert "error.txt: cannot be written" in str(run_one(work, study, "t0000", {}))
+    assert names(study) == ["params.json"]
+    with pytest.raises(StorageError), files_of_at_most(0):
+        write_issued(study, Issued("t0001", 1, 1, "sampled", {}))
+    assert not (study / "trials" / "t0001" / "params.json").exists()
