@@ -67,6 +67,7 @@ class Tracker:
         self._warned = False
         self._drawn = (0, 0.0)  # rows in the last picture, when it was sent
         self._sent: set[str] = set()  # as far as the server has told
+        self._skipped: set[str] = set()  # trials with corrupt files
         self._forget()
 
     @classmethod
@@ -127,7 +128,7 @@ class Tracker:
                         )
                 return False
         self._warned = False
-        return True
+        return not self._skipped
 
     def unsent(self) -> int:
         """Trials that have ended and whose arrival at the server was never confirmed."""
@@ -158,14 +159,16 @@ class Tracker:
 
     def _send(self, end_as: str | None) -> None:
         for trial_id in finished_ids(self._dir) - self._rows.keys():
-            row = read_row(self._dir, trial_id)
-            if row is not None:
-                self._rows[trial_id] = row
+            with self._skipping(trial_id):
+                row = read_row(self._dir, trial_id)
+                if row is not None:
+                    self._rows[trial_id] = row
         client = self._client or self._connect()
         rows = sorted(self._rows.values(), key=lambda row: row["number"])
         new = [row for row in rows if row["trial_id"] not in self._sent]
         for row in new:
-            self._send_trial(client, row)
+            with self._skipping(str(row["trial_id"])):
+                self._send_trial(client, row)
         if rows and (self._dir / "study.json").is_file():
             info = read_study_info(self._dir)
             ranks = data.front_ranks_of(rows, info)
@@ -177,9 +180,21 @@ class Tracker:
             if end_as or (len(rows) > count and time.monotonic() - when > self._pause):
                 self._drawn = len(rows), time.monotonic()
                 self._tag_ranks(client, ranks)
-                self._send_files(client, info["objectives"])
+                if not self._skipped:  # they are made of all rows together
+                    self._send_files(client, info["objectives"])
         if end_as:
             client.set_terminated(self._parent, end_as)
+
+    @contextmanager
+    def _skipping(self, trial_id: str) -> Iterator[None]:
+        """Leave out a trial whose own files are corrupt, and say once which it is: the others go on."""
+        try:
+            yield
+            self._skipped.discard(trial_id)
+        except MedcoreError as error:
+            if trial_id not in self._skipped:
+                logger.warning("trial %s is not sent to MLflow: %s", trial_id, error)
+            self._skipped.add(trial_id)
 
     def _connect(self) -> Client:
         """Find or make experiment and parent run, and take in the children that are there already."""

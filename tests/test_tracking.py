@@ -264,6 +264,28 @@ def test_unsent_counts_what_never_arrived(tmp_path: Path, store: str, monkeypatc
     assert message is not None and message.startswith("1 trials could not be sent")
 
 
+def test_a_corrupt_row_is_named_and_the_others_are_sent(
+    tmp_path: Path, store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_study(tmp_path / "s", [(100, 0.9), (50, 0.8), (40, 0.7), (30, 0.6)])
+    tracker = started(folder, store)
+    row, phases = folder / "trials" / "t0001" / "row.json", folder / "trials" / "t0002" / "phases.json"
+    whole = row.read_bytes(), phases.read_bytes()
+    row.write_text("{")
+    phases.write_text("[")
+    assert not tracker.sync() and not tracker.sync()
+    finished = {trial_id for trial_id, run in children(store).items() if run.info.status == "FINISHED"}
+    assert finished == {"t0000", "t0003"} and tracker.unsent() == 2
+    for trial_id, path in (("t0001", row), ("t0002", phases)):
+        assert caplog.text.count(f"trial {trial_id} is not sent to MLflow: {path}: corrupt") == 1
+    with pytest.raises(MedcoreError, match="not everything could be sent"):
+        sync_study(folder, store)
+    row.write_bytes(whole[0])
+    phases.write_bytes(whole[1])
+    assert sync_study(folder, store) == 4
+    assert {run.info.status for run in children(store).values()} == {"FINISHED"} and len(children(store)) == 4
+
+
 def test_sync_does_not_wake_a_run_that_its_search_has_ended(tmp_path: Path, store: str) -> None:
     """A search that was stopped holds its lock a moment longer than its run goes on."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])
