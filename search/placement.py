@@ -17,6 +17,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 
 from medcore.data import ImageSet
 from medcore.errors import MedcoreError
@@ -27,7 +28,7 @@ from medcore.teacher import Teacher
 from results.files import read_json, write_by_rename
 from search.config import Config
 from search.device import best_device, pin_threads
-from search.session import Resources, fitting, request
+from search.session import Resources, fitting, one_line, request
 from search.study import Shared, adapted_model
 
 #: Above what was measured: other images, and what the allocator loses between its blocks.
@@ -113,7 +114,13 @@ def _kept(path: Path, config: Config, shared: Shared, on_gpu: bool) -> Peak:
     teacher = Teacher(shared.teacher.embeddings[few], shared.teacher.logits[few])
     judged = shared.search.subset(list(range(min(_EVALUATED, len(shared.search)))))
     task: Any = ray.remote(measure).options(num_cpus=alone.cpu, num_gpus=alone.gpu, max_retries=0)
-    peak: Peak = ray.get(task.remote(config, shared.calibration.subset(few), teacher, judged))
+    try:
+        peak: Peak = ray.get(task.remote(config, shared.calibration.subset(few), teacher, judged))
+    except RayError as error:
+        raise MedcoreError(
+            f"a trial that was tried to see what it needs has failed ({one_line(error)}); lower recovery.batch_size, or "
+            "set search.gpus_per_trial and search.memory_per_trial"
+        ) from None
     write_by_rename(path, (json.dumps(dataclasses.asdict(peak)) + "\n").encode())
     return peak
 

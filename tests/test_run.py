@@ -149,7 +149,11 @@ def test_refusals(tmp_path: Path) -> None:
         run_search(tmp_path / "a", *arguments)
     with pytest.raises(MedcoreError, match="no node of the Ray cluster has 64 cpu"):
         run_search(tmp_path / "b", *arguments, resources=Resources(cpu=64))
-    assert run_search(tmp_path / "c", *arguments, resources=Resources(gpu=0.25)).complete  # no GPU here: not asked for
+    with pytest.raises(MedcoreError, match=r"has 1 cpu, 1e\+15 memory for a trial; lower .*memory_per_trial"):
+        run_search(tmp_path / "b", *arguments, resources=Resources(memory=10**15), resume=True)
+    assert run_search(
+        tmp_path / "c", *arguments, resources=Resources(gpu=0.25, memory=10**8)
+    ).complete  # no GPU here: not asked for
     assert run_search(tmp_path / "a", *arguments, resume=True).message == "1 trials done, 0 failed"
 
 

@@ -1,0 +1,105 @@
+"""What a trial asks for: arithmetic on paper, a measurement against known allocations, and one on a real Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from medcore.cost import cost
+from medcore.errors import MedcoreError
+from medcore.spec import ARCHITECTURES, EncoderSpec
+from medcore.teacher import compute_teacher
+from search.config import load_config
+from search.placement import CONTEXT, MARGIN, Peak, _host_peak, gpu_share, measure, placed, rough_need
+from search.session import Resources
+from search.study import Shared, adapted_model
+from tests.helpers import TINY
+from tests.study_files import write_tiny_study
+from tests.training_samples import random_images
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_study(tmp_path_factory.mktemp("placement"))
+
+
+@pytest.fixture
+def small_ray() -> Iterator[None]:
+    """Two CPUs and 2 GiB: a trial is guessed at above half a gibibyte, so that it is worth measuring."""
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    ray.init(
+        address="local", num_cpus=2, _memory=2 * GIB, include_dashboard=False, log_to_driver=False,
+        logging_level=logging.ERROR,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def shared_of(config_file: Path, **search: Any) -> Shared:
+    config = load_config(config_file).absolute()
+    config = config.model_copy(update={"search": config.search.model_copy(update=search)})
+    images, model = random_images(4), adapted_model(config)
+    table: Any = None  # of no use to a dry run
+    return Shared(config, model.arch, table, images, images, compute_teacher(model, images))
+
+
+def test_shares_of_a_gpu_on_paper() -> None:
+    assert MARGIN == 1.3 and CONTEXT == GIB / 2
+    assert gpu_share(Peak(0, 4 * GIB, 80 * GIB)) == 0.125  # 5.7 of 80
+    assert gpu_share(Peak(0, 10 * GIB, 80 * GIB)) == 0.25  # 13.5 of 80
+    assert gpu_share(Peak(0, 10 * GIB, 16 * GIB)) == 0.875  # 13.5 of 16
+    assert gpu_share(Peak(0, 16 * GIB, 16 * GIB)) == 1.0
+
+
+def test_the_guess_counts_the_encoders_weights_and_grows_with_the_batch() -> None:
+    for arch in ARCHITECTURES.values():
+        weights = cost(EncoderSpec.dense(arch)).encoder_params
+        without_activations = rough_need(dataclasses.replace(arch, img_size=arch.patch_size), 1) - 2**29
+        assert without_activations == pytest.approx(4 * 8 * weights, rel=0.06)
+        one, two = rough_need(arch, 16), rough_need(arch, 32)
+        assert 1.5 < two / one < 2
+
+
+def test_the_peak_is_what_was_allocated(config_file: Path) -> None:
+    shared = shared_of(config_file)
+    peak = measure(shared.config, shared.calibration, shared.teacher, shared.search)
+    assert (peak.gpu, peak.gpu_total) == (0, 0) or peak.gpu_total > peak.gpu > 0
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _host_peak()
+    block = np.ones(50_000_000)
+    del block
+    assert _host_peak() - before == pytest.approx(4e8, rel=0.1)
+    measure(shared.config, shared.calibration, shared.teacher, shared.search)
+    assert _host_peak() - before < 2e8  # earlier peaks are forgotten
+
+
+def test_memory_is_measured_once_where_it_is_short(config_file: Path, small_ray: None) -> None:
+    shared = shared_of(config_file)
+    file = shared.config.folder / "placement.json"
+    resources = placed(shared.config, shared)
+    assert file.is_file() and resources.cpu == 1
+    assert 1e8 < resources.memory < GIB
+    written = file.stat().st_mtime_ns
+    assert placed(shared.config, shared) == resources and file.stat().st_mtime_ns == written
+    file.write_text('{"host": 1000, "gpu": 0, "gpu_total": 0}')
+    assert placed(shared.config, shared).memory == math.ceil(1.3 * 1000)
+    file.write_text("{}")
+    with pytest.raises(MedcoreError, match=r"placement\.json: corrupt; delete it to measure anew"):
+        placed(shared.config, shared)
+    file.unlink()
+    fixed = shared_of(config_file, memory_per_trial=3 * GIB, gpus_per_trial=0.5)
+    assert placed(fixed.config, fixed) == Resources(1, 0.5, 3 * GIB)
+    none = shared_of(config_file, memory_per_trial=None)
+    assert placed(none.config, none).memory == 0
+    assert not file.exists() and rough_need(TINY, 2) > GIB / 2
