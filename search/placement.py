@@ -118,8 +118,8 @@ def _kept(path: Path, config: Config, shared: Shared, on_gpu: bool) -> Peak:
         peak: Peak = ray.get(task.remote(config, shared.calibration.subset(few), teacher, judged))
     except RayError as error:
         raise MedcoreError(
-            f"a trial that was tried to see what it needs has failed ({one_line(error)}); lower recovery.batch_size, or "
-            "set search.gpus_per_trial and search.memory_per_trial"
+            f"the trial that was tried to see what one needs has failed ({one_line(error)}); lower "
+            "recovery.batch_size, or set search.gpus_per_trial and search.memory_per_trial"
         ) from None
     write_by_rename(path, (json.dumps(dataclasses.asdict(peak)) + "\n").encode())
     return peak
