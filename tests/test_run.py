@@ -151,9 +151,8 @@ def test_refusals(tmp_path: Path) -> None:
         run_search(tmp_path / "b", *arguments, resources=Resources(cpu=64))
     with pytest.raises(MedcoreError, match=r"has 1 cpu, 1e\+15 memory for a trial; lower .*memory_per_trial"):
         run_search(tmp_path / "b", *arguments, resources=Resources(memory=10**15), resume=True)
-    assert run_search(
-        tmp_path / "c", *arguments, resources=Resources(gpu=0.25, memory=10**8)
-    ).complete  # no GPU here: not asked for
+    resources = Resources(gpu=0.25, memory=10**8)  # no GPU here: not asked for
+    assert run_search(tmp_path / "c", *arguments, resources=resources).complete
     assert run_search(tmp_path / "a", *arguments, resume=True).message == "1 trials done, 0 failed"
 
 
