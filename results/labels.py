@@ -38,6 +38,8 @@ METRICS: dict[str, Metric] = {
     "leverage_reg": Metric("Regional leverage", True, "logits per point of parameters"),
     "leverage_displacement_p95": Metric("Predicted boundary displacement", True, "px"),
     "seconds": Metric("Time of the trial", True, "s"),
+    "memory_mb": Metric("Memory of the trial", True, "MB"),
+    "gpu_memory_mb": Metric("GPU memory of the trial", True, "MB"),
 }
 
 

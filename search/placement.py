@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import json
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from medcore.teacher import Teacher
 from results.files import read_json, write_by_rename
 from search.config import Config
 from search.device import best_device, pin_threads
+from search.memory import forget_peaks, gpu_peak, host_peak
 from search.session import Resources, fitting, one_line, request
 from search.study import Shared, adapted_model
 
@@ -128,8 +128,7 @@ def _kept(path: Path, config: Config, shared: Shared, on_gpu: bool) -> Peak:
 def measure(config: Config, images: ImageSet, teacher: Teacher, judged: ImageSet) -> Peak:
     """Two recovery steps and one evaluation of the dense model in this process, and the memory that they took."""
     pin_threads(config.search.cpus_per_trial)
-    with suppress(OSError):  # Linux: forget the peak of what the process did before
-        Path("/proc/self/clear_refs").write_text("5")
+    forget_peaks()
     device = best_device()
     model = copy.deepcopy(adapted_model(config)).to(device)
     recovery = config.recovery
@@ -138,17 +137,7 @@ def measure(config: Config, images: ImageSet, teacher: Teacher, judged: ImageSet
     evaluate(model, judged, autocast=recovery.autocast)
     on_gpu = device.type == "cuda"
     return Peak(
-        host=_host_peak(),
-        gpu=torch.cuda.max_memory_reserved(device) if on_gpu else 0,
+        host=host_peak(),
+        gpu=gpu_peak(),
         gpu_total=torch.cuda.get_device_properties(device).total_memory if on_gpu else 0,
     )
-
-
-def _host_peak() -> int:
-    """Peak of this process's own memory in bytes; 0 where the system does not tell (it does on Linux)."""
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return 0
-    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    peak, mapped = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "RssShmem"))
-    return peak - mapped

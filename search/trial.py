@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from results.trials import write_images, write_phases, write_row
 from search.config import RecoveryConfig
 from search.device import best_device, pin_threads
 from search.leverage import predicted_leverage
+from search.meter import Meter
 from search.phases import Series, load_state, save_state
 from search.provenance import git_revision, versions
 from search.rescore import scorer
@@ -49,21 +49,27 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
     trial goes on from there. A recovery that had to end early is no failure, because the last good weights are kept,
     nor is one that took its batches in parts for want of memory, but the row's `reason` says so.
     """
-    started, clock = datetime.now(UTC), time.perf_counter()
+    started, meter = datetime.now(UTC), Meter()
     config = shared.config
     pin_threads(config.search.cpus_per_trial)
     study_dir, trial_id = Path(trial["study_dir"]), str(trial["trial_id"])
     folder = study_dir / "trials" / trial_id
     plan, seed = decode(trial["params"], shared.domain), int(trial["seed"])
     leverage = predicted_leverage(shared, mix(shared.table, plan.weights, shared.arch), plan.spec)
-    model, series = prune_and_recover(plan, shared, seed, folder)
+    meter.mark("leverage")
+    model, series = prune_and_recover(plan, shared, seed, folder, meter)
     images = evaluate(model, shared.search, autocast=config.recovery.autocast)
+    meter.mark("evaluation")
     save(folder / CHECKPOINT, model.cpu(), {"trial_id": trial_id, "study": config.study, "git": git_revision()})
+    write_images(study_dir, trial_id, images)
+    meter.mark("saving")
+    notes = [str(entry.pop("note")) for entry in series if "note" in entry]
+    write_phases(study_dir, trial_id, series + meter.series)
     row = {
         "trial_id": trial_id,
         "number": trial["number"],
         "status": "done",
-        "reason": "; ".join(str(entry["note"]) for entry in series if entry.get("note")) or None,
+        "reason": "; ".join(notes) or None,
         "seed": trial["seed"],
         "origin": trial["origin"],
         **{f"param/{name}": value for name, value in trial["params"].items() if name != EXACT},
@@ -74,14 +80,14 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
         "heads": list(plan.spec.heads),
         "channels": list(plan.spec.channels),
         "checkpoint": str(Path("trials") / trial_id / CHECKPOINT),
-        "seconds": time.perf_counter() - clock,
+        "seconds": sum(meter.seconds.values()),
+        **{f"seconds/{part}": seconds for part, seconds in meter.seconds.items()},
+        **meter.peaks,
         "started": started.isoformat(),
         "finished": datetime.now(UTC).isoformat(),
         "versions": versions(),
         "git": git_revision(),
     }
-    write_images(study_dir, trial_id, images)
-    write_phases(study_dir, trial_id, [{k: v for k, v in entry.items() if k != "note"} for entry in series])
     write_row(study_dir, row)
     with suppress(OSError):  # the row exists, so nobody reads these files again
         for name in (PHASE_CHECKPOINT, RECOVERY_STATE):
@@ -115,7 +121,9 @@ def schedule_of(
     )
 
 
-def prune_and_recover(plan: Plan, shared: Shared, seed: int, folder: Path) -> tuple[MedSam, Series]:
+def prune_and_recover(
+    plan: Plan, shared: Shared, seed: int, folder: Path, meter: Meter | None = None
+) -> tuple[MedSam, Series]:
     """The plan's schedule, resumed from what `folder` holds. Returns the model and its phase series."""
     targets = rounds_to(EncoderSpec.dense(shared.arch), plan.spec, plan.rounds)
     schedule = schedule_of(targets, shared.config.recovery, plan.lr, plan.head_share, plan.order, plan.rescore)
@@ -127,7 +135,7 @@ def prune_and_recover(plan: Plan, shared: Shared, seed: int, folder: Path) -> tu
         folder.mkdir(parents=True, exist_ok=True)
         state, series = start_of(adapted_model(shared.config), mix(shared.table, plan.weights, shared.arch)), []
     within = RecoveryFile(folder / RECOVERY_STATE, shared.config.recovery.save_every)
-    return run_recorded(schedule, state, shared.calibration, shared.teacher, seed, score, file, within, series)
+    return run_recorded(schedule, state, shared.calibration, shared.teacher, seed, score, file, within, series, meter)
 
 
 def run_recorded(
@@ -140,14 +148,18 @@ def run_recorded(
     file: Path | None = None,
     within: RecoveryFile | None = None,
     series: Series | None = None,
+    meter: Meter | None = None,
 ) -> tuple[MedSam, Series]:
     """Run a schedule on the best device; losses and what went wrong go to `series`.
 
-    The state goes to `file` after each phase, and to `within` in the middle of recoveries.
+    The state goes to `file` after each phase, and to `within` in the middle of recoveries. `meter` is told of each
+    phase: `scoring`, `pruning` or `recovery`, and `saving`.
     """
     series = [] if series is None else series
 
     def on_phase(name: str, current: State, log: RecoveryLog | None) -> None:
+        if meter is not None:
+            meter.mark("recovery" if log is not None else "scoring" if name.endswith("score") else "pruning")
         if log is not None:
             series.extend(
                 {"phase": name, "step": step, "name": "loss", "value": loss} for step, loss in enumerate(log.losses)
@@ -161,6 +173,8 @@ def run_recorded(
             save_state(file, current, series)
         if within is not None:
             within.remove()
+        if meter is not None:
+            meter.mark("saving")
 
     state = dataclasses.replace(state, model=state.model.to(best_device()))
     end = run_schedule(schedule, state, images, teacher, seed, score, on_phase, file=within)

@@ -34,6 +34,10 @@ def test_every_trial_has_one_row(searched: Path) -> None:
     assert set(images.groupby("trial_id").size()) == {len(images) // 6}
     dense = trials[trials["origin"] == "dense"].iloc[0]
     assert dense["flops_fraction"] == 1
+    parts = trials[[f"seconds/{part}" for part in ("leverage", "pruning", "recovery", "evaluation", "saving")]]
+    np.testing.assert_allclose(parts.sum(axis=1), trials["seconds"])
+    series = json.loads((searched / "trials/t0000/phases.json").read_text())
+    assert {entry["name"] for entry in series if entry["phase"] == "system"} >= {"process_memory_megabytes"}
 
 
 def test_front_needs_no_server_and_prints_one_json_object(searched: Path) -> None:

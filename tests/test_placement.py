@@ -19,7 +19,8 @@ from medcore.errors import MedcoreError
 from medcore.spec import ARCHITECTURES, EncoderSpec
 from medcore.teacher import compute_teacher
 from search.config import load_config
-from search.placement import CONTEXT, MARGIN, Peak, _host_peak, gpu_share, measure, placed, rough_need
+from search.memory import host_peak
+from search.placement import CONTEXT, MARGIN, Peak, gpu_share, measure, placed, rough_need
 from search.session import Resources
 from search.study import Shared, adapted_model
 from tests.helpers import TINY
@@ -76,12 +77,12 @@ def test_the_peak_is_what_was_allocated(config_file: Path) -> None:
     peak = measure(shared.config, shared.calibration, shared.teacher, shared.search)
     assert (peak.gpu, peak.gpu_total) == (0, 0) or peak.gpu_total > peak.gpu > 0
     Path("/proc/self/clear_refs").write_text("5")
-    before = _host_peak()
+    before = host_peak()
     block = np.ones(50_000_000)
     del block
-    assert _host_peak() - before == pytest.approx(4e8, rel=0.1)
+    assert host_peak() - before == pytest.approx(4e8, rel=0.1)
     measure(shared.config, shared.calibration, shared.teacher, shared.search)
-    assert _host_peak() - before < 2e8  # earlier peaks are forgotten
+    assert host_peak() - before < 2e8  # earlier peaks are forgotten
 
 
 def test_memory_is_measured_once_where_it_is_short(config_file: Path, small_ray: None) -> None:

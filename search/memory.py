@@ -1,0 +1,34 @@
+"""The most memory that a piece of work had in use, on the host and on the GPU."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def forget_peaks() -> None:
+    """Begin a new piece of work."""
+    with suppress(OSError):  # Linux alone keeps a peak that can be forgotten
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def host_peak() -> int:
+    """Bytes of this process's own memory, without what processes share; 0 where the system does not tell.
+
+    Linux does. Since `forget_peaks`, or since the process began where that cannot be forgotten.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0
+    fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    peak, mapped = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "RssShmem"))
+    return peak - mapped
+
+
+def gpu_peak() -> int:
+    """Bytes that torch's allocator held of this process's GPU since `forget_peaks`; 0 without one."""
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0
