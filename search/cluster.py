@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from medcore.errors import MedcoreError
 from medcore.files import first_line
 from search.config import Config
-from search.job_files import CONFIG_NAME, PACKAGES, package, pinned, relative_paths
+from search.job_files import CONFIG_NAME, package, pinned, relative_paths
+from search.node_probe import code_folders
 from search.provenance import REVISION, git_revision
 from search.terminal import RESUME_COMMAND
 from search.tracking_note import hide_login
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 #: Trials that run are killed at once when a job is stopped; rows and MLflow take a moment longer than Ray's 3 seconds.
 _STOP_SECONDS = "60"
 _STUDY = "medcore_study"
+_TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
 
 
 @dataclass(frozen=True)
@@ -83,13 +89,12 @@ def submit(
         "RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS,
         "PYTHONUNBUFFERED": "1",
     }
-    root = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as place, jobs(address) as client:
         archive = Path(place) / "job.zip"
         package(folder, config, archive)
         runtime: dict[str, Any] = {
             "working_dir": str(archive),
-            "py_modules": [str(root / name) for name in PACKAGES],
+            "py_modules": [str(folder) for folder in code_folders()],
             "env_vars": environment,
         }
         if constraints is not None:
@@ -148,8 +153,7 @@ def jobs(address: str) -> Iterator[JobSubmissionClient]:
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
-    for name in ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"):
+    for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         yield JobSubmissionClient(url)

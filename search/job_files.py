@@ -19,7 +19,6 @@ from search.config import Config
 UPLOAD_LIMIT = 100 << 20
 #: The configuration's name at the top of the package.
 CONFIG_NAME = "medcore-job.yaml"
-PACKAGES = ("medcore", "search", "results")
 _FOLDERS = {"runs", "mlruns", "mlartifacts", "venv", "__pycache__", "node_modules"}
 _ENDINGS = {".pth", ".pt", ".ckpt", ".safetensors", ".onnx", ".npz", ".npy", ".parquet", ".db", ".pyc"}
 #: A fixed date, so that the same files are the same package, which Ray does not upload again.

@@ -11,8 +11,10 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 #: Packages whose versions shape a result or must agree for nodes to talk.
@@ -68,7 +70,9 @@ def answer(question: Question) -> Report:
     seen = {folder: data_folder(folder) for folder in question.folders}
     seen |= {file: checkpoint(file) for file in question.files}
     unread, unwritten = _meet(question)
-    return Report(versions(), code_digest(), seen, unread, unwritten, gpu_memory() if question.gpu else ())
+    return Report(
+        versions(), code_digest(code_folders()), seen, unread, unwritten, gpu_memory() if question.gpu else ()
+    )
 
 
 def versions() -> dict[str, str]:
@@ -76,12 +80,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES}
 
 
-def code_digest(root: Path | None = None) -> str:
-    """Of the code of medcore, search and results as this process would import it; tells revisions apart without git."""
-    root = root or Path(__file__).resolve().parents[1]
+def code_folders() -> tuple[Path, ...]:
+    """Where this process imports medcore, search and results from; a job has each in a folder of its own."""
+    found = (find_spec(room) for room in _ROOMS)
+    return tuple(Path(spec.origin).parent for spec in found if spec is not None and spec.origin is not None)
+
+
+def code_digest(folders: Sequence[Path]) -> str:
+    """Of all code in these packages; tells revisions apart where there is no git."""
     digest = hashlib.sha256()
-    for file in sorted(file for room in _ROOMS for file in (root / room).rglob("*.py")):
-        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            name = f"{folder.name}/{file.relative_to(folder)}"
+            digest.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 

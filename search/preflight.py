@@ -39,8 +39,7 @@ Node = Mapping[str, Any]
 def check(config: Config, arch: Architecture, resources: Resources, address: str | None) -> int:
     """Check tracking server and nodes before trials start; returns how many nodes were looked at.
 
-    A study that has trials goes on without its tracking server, as rows are on disk; a new one is refused where a
-    server was named and does not take what it is sent. Nodes are asked where there is more than this process's own Ray.
+    Nodes are asked where there is more than this process's own Ray.
 
     Args:
         config: with absolute paths. arch: of the adapted checkpoint. resources: of one trial.
@@ -49,9 +48,7 @@ def check(config: Config, arch: Architecture, resources: Resources, address: str
     Raises:
         MedcoreError: one line for each problem.
     """
-    problems = []
-    if config.tracking.uri is not None and not all_issued(config.folder):
-        problems += tracking_problems(config.tracking.uri, config.tracking.experiment)
+    problems = tracking_problems(config)
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
     asked = nodes if address is not None or len(nodes) > 1 else []
     if asked:
@@ -68,9 +65,15 @@ def listed(problems: Sequence[str]) -> str:
     return "\n  ".join([f"nothing was started, there are {len(problems)} problems:", *problems])
 
 
-def tracking_problems(uri: str, experiment: str) -> list[str]:
-    """Whether a search can write to an MLflow server, by doing so; the server's login stays hidden."""
-    reason = mlflow_client.why_not_writable(uri, experiment)
+def tracking_problems(config: Config) -> list[str]:
+    """Whether a new study can write to the MLflow server that it names, found out by writing; logins stay hidden.
+
+    A study that has trials goes on without its server: rows are on disk first, and are sent when it is back.
+    """
+    uri = config.tracking.uri
+    if uri is None or all_issued(config.folder):
+        return []
+    reason = mlflow_client.why_not_writable(uri, config.tracking.experiment)
     if reason is None:
         return []
     return [
