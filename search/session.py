@@ -53,7 +53,8 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
     address = cluster_address(address)
     if address and address.startswith("ray://"):
         raise MedcoreError(
-            f"{address}: a search must start on a node of the cluster (give HOST:PORT or auto), or by `ray job submit`"
+            f"{address}: a search must start on a node of the cluster (give HOST:PORT or auto), or by "
+            "`medcore cluster submit`"
         )
     threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
     common: dict[str, Any] = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +30,7 @@ class Nodes:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, free_port()
+        self._ray = Path(tempfile.mkdtemp(prefix="mc-"))  # short, as paths of sockets must be
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
         dashboard = free_port()
         self.dashboard = f"http://127.0.0.1:{dashboard}"
@@ -68,19 +71,20 @@ class Nodes:
     def stop(self) -> None:
         """Every node with all its processes."""
         for _, process in reversed(self._started):
-            os.killpg(process.pid, signal.SIGTERM)
+            process.terminate()
         for _, process in self._started:
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        shutil.rmtree(self._ray, ignore_errors=True)
 
     def _start(self, name: str, *options: str, first_on_path: Path | None = None) -> Path:
         place = self.folder / name
         place.mkdir()
         # a folder for Ray's own files for each node, as nodes of one machine would delete each other's packages
-        command = ["ray", "start", "--block", "--num-cpus=1", f"--temp-dir={self.folder / f'ray-{name}'}"]
+        command = ["ray", "start", "--block", "--num-cpus=1", f"--temp-dir={self._ray / name}"]
         paths = [str(path) for path in (first_on_path, ROOT) if path is not None]
         with (self.folder / f"{name}.log").open("w") as log:
             process = subprocess.Popen(

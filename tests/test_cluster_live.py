@@ -1,4 +1,4 @@
-"""A real cluster of several raylets on this machine: a search as a job of it, and a node that is not as it should be."""
+"""A real cluster of several raylets on this machine: a search as its job, and a node that is not as it should be."""
 
 from __future__ import annotations
 

