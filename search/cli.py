@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ from rich.text import Text
 
 from medcore.errors import MedcoreError
 from medcore.files import first_line
+from search.cluster_cli import cluster
 from search.config import Config, load_config, validate
 from search.tables import evaluation_table, front_view, leverage_table
-from search.terminal import console, errors, program, say
+from search.terminal import RESUME_COMMAND, console, errors, program, say
 from search.tracking_note import hide_login
 
 app = typer.Typer(
@@ -29,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compress promptable medical segmentation models without losing the boundary.",
 )
+app.add_typer(cluster, name="cluster")
 
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration; see search/configs/")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -307,8 +310,11 @@ def predict(
 def resume_command(config: Path, **options: object) -> str:
     """The call that goes on with a search: the same options, quoted for a shell.
 
-    An address with a login in it is left out, as it would be read in logs; the study says then how to give it.
+    An address with a login in it is left out, as it would be read in logs; the study says then how to give it. A job
+    of a cluster is told what was typed where it was submitted.
     """
+    if submitted := os.environ.get(RESUME_COMMAND):
+        return submitted
     words = [program("medcore"), "search", str(config)]
     for name, value in options.items():
         if value is not None and hide_login(str(value)) == str(value):

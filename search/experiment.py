@@ -12,6 +12,7 @@ from medcore.errors import MedcoreError, StorageError
 from medcore.fisher import Progress
 from results.files import write_by_rename
 from results.trials import all_rows, compact, write_study
+from search import preflight
 from search.commands import save_heatmaps
 from search.config import Config, FinetuneConfig, load_config
 from search.device import release_memory
@@ -22,7 +23,7 @@ from search.prepare import prepare
 from search.progress import SearchProgress
 from search.provenance import git_revision, machine
 from search.run import Outcome, run_search
-from search.session import Resources, connected
+from search.session import Resources, cluster_address, connected
 from search.space import sample
 from search.study import adapted_model, dense_metrics, load_split, make_folder
 from search.tracking import Tracker, TrackingThread
@@ -69,7 +70,23 @@ def search(
         open_study(config, resume)
         say(f"study folder: {folder}")
         with connected(ray_address, resources):
+            _preflight(config, ray_address)
             return _search(config, ray_address, resume, command, progress, say)
+
+
+def check(config: Config, ray_address: str | None = None) -> int:
+    """`medcore cluster check`: the checks before a search's first trial; returns how many nodes are ready."""
+    config = config.absolute()
+    make_folder(config.folder)
+    with connected(ray_address, Resources(config.search.cpus_per_trial, config.search.gpu_share)):
+        return _preflight(config, ray_address)
+
+
+def _preflight(config: Config, ray_address: str | None) -> int:
+    # a share that is still to be measured can be a whole GPU
+    share = 1.0 if config.search.gpus_per_trial == "auto" else config.search.gpu_share
+    resources = Resources(config.search.cpus_per_trial, share)
+    return preflight.check(config, adapted_model(config).arch, resources, cluster_address(ray_address))
 
 
 def _search(

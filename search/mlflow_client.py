@@ -30,6 +30,8 @@ _ENVIRONMENT = {
 }
 #: Seconds that a server may take to put a model of a gigabyte away.
 _UPLOAD_SECONDS = "600"
+#: Set on an experiment before a search, to find out whether it can be written; the same each time.
+_PROBE_TAG = ("medcore.searches", "true")
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
 
 
@@ -49,6 +51,29 @@ def _prepare() -> None:
 
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def experiment_id(client: Client, uri: str, name: str) -> str:
+    """The experiment of this name, which is made if it does not exist."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    return str(client.create_experiment(name, artifact_location=artifacts_beside(uri), tags=tags))
+
+
+def why_not_writable(uri: str, experiment: str) -> str | None:
+    """None if a search can write there, found out by a tag of the experiment; else what is wrong with the server."""
+    try:
+        client = connect(uri)
+        client.get_experiment_by_name(experiment)
+    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
+        return f"cannot be reached ({first_line(error)})"
+    try:
+        client.set_experiment_tag(experiment_id(client, uri, experiment), *_PROBE_TAG)
+    except Exception as error:  # noqa: BLE001 - as above
+        return f"cannot be written ({first_line(error)})"
+    return None
 
 
 def all_runs(client: Client, experiment_id: str, condition: str) -> list[Run]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+#: Variable with the revision of code that was sent to a cluster, where no checkout can be asked.
+REVISION = "MEDCORE_GIT_REVISION"
 _PACKAGES = ("medcore-search", "torch", "ray", "optuna", "mlflow", "segment-anything")
 
 
@@ -22,7 +24,7 @@ def versions() -> dict[str, str]:
 @cache
 def git_revision() -> str:
     """Commit of the code that runs, `+dirty` if files differ from it, or `unknown` outside a checkout."""
-    return revision_of(Path(__file__))
+    return os.environ.get(REVISION) or revision_of(Path(__file__))
 
 
 def revision_of(file: Path) -> str:

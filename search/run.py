@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from results.trials import Row, all_rows, finished_ids, read_row, write_row
 from search.ledger import all_issued, failed_row, only_driver, read_issued, read_place
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
-from search.session import Resources, connected, dead_nodes, fitting, one_line, request
+from search.session import Resources, cluster_address, connected, dead_nodes, fitting, one_line, request
 from search.worker import TROUBLE, TrialWorker, Work
 
 logger = logging.getLogger(__name__)
@@ -90,7 +89,7 @@ def run_search(
         settings = SamplerSettings(sampler, seed)
         search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
         missing = trials - len(finished_ids(study_dir))
-        grows = bool(ray_address or os.environ.get("RAY_ADDRESS"))
+        grows = cluster_address(ray_address) is not None
         problem, interrupted = None, False
         if missing > 0:
             # Ray installs a SIGTERM handler of its own when it starts, so ours come after it

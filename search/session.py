@@ -53,10 +53,11 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = cluster_address(address)
     if address and address.startswith("ray://"):
         raise MedcoreError(
-            f"{address}: a search must start on a node of the cluster (give HOST:PORT or auto), or by `ray job submit`"
+            f"{address}: a search must start on a node of the cluster (give HOST:PORT or auto), or by "
+            "`medcore cluster submit`"
         )
     threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
     common: dict[str, Any] = {
@@ -75,6 +76,11 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_address(given: str | None) -> str | None:
+    """Where the cluster is: what was given, else `RAY_ADDRESS`, else None for a Ray of this process's own."""
+    return given or os.environ.get("RAY_ADDRESS")
 
 
 def cores() -> int:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+#: Variable with the command that resumes a search, where the search's own is not what its user typed.
+RESUME_COMMAND = "MEDCORE_RESUME_COMMAND"
 console = Console()
 errors = Console(stderr=True)
 

@@ -199,14 +199,7 @@ class Tracker:
     def _connect(self) -> Client:
         """Find or make experiment and parent run, and take in the children that are there already."""
         client = mlflow_client.connect(self.uri)
-        found = client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            self._experiment_id = found.experiment_id
-        else:
-            place = mlflow_client.artifacts_beside(self.uri)
-            self._experiment_id = client.create_experiment(
-                self.experiment, artifact_location=place, tags={"mlflow.experimentKind": "custom_model_development"}
-            )
+        self._experiment_id = mlflow_client.experiment_id(client, self.uri, self.experiment)
         known = mlflow_client.all_runs(client, self._experiment_id, f"tags.`medcore.study` = '{self.study_id}'")
         self._parent = self._one(client, known) if known else self._make_parent(client)
         curve = client.get_metric_history(self._parent, "trials_done") if known else []

@@ -345,6 +345,14 @@ def test_study_comes_back_from_the_store(tmp_path: Path, store: str) -> None:
         download_study("mlflow:medcore", copy, store)
 
 
+def test_a_store_is_asked_by_writing_to_it(store: str) -> None:
+    """The experiment is made where there is none, as the search would make it, and asked again."""
+    assert [search.mlflow_client.why_not_writable(store, "medcore") for _ in range(2)] == [None, None]
+    file = store.removeprefix("sqlite:///")
+    reason = search.mlflow_client.why_not_writable(f"sqlite:///file:{file}?mode=ro&uri=true", "medcore")
+    assert reason is not None and "readonly database" in reason
+
+
 def test_no_server_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody listens: one warning however often it is tried, and the command that sends the rows later."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])
