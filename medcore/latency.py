@@ -36,8 +36,8 @@ class Effort:
     Once `most_seconds` have gone, a round that has begun is the last one.
     """
 
-    rounds: int = 25
-    block_seconds: float = 0.05
+    rounds: int = 15
+    block_seconds: float = 0.03
     most_seconds: float = 20.0
 
 

@@ -77,8 +77,8 @@ def front_cells(front: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def timed_on(front: Mapping[str, Any]) -> str | None:
-    """What the front's members were timed on; None where none was."""
-    return next((member[DEVICE] for member in front["front"] if member.get(DEVICE)), None)
+    """What the front's members were timed on, one image a call; None where none was."""
+    return next((member[DEVICE] for member in front["front"] if member.get("latency_ms") is not None), None)
 
 
 def _quality(front: Mapping[str, Any]) -> list[str]:
