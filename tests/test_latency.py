@@ -268,25 +268,31 @@ def test_what_cannot_be_measured_is_one_clear_line(study: Path, monkeypatch: pyt
         study_latency(study)
 
 
-def test_the_command_line_measures_a_study_and_a_checkpoint(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = medcore("latency", study, "--batch", "1", "--threads", "1", "--json")
+def test_the_command_line_measures_a_checkpoint(study: Path) -> None:
+    file = study / "trials/t1/model.safetensors"
+    result = medcore("latency", file, "--batch", "1", "--threads", "1", "--json")
     assert result.returncode == 0 and "USDT" not in result.stderr, result.stderr
-    answer = json.loads(result.stdout)
-    assert [each["trial_id"] for each in answer["records"]] == ["t1", "t0"]
-    assert [each.to_dict() for each in read_latency(study)] == answer["records"]
-    assert all(each["model"]["whole"]["repeats"] > 1 for each in answer["records"])
+    (own,) = json.loads(result.stdout)["records"]
+    assert (own["trial_id"], own["batch"], own["threads"]) == ("model.safetensors", 1, 1)
+    assert own["flops_fraction"] == pytest.approx(read_study(study)["flops_fraction"][1])
+    assert own["model"]["whole"]["repeats"] > 1 and own["model"]["peak_bytes"] < own["dense"]["peak_bytes"]
+
+
+def test_the_command_line_measures_a_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "compare", quick)
-    single = run("latency", study / "trials/t1/model.safetensors", "--batch", "2,1", "--threads", "1", "--json")
-    own = json.loads(single.stdout)["records"]
-    assert [each["batch"] for each in own] == [1, 2] and own[0]["trial_id"] == "model.safetensors"
-    assert own[0]["flops_fraction"] == answer["records"][0]["flops_fraction"]
-    table = run("latency", study, "--threads", "1", "--batch", "1").output
+    answer = json.loads(run("latency", study, "--batch", "2,1", "--json").stdout)
+    assert [(each["trial_id"], each["batch"]) for each in answer["records"]] == [
+        *(("t1", 1), ("t1", 2)),
+        *(("t0", 1), ("t0", 2)),
+    ]
+    assert [each.to_dict() for each in read_latency(study)] == answer["records"]
+    table = run("latency", study, "--batch", "1").output
     assert "t1" in table and "dense" in table and f"wrote {study / FILE}" in table
     for wrong in ("0", "1,x", ""):
         with pytest.raises(MedcoreError, match="give whole numbers of images"):
             run("latency", study, "--batch", wrong)
     monkeypatch.setattr(module, "compare", stopping(after=1))
-    stopped = run("latency", study, "--threads", "1", "--again")
+    stopped = run("latency", study, "--again")
     assert stopped.exit_code == 130 and "the same command goes on" in stopped.stderr
 
 
