@@ -24,6 +24,7 @@ from torch.utils.benchmark import Timer
 
 from medcore.optimisation import device_of, mixed_precision
 from medcore.sam import MedSam
+from medcore.timing import Latency, Timing
 
 Call = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
@@ -39,31 +40,6 @@ class Effort:
     rounds: int = 15
     block_seconds: float = 0.03
     most_seconds: float = 20.0
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds a call: median and interquartile range over `repeats` timed blocks."""
-
-    median_ms: float
-    iqr_ms: float
-    repeats: int
-
-
-@dataclass(frozen=True)
-class Latency:
-    """One batch through a model.
-
-    Attributes:
-        encoder: images -> embeddings; the part that is pruned.
-        whole: encoder, prompt encoder and mask decoder, a box for each image.
-        peak_bytes: tensors alive at the worst moment of a whole call: weights, input and all that torch's allocator
-            hands out meanwhile. What the process needs besides (libraries and their scratch memory) is not in it.
-    """
-
-    encoder: Timing
-    whole: Timing
-    peak_bytes: int
 
 
 def measure(

@@ -12,7 +12,7 @@ import pandas as pd
 from results.choices import chose
 from results.files import write_by_rename
 from results.labels import METRICS, is_cost
-from results.latency import DEVICE
+from results.latency import timed_on
 from results.plots import save_front_png
 
 _COSTS = ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction")
@@ -74,11 +74,6 @@ def front_cells(front: Mapping[str, Any]) -> pd.DataFrame:
         for row in table.to_dict("records")
     ]
     return pd.DataFrame(rows)
-
-
-def timed_on(front: Mapping[str, Any]) -> str | None:
-    """What the front's members were timed on, one image a call; None where none was."""
-    return next((member[DEVICE] for member in front["front"] if member.get("latency_ms") is not None), None)
 
 
 def _quality(front: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medcore.errors import MedcoreError
-from medcore.latency import Latency, Timing
+from medcore.timing import Latency, Timing
 from results.files import read_json, write_by_rename
 
 FILE = "latency.json"
@@ -116,6 +116,11 @@ def figures(batch: int, model: Latency, dense: Latency) -> dict[str, float]:
         values |= {name: this.median_ms, f"{name}_iqr": this.iqr_ms}
         values[f"{name}_fraction"] = this.median_ms / other.median_ms
     return {name + suffix(batch): value for name, value in values.items()}
+
+
+def timed_on(front: Mapping[str, Any]) -> str | None:
+    """What the front's members were timed on, one image a call; None where none was."""
+    return next((member[DEVICE] for member in front["front"] if member.get("latency_ms") is not None), None)
 
 
 def suffix(batch: int) -> str:

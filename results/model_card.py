@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from medcore.cost import cost
-from medcore.latency import Timing
 from medcore.spec import EncoderSpec
+from medcore.timing import Timing
 from results.fine_tuned import FineTuned
 from results.held_out import HeldOut, candidates_sentence, interval_text
 from results.labels import METRICS, text

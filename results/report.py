@@ -17,9 +17,10 @@ from medcore.errors import MedcoreError
 from results import labels
 from results.files import write_by_rename
 from results.front import Objective, front_table, sign
-from results.front_files import front_cells, timed_on
+from results.front_files import front_cells
 from results.given_up import ALL
 from results.hypervolume_picture import hypervolume_picture
+from results.latency import timed_on
 from results.latency_plot import latency_figure
 from results.pictures import budget_picture
 from results.plots import front_divs

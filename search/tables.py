@@ -12,9 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from results.choices import chose, differ
-from results.front_files import timed_on
 from results.labels import LATENCY, METRICS, is_cost, text
-from results.latency import Record, dense_columns, figures, suffix
+from results.latency import Record, dense_columns, figures, suffix, timed_on
 
 _ABSENT = "–"
 _QUALITY = ("dice", "iou", "boundary_f1", "hd95", "nsd", "assd")

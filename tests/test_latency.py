@@ -22,14 +22,15 @@ from medcore import latency as library
 from medcore.checkpoint import save
 from medcore.cost import cost
 from medcore.errors import MedcoreError
-from medcore.latency import Effort, Latency, Timing, compare, extra_bytes, measure, take_turns
+from medcore.latency import Effort, compare, extra_bytes, measure, take_turns
 from medcore.sam import MedSam, build
 from medcore.spec import EncoderSpec
+from medcore.timing import Latency, Timing
 from results.latency import FILE, Record, Setup, add_latency, dense_columns, latest, read_latency, trial_columns
 from results.latency_plot import latency_figure
 from results.select import choose
 from results.trials import read_study, read_study_info, write_row, write_study
-from search import choose as choose_module
+from search import fronts
 from search import latency as module
 from search.cli import app
 from search.latency import export_latency, study_latency
@@ -305,14 +306,14 @@ def test_the_front_shows_time_beside_flops(study: Path) -> None:
 
     def shown() -> str:
         with console.capture() as captured:
-            console.print(front_view(choose_module.front(str(study))))
+            console.print(front_view(fronts.front(str(study))))
         return captured.get()
 
     assert "time and memory" not in shown()
     add_latency(study, [record("t0"), record("t1", 20.0)])
     text = shown()
     assert "a CPU, 1 thread, float32, torch 2.0" in text and "75.0%" in text and "50.0%" in text and "…" not in text
-    files = choose_module.write(str(study), study / "out")
+    files = fronts.write(str(study), study / "out")
     table = pd.read_csv(files[0])
     assert table["latency_ms"].tolist() == [20.0, 30.0, 40.0] and table["latency_ms_fraction"].tolist() == [
         0.5,

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from medcore.cost import cost
-from medcore.latency import Latency, Timing
 from medcore.spec import EncoderSpec
+from medcore.timing import Latency, Timing
 from results.held_out import HeldOut, Measurement
 from results.intervals import macro_interval
 from results.labels import text
