@@ -12,9 +12,16 @@ import pandas as pd
 from results.choices import chose
 from results.files import write_by_rename
 from results.labels import METRICS, is_cost
+from results.latency import timed_on
 from results.plots import save_front_png
 
 _COSTS = ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction")
+_TIMES = {
+    "latency_ms": "call (ms)",
+    "latency_ms_fraction": "time of a call left",
+    "encoder_ms_fraction": "time of the encoder left",
+    "peak_mb": "peak memory (MB)",
+}
 
 
 def write_front(front: Mapping[str, Any], trials: pd.DataFrame, out: Path) -> list[Path]:
@@ -31,6 +38,8 @@ def write_front(front: Mapping[str, Any], trials: pd.DataFrame, out: Path) -> li
     lines += ["", f"{len(front['front'])} of {done} trials are on the front, {front['failed']} failed. Hypervolume "
               f"{front['hypervolume']:.4g} to the reference "
               + ", ".join(f"{name} {front['reference'][name]:.4g}" for name in names) + "."]  # fmt: skip
+    if device := timed_on(front):
+        lines += ["", f"Time and memory: one image and box a call, on {device}."]
     write_by_rename(out / "front.csv", front_numbers(front).to_csv(index=False, float_format="%.6g").encode())
     write_by_rename(out / "front.md", ("\n".join(lines) + "\n").encode())
     save_front_png(trials, front["objectives"], out / "front.png", title=f"Pareto front of {front['study']}")
@@ -38,25 +47,28 @@ def write_front(front: Mapping[str, Any], trials: pd.DataFrame, out: Path) -> li
 
 
 def front_numbers(front: Mapping[str, Any]) -> pd.DataFrame:
-    """The front's members and the dense model as numbers: costs and widths as shares, quality with its intervals."""
-    quality = _quality(front)
-    rows = [_row(member, front["widths"], quality) for member in front["front"]]
+    """The front's members and the dense model as numbers: costs and widths as shares, quality with its intervals.
+
+    Time and memory are there if a member was measured.
+    """
+    quality, times = _quality(front), [*_TIMES] if timed_on(front) else []
+    rows = [_row(member, front["widths"], [*times, *quality]) for member in front["front"]]
     dense = {"trial": "", "origin": "dense model", "heads": 1.0, "channels": 1.0, "chose": ""}
-    rows.append(dense | {name: front["dense"].get(name, np.nan) for name in (*_COSTS, *quality)})
+    rows.append(dense | {name: front["dense"].get(name, np.nan) for name in (*_COSTS, *times, *quality)})
     table = pd.DataFrame(rows)
     ends = [f"{name}_{end}" for name in quality for end in ("lo", "hi") if f"{name}_{end}" in table]
-    return table[["trial", "origin", *_COSTS, "heads", "channels", *quality, *ends, "chose"]]
+    return table[["trial", "origin", *_COSTS, *times, "heads", "channels", *quality, *ends, "chose"]]
 
 
 def front_cells(front: Mapping[str, Any]) -> pd.DataFrame:
     """The same as text for people: an interval stands beside its figure, titles are those of a table's head."""
     table, quality = front_numbers(front), _quality(front)
     titles = dict(zip(_COSTS, ("FLOPs left", "by the paper's count", "parameters left"), strict=True))
-    titles |= {"trial": "trial", "origin": "origin", "heads": "heads kept", "channels": "channels kept"}
+    titles |= {"trial": "trial", "origin": "origin", "heads": "heads kept", "channels": "channels kept"} | _TIMES
     titles |= {name: METRICS[name].title if name in METRICS else name for name in quality} | {"chose": "chose"}
     if not table["chose"].any():
         del titles["chose"]
-    shares = {*_COSTS, "heads", "channels"}
+    shares = {*_COSTS, "heads", "channels", *(name for name in _TIMES if METRICS[name].kind == "share")}
     rows = [
         {titles[name]: _cell(row[name], name in shares) + _interval(row, name) for name in row if name in titles}
         for row in table.to_dict("records")

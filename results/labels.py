@@ -37,10 +37,19 @@ METRICS: dict[str, Metric] = {
     "leverage_bd95": Metric("Boundary leverage", True, "px per point of parameters"),
     "leverage_reg": Metric("Regional leverage", True, "logits per point of parameters"),
     "leverage_displacement_p95": Metric("Predicted boundary displacement", True, "px"),
+    "latency_ms": Metric("Time of a whole call", True, "ms", cost=True),
+    "latency_ms_fraction": Metric("Time of a whole call left", True, "of dense", "share", cost=True),
+    "encoder_ms": Metric("Time of the encoder", True, "ms", cost=True),
+    "encoder_ms_fraction": Metric("Time of the encoder left", True, "of dense", "share", cost=True),
+    "peak_mb": Metric("Peak memory", True, "MB", cost=True),
     "seconds": Metric("Time of the trial", True, "s"),
     "memory_mb": Metric("Memory of the trial", True, "MB"),
     "gpu_memory_mb": Metric("GPU memory of the trial", True, "MB"),
 }
+
+
+#: Measured by `medcore latency` when a search is over, so that a study may lack them.
+LATENCY = ("latency_ms", "latency_ms_fraction", "encoder_ms", "encoder_ms_fraction", "peak_mb")
 
 
 def base_name(name: str) -> str | None:

@@ -11,9 +11,11 @@ import pandas as pd
 
 from medcore.cost import cost
 from medcore.spec import EncoderSpec
+from medcore.timing import Timing
 from results.fine_tuned import FineTuned
 from results.held_out import HeldOut, candidates_sentence, interval_text
 from results.labels import METRICS, text
+from results.latency import Record
 
 _QUALITY = ("boundary_f1", "dice", "iou", "nsd", "hd95", "assd")
 _PARTS = ("calibration", "search", "report")
@@ -35,6 +37,7 @@ class Export:
         tuned: what was done after the search, if it was; then row and images are those of the fine-tuned model.
         git: revision of the code that exported. checked: what the export's own check measured, a sentence.
         files: name and meaning of every file. usage: Markdown on how to run them.
+        latency: what was measured at the export, a record a batch size. latency_note: what was not, a sentence.
     """
 
     study: str
@@ -52,6 +55,8 @@ class Export:
     held_out: HeldOut | None = None
     not_held_out: str = ""
     tuned: FineTuned | None = None
+    latency: Sequence[Record] = ()
+    latency_note: str = ""
 
 
 def model_card(export: Export) -> str:
@@ -70,6 +75,8 @@ def model_card(export: Export) -> str:
         _quality(export),
         "## Cost of the image encoder",
         _cost(export.spec),
+        "## Time and memory",
+        _latency(export),
         "## Structure",
         _structure(export.spec),
         "## Files and use",
@@ -212,9 +219,40 @@ def _cost(spec: EncoderSpec) -> str:
         rows.append((METRICS[name].title, text(name, value), text(name, full), f"{value / full:.1%}"))
     return (
         _table(("one image", "this model", "dense model", "left"), rows)
-        + "\n\nFLOPs are two for each multiply-add: what runs, padded windows included, and the MedCore paper's count. "
-        "Fewer FLOPs are not the same share of time: measure on the machine that matters."
+        + "\n\nFLOPs are two for each multiply-add: what runs, padded windows included, and the MedCore paper's count."
     )
+
+
+def _latency(export: Export) -> str:
+    advice = "Other machines differ: `medcore latency` measures a checkpoint on the one that matters."
+    if not export.latency:
+        return f"Not measured. Fewer FLOPs are not the same share of time. {advice}"
+    rows = []
+    for record in export.latency:
+        images = "one image" if record.batch == 1 else f"{record.batch} images"
+        for title, this, dense in (
+            ("encoder", record.model.encoder, record.dense.encoder),
+            ("whole call", record.model.whole, record.dense.whole),
+        ):
+            left = f"{this.median_ms / dense.median_ms:.1%}"
+            rows.append((f"{title}, {images}", _milliseconds(this), _milliseconds(dense), left))
+        this_peak, dense_peak = (f"{each.peak_bytes / 1e6:.1f} MB" for each in (record.model, record.dense))
+        left = f"{record.model.peak_bytes / record.dense.peak_bytes:.1%}"
+        rows.append((f"peak memory, {images}", this_peak, dense_peak, left))
+    return "\n\n".join(
+        [
+            _table(("", "this model", "dense model", "left"), rows),
+            f"Measured at the export in PyTorch on {export.latency[0].setup}: medians of repeated calls, in brackets "
+            "the interquartile range and the number of repeats; the two models took turns. A whole call is the encoder "
+            "and, with a box for each image, the decoder. Memory is that of tensors at the worst moment of a whole "
+            f"call, weights included. {advice}",
+            *filter(None, [export.latency_note]),
+        ]
+    )
+
+
+def _milliseconds(timing: Timing) -> str:
+    return f"{timing.median_ms:.4g} ms ({timing.iqr_ms:.2g}; {timing.repeats})"
 
 
 def _structure(spec: EncoderSpec) -> str:

@@ -20,6 +20,8 @@ from results.front import Objective, front_table, sign
 from results.front_files import front_cells
 from results.given_up import ALL
 from results.hypervolume_picture import hypervolume_picture
+from results.latency import timed_on
+from results.latency_plot import latency_figure
 from results.pictures import budget_picture
 from results.plots import front_divs
 
@@ -105,11 +107,21 @@ def write_report(report: Report, path: Path) -> None:
         failures=_failures(report.trials),
         front=front_cells(report.front),
         figures=front_divs(report.trials, objectives, f"Pareto front of {report.front['study']}"),
+        times=_times(report.trials),
+        timed_on=timed_on(report.front),
         pictures=_pictures(report),
         changes=[_change(row) for row in report.given_up.to_dict("records")],
         paired=bool(report.given_up["lo"].notna().any()),
     )
     write_by_rename(path, html.encode())
+
+
+def _times(trials: pd.DataFrame) -> str:
+    """The picture of FLOPs and time as a piece of HTML, which needs plotly's script; empty if nothing was measured."""
+    figure = latency_figure(trials)
+    if figure is None:
+        return ""
+    return str(figure.to_html(full_html=False, include_plotlyjs=False, div_id="times", config={"responsive": True}))
 
 
 def _goals(objectives: Sequence[Objective]) -> str:
@@ -122,7 +134,7 @@ def _answer(report: Report) -> list[str]:
     row = report.members[0].row
     lines = [
         f"{_title(name)}: {labels.text(name, float(row[name]))}"
-        for name in ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction")
+        for name in ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction", "latency_ms_fraction")
         if pd.notna(row.get(name))
     ]
     whole = report.given_up[report.given_up["dataset"] == ALL]

@@ -149,13 +149,26 @@ def _constrained(front: pd.DataFrame, constraints: Sequence[Constraint]) -> pd.D
 
 
 def _values(df: pd.DataFrame, metric: str) -> Floats:
-    """A metric's column (N,) float64. Raises `MedcoreError` listing the metrics for a name that is none."""
+    """A front's metric (N,) float64.
+
+    Raises `MedcoreError` listing the metrics for a name that is none, and for time or memory that some member of the
+    front was not measured for: the rest alone would be a choice by chance.
+    """
     names = metric_names(df)
     if metric.startswith(PREFIX):
         raise MedcoreError(
             f"{metric} is a held-out figure, and choosing by it would spoil it; choose by what the search measured, "
             f"such as {metric.removeprefix(PREFIX)}"
         )
+    name, _, batch = metric.partition("_batch")
+    if name in labels.LATENCY:
+        unknown = len(df) if metric not in names else int(df[metric].isna().sum())
+        option = f" --batch 1,{batch}" if batch.isdecimal() else ""
+        if unknown:
+            raise MedcoreError(
+                f"{metric} is not known for {unknown} of {len(df)} members of the front; "
+                f"run `medcore latency STUDY{option}` first"
+            )
     if metric not in names:
         close = difflib.get_close_matches(metric, names, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""

@@ -5,6 +5,7 @@
     STUDY/trials/<trial_id>/images.parquet, phases.json
     STUDY/trials.parquet, images.parquet  the same, all trials; written by `compact`
     STUDY/held_out/                       figures of exported models, see `results.held_out`
+    STUDY/latency.json                    measured time and memory; joins the table that `read_study` gives
 
 Every file appears by rename, so a killed writer leaves a `*.tmp` or nothing. Write a trial's row last.
 
@@ -29,6 +30,7 @@ from medcore.errors import MedcoreError
 from results.files import read_json, write_by_rename
 from results.front import Objective, sign
 from results.held_out import read_measurements, report_columns
+from results.latency import dense_columns, latest, read_latency, trial_columns
 
 Row = dict[str, Any]
 
@@ -62,12 +64,16 @@ def write_study(study: Path, info: Mapping[str, Any]) -> None:
 
 
 def read_study_info(study: Path) -> StudyInfo:
-    """Raises `MedcoreError` if the folder is no study or the file lacks a field."""
+    """`study.json`; the dense model's time and memory, where they were measured, are among its metrics.
+
+    Raises `MedcoreError` if the folder is no study or the file lacks a field.
+    """
     path = study / "study.json"
     if not path.is_file():
         raise MedcoreError(f"{study}: no study (study.json is missing); give the folder that a search wrote")
     info = read_json(path)
     _check_info(info, str(path))
+    info["dense"] |= dense_columns(latest(read_latency(study)))
     return cast(StudyInfo, info)
 
 
@@ -152,10 +158,13 @@ def all_rows(study: Path) -> list[Row]:
 def read_study(study: Path) -> pd.DataFrame:
     """All finished trials as a table, by number; those that were measured on held-out images have `report/METRIC` too.
 
+    Time and memory are there for those that `medcore latency` has measured.
+
     A study without finished trials gives an empty table. Raises `MedcoreError` for a folder that is no study, and
     where `all_rows` does.
     """
-    return _frame(_study_rows(study))
+    measured = trial_columns(latest(read_latency(study)))
+    return _frame([row | measured.get(row["trial_id"], {}) for row in _study_rows(study)])
 
 
 def read_images(study: Path, trial_ids: Collection[str] | None = None) -> pd.DataFrame:

@@ -27,16 +27,18 @@ def export(
     measure: bool = True,
     finetune: bool = False,
     settings: FinetuneConfig | None = None,
+    time_it: bool = True,
 ) -> dict[str, Any]:
     """Write the chosen trial's model to `out` with a model card beside it, check it, and return the row of that model.
 
     Args:
         out: a `.safetensors` file for a checkpoint, else a folder. kind: one of `search.exports.KINDS`.
-        say: is told what the check measured, and what was registered.
+        say: is told what the check and the clock measured, and what was registered.
         register: an MLflow model becomes a version of this name at the study's MLflow server.
         measure: first measure the model on the study's held-out part, unless that was done before; where it cannot be
             done there is a logged warning, and the card says so.
         finetune: before all that, train it at full length. settings: for this, instead of the study's own.
+        time_it: measure time and memory for the card.
 
     Raises `MedcoreError` for a study in MLflow (it holds no checkpoints), a name of another kind, a rule that takes
     no trial, a checkpoint that is gone, a missing package, an export that differs from the trial's model, and a
@@ -60,7 +62,8 @@ def export(
         choice = fine_tuned(choice, settings, say)
     choice = measured(choice, measure, say)
     figures = dict(choice.figures)
-    say(f"checked: {write_export(kind, out, choice)}")
+    for line in write_export(kind, out, choice, time_it):
+        say(line)
     if register is not None:
         card = (out / CARD).read_text(encoding="utf-8")
         say(register_folder(Path(study), out, exported(out), register, figures, info["name"], card))

@@ -21,7 +21,7 @@ from medcore.errors import MedcoreError
 from medcore.files import first_line
 from search.cluster_cli import cluster
 from search.config import Config, load_config, validate
-from search.tables import evaluation_table, front_view, leverage_table
+from search.tables import evaluation_table, front_view, latency_table, leverage_table
 from search.terminal import RESUME_COMMAND, console, errors, program, say
 from search.tracking_note import hide_login
 
@@ -182,6 +182,9 @@ def export(
     held_out: Annotated[bool, typer.Option(help="Measure it on data.report_split first, if that was not done.")] = True,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train it at full length first; resumes.")] = False,
     config: Annotated[Path | None, typer.Option(help="Take the `finetune` section from here, not the study.")] = None,
+    time_it: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Measure time and memory, for the card.")
+    ] = True,
 ) -> None:
     """Write the model of the trial that a rule selects, with a model card, and check what was written."""
     from search.choose import export as write
@@ -189,7 +192,7 @@ def export(
     if config is not None and not finetune:
         raise MedcoreError("--config says how to fine-tune; give it with --finetune")
     settings = None if config is None else load_config(config).finetune
-    row = write(study, select, out, kind, say, register, held_out, finetune, settings)
+    row = write(study, select, out, kind, say, register, held_out, finetune, settings, time_it)
     say(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
     say(f"wrote {out}")
 
@@ -230,6 +233,45 @@ def cost(
         )
 
     print_result(result, as_json, lines)
+
+
+@app.command()
+def latency(
+    target: Annotated[Path, typer.Argument(metavar="STUDY_OR_CHECKPOINT", help="Folder of a study, or a checkpoint.")],
+    batch: Annotated[str, typer.Option(help="Images a call, e.g. 1,8")] = "1,8",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as many as torch takes.")] = None,
+    select: Annotated[str, typer.Option(help="Of a study: front | all")] = "front",
+    autocast: Annotated[bool, typer.Option("--autocast", help="Run the models in bfloat16.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Of a study: measure also what was measured before.")] = False,
+    arch: Arch = None,
+    as_json: Json = False,
+) -> None:
+    """Measured time and memory beside the dense model's; of a study, for its front, its report and rules."""
+    from results.latency import FILE
+    from search import latency as module
+
+    def warn(text: str) -> None:
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        batches = sorted({int(part) for part in batch.split(",")})
+    except ValueError:
+        batches = []
+    if not batches or batches[0] < 1:
+        raise MedcoreError(f"--batch '{batch}': give whole numbers of images from 1 on, such as 1,8")
+    with scoring_bar("measuring") as progress:
+        try:
+            if target.is_dir():
+                records = module.study_latency(target, batches, threads, select, autocast, again, progress, warn)
+            else:
+                records = module.latency(target, batches, threads, arch, autocast, progress)
+        except KeyboardInterrupt:
+            errors.print("stopped; of a study, what is measured is kept, and the same command goes on")
+            raise typer.Exit(130) from None
+    result = {"target": str(target), "records": [record.to_dict() for record in records]}
+    print_result(result, as_json, lambda: latency_table(records))
+    if target.is_dir() and not as_json:
+        say(f"wrote {target / FILE}")
 
 
 @app.command()
@@ -335,10 +377,10 @@ def override(config: Config, trials: int | None, name: str | None, tracking_uri:
 
 
 @contextmanager
-def scoring_bar() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that appears with the first scored image and goes with the last."""
+def scoring_bar(title: str = "scoring") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that appears with the first scored image (or other piece of work) and goes with the last."""
     bar = Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=errors)
-    task = bar.add_task("scoring", total=None)
+    task = bar.add_task(title, total=None)
 
     def update(done: int, total: int) -> None:
         if done < total and not bar.live.is_started:

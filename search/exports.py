@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from medcore.sam import MedSam
 from medcore.standalone import SCRIPT
 from results.fine_tuned import FineTuned
 from results.held_out import PREFIX, HeldOut, prefixed
+from results.latency import Record
 from results.model_card import Export, model_card
 from results.trials import StudyInfo, checkpoint_file, read_images
 from search.export_check import check_checkpoint, check_onnx, check_standalone, require_onnxruntime, sample_images
+from search.latency import export_latency
 from search.provenance import git_revision
 from search.pyfunc_export import FILES, USAGE, check_mlflow, write_mlflow
 from search.study import make_folder
@@ -123,10 +125,13 @@ def _ours(folder: Path) -> set[str]:
     return set(_OURS) if whole else set(_OURS) - FILES.keys()
 
 
-def write_export(kind: str, out: Path, choice: Choice) -> str:
+def write_export(kind: str, out: Path, choice: Choice, time_it: bool = True) -> list[str]:
     """Write the chosen model to `out` (a file for a checkpoint, else a folder), with its card.
 
-    Returns: what the check measured, a sentence.
+    Args:
+        time_it: measure time and memory, for the card.
+
+    Returns: what the check and the clock measured, a sentence each.
 
     Raises: MedcoreError if it cannot be written or does not agree with the trial's model; then nothing has appeared.
     """
@@ -138,7 +143,11 @@ def write_export(kind: str, out: Path, choice: Choice) -> str:
             staging = Path(temporary)
             checked = _write(kind, staging, out, model, choice)
             files = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
-            card = model_card(_describe(kind, files, out, model, choice, checked))
+            described = _describe(kind, files, out, model, choice, checked)
+            if time_it:
+                records, note = export_latency(model)
+                described = replace(described, latency=records, latency_note=note)
+            card = model_card(described)
             card_file = staging / _card_name(kind, out)
             card_file.write_text(card, encoding="utf-8")
             mode = card_file.stat().st_mode
@@ -153,7 +162,15 @@ def write_export(kind: str, out: Path, choice: Choice) -> str:
                 (staging / name).replace(place / name)
     except OSError as error:
         raise MedcoreError(f"{place}: cannot be written ({first_line(error)}); choose another place") from None
-    return checked
+    return [f"checked: {checked}", *map(_time_left, described.latency[:1])]
+
+
+def _time_left(record: Record) -> str:
+    model, dense = record.model.whole.median_ms, record.dense.whole.median_ms
+    return (
+        f"time: {model / dense:.1%} of the dense model's for {record.flops_fraction:.1%} of the FLOPs "
+        f"({model:.4g} ms instead of {dense:.4g} for an image and its box on {record.setup})"
+    )
 
 
 def _write(kind: str, folder: Path, out: Path, model: MedSam, choice: Choice) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from results.choices import chose, differ
-from results.labels import METRICS, is_cost, text
+from results.labels import LATENCY, METRICS, is_cost, text
+from results.latency import Record, dense_columns, figures, suffix, timed_on
 
 _ABSENT = "–"
 _QUALITY = ("dice", "iou", "boundary_f1", "hd95", "nsd", "assd")
@@ -33,8 +34,8 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def front_view(front: Mapping[str, Any]) -> Group:
-    """The front, and below it what its members chose."""
-    return Group(*filter(None, (front_table(front), choices_table(front))))
+    """The front, and below it what its members chose and how long they take."""
+    return Group(*filter(None, (front_table(front), choices_table(front), times_table(front))))
 
 
 def front_table(front: Mapping[str, Any]) -> Table:
@@ -76,6 +77,46 @@ def choices_table(front: Mapping[str, Any]) -> Table | None:
     return table
 
 
+def times_table(front: Mapping[str, Any]) -> Table | None:
+    """Measured time and memory beside the FLOPs, one image a call; None where no member was measured."""
+    names = ("flops_fraction", *LATENCY)
+    device = timed_on(front)
+    if device is None:
+        return None
+    table = Table(
+        title="time and memory, one image and box a call", caption=escape(device), box=SIMPLE_HEAD, pad_edge=False
+    )
+    for title in ("trial", "FLOPs", "call (ms)", "left", "encoder (ms)", "left", "peak (MB)"):
+        table.add_column(title, justify="left" if title == "trial" else "right")
+    for row in front["front"]:
+        table.add_row(row["trial_id"], *_figures(row, names))
+    table.add_section()
+    table.add_row("dense model", *_figures(front["dense"], names))
+    return table
+
+
+def latency_table(records: Sequence[Record]) -> Table:
+    """Records of one set-up, closed by the dense model, as the median over its turns with the others."""
+    table = Table(
+        title="time and memory: median (interquartile range), and what is left of the dense model's",
+        caption=escape(str(records[0].setup)),
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("model", overflow="fold")
+    for title in ("batch", "FLOPs", "call (ms)", "left", "encoder (ms)", "left", "MB"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for record in records:
+        row = figures(record.batch, record.model, record.dense)
+        table.add_row(escape(record.trial_id), *_times(record.batch, record.flops_fraction, row))
+    table.add_section()
+    dense = dense_columns(records)
+    for batch in sorted({record.batch for record in records}):
+        table.add_row("dense", *_times(batch, 1.0, dense))
+    return table
+
+
 def leverage_table(result: Mapping[str, Any]) -> Table:
     """Head steps against MLP steps at each τ (method §8)."""
     table = Table(
@@ -90,6 +131,23 @@ def leverage_table(result: Mapping[str, Any]) -> Table:
         wins = "–" if found["win_rate"] is None else f"{found['win_rate']:.0%} of {found['grid_points']}"
         table.add_row(tau, *ratios, wins)
     return table
+
+
+def _times(batch: int, flops_fraction: float, row: Mapping[str, float]) -> list[str]:
+    end = suffix(batch)
+    cells = [str(batch), f"{flops_fraction:.1%}"]
+    for name in ("latency_ms", "encoder_ms"):
+        cells += [f"{row[name + end]:.4g} ({row[f'{name}_iqr{end}']:.3g})", f"{row[f'{name}_fraction{end}']:.1%}"]
+    return [*cells, f"{row[f'peak_mb{end}']:.1f}"]
+
+
+def _figures(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    values = [row.get(name) for name in names]
+    shares = [METRICS[name].kind == "share" for name in names]
+    return [
+        _ABSENT if value is None else f"{value:.1%}" if share else f"{value:.4g}"
+        for value, share in zip(values, shares, strict=True)
+    ]
 
 
 def _costs(row: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _ENDED = ("FINISHED", "FAILED")
 #: Files of the study that go along with the parent run, so that it can be brought back from there.
-STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet")
+STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet", "latency.json")
 FOLDER_WANTED = "give the folder that `medcore search` wrote"
 #: Set last on a parent run: it says all that it should of the study.
 _DESCRIBED = "medcore.described"

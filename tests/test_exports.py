@@ -80,10 +80,17 @@ def test_checkpoint_with_its_card(study: Path, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, source[name]) for name, tensor in load(out).state_dict().items())
     info = read_info(out)
     assert (info["study"], info["select"], json.loads(info["row"])["dice"]) == ("s", "knee", 0.8)
-    assert said == [f"checked: all {len(source)} tensors, read back, equal the trial's."]
+    checked, timed = said
+    assert checked == f"checked: all {len(source)} tensors, read back, equal the trial's."
+    share = cost_metrics(SPEC)["flops_fraction"]
+    assert timed.startswith("time: ") and f"of the dense model's for {share:.1%} of the FLOPs (" in timed
     card = (tmp_path / "new" / "best.card.md").read_text(encoding="utf-8")
     assert "medcore predict best.safetensors" in card and "`gone.pth` |" in card and "0.8 |" in card
     assert f"`{tmp_path / 'base.safetensors'}` (SHA-256 " in card
+    assert "| whole call, one image |" in card and "| encoder, 8 images |" in card and "Measured at the export" in card
+    again: list[str] = []
+    choose.export(str(study), "knee", out, "checkpoint", again.append, time_it=False)
+    assert again == [checked] and "Not measured." in (tmp_path / "new" / "best.card.md").read_text(encoding="utf-8")
 
 
 def test_standalone_folder(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from medcore.cost import cost
 from medcore.spec import EncoderSpec
+from medcore.timing import Latency, Timing
 from results.held_out import HeldOut, Measurement
 from results.intervals import macro_interval
 from results.labels import text
+from results.latency import Record, Setup
 from results.model_card import Export, model_card
 from tests.helpers import TINY
 
@@ -102,6 +104,19 @@ def test_cost_and_structure_come_from_the_spec() -> None:
     assert "nothing but the output bias left: the attention of block 1, the MLP of block 2." in card
 
 
+def test_time_and_memory_as_measured() -> None:
+    dense = Latency(Timing(40.0, 0.5, 9), Timing(50.0, 1.0, 8), 8_000_000)
+    this = Latency(Timing(30.0, 0.25, 7), Timing(45.0, 2.0, 6), 6_000_000)
+    setup = Setup("a CPU", 2, False, "2.0")
+    records = [Record("", 0.5, batch, setup, "2026-01-01", this, dense) for batch in (1, 8)]
+    card = model_card(dataclasses.replace(EXPORT, latency=records, latency_note="That was left out."))
+    assert cells(card, "encoder, one image")[1:] == ["30 ms (0.25; 7)", "40 ms (0.5; 9)", "75.0%"]
+    assert cells(card, "whole call, 8 images")[1:] == ["45 ms (2; 6)", "50 ms (1; 8)", "90.0%"]
+    assert cells(card, "peak memory, 8 images")[1:] == ["6.0 MB", "8.0 MB", "75.0%"]
+    assert "on a CPU, 2 threads, float32, torch 2.0:" in card and "That was left out." in card
+    assert "Not measured." not in card and "Not measured. Fewer FLOPs are not" in model_card(EXPORT)
+
+
 def test_what_is_not_known_is_not_claimed() -> None:
     row = {"trial_id": "t0000", "dice": 0.5}
     bare = dataclasses.replace(EXPORT, row=row, config={}, images=pd.DataFrame(), hashes={}, dense={})
@@ -115,7 +130,7 @@ def test_what_is_not_known_is_not_claimed() -> None:
 
 @pytest.mark.parametrize("config", [{"data": None}, {"data": {"folders": ["d"]}}, {"model": None}, {"model": {}}])
 def test_configurations_of_other_versions(config: dict[str, Any]) -> None:
-    assert model_card(dataclasses.replace(EXPORT, config=config)).count("\n## ") == 7
+    assert model_card(dataclasses.replace(EXPORT, config=config)).count("\n## ") == 8
 
 
 def test_bars_in_names_do_not_break_the_tables() -> None:

@@ -61,7 +61,7 @@ def model(study: Path) -> Path:
     out = study.parent / "model"
     said = list[str]()
     choose.export(str(study), "knee", out, "mlflow", said.append)
-    (line,) = said
+    line, _ = said
     assert (
         "the MLflow model and medcore agree on 20 images of the study's part val: IoU of the masks at least 1.0" in line
     )
@@ -161,7 +161,7 @@ def test_registered_and_served(
     row = choose.export(str(study), "knee", out, "mlflow", said.append, "polyps")
     client = MlflowClient(uri)
     version = client.get_model_version_by_alias("polyps", "best")
-    assert said[1].startswith(f"registered: models:/polyps@best, version 1, at {uri}\n") and int(version.version) == 1
+    assert said[-1].startswith(f"registered: models:/polyps@best, version 1, at {uri}\n") and int(version.version) == 1
     assert {key: version.tags[key] for key in ("study", "trial_id", "flops_fraction")} == {
         "study": "s",
         "trial_id": "t0000",
@@ -177,7 +177,7 @@ def test_registered_and_served(
     assert logged == {path.name for path in out.iterdir()} - {"patient.txt"}
 
     port = free_port()
-    words = said[1].split("serve it: ")[1].split()
+    words = said[-1].split("serve it: ")[1].split()
     assert words[0] == f"MLFLOW_TRACKING_URI={uri}" and words[-2:] == ["-p", "5001"]
     process = subprocess.Popen(
         [sys.executable, "-m", *words[1:-1], str(port)],
