@@ -29,7 +29,7 @@ class Cluster:
     def __init__(self, folder: Path, workers: int) -> None:
         self._folder, self._wanted, self._number = folder, workers, 1
         self._token = secrets.token_hex(16)
-        self.workers: list[Machine] = []
+        self._nodes: dict[Machine, Program] = {}
         self.server = self._machine("mlflow")
         self._serving: Program | None = None
         self.start_server()
@@ -46,31 +46,40 @@ class Cluster:
     def start(self) -> None:
         """Head and workers, all of them new."""
         self.head = self._machine("head")
+        self._nodes = {}
         self._ray(self.head, "--head", f"--port={_PORT}", "--num-cpus=0", "--include-dashboard=false")
         wait_for("the head's port", lambda: _listens(self.head.address, _PORT))
-        self.workers = []
         for _ in range(self._wanted):
-            self.add_worker()
+            self._add_worker()
 
-    def add_worker(self) -> Machine:
-        """A new node joins; does not wait until Ray knows it."""
-        worker = self._machine("worker")
-        self._ray(worker, f"--address={self.address}", "--num-cpus=1")
-        self.workers.append(worker)
-        return worker
+    @property
+    def workers(self) -> list[Machine]:
+        return [machine for machine in self._nodes if machine is not self.head]
 
-    def lose_worker(self, worker: Machine) -> None:
-        worker.kill()
-        self.workers.remove(worker)
+    def lose(self, machine: Machine) -> None:
+        machine.kill()
+        del self._nodes[machine]
 
-    def stop(self) -> None:
-        """Head and workers are gone; the tracking server stays."""
-        for machine in (self.head, *self.workers):
-            machine.kill()
-        self.workers = []
+    def heal(self) -> None:
+        """Nodes that are gone are replaced by new ones; without its head, the whole cluster is."""
+        if self._nodes[self.head].status is not None or not self.head.processes("gcs_server"):
+            for machine in list(self._nodes):
+                self.lose(machine)
+            self.start()
+            return
+        for machine in self.workers:
+            if self._nodes[machine].status is not None or not machine.alive:
+                self.lose(machine)
+        for _ in range(self._wanted - len(self.workers)):
+            self._add_worker()
+
+    def wait_until_ready(self) -> None:
+        """Every node and the tracking server are there."""
+        wait_for("the nodes", lambda: all("runtime started" in node.output() for node in self._nodes.values()))
+        wait_for("the MLflow server", self._server_answers, 180)
 
     def start_server(self) -> None:
-        """The tracking server on its database; waits until it answers."""
+        """The tracking server on its database; does not wait until it answers."""
         place = self._folder / "mlflow"
         place.mkdir(exist_ok=True)
         self._serving = self.server.start(
@@ -79,7 +88,6 @@ class Cluster:
              "--workers", "1"],
             "mlflow.log", self.environment()
         )  # fmt: skip
-        wait_for("the MLflow server", self._server_answers, 180)
 
     def kill_server(self) -> None:
         """SIGKILL for all of its processes."""
@@ -107,7 +115,12 @@ class Cluster:
 
     def _ray(self, machine: Machine, *arguments: str) -> None:
         common = [f"--node-ip-address={machine.address}", f"--object-store-memory={_OBJECTS}", "--disable-usage-stats"]
-        machine.start([str(_BIN / "ray"), "start", "--block", *arguments, *common], "ray.log", self.environment())
+        command = [str(_BIN / "ray"), "start", "--block", *arguments, *common]
+        self._nodes[machine] = machine.start(command, "ray.log", self.environment())
+
+    def _add_worker(self) -> None:
+        """A new node joins; does not wait until Ray knows it."""
+        self._ray(self._machine("worker"), f"--address={self.address}", "--num-cpus=1")
 
     def _server_answers(self) -> bool:
         if self._serving is not None and self._serving.status is not None:

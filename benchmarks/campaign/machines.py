@@ -141,6 +141,7 @@ class Machine:
         """Start a command on the machine; its output is appended to `log` in the machine's folder."""
         enter = ["nsenter", f"--target={self._init.pid}", "--mount", "--net", "--uts", "--pid", "--"]
         with (self._folder / log).open("ab") as output:
+            begin = output.tell()
             process = subprocess.Popen(
                 [*enter, *command],
                 env=dict(environment),
@@ -149,7 +150,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Program(process, self._folder / log)
+        return Program(process, self._folder / log, begin)
 
     def processes(self, part: str = "") -> list[Process]:
         """What runs here, its first process excepted; only commands with `part` in them."""
@@ -178,8 +179,12 @@ class Machine:
 class Program:
     """A command on a machine; the process seen from here only enters the machine and waits."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self._process, self.log = process, log
+    def __init__(self, process: subprocess.Popen[bytes], log: Path, begin: int) -> None:
+        self._process, self.log, self._begin = process, log, begin
+
+    def output(self) -> str:
+        """What it has written so far."""
+        return self.log.read_bytes()[self._begin :].decode(errors="replace")
 
     @property
     def status(self) -> int | None:

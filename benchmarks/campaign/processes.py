@@ -33,7 +33,7 @@ def all_processes() -> list[Process]:
             state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             if state not in "ZX":
-                namespace = os.readlink(folder / "ns" / "pid")
+                namespace = str((folder / "ns" / "pid").readlink())
                 found.append(Process(int(folder.name), int(parent), command, namespace))
     return found
 
