@@ -25,7 +25,6 @@ from benchmarks.campaign.record import Record
 from benchmarks.campaign.report import summary_line, write_report
 from benchmarks.campaign.rounds import Round, Stage
 from benchmarks.campaign.storage import Disk
-from benchmarks.campaign.study import write_study
 
 _UNDISTURBED = "undisturbed"
 
@@ -36,6 +35,9 @@ def campaign(arguments: argparse.Namespace, work: Path) -> bool:
     record = Record(arguments.out, settings)
     missing = [number for number in range(1, arguments.rounds + 1) if number not in record.rounds]
     if missing or (not record.rounds and not arguments.only):
+        # imported here: it brings torch, which the process outside of the sandbox need not wait for
+        from benchmarks.campaign.study import write_study
+
         prepare_network()
         disk = Disk(work / "disk")
         concurrency = 1 if arguments.exact else arguments.workers

@@ -47,7 +47,7 @@ def in_sandbox() -> bool:
 
 def why_no_sandbox() -> str | None:
     """Why this computer does not let us make machines; None if it does."""
-    if missing := [tool for tool in ("unshare", "nsenter", "ip", "mount") if shutil.which(tool) is None]:
+    if missing := [tool for tool in ("unshare", "nsenter", "setpriv", "ip", "mount") if shutil.which(tool) is None]:
         return f"no {', '.join(missing)} (util-linux, iproute2)"
     probe = "ip link add probe type bridge && mount -t tmpfs tmpfs /mnt && unshare --pid --fork --mount-proc true"
     done = subprocess.run([*_unshare(), "sh", "-c", probe], capture_output=True, text=True)
@@ -62,7 +62,9 @@ def enter_sandbox(module: str, arguments: Sequence[str]) -> int:
     if problem := why_no_sandbox():
         raise SetupError(f"machines need Linux namespaces, which are not allowed here: {problem}")
     environment = os.environ | {_INSIDE: "1", "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen([*_unshare(), sys.executable, "-m", module, *arguments], env=environment)
+    # the sandbox ends with its child's death, and that child with ours
+    command = ["setpriv", "--pdeathsig=KILL", *_unshare(), sys.executable, "-m", module, *arguments]
+    child = subprocess.Popen(command, env=environment)
 
     def hand_on(number: int, frame: object) -> None:
         for inner in children(child.pid):
@@ -185,6 +187,9 @@ class Program:
     def output(self) -> str:
         """What it has written so far."""
         return self.log.read_bytes()[self._begin :].decode(errors="replace")
+
+    def last_line(self) -> str:
+        return ([line.strip() for line in self.output().splitlines() if line.strip()] or [""])[-1]
 
     @property
     def status(self) -> int | None:

@@ -23,13 +23,13 @@ _GLANCE = 0.02  # seconds between two looks
 
 @dataclass
 class Round:
-    """What a round is made of, and how it went."""
+    """How a round went. `ends`: of each `medcore search`, its exit status and what it said last."""
 
     seconds: float = 0.0
     resumes: int = 0
     syncs: int = 0
     hung: int = 0
-    exits: list[int] = field(default_factory=list)
+    ends: list[dict[str, Any]] = field(default_factory=list)
     struck: list[dict[str, Any]] = field(default_factory=list)
     findings: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -77,7 +77,8 @@ class Stage:
                 result.hung += 1
                 driver.kill()
             if driver.status is not None:
-                result.exits.append(driver.status)
+                end = {"status": driver.status, "at_seconds": round(now - begin, 2), "said": driver.last_line()}
+                result.ends.append(end)
                 if driver.status == 0 or result.resumes == _MOST_RESUMES:
                     break
                 repairs.run_all()
