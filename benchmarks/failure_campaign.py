@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -96,6 +97,7 @@ def main() -> int:
     arguments = parse()
     if not in_sandbox():
         return enter_sandbox("benchmarks.failure_campaign", sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
     arguments.out.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="medcore-campaign-"))
     clean = False

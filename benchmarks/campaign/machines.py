@@ -33,8 +33,9 @@ read plugged_in
 ip address add {address}/24 dev eth0
 ip link set eth0 up
 echo up
-while :; do sleep 3600 & wait $!; done
+while :; do {idle} & wait $! || :; done
 """
+_IDLE = "sleep 86400"
 
 
 class SetupError(Exception):
@@ -117,14 +118,16 @@ class Machine:
     def __init__(self, name: str, number: int, folder: Path) -> None:
         self.name, self.address, self._folder, self._cable = name, f"{_SUBNET}.{number}", folder, f"to{number}"
         (folder / "ray").mkdir(parents=True, exist_ok=True)
-        script = _INIT.format(name=name, folder=shlex.quote(str(folder / "ray")), address=self.address)
-        self._outer = subprocess.Popen(
-            ["unshare", *_NAMESPACES, "bash", "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for the campaign
-        )
+        script = _INIT.format(name=name, folder=shlex.quote(str(folder / "ray")), address=self.address, idle=_IDLE)
+        with (folder / "machine.log").open("ab") as log:
+            self._outer = subprocess.Popen(
+                ["unshare", *_NAMESPACES, "bash", "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the campaign
+            )
         wait_for(f"machine {name}", lambda: children(self._outer.pid))
         self._init = children(self._outer.pid)[0]
         ip(f"link add {self._cable} type veth peer name eth0 netns {self._init.pid}")
@@ -133,7 +136,7 @@ class Machine:
         self._outer.stdin.write("\n")
         self._outer.stdin.flush()
         if self._outer.stdout.readline() != "up\n":
-            raise SetupError(f"machine {name} did not start")
+            raise SetupError(f"machine {name} did not start, see {folder / 'machine.log'}")
 
     @property
     def alive(self) -> bool:
@@ -155,11 +158,12 @@ class Machine:
         return Program(process, self._folder / log, begin)
 
     def processes(self, part: str = "") -> list[Process]:
-        """What runs here, its first process excepted; only commands with `part` in them."""
+        """What was started here; only commands with `part` in them."""
+        own = {self._init.command, _IDLE}
         return [
             process
             for process in (all_processes() if self.alive else [])
-            if process.namespace == self._init.namespace and process.pid != self._init.pid and part in process.command
+            if process.namespace == self._init.namespace and process.command not in own and part in process.command
         ]
 
     def kill(self) -> None:
