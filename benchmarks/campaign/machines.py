@@ -159,11 +159,13 @@ class Machine:
 
     def processes(self, part: str = "") -> list[Process]:
         """What was started here; only commands with `part` in them."""
-        own = {self._init.command, _IDLE}
         return [
             process
             for process in (all_processes() if self.alive else [])
-            if process.namespace == self._init.namespace and process.command not in own and part in process.command
+            if process.namespace == self._init.namespace
+            and process.pid != self._init.pid
+            and process.command != _IDLE
+            and part in process.command
         ]
 
     def kill(self) -> None:
