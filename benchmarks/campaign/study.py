@@ -44,7 +44,7 @@ def write_study(folder: Path, output: Path, trials: int, seed: int, concurrency:
         "seed": seed,
         "model": {"base": str(folder / "base.safetensors"), "adapted": str(folder / "adapted.safetensors")},
         "data": {"folders": [str(folder / "polyps")], "calibration_per_dataset": 8},
-        "recovery": {"steps": 24, "lr": 1e-3, "batch_size": 2},
+        "recovery": {"steps": 40, "lr": 1e-3, "batch_size": 2},
         "search": {
             "trials": trials,
             "concurrency": concurrency,
