@@ -194,8 +194,10 @@ class Program:
         """What it has written so far."""
         return self.log.read_bytes()[self._begin :].decode(errors="replace")
 
-    def last_line(self) -> str:
-        return ([line.strip() for line in self.output().splitlines() if line.strip()] or [""])[-1]
+    def last_line(self, about: str) -> str:
+        """The last line that has `about` in it, else the last."""
+        lines = [""] + [line.strip() for line in self.output().splitlines() if line.strip()]
+        return [lines[-1], *(line for line in lines if about in line)][-1]
 
     @property
     def status(self) -> int | None:

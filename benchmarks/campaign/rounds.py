@@ -77,7 +77,11 @@ class Stage:
                 result.hung += 1
                 driver.kill()
             if driver.status is not None:
-                end = {"status": driver.status, "at_seconds": round(now - begin, 2), "said": driver.last_line()}
+                end = {
+                    "status": driver.status,
+                    "at_seconds": round(now - begin, 2),
+                    "said": driver.last_line("medcore"),
+                }
                 result.ends.append(end)
                 if driver.status == 0 or result.resumes == _MOST_RESUMES:
                     break
