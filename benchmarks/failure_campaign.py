@@ -54,6 +54,7 @@ def campaign(arguments: argparse.Namespace, work: Path) -> bool:
                 result.findings["differences"] = check.differences(expected, check.comparable(stage.study(name)))
             keep(result, record.add(number, result), stage.study(name), work)
             write_report(arguments.out, record)
+        disk.unmount()
     write_report(arguments.out, record)
     return record.clean
 

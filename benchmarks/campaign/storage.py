@@ -29,3 +29,7 @@ class Disk:
 
     def free(self) -> None:
         self._filler.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        """Take it out of this process's sight, whoever still uses it."""
+        run(["umount", "--lazy", str(self.place)])
