@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from ray.exceptions import RayError
 
 from medcore.errors import MedcoreError, StorageError
 from results.trials import Row, all_rows, finished_ids, read_row, write_row
+from search.head_watch import watching_head
 from search.ledger import all_issued, failed_row, only_driver, read_issued, read_place
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
@@ -87,23 +89,30 @@ def run_search(
                 f"{study_dir}: this study has trials already; go on with it by --resume or use another --name"
             )
         settings = SamplerSettings(sampler, seed)
-        search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
-        missing = trials - len(finished_ids(study_dir))
-        grows = cluster_address(ray_address) is not None
         problem, interrupted = None, False
-        if missing > 0:
+        if len(finished_ids(study_dir)) < trials:
             # Ray installs a SIGTERM handler of its own when it starts, so ours come after it
-            with connected(ray_address, resources), _stop_signals() as stop:
-                watcher = _Watcher(study_dir, search, stop, on_row, on_start)
+            with connected(ray_address, resources), _stop_signals() as stop, ExitStack() as stack:
                 wanted = request(resources)
-                # Tune asks for one trial ahead of a free place where it is given no limit: that is what makes a cluster
-                # grow and what a node that joins is given, but the sampler draws that trial without the latest results
                 places = fitting(wanted)
-                limit = concurrency or (None if grows else places)
+                if cluster_address(ray_address) is None:
+                    limit = concurrency or places
+                else:
+                    # Tune asks for one trial ahead of a free place where it is given no limit: that is what makes a
+                    # cluster grow and what a node that joins is given, but the sampler draws it without the latest rows
+                    limit = concurrency
+                    stack.enter_context(watching_head(command))
                 worker = tune.with_parameters(
                     TrialWorker, work=trainable, study_dir=str(study_dir), shared=dict(shared or {})
                 )
-                problem = _fit(study_dir, tune.with_resources(worker, wanted), missing, limit, retries, watcher)
+                tries: Counter[str] = Counter()
+                begun_again = True
+                while begun_again:
+                    search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
+                    watcher = _Watcher(study_dir, search, stop, tries, retries, on_row, on_start)
+                    missing = trials - len(finished_ids(study_dir))
+                    problem = _fit(study_dir, tune.with_resources(worker, wanted), missing, limit, retries, watcher)
+                    begun_again = watcher.postponed and problem is None and not stop.is_set()
                 interrupted = stop.is_set()
     return _outcome(study_dir, trials, interrupted, problem, command)
 
@@ -145,13 +154,17 @@ class _Watcher(tune.Callback):
         study_dir: Path,
         search: StudySearch,
         stop: threading.Event,
+        tries: Counter[str],
+        retries: int,
         on_row: Callable[[Row], None] | None,
         on_start: Callable[[str], None] | None,
     ) -> None:
-        self.search, self.stopped = search, False
+        self.search, self.stopped, self.postponed = search, False, False
+        self._tries, self._retries = tries, retries
         self._dir, self._stop, self._on_row, self._on_start = study_dir, stop, on_row, on_start
         self._started: dict[str, datetime] = {}
         self._counted: dict[str, int] = {}
+        self._given_up: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a `Tuner.restore`, which is not used here."""
@@ -172,6 +185,7 @@ class _Watcher(tune.Callback):
         trial_id = trial.config["trial_id"]
         self._started.setdefault(trial_id, datetime.now(UTC))
         self._forgive(trial)
+        self._tries[trial_id] += 1
         if self._on_start is not None:
             self._on_start(trial_id)
 
@@ -181,11 +195,22 @@ class _Watcher(tune.Callback):
         self._tell(trial.config["trial_id"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The worker died more often than it is given another try."""
+        """The worker died more often than it is given another try, or while it was got ready for this trial.
+
+        In the second case Tune gives up at once, may say so several times, and counts more deaths than there were; the
+        trial waits for the next run of Tune.
+        """
         trial_id = trial.config["trial_id"]
+        if trial_id in self._given_up:
+            return
+        self._given_up.add(trial_id)
         if read_row(self._dir, trial_id) is None:
+            if self._tries[trial_id] <= self._retries:
+                self._tries[trial_id] += 1  # it may never have begun, and must not be put off for ever
+                self.postponed = True
+                return
             started = self._started.get(trial_id, datetime.now(UTC))
-            reason = f"worker process died {trial.num_failures} times: {one_line(trial.get_error())}"
+            reason = f"worker process died {self._tries[trial_id]} times: {one_line(trial.get_error())}"
             try:
                 write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, started))
             except StorageError as error:
@@ -197,6 +222,7 @@ class _Watcher(tune.Callback):
         trial_id = trial.config["trial_id"]
         if trial.num_failures > self._counted.get(trial_id, 0) and read_place(self._dir, trial_id) in dead_nodes():
             trial.run_metadata.num_failures -= 1
+            self._tries[trial_id] -= 1
         self._counted[trial_id] = trial.num_failures
 
     def _tell(self, trial_id: str) -> None:

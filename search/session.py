@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayError
 
 from medcore.errors import MedcoreError
+from search.head_watch import answers
 
 #: What nodes call the resources that a trial asks for.
 _NAMES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
@@ -58,6 +59,10 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         raise MedcoreError(
             f"{address}: a search must start on a node of the cluster (give HOST:PORT or auto), or by "
             "`medcore cluster submit`"
+        )
+    if address and re.fullmatch(r".+:\d+", address) and not answers(address):  # Ray itself would wait for many minutes
+        raise MedcoreError(
+            f"cannot reach Ray at {address}: nothing listens there; start the cluster or mend the address"
         )
     threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
     common: dict[str, Any] = {

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -108,6 +109,21 @@ def well_or_ill(trial: Mapping[str, Any], table: Any) -> dict[str, Any]:
     if number == 8:
         raise OSError("the phase's checkpoint could not be removed")
     return row
+
+
+def dies_between_trials(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """Ends well, and takes its process with it a moment later: before, while or after Tune reuses it."""
+    row = row_of(trial)
+    write_row(Path(trial["study_dir"]), row)
+    delay = 0.004 * trial["number"]
+    threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return row
+
+
+def test_a_worker_that_dies_between_two_trials_fails_neither(tmp_path: Path) -> None:
+    outcome = run_search(tmp_path / "s", space, [], OBJECTIVES, 6, dies_between_trials, concurrency=1)
+    assert outcome.complete
+    assert [row.get("reason") for row in all_rows(tmp_path / "s")] == [None] * 6
 
 
 def test_whatever_happens_every_trial_gets_a_row(tmp_path: Path) -> None:
