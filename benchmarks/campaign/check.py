@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from benchmarks.campaign.watch import Witness
 
 #: When and where a trial ran; everything else is determined by the seed with one trial at a time.
-_MAY_DIFFER = {"seconds", "started", "finished", "host", "node", "pid", "attempts"}
+_MAY_DIFFER = {"seconds", "started", "finished", "memory_mb", "gpu_memory_mb"}
 
 
 def check_files(study: Path, trials: int, witness: Witness) -> dict[str, list[Any]]:
@@ -65,7 +65,7 @@ def check_runs(uri: str, name: str, rows: Mapping[str, Mapping[str, Any]]) -> di
 def comparable(study: Path) -> dict[str, dict[str, Any]]:
     """Rows as they were written, with a hash of the weights and without time and place."""
     return {
-        name: {key: value for key, value in row.items() if key not in _MAY_DIFFER and not key.endswith("_seconds")}
+        name: {key: value for key, value in row.items() if key not in _MAY_DIFFER and not key.startswith("seconds/")}
         | {"weights_sha256": weights(study, row)}
         for name, row in _rows(study).items()
     }
