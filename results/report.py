@@ -40,6 +40,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Picture:
+    """`name`: of a file that would hold it."""
+
+    name: str
     title: str
     caption: str
     png: bytes
@@ -192,14 +195,16 @@ def _pictures(report: Report) -> list[Picture]:
     front, info = front_table(report.trials, report.front["objectives"]), report.front
     shown = front.iloc[np.unique(np.linspace(0, len(front) - 1, min(_BUDGETS, len(front))).round().astype(int))]
     some = "" if len(shown) == len(front) else f" Shown are {len(shown)} of {len(front)} members, evenly by cost."
-    drawings: list[tuple[str, str, Callable[[Path], None]]] = [
+    drawings: list[tuple[str, str, str, Callable[[Path], None]]] = [
         (
+            "hypervolume.png",
             "Hypervolume over trials",
             "How much of the space between the reference point and the ideal the trials dominate. A flat end says that "
             "more trials would have found little more.",
             lambda path: hypervolume_picture(report.trials, info["objectives"], info["reference"], path),
         ),
         (
+            "budgets.png",
             "What each member keeps",
             f"Share of heads and channels left in every encoder block, the cheapest member on top.{some}",
             lambda path: budget_picture(shown, path, info["widths"]["heads"], info["widths"]["channels"]),
@@ -207,12 +212,12 @@ def _pictures(report: Report) -> list[Picture]:
     ]
     pictures = []
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
-        for title, caption, draw in drawings:
+        for name, title, caption, draw in drawings:
             try:
-                draw(Path(folder) / "picture.png")
+                draw(Path(folder) / name)
             except MedcoreError:  # the picture has nothing to show
                 continue
-            pictures.append(Picture(title, caption, (Path(folder) / "picture.png").read_bytes()))
+            pictures.append(Picture(name, title, caption, (Path(folder) / name).read_bytes()))
     return pictures
 
 

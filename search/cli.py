@@ -150,13 +150,18 @@ def report(
         list[str] | None, typer.Option(help="Rule for a model to look at, the chosen one first; may be repeated.")
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="Put it, with its images, on the study's run in MLflow.")] = False,
+    sheets: Annotated[
+        Path | None, typer.Option(help="Folder for a contact sheet of every front member, as PNG files.")
+    ] = None,
 ) -> None:
     """Question, data, front, worst cases and what the chosen model gives up, in one HTML file."""
     from search.report import report as write
 
-    for note in write(study, out, images, select or (), log, say):
+    for note in write(study, out, images, select or (), log, say, sheets):
         errors.print(note, markup=False, highlight=False, soft_wrap=True)
     say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
+    if sheets is not None:
+        say(f"wrote {sheets}: {len(list(sheets.glob('*.png')))} contact sheets")
 
 
 @app.command()

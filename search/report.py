@@ -15,6 +15,9 @@ import yaml
 from medcore.data import list_folder, read_splits
 from medcore.errors import MedcoreError
 from medcore.splits import saved_file
+from results.contact_sheet import MAX_BYTES
+from results.files import write_by_rename
+from results.front import front_table
 from results.given_up import given_up
 from results.held_out import interval_text, read_measured_images, read_measurements
 from results.labels import METRICS, is_cost, text
@@ -36,6 +39,7 @@ class _Seen:
     """What running the models again has given."""
 
     sheets: list[Picture] = field(default_factory=list)
+    others: list[Picture] = field(default_factory=list)
     dense_images: pd.DataFrame | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -47,6 +51,7 @@ def report(
     select: Sequence[str] = (),
     log: bool = False,
     say: Callable[[str], None] = lambda _: None,
+    sheets: Path | None = None,
 ) -> list[str]:
     """Write the report of a study (folder or `mlflow:<experiment>/<run>`) to `out`. Returns what it had to leave out.
 
@@ -54,7 +59,8 @@ def report(
         images: rows of a contact sheet.
         select: rules (`results.select`) for the members to look at, the chosen one first; by default the knee, the
             cheapest, and the best by the first objective that is no cost.
-        log: also put the report on the study's parent run in MLflow, where it has one.
+        log: also put the report, and the sheets, on the study's parent run in MLflow, where it has one.
+        sheets: folder for a contact sheet of every front member, in files of their own.
 
     Raises `MedcoreError` for a study without a finished trial, a rule that takes none, an `out` that cannot be written.
     """
@@ -66,7 +72,8 @@ def report(
         trials = with_intervals(read_study(folder), measured, info["objectives"])
         members = _members(trials, info, select)
         config, notes = _config(folder)
-        seen = _look(config, folder, members, measured, images, say) if config else _Seen()
+        others = _front_members(trials, info) if sheets is not None else []
+        seen = _look(config, folder, members, others, measured, images, say) if config else _Seen()
         written = (folder / "config.yaml").read_text() if config else ""
         held_out = _held_out(folder)
         about = {str(key): str(value) for key, value in info.items() if key in ("git", "machine")}
@@ -89,7 +96,11 @@ def report(
         ),
         out,
     )
-    unsent = send_report(Path(study), out) if log and (Path(study) / FILE).is_file() else None
+    if sheets is not None:
+        make_folder(sheets)
+        for picture in seen.others:
+            write_by_rename(sheets / picture.name, picture.png)
+    unsent = send_report(Path(study), out, sheets) if log and (Path(study) / FILE).is_file() else None
     return [*notes, *seen.notes, *([unsent] if unsent else [])]
 
 
@@ -103,6 +114,11 @@ def _members(trials: pd.DataFrame, info: StudyInfo, select: Sequence[str]) -> li
         row = choose(trials, info["objectives"], rule)
         taken.setdefault(str(row["trial_id"]), ([], {str(key): value for key, value in row.items()}))[0].append(rule)
     return [Member(trial_id, tuple(why), row) for trial_id, (why, row) in taken.items()]
+
+
+def _front_members(trials: pd.DataFrame, info: StudyInfo) -> list[Member]:
+    rows = front_table(trials, info["objectives"]).to_dict("records")
+    return [Member(str(row["trial_id"]), ("on the front",), {str(k): v for k, v in row.items()}) for row in rows]
 
 
 def _config(folder: Path) -> tuple[Config | None, list[str]]:
@@ -123,11 +139,15 @@ def _look(
     config: Config,
     folder: Path,
     members: Sequence[Member],
+    others: Sequence[Member],
     measured: pd.DataFrame,
     count: int,
     say: Callable[[str], None],
 ) -> _Seen:
-    """Contact sheets and the dense model's metrics; a note where data or checkpoints are absent."""
+    """Contact sheets and the dense model's metrics; a note where data or checkpoints are absent.
+
+    others: whose sheets are not for the page.
+    """
     present = [member for member in members if checkpoint_file(folder, member.row).is_file()]
     if not present:
         return _Seen(notes=[f"No contact sheets: the study holds no checkpoint of trial {_names(members)}."])
@@ -136,6 +156,10 @@ def _look(
         say(f"the dense model on {len(sheets)} search images")
         seen = _Seen(dense_images=sheets.dense_images())
         seen.sheets, seen.notes = sheets.draw(folder, members, measured, count, say)
+        if others:
+            most = len(others) * MAX_BYTES
+            seen.others, notes = sheets.draw(folder, others, measured, count, say, most)
+            seen.notes += [note for note in notes if note not in seen.notes]
     except MedcoreError as error:
         return _Seen(notes=[f"No contact sheets, and no intervals of what is given up: {error}."])
     return seen

@@ -67,11 +67,13 @@ class Sheets:
         measured: pd.DataFrame,
         count: int,
         say: Callable[[str], None] = lambda _: None,
+        most_bytes: int = _ALL_BYTES,
     ) -> tuple[list[Picture], list[str]]:
         """A sheet for each member whose checkpoint is there, and a note on each whose is not.
 
         Args:
             measured: per-image metrics of the trials, which tell the worst images.
+            most_bytes: of all sheets together.
         """
         places = {pair: i for i, pair in enumerate(zip(self._images.datasets, self._images.names, strict=True))}
         worst = worst_images(measured, [member.trial_id for member in members], count)
@@ -94,7 +96,7 @@ class Sheets:
                 notes.append(f"No contact sheet of trial {member.trial_id}: {error}.")
                 continue
             cases = [self._case(*each) for each in zip(chosen, pixels, dense, pruned, strict=True)]
-            sheets.append(_picture(member, cases, count, min(MAX_BYTES, _ALL_BYTES // len(members))))
+            sheets.append(_picture(member, cases, count, min(MAX_BYTES, most_bytes // len(members))))
         return sheets, notes
 
     def _masks(self, model: MedSam, chosen: npt.NDArray[np.intp]) -> list[Mask]:
@@ -132,4 +134,4 @@ def _picture(member: Member, cases: Sequence[Case], rows: int, max_bytes: int) -
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
         path = Path(folder) / "sheet.png"
         contact_sheet(cases, path, title, rows, max_bytes)
-        return Picture(title, caption, path.read_bytes())
+        return Picture(f"{member.trial_id}.png", title, caption, path.read_bytes())

@@ -42,8 +42,11 @@ def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
     return len(finished_ids(study_dir))
 
 
-def send_report(study_dir: Path, page: Path) -> str | None:
-    """Put `page` on the study's parent run as `report.html`; its status stays. Returns why that was not possible."""
+def send_report(study_dir: Path, page: Path, sheets: Path | None = None) -> str | None:
+    """Put `page` on the study's parent run as `report.html`, and the folder `sheets`; the run's status stays.
+
+    Returns why that was not possible.
+    """
     try:
         tracker = Tracker.of_study(study_dir)
         client = mlflow_client.connect(tracker.uri)
@@ -53,6 +56,8 @@ def send_report(study_dir: Path, page: Path) -> str | None:
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copy(page, Path(folder) / "report.html")
             client.log_artifact(run_id, str(copy))
+        if sheets is not None:
+            client.log_artifacts(run_id, str(sheets), "sheets")
     except MedcoreError as error:
         return f"the report is not in MLflow: {error}"
     except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise

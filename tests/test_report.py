@@ -97,9 +97,12 @@ def test_a_thousand_trials_stay_below_ten_megabytes(tmp_path: Path) -> None:
 
 def test_models_run_again_on_the_search_images(real: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    notes = report(str(real), tmp_path / "report.html", images=3, say=said.append)
+    notes = report(str(real), tmp_path / "report.html", images=3, say=said.append, sheets=tmp_path / "sheets")
     page = (tmp_path / "report.html").read_text()
     assert notes == [] and page.count('alt="Contact sheet') == 2
+    front = front_table(read_study(real), INFO["objectives"][:2])["trial_id"]
+    assert {file.name for file in (tmp_path / "sheets").iterdir()} == {f"{trial_id}.png" for trial_id in front}
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "sheets").iterdir())
     assert "paired image by image" in page and "no contact sheets" not in page
     count = len(pd.read_parquet(real / "images.parquet")["name"].unique())
     assert said[0] == f"the dense model on {count} search images"
