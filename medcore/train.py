@@ -31,12 +31,15 @@ from medcore.optimisation import (
 )
 from medcore.sam import MedSam
 from medcore.train_state import EpochRow, TrainLog, TrainState
+from medcore.world import World
 
 __all__ = ["EpochRow", "TrainLog", "TrainSettings", "train"]
 
 Indices = npt.NDArray[np.intp]
 #: Images (B, 3, S, S), masks (B, 1, S, S) and boxes (B, 4), float32.
 Batch = tuple[Tensor, Tensor, Tensor]
+#: A training by this process alone.
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def train(
     on_epoch: Callable[[EpochRow], None] | None = None,
     train_prompt_encoder: bool = False,
     state_path: Path | None = None,
+    world: World = ALONE,
 ) -> TrainLog:
     """Train encoder and mask decoder (and the prompt encoder, if told) of `model` in place by Dice + BCE.
 
@@ -94,10 +98,15 @@ def train(
     (without validation: the last good ones) and the reason in `stopped`. A batch that does not fit into
     memory is taken in parts whose gradients add up to the batch's.
 
+    Several processes, each on a device of its own, share out every batch and the validation, and end in the same
+    weights as one would, up to rounding. All of them pass the same arguments; the first one writes the state, which all
+    read, and calls `on_epoch`. A training may go on from the state of another number of processes.
+
     Args:
         state_path: file rewritten at the end of each epoch; if it exists, the training goes on from there and
             ends in the same weights as one never interrupted. A finished training is not run again. A file whose
             training had other inputs is an error and not overwritten: it may hold hours of work.
+        world: the processes that train together, with the same `model`, images and settings each.
 
     Raises:
         MedcoreError: no images, or the state file is unreadable or belongs to another training; the message names
@@ -111,10 +120,10 @@ def train(
     with only_training(model, parts) as parameters:
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-        run = _Run(model, train, val, settings, seed, parameters, optimizer)
+        run = _Run(model, train, val, settings, seed, parameters, optimizer, world)
         state = TrainState(parameters, optimizer, {} if state_path is None else run.identity(names))
         if state_path is not None:
-            state.load(state_path)
+            _load(state, state_path, world)
         log, good = state.log, LastGood(parameters)
         while log.stopped is None and not log.out_of_patience and len(log.epochs) < settings.epochs:
             outcome = run.epoch(len(log.epochs), good)
@@ -124,11 +133,21 @@ def train(
                 log.stopped = outcome
             # without an epoch there is nothing to go on from, and lower rates must be free to start anew
             if state_path is not None and log.epochs:
-                state.save(state_path)
-            if isinstance(outcome, EpochRow) and on_epoch is not None:
+                _save(state, state_path, world)
+            if isinstance(outcome, EpochRow) and on_epoch is not None and world.rank == 0:
                 on_epoch(outcome)
         state.restore_best()
     return log
+
+
+def _load(state: TrainState, path: Path, world: World) -> None:
+    world.together(lambda: state.load(path))
+    if not world.same(len(state.log.epochs)):
+        raise MedcoreError(f"{path}: not every process finds the same state; put it on storage that all nodes share")
+
+
+def _save(state: TrainState, path: Path, world: World) -> None:
+    world.together(lambda: state.save(path) if world.rank == 0 else None)
 
 
 @dataclass(frozen=True)
@@ -142,6 +161,7 @@ class _Run:
     seed: int
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
+    world: World = ALONE
     parts: Parts = field(default_factory=Parts)
 
     def identity(self, trained: Sequence[str]) -> dict[str, str]:
@@ -170,37 +190,45 @@ class _Run:
             step, total = epoch * len(batches) + number, settings.epochs * len(batches)
             rate = settings.lr * rate_factor(step, total, settings.schedule, settings.warmup)
             set_rate(self.optimizer, rate)
-            batch = _augmented(self.train, indices, settings, random)
-            loss_of = functools.partial(_part_loss, self.model, batch, settings.autocast)
-            loss = self.parts.backward(len(indices), loss_of, self.optimizer)
+            share, weight = self.world.share(len(indices))
+            batch = _augmented(self.train, indices, share, settings, random)
+            loss_of = functools.partial(_part_loss, self.model, batch, weight, settings.autocast)
+            loss = self.parts.backward(share.stop - share.start, loss_of, self.optimizer)
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            self.world.add_up([loss, *gradients])
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
             value = loss.item()
-            if not (math.isfinite(value) and math.isfinite(norm.item())):
+            if self.world.any(not (math.isfinite(value) and math.isfinite(norm.item()))):
                 good.restore()
                 return f"non-finite loss or gradient at step {number} of epoch {epoch}"
             good.saw(step)
             self.optimizer.step()
             losses += value * len(indices)
-        judged = None if self.val is None else validation_loss(self.model, self.val, settings)
-        if not all_finite(self.parameters) or not (judged is None or math.isfinite(judged)):
+        judged = None if self.val is None else validation_loss(self.model, self.val, settings, self.world)
+        finite = all_finite(self.parameters) and (judged is None or math.isfinite(judged))
+        if self.world.any(not finite):
             good.restore()
             return f"non-finite weights or validation loss after epoch {epoch}"
         return EpochRow(epoch, losses / len(self.train), judged, rate)
 
 
 @torch.no_grad()
-def validation_loss(model: MedSam, images: ImageSet, settings: TrainSettings) -> float:
-    """Training loss with exact boxes and no augmentation; mean over images of their batch's loss."""
+def validation_loss(model: MedSam, images: ImageSet, settings: TrainSettings, world: World = ALONE) -> float:
+    """Training loss with exact boxes and no augmentation; mean over images of their batch's loss.
+
+    world: processes take turns with the batches; the result is that of all images in each.
+    """
 
     def summed(parts: list[slice]) -> float:
         batches = [indices[part] for part in parts]
         return sum(float(_loss(model, _batch(images, batch), settings.autocast)) * len(batch) for batch in batches)
 
     total, parts = 0.0, Parts()
-    for start in range(0, len(images), settings.batch_size):
+    starts = range(0, len(images), settings.batch_size)
+    for start in starts[world.rank :: world.size]:
         indices = np.arange(start, min(start + settings.batch_size, len(images)))
         total += parts.run(len(indices), summed)
-    return total / len(images)
+    return world.total(total) / len(images)
 
 
 def _fingerprint(model: nn.Module) -> str:
@@ -220,37 +248,47 @@ def _loss(model: MedSam, batch: Batch, autocast: bool) -> Tensor:
     return segmentation_loss(logits, masks)
 
 
-def _part_loss(model: MedSam, batch: Batch, autocast: bool, part: slice) -> Tensor:
+def _part_loss(model: MedSam, batch: Batch, weight: float, autocast: bool, part: slice) -> Tensor:
     """(1,)"""
     images, masks, boxes = batch
-    return _loss(model, (images[part], masks[part], boxes[part]), autocast)[None]
+    return weight * _loss(model, (images[part], masks[part], boxes[part]), autocast)[None]
 
 
 def _batch(images: ImageSet, indices: Indices) -> Batch:
     return images.tensor(indices), images.mask_tensor(indices), images.box_tensor(indices)
 
 
-def _augmented(images: ImageSet, indices: Indices, settings: TrainSettings, random: np.random.Generator) -> Batch:
-    """A batch with jittered boxes and, where asked for, flipped images; draws only from `random`."""
-    batch = _batch(images, indices)
-    if settings.horizontal_flip:
-        batch = flipped(batch, random.random(len(indices)) < 0.5, axis=3)
-    if settings.vertical_flip:
-        batch = flipped(batch, random.random(len(indices)) < 0.5, axis=2)
-    pictures, masks, boxes = batch
+def _augmented(
+    images: ImageSet, indices: Indices, share: slice, settings: TrainSettings, random: np.random.Generator
+) -> Batch:
+    """A share of a batch with jittered boxes and, where asked for, flipped images; draws only from `random`.
+
+    What is drawn is drawn for the whole batch, so it does not depend on how the batch is shared out.
+    """
+    own = indices[share]
+    pictures, masks, boxes = images.tensor(own), images.mask_tensor(own), images.box_tensor(indices)
+    for axis, wanted in ((3, settings.horizontal_flip), (2, settings.vertical_flip)):
+        if wanted:
+            chosen = random.random(len(indices)) < 0.5
+            pictures, masks = (flipped(part, chosen[share], axis) for part in (pictures, masks))
+            boxes = flipped_boxes(boxes, chosen, axis, images.size)
     jittered = jitter_boxes(boxes.numpy(), random, settings.jitter, size=images.size)
-    return pictures, masks, torch.from_numpy(jittered)
+    return pictures, masks, torch.from_numpy(jittered[share])
 
 
-def flipped(batch: Batch, chosen: npt.NDArray[np.bool_], axis: int) -> Batch:
-    """Mirror the chosen images of a batch, their masks and boxes; axis 3 is left-right, axis 2 up-down.
+def flipped(images: Tensor, chosen: npt.NDArray[np.bool_], axis: int) -> Tensor:
+    """Mirror the chosen ones of images or masks (B, C, S, S); axis 3 is left-right, axis 2 up-down."""
+    pick, result = torch.from_numpy(chosen), images.clone()
+    result[pick] = images[pick].flip(axis)
+    return result
+
+
+def flipped_boxes(boxes: Tensor, chosen: npt.NDArray[np.bool_], axis: int, size: int) -> Tensor:
+    """Mirror the chosen boxes (B, 4) of images of side `size` = S, axes as in `flipped`.
 
     Box corners are pixel indices, both inside: x0, x1 become S − 1 − x1, S − 1 − x0.
     """
-    pick = torch.from_numpy(chosen)
-    images, masks, boxes = (part.clone() for part in batch)
-    images[pick], masks[pick] = images[pick].flip(axis), masks[pick].flip(axis)
+    pick, result = torch.from_numpy(chosen), boxes.clone()
     low, high = (0, 2) if axis == 3 else (1, 3)
-    last = images.shape[axis] - 1
-    boxes[pick, low], boxes[pick, high] = last - boxes[pick, high], last - boxes[pick, low]
-    return images, masks, boxes
+    result[pick, low], result[pick, high] = size - 1 - boxes[pick, high], size - 1 - boxes[pick, low]
+    return result

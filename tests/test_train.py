@@ -8,7 +8,7 @@ import torch
 
 import medcore.train
 from medcore.errors import MedcoreError
-from medcore.train import TrainSettings, flipped, train, validation_loss
+from medcore.train import TrainSettings, flipped, flipped_boxes, train, validation_loss
 from tests.training_samples import assert_same, random_images, tiny_model, weights
 
 SHORT = TrainSettings(epochs=4, lr=1e-3, batch_size=2, horizontal_flip=True, vertical_flip=True)
@@ -92,7 +92,7 @@ def test_patience_ends_training_and_the_best_is_kept(monkeypatch):
     losses, seen = iter([3.0, 1.0, 2.0, 1.0, 5.0]), []
     model = tiny_model()
 
-    def given(model, images, settings):
+    def given(model, images, settings, world):
         seen.append(weights(model))
         return next(losses)
 
@@ -145,7 +145,8 @@ def test_flipped_boxes_are_the_flipped_masks_boxes(axis):
     images = random_images(6)
     batch = images.tensor(), images.mask_tensor(), images.box_tensor()
     chosen = np.array([True, False, True, True, False, False])
-    pictures, masks, boxes = flipped(batch, chosen, axis)
+    pictures, masks = (flipped(part, chosen, axis) for part in batch[:2])
+    boxes = flipped_boxes(batch[2], chosen, axis, images.size)
     for index in range(6):
         expected = images.masks[index]
         if chosen[index]:
