@@ -267,7 +267,7 @@ class SearchConfig(Section):
     warm_starts: WarmStarts = WarmStarts()
     cpus_per_trial: int = Field(1, ge=1)
     gpus_per_trial: NotNegative | Literal["auto"] = Field(
-        "auto", description="share of a GPU, where there is one; above 1 whole GPUs; auto: from a measured dry run"
+        "auto", description="share of a GPU, where there is one, at most all of it; auto: from a measured dry run"
     )
     memory_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         "auto", description="bytes that Ray keeps free for a trial; auto: from a measured dry run where memory is short"
@@ -281,8 +281,11 @@ class SearchConfig(Section):
         names = [objective.name for objective in self.objectives]
         if len(set(names)) < len(names):
             raise ValueError(f"objectives: {', '.join(names)} names one twice")
-        if self.gpu_share > 1 and self.gpu_share != int(self.gpu_share):
-            raise ValueError(f"gpus_per_trial {self.gpu_share:g} must be at most 1 or a whole number")
+        if self.gpu_share > 1:
+            raise ValueError(
+                f"gpus_per_trial {self.gpu_share:g}: a trial runs on one GPU, so give at most 1 (of trainings, "
+                "finetune.workers and adapt.workers take several)"
+            )
         return self
 
     @property
@@ -305,6 +308,11 @@ class TrackingConfig(Section):
     experiment: str = "medcore"
 
 
+Workers = Annotated[
+    int, Field(ge=1, description="processes that share out every batch, a GPU each (or a CPU core); 1: no Ray")
+]
+
+
 class AdaptConfig(Section):
     """`medcore adapt`: fine-tune the general checkpoint on the data sets (method §6, fine-tuning)."""
 
@@ -316,6 +324,7 @@ class AdaptConfig(Section):
     lr: float = Field(1e-4, gt=0)
     patience: int = Field(5, ge=1)
     autocast: bool = False
+    workers: Workers = 1
 
 
 class FinetuneConfig(Section):
@@ -330,6 +339,7 @@ class FinetuneConfig(Section):
     horizontal_flip: bool = Field(False, description="mirror half of the images")
     vertical_flip: bool = False
     autocast: bool = Field(False, description="bfloat16 autocast; figures are always measured in float32")
+    workers: Workers = 1
 
 
 class Config(Section):

@@ -42,6 +42,8 @@ def test_resolved_file_reads_back_equal(tmp_path: Path) -> None:
         ({"model": {"base": "$NO_SUCH_VARIABLE/a", "adapted": "b"}}, "NO_SUCH_VARIABLE"),
         ({"study": "../up"}, "study"),
         ({"search": {"space": {"lr": {"low": 2, "high": 1}}}}, "must be below high"),
+        ({"search": {"gpus_per_trial": 2}}, "search: gpus_per_trial 2: a trial runs on one GPU, so give at most 1"),
+        ({"finetune": {"workers": 0}}, "finetune.workers"),
     ],
 )
 def test_mistake_is_one_line_that_names_the_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
