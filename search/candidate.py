@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 
-def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say) -> Choice:
+def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_address: str | None = None) -> Choice:
     """The choice with its fine-tuned model, trained now or earlier. Raises `MedcoreError` as `search.finetune` does.
 
-    settings: instead of the study's own.
+    settings: instead of the study's own. ray_address: of a running cluster, for `finetune.workers` > 1.
     """
     config = config_of(choice.study, choice.config, "finetune")
     if settings is not None:
         config = config.model_copy(update={"finetune": settings})
     folder = trial_folder(choice.study, choice.row["trial_id"]) / "finetune"
-    tuned = finetune(config, choice.source, folder, say)
+    tuned = finetune(config, choice.source, folder, say, ray_address)
     about = tuned.about
     before, after = (float(about[when]["boundary_f1"]) for when in ("before", "after"))
     change = f"Boundary F1 on {about['search_split']} {text('boundary_f1', before)} -> {text('boundary_f1', after)}"

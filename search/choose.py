@@ -28,6 +28,7 @@ def export(
     finetune: bool = False,
     settings: FinetuneConfig | None = None,
     time_it: bool = True,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Write the chosen trial's model to `out` with a model card beside it, check it, and return the row of that model.
 
@@ -39,6 +40,7 @@ def export(
             done there is a logged warning, and the card says so.
         finetune: before all that, train it at full length. settings: for this, instead of the study's own.
         time_it: measure time and memory for the card.
+        ray_address: of a running cluster, for `finetune.workers` > 1.
 
     Raises `MedcoreError` for a study in MLflow (it holds no checkpoints), a name of another kind, a rule that takes
     no trial, a checkpoint that is gone, a missing package, an export that differs from the trial's model, and a
@@ -59,7 +61,7 @@ def export(
     if not choice.source.is_file():
         raise MedcoreError(f"{choice.source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
     if finetune:
-        choice = fine_tuned(choice, settings, say)
+        choice = fine_tuned(choice, settings, say, ray_address)
     choice = measured(choice, measure, say)
     figures = dict(choice.figures)
     for line in write_export(kind, out, choice, time_it):

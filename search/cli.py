@@ -39,6 +39,9 @@ _TRACKING_HELP = (
     "MLflow server; default: where the study went before, else SQLite in the study. "
     "Its login goes into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
 )
+WorkersAddress = Annotated[
+    str | None, typer.Option("--ray-address", help="Address of a running Ray cluster, where `workers` is above 1.")
+]
 Arch = Annotated[str | None, typer.Option(help="Architecture of a .pth without a JSON file beside it.")]
 
 
@@ -51,14 +54,14 @@ def demo(folder: Annotated[Path, typer.Option(help="Where the demo keeps its fil
 
 
 @app.command()
-def adapt(config: ConfigPath) -> None:
+def adapt(config: ConfigPath, ray_address: WorkersAddress = None) -> None:
     """General checkpoint + data -> medical checkpoint."""
     from search import commands
 
     def on_epoch(row: Any) -> None:
         say(f"epoch {row}")
 
-    say(f"wrote {commands.adapt(load_config(config), on_epoch)}")
+    say(f"wrote {commands.adapt(load_config(config), on_epoch, ray_address)}")
 
 
 @app.command()
@@ -190,14 +193,17 @@ def export(
     time_it: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Measure time and memory, for the card.")
     ] = True,
+    ray_address: WorkersAddress = None,
 ) -> None:
     """Write the model of the trial that a rule selects, with a model card, and check what was written."""
     from search.choose import export as write
 
     if config is not None and not finetune:
         raise MedcoreError("--config says how to fine-tune; give it with --finetune")
+    if ray_address is not None and not finetune:
+        raise MedcoreError("--ray-address says where to fine-tune; give it with --finetune")
     settings = None if config is None else load_config(config).finetune
-    row = write(study, select, out, kind, say, register, held_out, finetune, settings, time_it)
+    row = write(study, select, out, kind, say, register, held_out, finetune, settings, time_it, ray_address)
     say(f"trial {row['trial_id']} ({row['origin']}): {100 * row['flops_fraction']:.1f} % of the FLOPs")
     say(f"wrote {out}")
 

@@ -40,13 +40,15 @@ from search.study import (
 from search.training import fit
 
 
-def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
+def adapt(config: Config, on_epoch: Callable[..., None] | None = None, ray_address: str | None = None) -> Path:
     """General checkpoint and training images in, medical checkpoint out (`adapt.out`). Returns its path.
+
+    ray_address: of a running cluster, for `adapt.workers` > 1.
 
     Raises `MedcoreError` if the training stopped before its first epoch was done; a later stop is a logged warning.
     """
     settings = config.adapt
-    model = load(config.model.base, config.model.architecture).to(best_device())
+    model = load(config.model.base, config.model.architecture)
     make_folder(settings.out.parent)
     log = fit(
         "adapt",
@@ -57,6 +59,7 @@ def adapt(config: Config, on_epoch: Callable[..., None] | None = None) -> Path:
         config.seed,
         settings.out.with_suffix(".state"),
         on_epoch,
+        ray_address,
     )
     info = {"origin": str(config.model.base), "log": json.dumps(dataclasses.asdict(log)), "git": git_revision()}
     save(settings.out, model.cpu(), info)

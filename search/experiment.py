@@ -44,7 +44,7 @@ _MAY_CHANGE = {
     "search.retries",
     "tracking.uri",
 }
-_MAY_CHANGE |= {f"finetune.{name}" for name in FinetuneConfig.model_fields}  # no trial knows of it
+_MAY_CHANGE |= {"adapt.workers"} | {f"finetune.{name}" for name in FinetuneConfig.model_fields}  # no trial knows of it
 
 
 def search(

@@ -37,8 +37,16 @@ CHECKPOINT, IMAGES, STATE = "model.safetensors", "images.parquet", "training.sta
 _IDENTITY = ("source", "settings", "search_split", "seed")
 
 
-def finetune(config: Config, checkpoint: Path, folder: Path, say: Callable[[str], None] = lambda _: None) -> FineTuned:
+def finetune(
+    config: Config,
+    checkpoint: Path,
+    folder: Path,
+    say: Callable[[str], None] = lambda _: None,
+    ray_address: str | None = None,
+) -> FineTuned:
     """Fine-tune the model in `checkpoint` by `config.finetune`, or take up what `folder` holds of that.
+
+    ray_address: of a running cluster, for `finetune.workers` > 1.
 
     A training that was interrupted goes on after its last epoch; one that has ended is not run again.
 
@@ -49,7 +57,7 @@ def finetune(config: Config, checkpoint: Path, folder: Path, say: Callable[[str]
     settings, search = config.finetune, config.data.search_split
     identity = {
         "source": file_hash(checkpoint),
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"workers"}),  # the outcome is the same
         "search_split": search,
         "seed": config.seed,
     }
@@ -67,12 +75,13 @@ def finetune(config: Config, checkpoint: Path, folder: Path, say: Callable[[str]
         log = fit(
             "finetune",
             settings,
-            model.to(best_device()),
+            model,
             training,
             validation,
             config.seed,
             folder / STATE,
             lambda row: say(_epoch(row, settings.epochs)),
+            ray_address,
         )
     except KeyboardInterrupt:
         say("fine-tuning interrupted; the same command goes on after the last epoch that ended")

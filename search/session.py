@@ -57,7 +57,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
     address = cluster_address(address)
     if address and address.startswith("ray://"):
         raise MedcoreError(
-            f"{address}: a search must start on a node of the cluster (give HOST:PORT or auto), or by "
+            f"{address}: a job must start on a node of the cluster (give HOST:PORT or auto), or by "
             "`medcore cluster submit`"
         )
     if address and re.fullmatch(r".+:\d+", address) and not answers(address):  # Ray itself would wait for many minutes
@@ -96,7 +96,7 @@ def cores() -> int:
 
 
 def request(resources: Resources) -> dict[str, float]:
-    """What one trial asks Ray for: no GPU where the cluster has none."""
+    """What one trial, or one process of a training, asks Ray for: no GPU where the cluster has none."""
     wanted: dict[str, float] = {"cpu": resources.cpu}
     if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:  # type: ignore[no-untyped-call]
         wanted["gpu"] = resources.gpu
@@ -105,13 +105,19 @@ def request(resources: Resources) -> dict[str, float]:
     return wanted
 
 
-def fitting(wanted: Mapping[str, float]) -> int:
-    """How many trials the nodes hold at once. Raises `MedcoreError` if none holds even one."""
+def room(wanted: Mapping[str, float]) -> int:
+    """How many jobs, each of which wants that much, the nodes hold at once."""
     count = 0
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"]:
             has = node["Resources"]
             count += min(int(has.get(_NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
+    return count
+
+
+def fitting(wanted: Mapping[str, float]) -> int:
+    """How many trials the nodes hold at once. Raises `MedcoreError` if none holds even one."""
+    count = room(wanted)
     if count == 0:
         names = ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
         raise MedcoreError(

@@ -12,6 +12,7 @@ from medcore.errors import MedcoreError
 from medcore.sam import MedSam
 from medcore.train import EpochRow, TrainLog, TrainSettings, train
 from search.config import AdaptConfig, FinetuneConfig
+from search.device import best_device
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +32,29 @@ def fit(
     seed: int,
     state: Path,
     on_epoch: Callable[[EpochRow], None] | None = None,
+    ray_address: str | None = None,
 ) -> TrainLog:
     """Train `model` in place, resumably through the file `state`; it ends with the weights of the best validation loss.
 
+    One worker is this process, on its best device; several run on Ray (`search.group`), with the same outcome up to
+    rounding.
+
     Args:
         name: of the section, for messages.
+        ray_address: a running cluster for several workers (default: `RAY_ADDRESS`, else a Ray of this process's own).
 
     Raises `MedcoreError` if the training stopped before its first epoch was done; a later stop is a logged warning.
     """
-    log = train(model, training, validation, train_settings(section), seed=seed, on_epoch=on_epoch, state_path=state)
+    settings = train_settings(section)
+    if section.workers > 1:
+        from search.group import train_on_workers  # one worker need not wait for Ray
+
+        log = train_on_workers(
+            name, section.workers, model, training, validation, settings, seed, state, on_epoch, ray_address
+        )
+    else:
+        model.to(best_device())
+        log = train(model, training, validation, settings, seed=seed, on_epoch=on_epoch, state_path=state)
     if log.stopped is not None and not log.epochs:
         raise MedcoreError(f"{name}: {log.stopped}; nothing was learnt, so nothing is written: lower {name}.lr")
     if log.stopped is not None:
