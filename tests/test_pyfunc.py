@@ -176,19 +176,25 @@ def test_registered_and_served(
     logged = {item.path for item in client.list_logged_model_artifacts(output.model_id)}
     assert logged == {path.name for path in out.iterdir()} - {"patient.txt"}
 
-    port = free_port()
+    port, log = free_port(), (tmp_path / "serve.log").open("w")
     words = said[-1].split("serve it: ")[1].split()
     assert words[0] == f"MLFLOW_TRACKING_URI={uri}" and words[-2:] == ["-p", "5001"]
     process = subprocess.Popen(
         [sys.executable, "-m", *words[1:-1], str(port)],
-        env={**environment(), "MLFLOW_TRACKING_URI": uri, "MLFLOW_MODELS_WORKERS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        env={
+            **environment(),
+            "MLFLOW_TRACKING_URI": uri,
+            "MLFLOW_MODELS_WORKERS": "1",
+            # mlflow starts uvicorn by its name, which an activated environment finds
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        stdout=log,
+        stderr=log,
         start_new_session=True,
         cwd=tmp_path,
     )
     try:
-        assert eventually(lambda: healthy(port), 120), "the model server did not start"
+        assert eventually(lambda: healthy(port), 120), (tmp_path / "serve.log").read_text()
         card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
         example = card.split("```python\n")[1].split("```")[0].replace(":5001", f":{port}")
         (tmp_path / "image.jpg").write_bytes(image.read_bytes())
