@@ -13,8 +13,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +64,22 @@ def read_place(study: Path, trial_id: str) -> str | None:
     """The node that a trial was last begun on, if any."""
     path = trial_folder(study, trial_id) / "node"
     return path.read_text() if path.is_file() else None
+
+
+def forget_place(study: Path, trial_id: str) -> None:
+    """Remove what `read_place` reads."""
+    with suppress(OSError):  # a note, and the next start writes another
+        (trial_folder(study, trial_id) / "node").unlink(missing_ok=True)
+
+
+def is_visible(study: Path, trial_id: str, patience: float = 60.0) -> bool:
+    """Whether what was handed out can be seen from here; network storage may show it some seconds late."""
+    path, end = trial_folder(study, trial_id) / "params.json", time.monotonic() + patience
+    while not path.is_file():
+        if time.monotonic() > end:
+            return False
+        time.sleep(1)
+    return True
 
 
 def all_issued(study: Path) -> list[Issued]:

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from medcore.errors import MedcoreError, StorageError
 from results.trials import Row, all_rows, finished_ids, read_row, write_row
 from search.head_watch import watching_head
-from search.ledger import all_issued, failed_row, only_driver, read_issued, read_place
+from search.ledger import all_issued, failed_row, forget_place, only_driver, read_issued, read_place
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
 from search.session import Resources, cluster_address, connected, dead_nodes, fitting, one_line, request
@@ -105,11 +105,11 @@ def run_search(
                 worker = tune.with_parameters(
                     TrialWorker, work=trainable, study_dir=str(study_dir), shared=dict(shared or {})
                 )
-                tries: Counter[str] = Counter()
+                begun = _Begun()
                 begun_again = True
                 while begun_again:
                     search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
-                    watcher = _Watcher(study_dir, search, stop, tries, retries, on_row, on_start)
+                    watcher = _Watcher(study_dir, search, stop, begun, retries, on_row, on_start)
                     missing = trials - len(finished_ids(study_dir))
                     problem = _fit(study_dir, tune.with_resources(worker, wanted), missing, limit, retries, watcher)
                     begun_again = watcher.postponed and problem is None and not stop.is_set()
@@ -146,6 +146,14 @@ def _fit(study_dir: Path, worker: Any, missing: int, limit: int | None, retries:
     return watcher.search.problem
 
 
+@dataclass
+class _Begun:
+    """When each trial was begun first, and how often, over all runs of Tune of one search."""
+
+    first: dict[str, datetime] = field(default_factory=dict)
+    tries: Counter[str] = field(default_factory=Counter)
+
+
 class _Watcher(tune.Callback):
     """Tune's events, seen from the study: rows for workers that died, news for the user, the stop request."""
 
@@ -154,15 +162,14 @@ class _Watcher(tune.Callback):
         study_dir: Path,
         search: StudySearch,
         stop: threading.Event,
-        tries: Counter[str],
+        begun: _Begun,
         retries: int,
         on_row: Callable[[Row], None] | None,
         on_start: Callable[[str], None] | None,
     ) -> None:
         self.search, self.stopped, self.postponed = search, False, False
-        self._tries, self._retries = tries, retries
+        self._begun, self._retries = begun, retries
         self._dir, self._stop, self._on_row, self._on_start = study_dir, stop, on_row, on_start
-        self._started: dict[str, datetime] = {}
         self._counted: dict[str, int] = {}
         self._given_up: set[str] = set()
 
@@ -183,9 +190,9 @@ class _Watcher(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         trial_id = trial.config["trial_id"]
-        self._started.setdefault(trial_id, datetime.now(UTC))
         self._forgive(trial)
-        self._tries[trial_id] += 1
+        self._begun.first.setdefault(trial_id, datetime.now(UTC))
+        self._begun.tries[trial_id] += 1
         if self._on_start is not None:
             self._on_start(trial_id)
 
@@ -205,25 +212,38 @@ class _Watcher(tune.Callback):
             return
         self._given_up.add(trial_id)
         if read_row(self._dir, trial_id) is None:
-            if self._tries[trial_id] <= self._retries:
-                self._tries[trial_id] += 1  # it may never have begun, and must not be put off for ever
+            tries, node_died = self._begun.tries, self._node_died(trial_id)
+            if node_died or tries[trial_id] <= self._retries:
+                # counted although it may not have begun: it must not be put off for ever
+                tries[trial_id] += -1 if node_died else 1
                 self.postponed = True
                 return
-            started = self._started.get(trial_id, datetime.now(UTC))
-            reason = f"worker process died {self._tries[trial_id]} times: {one_line(trial.get_error())}"
+            error = one_line(trial.get_error())
+            if trial_id not in self._begun.first:  # no fault of the trial's
+                self.search.end(f"no worker could be got ready for a trial: {error}")
+                return
+            reason = f"worker process died {tries[trial_id]} times: {error}"
             try:
-                write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, started))
-            except StorageError as error:
-                self.search.end(str(error))
+                write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, self._begun.first[trial_id]))
+            except StorageError as problem:
+                self.search.end(str(problem))
         self._tell(trial_id)
 
     def _forgive(self, trial: Any) -> None:
-        """Take back the failure before this start if it was the node's: only then it is known that the node is gone."""
+        """Take back the death before this start if it was the node's: only then it is known that the node is gone."""
         trial_id = trial.config["trial_id"]
-        if trial.num_failures > self._counted.get(trial_id, 0) and read_place(self._dir, trial_id) in dead_nodes():
-            trial.run_metadata.num_failures -= 1
-            self._tries[trial_id] -= 1
+        if self._begun.tries[trial_id] and self._node_died(trial_id):
+            self._begun.tries[trial_id] -= 1
+            if trial.num_failures > self._counted.get(trial_id, 0):  # Ray does not count nodes that were taken away
+                trial.run_metadata.num_failures -= 1
         self._counted[trial_id] = trial.num_failures
+
+    def _node_died(self, trial_id: str) -> bool:
+        """Whether the node that the trial was begun on last is gone; each death is told once."""
+        died = read_place(self._dir, trial_id) in dead_nodes()
+        if died:
+            forget_place(self._dir, trial_id)
+        return died
 
     def _tell(self, trial_id: str) -> None:
         row = read_row(self._dir, trial_id)

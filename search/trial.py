@@ -19,7 +19,7 @@ from medcore.sam import MedSam
 from medcore.schedule import Schedule, Scorer, State, rounds_to, run_schedule, start_of
 from medcore.scores import mix
 from medcore.spec import EncoderSpec
-from results.trials import write_images, write_phases, write_row
+from results.trials import read_row, write_images, write_phases, write_row
 from search.config import RecoveryConfig
 from search.device import best_device, pin_threads
 from search.leverage import predicted_leverage
@@ -60,6 +60,8 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
     model, series = prune_and_recover(plan, shared, seed, folder, meter)
     images = evaluate(model, shared.search, autocast=config.recovery.autocast)
     meter.mark("evaluation")
+    if (ended := read_row(study_dir, trial_id)) is not None:  # this node was cut off, and another one was as fast
+        return ended
     save(folder / CHECKPOINT, model.cpu(), {"trial_id": trial_id, "study": config.study, "git": git_revision()})
     write_images(study_dir, trial_id, images)
     meter.mark("saving")

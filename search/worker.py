@@ -19,7 +19,7 @@ from medcore.errors import StorageError
 from medcore.files import chain, is_storage_trouble
 from results.files import write_by_rename
 from results.trials import read_row, trial_folder, write_row
-from search.ledger import Issued, failed_row, read_issued, write_place
+from search.ledger import Issued, failed_row, is_visible, read_issued, write_place
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ class TrialWorker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         trial_id = self.config["trial_id"]
+        if not is_visible(self._study, trial_id):  # a node that joined without the storage
+            node = ray.util.get_node_ip_address()
+            return {"done": True, TROUBLE: f"{self._study}: cannot be seen from node {node}; mount it there"}
         try:
             write_place(self._study, trial_id, ray.get_runtime_context().get_node_id())
             trouble = run_one(self._work, self._study, trial_id, self._shared)

@@ -26,6 +26,10 @@ KINDS = {
 }
 
 
+#: Some must last longer to matter: Ray takes half a minute to give up a node that is cut off.
+_LASTS = {"network": 8}
+
+
 @dataclass(frozen=True)
 class Fault:
     """`rows`, `delay`: struck when that many rows exist and so many seconds more have passed.
@@ -50,7 +54,13 @@ def draw(seed: int, number: int, trials: int, exactly: Sequence[str] = ()) -> li
     turn = random.Random(f"{seed}/cycle {cycle}").sample(list(KINDS), len(KINDS))[place]
     kinds = list(exactly) or [turn, *rng.choices(list(KINDS), k=rng.choice([0, 0, 1, 1, 2]))]
     faults = [
-        Fault(kind, rng.randrange(trials * 4 // 5), rng.uniform(0, 1), rng.uniform(2, 10), rng.random())
+        Fault(
+            kind,
+            rng.randrange(trials * 4 // 5),
+            rng.uniform(0, 1),
+            _LASTS.get(kind, 1) * rng.uniform(2, 10),
+            rng.random(),
+        )
         for kind in kinds
     ]
     return sorted(faults, key=lambda fault: fault.rows)

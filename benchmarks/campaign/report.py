@@ -25,6 +25,7 @@ _COLUMNS = {
     "mlflow_doubled": "MLflow doubled",
     "mlflow_wrong": "MLflow wrong",
     "leftover_processes": "processes left",
+    "hung": "hung",
     "differences": "values that differ",
 }
 
@@ -51,7 +52,6 @@ def summary(entries: Sequence[Entry], undisturbed: float | None, kind: str | Non
         "rounds": len(entries),
         "faults": sum(kind is None or fault["kind"] == kind for entry in entries for fault in entry["struck"]),
         "resumes": sum(entry["resumes"] for entry in entries),
-        "hung": sum(entry["hung"] for entry in entries),
         "syncs": sum(entry["syncs"] for entry in entries),
         "median_seconds_lost": round(statistics.median(lost), 1) if lost else None,
         **{name: sum(len(entry["findings"].get(name, ())) for entry in entries) for name in _COLUMNS},
@@ -61,10 +61,10 @@ def summary(entries: Sequence[Entry], undisturbed: float | None, kind: str | Non
 def page(whole: Entry) -> str:
     settings = whole["settings"]
     columns = {name: title for name, title in _COLUMNS.items() if name != "differences" or settings["exact"]}
-    head = ["", "rounds", "faults", *columns.values(), "hung", "resumed", "synced", "median time lost (s)"]
+    head = ["", "rounds", "faults", *columns.values(), "resumed", "synced", "median time lost (s)"]
     lines = [*((f"{KINDS[kind]} (`{kind}`)", row) for kind, row in whole["kinds"].items()), ("all", whole["all"])]
     table = [
-        [title, *(row[name] for name in ("rounds", "faults", *columns, "hung", "resumes", "syncs")), _time(row)]
+        [title, *(row[name] for name in ("rounds", "faults", *columns, "resumes", "syncs")), _time(row)]
         for title, row in lines
     ]
     first = (

@@ -109,7 +109,7 @@ class Stage:
             result.syncs += 1
         found = check.check_files(self.study(name), self._trials, witness)
         found |= check.check_runs(self.cluster.tracking_uri, name, check.rows_of(self.study(name)))
-        return found | {"leftover_processes": leftovers}
+        return found | {"leftover_processes": leftovers, "hung": ["search"] * result.hung}
 
     def _leftovers(self) -> list[str]:
         """Processes of the search that are there half a minute after its end."""
