@@ -69,16 +69,17 @@ def submit(
         constraints: versions that each node installs for the job; None: nothing is installed.
 
     Raises:
-        MedcoreError: the cluster cannot be reached or wants another token, paths are relative, or the files too large.
+        MedcoreError: the cluster cannot be reached or wants another token, paths are relative, the files too large, or
+            an address holds a login.
     """
     if wrong := relative_paths(config):
         raise MedcoreError(
             f"{', '.join(wrong)}: give absolute paths that all nodes of the cluster see, because the job runs elsewhere"
         )
-    if any(hide_login(str(value)) != str(value) for value in options.values()):
+    if any(hide_login(text) != text for text in (config.to_yaml(), *map(str, options.values()))):
         raise MedcoreError(
-            "a login in an option would be shown with the job; keep it in MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or ~/.mlflow/credentials, on the cluster"
+            "a login in the configuration or in an option would be shown with the job; keep it in "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.mlflow/credentials, on the cluster"
         )
     words = ["python", "-m", "search.cli", "search", CONFIG_NAME, "--ray-address", "auto"]
     for name, value in options.items():
@@ -169,8 +170,13 @@ def jobs(address: str) -> Iterator[JobSubmissionClient]:
 
 
 def http_address(address: str) -> str:
-    """The dashboard's address as Ray's job client wants it. Raises `MedcoreError` for other kinds of addresses."""
+    """The dashboard's address as Ray's job client wants it. Raises `MedcoreError` for other kinds, and for a login."""
     url = address if "://" in address else f"http://{address}"
+    if (public := hide_login(url)) != url:
+        raise MedcoreError(
+            f"{public}: a login in the address would be shown; give the address alone, and put the cluster's token "
+            "into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        )
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise MedcoreError(f"{address}: give the address of the cluster's dashboard, such as http://HEAD:8265")

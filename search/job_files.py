@@ -28,7 +28,8 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 def package(folder: Path, config: Config, target: Path, limit: int = UPLOAD_LIMIT) -> int:
     """Write what a job needs of `folder` to a ZIP file; returns the number of files.
 
-    Left out are data and output folders, checkpoints, tables, environments, hidden files, and what git ignores.
+    Left out are data and output folders, checkpoints, tables, environments, hidden files, what git ignores, and what a
+    link brings in from outside of `folder`.
 
     Raises:
         MedcoreError: the package is larger than `limit` bytes; names what takes most.
@@ -62,13 +63,16 @@ def listed_files(folder: Path) -> Iterator[Path]:
 
 
 def left_out(path: Path, folder: Path, config: Config) -> bool:
-    """Whether a file (relative to `folder`) stays at home."""
-    if any(part in _FOLDERS or part[0] == "." for part in path.parts) or path.suffix.lower() in _ENDINGS:
+    """Whether a file (relative to `folder`) stays at home; of a link both places count."""
+    top, target = folder.resolve(), (folder / path).resolve()
+    if not target.is_relative_to(top):
         return True
-    away = [*config.data.folders, config.output]
-    for parent in (folder / path).parents:
-        if parent == folder:
-            return False
+    for name in (path, target.relative_to(top)):
+        if any(part in _FOLDERS or part[0] == "." for part in name.parts) or name.suffix.lower() in _ENDINGS:
+            return True
+    away = {place.resolve() for place in (*config.data.folders, config.output)}
+    # up to the root: `folder` may lie in a data or output folder, or be one
+    for parent in (*(top / path).parents, *target.parents):
         if parent in away or ((parent / "images").is_dir() and (parent / "masks").is_dir()):
             return True
     return False

@@ -24,6 +24,7 @@ from search.rescore import scorer
 from search.scoring import score_table
 from search.space import scoring_weights
 from search.study import adapted_model, calibration_images, cost_metrics, load_split, make_folder
+from search.tracking_note import hide_login
 from search.trial import run_recorded, schedule_of
 
 
@@ -49,7 +50,8 @@ def prune(config: Config, out: Path, progress: Progress | None = None) -> dict[s
     report = load_split(config, config.data.report_split, arch.img_size, None)
     quality = summarise(evaluate(pruned, report, autocast=config.recovery.autocast))
     metrics = cost_metrics(stages[-1]) | removed(stages[-1]) | quality
-    save(out, pruned.cpu(), {"metrics": json.dumps(metrics), "config": config.to_yaml(), "git": git_revision()})
+    info = {"metrics": json.dumps(metrics), "config": hide_login(config.to_yaml()), "git": git_revision()}
+    save(out, pruned.cpu(), info)
     return metrics
 
 

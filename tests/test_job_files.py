@@ -58,6 +58,23 @@ def test_data_checkpoints_and_results_stay_at_home(tmp_path: Path, config: Confi
     assert target.read_bytes() == first  # Ray uploads nothing twice
 
 
+@pytest.mark.parametrize("inside", ["polyps", "polyps/images", "out", "out/tiny", "more/clinic", "more/clinic/images"])
+def test_nothing_goes_along_from_inside_of_data_or_output(tmp_path: Path, config: Config, inside: str) -> None:
+    package(tmp_path / "user" / inside, config, tmp_path / "job.zip")
+    assert names(tmp_path / "job.zip") == {CONFIG_NAME}
+
+
+def test_links_bring_nothing_from_elsewhere(tmp_path: Path, config: Config) -> None:
+    user = tmp_path / "user"
+    (tmp_path / "outside.txt").write_text("a secret")
+    targets = {"outside": tmp_path / "outside.txt", "hidden": user / ".env", "patient": user / "polyps/images/a.png"}
+    for name, target in targets.items():
+        (user / "code" / name).symlink_to(target)
+    (user / "code" / "again.md").symlink_to(user / "notes.md")
+    package(user, config, tmp_path / "job.zip")
+    assert names(tmp_path / "job.zip") == {"notes.md", "code/own.py", "code/again.md", "tiny.yaml", CONFIG_NAME}
+
+
 def test_what_git_ignores_stays_at_home(tmp_path: Path, config: Config) -> None:
     user = tmp_path / "user"
     (user / ".git" / "HEAD").unlink()
@@ -82,9 +99,22 @@ def test_paths_must_mean_the_same_on_all_nodes(tmp_path: Path, config: Config) -
     assert relative_paths(relative) == ["output", "tracking.uri"]
     with pytest.raises(MedcoreError, match=r"^output, tracking\.uri: give absolute paths"):
         submit(relative, "http://127.0.0.1:1", {}, False, folder=tmp_path, resume_command="")
-    with pytest.raises(MedcoreError, match="a login in an option would be shown"):
-        options = {"tracking_uri": "http://me:secret@h"}
-        submit(config, "http://127.0.0.1:1", options, False, folder=tmp_path, resume_command="")
+
+
+def test_a_login_does_not_travel_with_a_job(tmp_path: Path, config: Config) -> None:
+    uri = "http://me:secret@h"
+    tracked = config.model_copy(update={"tracking": config.tracking.model_copy(update={"uri": uri})})
+    for settings, options in ((config, {"tracking_uri": uri}), (tracked, {})):
+        with pytest.raises(MedcoreError, match=r"a login in .* would be shown .* MLFLOW_TRACKING_USERNAME") as caught:
+            submit(settings, "http://127.0.0.1:1", options, False, folder=tmp_path, resume_command="")
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@head:8265", "me:secret@head:8265", "http://head/?token=secret"])
+def test_a_login_in_a_dashboards_address_is_refused(address: str) -> None:
+    with pytest.raises(MedcoreError, match=r"^http://head.*: a login in the address would be shown") as caught:
+        http_address(address)
+    assert "secret" not in str(caught.value)
 
 
 def test_nodes_install_what_is_needed_in_the_pinned_versions(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def shipped(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **change
     values["scoring"]["mixture"] = {"ClinicDB": 1.0}
     values["recovery"]["steps"] = 0
     for section, change in changes.items():
-        values[section] |= change
+        values[section] = values.get(section, {}) | change
     return Config.model_validate(values)
 
 
@@ -62,12 +62,14 @@ def put_random_scores(config: Config) -> None:
 
 
 def test_papers_recipe_removes_what_the_paper_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = shipped("paper.yaml", folder, monkeypatch)
+    config = shipped("paper.yaml", folder, monkeypatch, tracking={"uri": "http://me:secret@h"})
     put_random_scores(config)
     metrics = prune(config, folder / "paper.safetensors")
     assert (metrics["heads_removed"], metrics["channels_removed"]) == (72, 25805)
     assert 1 - metrics["encoder_params_fraction"] == pytest.approx(0.600, abs=5e-4)
-    assert json.loads(read_info(folder / "paper.safetensors")["metrics"]) == metrics
+    info = read_info(folder / "paper.safetensors")
+    assert json.loads(info["metrics"]) == metrics
+    assert "http://h" in info["config"] and "secret" not in info["config"]
 
 
 def test_two_stages_end_where_the_paper_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
