@@ -11,6 +11,11 @@ from torch import Tensor
 
 from medcore.errors import MedcoreError
 
+
+class FailedElsewhere(MedcoreError):
+    """Another process of the training has failed, and knows the reason."""
+
+
 #: Entries that are added up at once: one message instead of hundreds, without a second copy of all gradients.
 _BUCKET = 2**23
 
@@ -67,14 +72,17 @@ class World:
         return not self.any(self.total(value) != self.size * value)
 
     def together(self, action: Callable[[], None]) -> None:
-        """Do `action`; if it raises `MedcoreError` in one process, that is raised in all: none waits for it in vain."""
+        """Do `action`; if it raises `MedcoreError` in one process, all raise: none waits for it in vain.
+
+        Those where it went well raise `FailedElsewhere`.
+        """
         problem = None
         try:
             action()
         except MedcoreError as error:
             problem = error
         if self.any(problem is not None):
-            raise problem or MedcoreError("another process of the training failed and says why")
+            raise problem or FailedElsewhere("another process of the training failed and says why")
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

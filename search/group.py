@@ -1,7 +1,7 @@
 """A training shared out over several worker processes, a GPU each, by Ray Train.
 
 Ray Train starts the processes together, joins them with NCCL (Gloo without GPUs) and starts them anew if one dies; the
-training then goes on from its state file. That file, on storage that all nodes share, also brings the weights back.
+training then goes on from its state file, on storage that all nodes share.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 import torch
 from ray.exceptions import RayActorError, RayError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import Tensor
 
 from medcore.data import ImageSet
 from medcore.errors import MedcoreError
 from medcore.sam import MedSam, adopt, build_empty
 from medcore.spec import EncoderSpec
 from medcore.train import EpochRow, TrainLog, TrainSettings, train
-from medcore.world import World
+from medcore.world import FailedElsewhere, World
 from search.device import pin_threads
 from search.session import Resources, connected, one_line, request, room
 
@@ -66,10 +69,12 @@ def train_on_workers(
         if (found := room(wanted)) < workers:
             kind = "GPUs (with a CPU core each)" if "gpu" in wanted else "CPU cores"
             raise MedcoreError(f"{name}.workers is {workers}, but Ray has {kind} for {found}; lower it or add nodes")
-        news = Queue(actor_options={"num_cpus": 0})
+        # on this node: what this process waits for must not end with another node
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        news = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         inputs = {
             "spec": model.spec.to_json(),
-            "weights": ray.put({key: value.numpy() for key, value in model.state_dict().items()}),
+            "weights": ray.put(_arrays(model)),
             "training": ray.put(training),
             "validation": ray.put(validation),
             "settings": settings,
@@ -80,11 +85,9 @@ def train_on_workers(
         outcome = _run(name, workers, wanted, inputs, state, on_epoch)
     if "error" in outcome:
         raise MedcoreError(outcome["error"])
-    if not outcome["epochs"]:
-        return TrainLog(stopped=outcome["stopped"])
-    if not state.is_file():
-        raise MedcoreError(f"{state}: the workers wrote it, but it is not here; put it on storage that all nodes share")
-    return train(model, training, validation, settings, seed, state_path=state)  # has ended: this takes up its weights
+    model.load_state_dict(_tensors(outcome["weights"]))
+    log: TrainLog = outcome["log"]
+    return log
 
 
 def _run(
@@ -95,7 +98,7 @@ def _run(
     state: Path,
     on_epoch: Callable[[EpochRow], None] | None,
 ) -> dict[str, Any]:
-    """What `_work` returned in the first process. Epochs are told while they end."""
+    """What `_work` returned in the first process, or the reason of another one. Epochs are told while they end."""
     folder = state.with_suffix(".ray")
     trainer = ray.train.torch.TorchTrainer(
         _work,
@@ -114,6 +117,7 @@ def _run(
         ),
     )
     ended: Future[Any] = Future()
+    complaints: list[_Complaint] = []
 
     def fit() -> None:
         try:
@@ -127,6 +131,8 @@ def _run(
         for item in _told(inputs["news"], ended):
             if isinstance(item, str):
                 logger.warning("%s", item)
+            elif isinstance(item, _Complaint):
+                complaints.append(item)
             elif on_epoch is not None:
                 on_epoch(item)
         outcome: dict[str, Any] = ended.result().return_value
@@ -138,10 +144,19 @@ def _run(
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if outcome.get("elsewhere") and complaints:
+        outcome["error"] = "; ".join(f"worker {rank}: {reason}" for rank, reason in sorted(complaints))
     return outcome
 
 
-def _told(news: Queue, ended: Future[Any]) -> Iterator[EpochRow | str]:
+class _Complaint(NamedTuple):
+    """Why the training failed in a process other than the first, whose return value alone comes back."""
+
+    rank: int
+    reason: str
+
+
+def _told(news: Queue, ended: Future[Any]) -> Iterator[EpochRow | str | _Complaint]:
     """What comes through the queue, until the training has ended and nothing is left in it."""
     while True:
         last = ended.done()
@@ -153,11 +168,14 @@ def _told(news: Queue, ended: Future[Any]) -> Iterator[EpochRow | str]:
 
 
 def _work(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """One process of the training. What `train` raises, it raises in all of them: no reason to start them anew."""
+    """One process of the training; the first returns log and weights, or why there are none.
+
+    What `train` raises, it raises in all of them: no reason to start them anew.
+    """
     pin_threads(1)
     context, device = ray.train.get_context(), ray.train.torch.get_device()
     world = World(context.get_world_rank(), context.get_world_size(), device)
-    weights = {key: torch.tensor(value) for key, value in ray.get(inputs["weights"]).items()}
+    weights = _tensors(ray.get(inputs["weights"]))
     model = adopt(build_empty(EncoderSpec.from_json(inputs["spec"])), weights).to(device)
     training, validation = ray.get([inputs["training"], inputs["validation"]])
     try:
@@ -172,8 +190,20 @@ def _work(inputs: Mapping[str, Any]) -> dict[str, Any]:
             world=world,
         )
     except MedcoreError as error:
-        return {"error": str(error)}
-    return {"epochs": len(log.epochs), "stopped": log.stopped}
+        elsewhere = isinstance(error, FailedElsewhere)
+        if world.rank and not elsewhere:
+            inputs["news"].put(_Complaint(world.rank, str(error)))
+        return {"error": str(error), "elsewhere": elsewhere}
+    return {"log": log, "weights": _arrays(model)} if world.rank == 0 else {}
+
+
+def _arrays(model: MedSam) -> dict[str, np.ndarray]:
+    return {key: value.cpu().numpy() for key, value in model.state_dict().items()}
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """Copies, as Ray hands out arrays that cannot be written."""
+    return {key: torch.tensor(value) for key, value in arrays.items()}
 
 
 class _Deaths(ray.train.UserCallback):

@@ -77,6 +77,14 @@ def not_shared(world: World, folder: Path) -> Any:
     return complaint(world, path)
 
 
+def broken_in_one(world: World, folder: Path) -> Any:
+    """Only the last process finds a file that is no state."""
+    last = world.rank == world.size - 1
+    if last:
+        (folder / "broken").write_text("no state")
+    return complaint(world, folder / ("broken" if last else "early.state"))
+
+
 def unwritable(world: World, folder: Path) -> Any:
     return complaint(world, folder / "missing" / "training.state")
 
@@ -84,10 +92,10 @@ def unwritable(world: World, folder: Path) -> Any:
 def complaint(world: World, path: Path) -> str:
     with pytest.raises(MedcoreError) as caught:
         train(tiny_model(), random_images(5), None, SETTINGS, 3, state_path=path, world=world)
-    return str(caught.value)
+    return f"{type(caught.value).__name__}: {caught.value}"
 
 
-STORIES = (uneven, smaller_than_the_world, resumed, out_of_memory, non_finite, not_shared, unwritable)
+STORIES = (uneven, smaller_than_the_world, resumed, out_of_memory, non_finite, not_shared, broken_in_one, unwritable)
 
 
 def process(rank: int, size: int, folder: Path) -> None:
@@ -174,7 +182,10 @@ def test_what_one_process_finds_ends_the_training_in_all(told: list[dict[str, An
         assert log.stopped == "non-finite loss or gradient at step 0 of epoch 1"
         assert "not every process finds the same state; put it on storage that all nodes share" in results["not_shared"]
     assert "cannot write the training state" in told[0]["unwritable"]
-    assert {results["unwritable"] for results in told[1:]} == {"another process of the training failed and says why"}
+    elsewhere = "FailedElsewhere: another process of the training failed and says why"
+    assert {results["unwritable"] for results in told[1:]} == {elsewhere}
+    assert {results["broken_in_one"] for results in told[:-1]} == {elsewhere}
+    assert "not a training state" in told[-1]["broken_in_one"]
 
 
 @pytest.mark.parametrize(("count", "size"), [(8, 1), (8, 3), (5, 3), (2, 3), (1, 2)])
