@@ -30,8 +30,8 @@ from search.tracking_note import hide_login
 
 #: A node that is up answers in seconds; one with slow storage and many images may take longer.
 _SECONDS = 180.0
-#: Weights, gradients and AdamW's two moments of each parameter, in float32.
-_BYTES_PER_PARAMETER = 16
+#: A trial moves the dense weights to the GPU, in float32; gradients and AdamW's moments are of the pruned ones.
+_BYTES_PER_PARAMETER = 4
 
 Node = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ def node_problems(config: Config, nodes: Sequence[Node], resources: Resources, g
                 found = differences(mine, reply)
                 found += study_folder_problems(config.folder, reply, _arrived(probe / node, token))
                 if resources.gpu > 0 and reply.gpu_bytes:
-                    short = gpu_memory_problem(gpu_bytes, min(reply.gpu_bytes), resources.gpu)
+                    short = gpu_memory_problem(gpu_bytes, max(reply.gpu_bytes), resources.gpu)
                     found += [short] if short else []
             lines += [f"{names[node]}: {text}" for text in found]
         return lines
@@ -163,7 +163,7 @@ def study_folder_problems(folder: Path, report: Report, arrived: bool) -> list[s
 
 
 def least_gpu_bytes(arch: Architecture) -> int:
-    """What training the unpruned encoder takes without a single activation: a trial may need more, never less."""
+    """What the unpruned encoder's weights take: a trial needs more, never less."""
     return _BYTES_PER_PARAMETER * int(cost(EncoderSpec.dense(arch)).encoder_params)
 
 
@@ -171,16 +171,15 @@ def gpu_memory_problem(needed_bytes: int, total_bytes: int, fraction: float) -> 
     """Why a share of a GPU is too small for a trial, and which share would do.
 
     Args:
-        needed_bytes: what one trial allocates at most.
-        total_bytes: memory of the GPU.
-        fraction: share of it that a trial asks Ray for; more than 1 counts as one GPU, as a trial runs on one.
+        needed_bytes: what one trial allocates at least.
+        total_bytes: memory of the node's largest GPU.
+        fraction: share of it that a trial asks Ray for, at most 1.
     """
-    share = min(fraction, 1.0)
-    if needed_bytes <= share * total_bytes:
+    if needed_bytes <= fraction * total_bytes:
         return None
     text = (
         f"a trial needs at least {needed_bytes / 1e9:.1f} GB of GPU memory, and gpus_per_trial {fraction:g} gives it "
-        f"{share * total_bytes / 1e9:.1f} GB of {total_bytes / 1e9:.1f} GB"
+        f"{fraction * total_bytes / 1e9:.1f} GB of {total_bytes / 1e9:.1f} GB"
     )
     if needed_bytes > total_bytes:
         return f"{text}; this model needs a larger GPU"

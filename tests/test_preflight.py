@@ -120,9 +120,9 @@ def test_gpu_share_must_hold_a_trial() -> None:
     assert short is not None and "needs at least 5.0 GB" in short and "4.0 GB of 16.0 GB" in short
     assert "search.gpus_per_trial to 0.32 or more" in short
     assert gpu_memory_problem(5_000_000_000, 16_000_000_000, 0.32) is None
-    large = gpu_memory_problem(20_000_000_000, 16_000_000_000, 2)
+    large = gpu_memory_problem(20_000_000_000, 16_000_000_000, 1)
     assert large is not None and "larger GPU" in large
-    assert least_gpu_bytes(ARCHITECTURES["vit_b"]) == 16 * 89_670_912
+    assert least_gpu_bytes(ARCHITECTURES["vit_b"]) == 4 * 89_670_912
 
 
 def test_nodes_of_one_machine_are_told_apart() -> None:
