@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +32,14 @@ from search.memory import forget_peaks, gpu_peak, host_peak
 from search.session import Resources, fitting, one_line, request
 from search.study import Shared, adapted_model
 
+logger = logging.getLogger(__name__)
+
 #: Above what was measured: other images, and what the allocator loses between its blocks.
 MARGIN = 1.3
 #: What a process needs of a GPU before its first tensor, bytes; the allocator does not count it.
 CONTEXT = 512 * 2**20
+#: Seconds until a user is told what the search waits for.
+_PATIENCE = 60.0
 #: Images of an evaluation batch.
 _EVALUATED = 8
 
@@ -115,7 +120,13 @@ def _kept(path: Path, config: Config, shared: Shared, on_gpu: bool) -> Peak:
     judged = shared.search.subset(list(range(min(_EVALUATED, len(shared.search)))))
     task: Any = ray.remote(measure).options(num_cpus=alone.cpu, num_gpus=alone.gpu, max_retries=0)
     try:
-        peak: Peak = ray.get(task.remote(config, shared.calibration.subset(few), teacher, judged))
+        measured = task.remote(config, shared.calibration.subset(few), teacher, judged)
+        if not ray.wait([measured], timeout=_PATIENCE)[0]:
+            logger.warning(
+                "waiting for a free machine to measure a trial; setting search.gpus_per_trial and "
+                "search.memory_per_trial spares that"
+            )
+        peak: Peak = ray.get(measured)
     except RayError as error:
         raise MedcoreError(
             f"the trial that was tried to see what one needs has failed ({one_line(error)}); lower "

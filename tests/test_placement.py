@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import ray
 
+import search.placement
 from medcore.cost import cost
 from medcore.errors import MedcoreError
 from medcore.spec import ARCHITECTURES, EncoderSpec
@@ -85,10 +86,14 @@ def test_the_peak_is_what_was_allocated(config_file: Path) -> None:
     assert host_peak() - before < 2e8  # earlier peaks are forgotten
 
 
-def test_memory_is_measured_once_where_it_is_short(config_file: Path, small_ray: None) -> None:
+def test_memory_is_measured_once_where_it_is_short(
+    config_file: Path, small_ray: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     shared = shared_of(config_file)
     file = shared.config.folder / "placement.json"
+    monkeypatch.setattr(search.placement, "_PATIENCE", 0.01)  # shorter than any measurement
     resources = placed(shared.config, shared)
+    assert "waiting for a free machine to measure a trial; setting search.gpus_per_trial and" in caplog.text
     assert file.is_file() and resources.cpu == 1
     assert 1e8 < resources.memory < GIB
     written = file.stat().st_mtime_ns
