@@ -21,8 +21,8 @@ class Parts:
     `limit`: most images at once; None as long as every batch has fitted.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
+        self.limit: int | None = None
 
     def run(self, count: int, work: Callable[[list[slice]], T]) -> T:
         """`work` on the parts of a batch of `count` images; anew on smaller parts as long as memory runs out.

@@ -198,7 +198,8 @@ class _Run:
             self.world.add_up([loss, *gradients])
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
             value = loss.item()
-            if self.world.any(not (math.isfinite(value) and math.isfinite(norm.item()))):
+            # both are of all processes' sums, so all decide alike
+            if not (math.isfinite(value) and math.isfinite(norm.item())):
                 good.restore()
                 return f"non-finite loss or gradient at step {number} of epoch {epoch}"
             good.saw(step)
