@@ -6,8 +6,10 @@ threads, precisions or versions of torch are not mixed: the table has those of t
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from medcore.errors import MedcoreError
+from medcore.files import cannot_write
 from medcore.timing import Latency, Timing
 from results.files import read_json, write_by_rename
 
@@ -72,11 +75,15 @@ def read_latency(study: Path) -> list[Record]:
 
 
 def add_latency(study: Path, new: Sequence[Record]) -> None:
-    """Add records to `latency.json`; they replace those of the same trial, batch and set-up."""
+    """Add records to `latency.json`; they replace those of the same trial, batch and set-up.
+
+    Processes that add at the same time wait for one another. Raises `MedcoreError` if the study cannot be written.
+    """
     replaced = {(record.trial_id, record.batch, record.setup) for record in new}
-    kept = [each for each in read_latency(study) if (each.trial_id, each.batch, each.setup) not in replaced]
-    values = [record.to_dict() for record in (*kept, *new)]
-    write_by_rename(study / FILE, (json.dumps(values, indent=1) + "\n").encode())
+    with _only_writer(study):
+        kept = [each for each in read_latency(study) if (each.trial_id, each.batch, each.setup) not in replaced]
+        values = [record.to_dict() for record in (*kept, *new)]
+        write_by_rename(study / FILE, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def latest(records: Sequence[Record]) -> list[Record]:
@@ -126,6 +133,19 @@ def timed_on(front: Mapping[str, Any]) -> str | None:
 def suffix(batch: int) -> str:
     """End of a figure's name for this batch size."""
     return "" if batch == 1 else f"_batch{batch}"
+
+
+@contextmanager
+def _only_writer(study: Path) -> Iterator[None]:
+    """Hold the study's lock for these records; a process that is killed lets go of it."""
+    path = study / "latency.lock"
+    try:
+        handle = path.open("a")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _record(value: Mapping[str, Any]) -> Record:

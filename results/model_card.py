@@ -226,7 +226,8 @@ def _cost(spec: EncoderSpec) -> str:
 def _latency(export: Export) -> str:
     advice = "Other machines differ: `medcore latency` measures a checkpoint on the one that matters."
     if not export.latency:
-        return f"Not measured. Fewer FLOPs are not the same share of time. {advice}"
+        reason = export.latency_note or "Not measured."
+        return f"{reason} Fewer FLOPs are not the same share of time. {advice}"
     rows = []
     for record in export.latency:
         images = "one image" if record.batch == 1 else f"{record.batch} images"

@@ -65,6 +65,6 @@ def measured(choice: Choice, measure: bool, say: Say) -> Choice:
         compact(choice.study)
     except MedcoreError as error:
         logger.warning("the trial table does not have the held-out figures yet: %s", error)
-    if unsent := send_held_out(choice.study, found):
+    if unsent := send_held_out(choice.study, found.model, found.candidates):
         logger.warning("%s", unsent)
     return dataclasses.replace(choice, held_out=found)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from medcore.errors import MedcoreError
+from results.records import plain_record
 from results.select import choose
 from search.candidate import fine_tuned, measured
 from search.config import FinetuneConfig
@@ -56,7 +56,7 @@ def export(
         check_registration(Path(study), kind, register)
     trials, info = open_results(study)
     row = choose(trials, info["objectives"], rule)
-    record: dict[str, Any] = json.loads(row.dropna().to_json())
+    record: dict[str, Any] = plain_record(row.dropna())
     choice = Choice(Path(study), info, rule, record)
     if not choice.source.is_file():
         raise MedcoreError(f"{choice.source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")

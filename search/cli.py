@@ -163,8 +163,6 @@ def report(
     for note in write(study, out, images, select or (), log, say, sheets):
         errors.print(note, markup=False, highlight=False, soft_wrap=True)
     say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
-    if sheets is not None:
-        say(f"wrote {sheets}: {len(list(sheets.glob('*.png')))} contact sheets")
 
 
 @app.command()

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from medcore.errors import MedcoreError
 from results.plots import save_front_png
-from results.trials import read_study, read_study_info
-from search import commands
+from results.trials import checkpoint_file, read_study, read_study_info
 from search.choose import export
 from search.config import load_config
 from search.demo_pair import make_pair
 from search.device import pin_threads
 from search.experiment import search
 from search.fronts import front
+from search.held_out import already
 from search.study import make_folder
 from search.tables import evaluation_table, front_table
 from search.terminal import console, program, say
@@ -32,7 +32,7 @@ def demo(folder: Path) -> None:
     folder = folder.resolve()
     pin_threads(1)  # on tensors this small a second thread costs more than it brings
     console.rule("1. embedded data and a small model pair")
-    medical = make_pair(folder, console)
+    make_pair(folder, console)
     console.rule("2. search")
     os.environ["MEDCORE_DEMO"] = str(folder)
     configs = Path(str(files("search") / "configs"))
@@ -50,13 +50,11 @@ def demo(folder: Path) -> None:
     out = folder / "knee.safetensors"
     row = export(str(study), "knee", out)
     say(f"trial {row['trial_id']}, {100 * row['flops_paper_fraction']:.0f} % of the FLOPs -> {out}")
-    say("on images that the search did not use:")
-    held_out = [medical]
-    dense, pruned = (
-        commands.evaluate(checkpoint, held_out, "val/report", splits=config.output / "splits")
-        for checkpoint in (folder / "medical.safetensors", out)
-    )
-    console.print(evaluation_table({"dense": dense, "exported": pruned}))
+    found = already(study, checkpoint_file(study, row))
+    if found is not None and found.dense is not None:
+        say(f"on {found.model.images} images that the search did not use, as the export measured them:")
+        dense = read_study_info(study)["dense"] | found.dense.metrics
+        console.print(evaluation_table({"dense": dense, "exported": row | found.model.metrics}))
     medcore, store = program("medcore"), f"sqlite:///{study / 'mlflow.db'}"
     say(f"front picture: {picture}")
     say(f"trials in MLflow: {shlex.join([program('mlflow'), 'ui', '--backend-store-uri', store])}")

@@ -44,23 +44,27 @@ _MEANING = {
     DECODER: "embedding, boxes (B, 4) float32 XYXY in pixels of the square -> logits (B, 1, low, low)",
     **FILES,
 }
-#: Every file that an export into a folder may write; protocol buffers of more than 2 GiB have a second one.
-_OURS = (*_MEANING, f"{ENCODER}.data", f"{DECODER}.data", CARD)
+#: Files that an export into a folder may write; protocol buffers of more than 2 GiB have a second one.
+_NAMES = {
+    "standalone": (MODEL, STRUCTURE, SCRIPT.name),
+    "onnx": (STRUCTURE, ENCODER, DECODER, f"{ENCODER}.data", f"{DECODER}.data"),
+    "mlflow": tuple(FILES),
+}
+_OURS = (*dict.fromkeys(name for names in _NAMES.values() for name in names), CARD)
 
 
 def check_target(kind: str, out: Path) -> None:
-    """Raises `MedcoreError` for an unknown kind, a target of another kind, and packages that are missing."""
+    """Raises `MedcoreError` for an unknown kind, a target of another kind or with foreign files, and missing packages."""
     if kind not in KINDS:
         raise MedcoreError(f"--format {kind}: unknown; known are {', '.join(KINDS)}")
     if kind == "checkpoint" and out.suffix != ".safetensors":
         raise MedcoreError(f"--out {out}: the file name must end in .safetensors")
     if kind != "checkpoint" and (out.suffix in (".safetensors", ".onnx", ".pth") or out.is_file()):
         raise MedcoreError(f"--out {out}: {kind} writes several files; give a folder")
-    if (
-        kind == "mlflow"
-        and not (out / CARD).is_file()
-        and (foreign := sorted(name for name in FILES if (out / name).exists()))
-    ):
+    if any(parent.name == "trials" and (parent.parent / "study.json").is_file() for parent in out.resolve().parents):
+        raise MedcoreError(f"--out {out}: lies among a study's trials, whose files are its own; give another place")
+    names = _NAMES.get(kind, ())
+    if foreign := sorted(name for name in {*names} - _ours(out) if (out / name).exists()):
         raise MedcoreError(f"--out {out}: it holds {foreign[0]}, which no export wrote; give another folder")
     if kind == "onnx":
         require_onnx()
@@ -120,9 +124,10 @@ def exported(out: Path) -> list[str]:
 
 
 def _ours(folder: Path) -> set[str]:
-    """Names that may be an earlier export's; requirements.txt and the like only where all of an MLflow export lies."""
-    whole = (folder / CARD).is_file() and (folder / "MLmodel").is_file()
-    return set(_OURS) if whole else set(_OURS) - FILES.keys()
+    """Names that are an earlier export's: none without its card, an MLflow model's only where all of one lies."""
+    if not (folder / CARD).is_file():
+        return set()
+    return set(_OURS) if (folder / "MLmodel").is_file() else set(_OURS) - FILES.keys()
 
 
 def write_export(kind: str, out: Path, choice: Choice, time_it: bool = True) -> list[str]:
@@ -162,7 +167,8 @@ def write_export(kind: str, out: Path, choice: Choice, time_it: bool = True) -> 
                 (staging / name).replace(place / name)
     except OSError as error:
         raise MedcoreError(f"{place}: cannot be written ({first_line(error)}); choose another place") from None
-    return [f"checked: {checked}", *map(_time_left, described.latency[:1])]
+    timed = [*map(_time_left, described.latency[:1])] or [described.latency_note]
+    return [f"checked: {checked}", *filter(None, timed)]
 
 
 def _time_left(record: Record) -> str:

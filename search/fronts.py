@@ -5,7 +5,6 @@ Nothing here needs torch, so that a front opens at once.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from results.front import front_table, hypervolume, to_losses
+from results.records import plain_record
 from results.trials import StudyInfo, read_study, read_study_info
 
 
@@ -59,7 +59,7 @@ def front_of(trials: pd.DataFrame, info: StudyInfo) -> dict[str, Any]:
         "failed": int((trials["status"] == "failed").sum()) if len(trials) else 0,
         "dense": info["dense"],
         "widths": info["widths"],
-        "front": json.loads(table.to_json(orient="records")),
+        "front": [plain_record(row) for row in table.to_dict("records")],
     }
 
 

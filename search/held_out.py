@@ -116,16 +116,23 @@ class _Part:
         )
         for found in read_measurements(self.study):
             if found.key == made.key:
-                # a trial that ran again may end in the same bytes
-                return dataclasses.replace(found, **whose), read_measured_images(self.study, found)
+                table = read_measured_images(self.study, found)
+                known = dataclasses.replace(found, **whose)
+                # a trial that ran again may end in the same bytes; another trial's measurement stays its own
+                if known != found and (known.trial_id, known.fine_tuned) == (found.trial_id, found.fine_tuned):
+                    self._keep(known, table)
+                return known, table
         self.say(f"measuring {made.name} on {len(self.images)} held-out images ({self.split})")
         rows = evaluate(load(file, architecture).to(best_device()), self.images)
         made, table = dataclasses.replace(made, metrics=summarise(rows)), pd.DataFrame(rows)
+        self._keep(made, table)
+        return made, table
+
+    def _keep(self, made: Measurement, table: pd.DataFrame) -> None:
         try:
             write_measurement(self.study, made, table)
         except MedcoreError as error:
             logger.warning("the held-out figures of %s cannot be kept: %s", made.name, error)
-        return made, table
 
 
 def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[Config, ImageSet]:

@@ -14,7 +14,9 @@ import torch
 from medcore.checkpoint import load
 from medcore.cost import cost
 from medcore.errors import MedcoreError
+from medcore.files import first_line
 from medcore.latency import Effort, compare, device_name
+from medcore.memory import is_out_of_memory
 from medcore.sam import MedSam, build
 from medcore.spec import Architecture, EncoderSpec
 from results.front import front_table
@@ -108,18 +110,26 @@ def export_latency(model: MedSam) -> tuple[list[Record], str]:
     """A short measurement of what is exported: records, and a sentence on what was left out.
 
     At least one call of a single image is timed, however long that takes. Larger batches are left out where a machine
-    is too slow for them.
+    is too slow for them. Memory or disk that does not suffice ends the measurement, with what was measured till then.
     """
-    dense, setup = _dense(model.arch), _setup(None, False)
-    effort = Effort(rounds=5, block_seconds=0.02, most_seconds=_EXPORT_SECONDS)
-    records = list(_pairs(model, dense, "", [1], setup, effort=effort))
-    # each timing begins with a call that does not count
-    seconds = sum(
-        2 * (each.encoder.median_ms + each.whole.median_ms) / 1e3 for each in (records[0].model, records[0].dense)
-    )
-    if _EXPORT_BATCH * seconds > 2 * _EXPORT_SECONDS:
-        return records, f"Batches of {_EXPORT_BATCH} were left out, as this machine is too slow for them."
-    return records + list(_pairs(model, dense, "", [_EXPORT_BATCH], setup, effort=effort)), ""
+    records: list[Record] = []
+    try:
+        dense, setup = _dense(model.arch), _setup(None, False)
+        effort = Effort(rounds=5, block_seconds=0.02, most_seconds=_EXPORT_SECONDS)
+        records += _pairs(model, dense, "", [1], setup, effort=effort)
+        # each timing begins with a call that does not count
+        seconds = sum(
+            2 * (each.encoder.median_ms + each.whole.median_ms) / 1e3 for each in (records[0].model, records[0].dense)
+        )
+        if _EXPORT_BATCH * seconds > 2 * _EXPORT_SECONDS:
+            return records, f"Batches of {_EXPORT_BATCH} were left out, as this machine is too slow for them."
+        records += _pairs(model, dense, "", [_EXPORT_BATCH], setup, effort=effort)
+    except (MedcoreError, OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        what = f"Time of batches of {_EXPORT_BATCH}" if records else "Time"
+        return records, f"{what} was not measured: {first_line(error)}."
+    return records, ""
 
 
 def _pairs(
@@ -131,16 +141,19 @@ def _pairs(
     effort: Effort | None = None,
 ) -> Iterator[Record]:
     """Records of a model and the dense one, which take turns; both are on the CPU again when the last is out."""
-    device = best_device()
-    pair = {"dense": dense.to(device), "model": model.to(device)}
+    device, pair = best_device(), {"dense": dense, "model": model}
     share = cost(model.spec).flops / cost(dense.spec).flops
+    too_much = "out of GPU memory for the model and the dense one; end what else runs there"
     try:
+        for each in pair.values():
+            each.to(device)
         for batch in batches:
+            too_much = f"--batch {batch}: out of GPU memory; give smaller batches"
             found = compare(pair, batch, setup.threads, setup.autocast, effort)
             measured = datetime.now(UTC).isoformat(timespec="milliseconds")
             yield Record(name, share, batch, setup, measured, found["model"], found["dense"])
     except torch.OutOfMemoryError:
-        raise MedcoreError(f"--batch {batch}: out of GPU memory; give smaller batches") from None
+        raise MedcoreError(too_much) from None
     finally:
         for each in pair.values():
             each.cpu()

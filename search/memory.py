@@ -25,6 +25,8 @@ def host_peak() -> int:
     if not status.is_file():
         return 0
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    if not {"VmHWM", "RssShmem"} <= fields.keys():  # as in some containers' kernels
+        return 0
     peak, mapped = (int(fields[name].split()[0]) * 1024 for name in ("VmHWM", "RssShmem"))
     return peak - mapped
 

@@ -192,11 +192,13 @@ def register_model(
     model = client.create_logged_model(experiment, name, run_id, dict(tags), model_type="segmentation")
     timeout = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = _UPLOAD_SECONDS
+    status = "FAILED"
     try:
         client.log_model_artifacts(model.model_id, str(folder))
+        status = "READY"
     finally:
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = timeout
-    client.finalize_logged_model(model.model_id, "READY")
+        client.finalize_logged_model(model.model_id, status)
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     try:
         client.create_registered_model(name)

@@ -18,7 +18,9 @@ from search.tracking_note import hide_login
 
 #: The alias that always is the version registered last.
 ALIAS = "best"
-_TAGS = ("trial_id", "flops_fraction", "boundary_f1")
+_TAGS = ("trial_id", "flops_fraction", "boundary_f1", "report/boundary_f1")
+#: Characters that MLflow refuses in the name of a logged or a registered model.
+_REFUSED = set("/:.%\"'")
 #: What MLflow's database holds of a description.
 _MOST_CHARACTERS = 5000
 _REST = "\n\n… the whole card is MODEL_CARD.md among the model's files.\n"
@@ -28,8 +30,8 @@ def check_registration(study: Path, kind: str, name: str) -> None:
     """Raises `MedcoreError` for what can be known to fail before anything is computed."""
     if kind != "mlflow":
         raise MedcoreError(f"--register {name}: only an MLflow model can be registered; add --format mlflow")
-    if not name.strip() or set(name) & set("/:") or name in (".", ".."):
-        raise MedcoreError(f"--register '{name}': give a name without / and :")
+    if not name.strip() or set(name) & _REFUSED:
+        raise MedcoreError(f"--register '{name}': give a name without any of / : . % \" '")
     Tracker.of_study(study)
 
 

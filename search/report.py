@@ -73,9 +73,12 @@ def report(
         members = _members(trials, info, select)
         config, notes = _config(folder)
         others = _front_members(trials, info) if sheets is not None else []
+        # running models takes long, so all that can fail comes before it
+        held_out = _held_out(folder)
+        if sheets is not None:
+            make_folder(sheets)
         seen = _look(config, folder, members, others, measured, images, say) if config else _Seen()
         written = (folder / "config.yaml").read_text() if config else ""
-        held_out = _held_out(folder)
         about = {str(key): str(value) for key, value in info.items() if key in ("git", "machine")}
     chosen = members[0]
     own = measured[measured["trial_id"] == chosen.trial_id] if len(measured) else None
@@ -96,11 +99,12 @@ def report(
         ),
         out,
     )
+    files = [] if sheets is None else [sheets / picture.name for picture in seen.others]
+    for file, picture in zip(files, seen.others, strict=True):
+        write_by_rename(file, picture.png)
     if sheets is not None:
-        make_folder(sheets)
-        for picture in seen.others:
-            write_by_rename(sheets / picture.name, picture.png)
-    unsent = send_report(Path(study), out, sheets) if log and (Path(study) / FILE).is_file() else None
+        say(f"wrote {sheets}: {len(files)} contact sheets")
+    unsent = send_report(Path(study), out, files) if log and (Path(study) / FILE).is_file() else None
     return [*notes, *seen.notes, *([unsent] if unsent else [])]
 
 
@@ -156,12 +160,14 @@ def _look(
         say(f"the dense model on {len(sheets)} search images")
         seen = _Seen(dense_images=sheets.dense_images())
         seen.sheets, seen.notes = sheets.draw(folder, members, measured, count, say)
-        if others:
-            most = len(others) * MAX_BYTES
-            seen.others, notes = sheets.draw(folder, others, measured, count, say, most)
-            seen.notes += [note for note in notes if note not in seen.notes]
     except MedcoreError as error:
         return _Seen(notes=[f"No contact sheets, and no intervals of what is given up: {error}."])
+    try:
+        most = len(others) * MAX_BYTES
+        seen.others, notes = sheets.draw(folder, others, measured, count, say, most) if others else ([], [])
+    except MedcoreError as error:
+        notes = [f"No contact sheets of the other front members: {error}."]
+    seen.notes += [note for note in notes if note not in seen.notes]
     return seen
 
 
@@ -231,15 +237,10 @@ def _commands(
     if study.startswith("mlflow:") or config is None:
         return commands
     file = f"{chosen.trial_id}.safetensors"
-    folders = [word for folder in config.data.folders for word in ("--data", str(folder))]
-    held_out = ["--split", config.data.report_split, "--splits", str(config.output / "splits")]
     return commands | {
         "The search, or going on with it": shlex.join(["medcore", "search", f"{study}/config.yaml", "--resume"]),
         "The chosen model as a file": shlex.join(
             ["medcore", "export", study, "--select", f"trial:{chosen.trial_id}", "--out", file]
-        ),
-        "Its figures on images that the search has not seen": shlex.join(
-            ["medcore", "evaluate", file, *folders, *held_out]
         ),
     }
 

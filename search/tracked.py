@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from medcore.errors import MedcoreError
-from results.held_out import HeldOut, prefixed
+from results.held_out import Measurement, candidates, prefixed, read_measurements
 from results.trials import finished_ids
 from search import mlflow_client
 from search.ledger import is_driven
@@ -39,11 +39,18 @@ def sync_study(study_dir: Path, tracking_uri: str | None = None) -> int:
             f"{hide_login(tracker.uri)}: not everything could be sent (see above); nothing is lost, "
             f"try `{shlex.join(['medcore', 'sync', str(study_dir)])}` again later"
         )
-    return len(finished_ids(study_dir))
+    finished = finished_ids(study_dir)
+    known = read_measurements(study_dir)
+    # of a model that ran again, the newest; a trial whose folder is gone has no run to put figures on
+    newest = {(own.trial_id, own.fine_tuned): own for own in known if own.trial_id in finished}
+    for own in newest.values():
+        if unsent := send_held_out(study_dir, own, candidates(known, own.split), tracking_uri):
+            raise MedcoreError(unsent)
+    return len(finished)
 
 
-def send_report(study_dir: Path, page: Path, sheets: Path | None = None) -> str | None:
-    """Put `page` on the study's parent run as `report.html`, and the folder `sheets`; the run's status stays.
+def send_report(study_dir: Path, page: Path, sheets: Sequence[Path] = ()) -> str | None:
+    """Put `page` on the study's parent run as `report.html`, and the files `sheets`; the run's status stays.
 
     Returns why that was not possible.
     """
@@ -56,8 +63,8 @@ def send_report(study_dir: Path, page: Path, sheets: Path | None = None) -> str 
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copy(page, Path(folder) / "report.html")
             client.log_artifact(run_id, str(copy))
-        if sheets is not None:
-            client.log_artifacts(run_id, str(sheets), "sheets")
+        for sheet in sheets:
+            client.log_artifact(run_id, str(sheet), "sheets")
     except MedcoreError as error:
         return f"the report is not in MLflow: {error}"
     except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
@@ -65,16 +72,19 @@ def send_report(study_dir: Path, page: Path, sheets: Path | None = None) -> str 
     return None
 
 
-def send_held_out(study_dir: Path, found: HeldOut) -> str | None:
+def send_held_out(study_dir: Path, own: Measurement, count: int, tracking_uri: str | None = None) -> str | None:
     """Put held-out figures on the trial's run: metrics `report/…` (`finetuned/report/…`) and a tag that says of what.
+
+    Args:
+        own: of a pruned model. count: candidates measured on that part. tracking_uri: default: the study's own.
 
     Sending them again changes nothing. Returns why it was not possible; None also where the study never went to MLflow.
     """
     if not (study_dir / FILE).is_file():
         return None
-    own, failed = found.model, "the held-out figures are not in MLflow"
+    failed = "the held-out figures are not in MLflow"
     try:
-        tracker = Tracker.of_study(study_dir)
+        tracker = Tracker.of_study(study_dir, tracking_uri)
         if tracker.uri == own_uri(study_dir.absolute()) and not (study_dir / "mlflow.db").is_file():
             return None
         client = mlflow_client.connect(tracker.uri)
@@ -87,7 +97,7 @@ def send_held_out(study_dir: Path, found: HeldOut) -> str | None:
         values = prefixed(own)
         points = [Point(clean_key(prefix + name), value, end, 0) for name, value in values.items()]
         mlflow_client.log(client, run_id, points)
-        tag = f"{own.split}, {own.images} images; candidates measured on it: {found.candidates}"
+        tag = f"{own.split}, {own.images} images; candidates measured on it: {count}"
         client.set_tag(run_id, f"medcore.{prefix.replace('/', '_')}held_out", tag)
     except MedcoreError as error:
         return f"{failed}: {error}"

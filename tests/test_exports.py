@@ -19,7 +19,7 @@ from medcore.sam import MedSam, build, predictor
 from medcore.spec import EncoderSpec
 from medcore.synthetic import write_folder
 from results.trials import compact, write_images, write_row, write_study
-from search import choose, export_check, exports
+from search import choose, export_check, exports, latency
 from search.study import cost_metrics
 from tests.helpers import TINY
 from tests.study_files import medcore
@@ -98,6 +98,7 @@ def test_standalone_folder(study: Path, tmp_path: Path, monkeypatch: pytest.Monk
     out, said = tmp_path / "alone", list[str]()
     (out / "kept").mkdir(parents=True)
     (out / "encoder.onnx").write_text("of another model, exported here before")
+    (out / "MODEL_CARD.md").write_text("of that model")
     choose.export(str(study), "knee", out, "standalone", said.append)
     assert names(out) == sorted([*FOLDER_FILES["standalone"], "kept"])
     assert (
@@ -107,6 +108,42 @@ def test_standalone_folder(study: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert said[0].removeprefix("checked: ") in (out / "MODEL_CARD.md").read_text(encoding="utf-8")
     described = json.loads((out / "model.json").read_text())
     assert described["row"]["dice"] == 0.8 and EncoderSpec.from_dict(described["spec"]) == SPEC
+
+
+def test_files_that_no_export_wrote_are_not_touched(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "model.safetensors").write_text("mine")
+    with pytest.raises(MedcoreError, match=r"it holds model\.safetensors, which no export wrote; give another folder"):
+        choose.export(str(study), "knee", out, "standalone")
+    (out / "model.safetensors").rename(out / "encoder.onnx")
+    choose.export(str(study), "knee", out, "standalone", time_it=False)
+    assert names(out) == sorted([*FOLDER_FILES["standalone"], "encoder.onnx"])
+    assert (out / "encoder.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("out", "kind"), [("t0000", "standalone"), ("t0000/model.safetensors", "checkpoint"), ("new/deep", "onnx")]
+)
+def test_a_studys_trials_are_no_place_for_an_export(out: str, kind: str, study: Path) -> None:
+    before = (study / "trials" / "t0000" / "model.safetensors").read_bytes()
+    with pytest.raises(MedcoreError, match="lies among a study's trials"):
+        choose.export(str(study), "knee", study / "trials" / out, kind)
+    assert (study / "trials" / "t0000" / "model.safetensors").read_bytes() == before
+    assert names(study / "trials") == ["t0000"]
+
+
+def test_time_that_cannot_be_measured_costs_a_sentence(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(latency, "compare", full)
+    said = list[str]()
+    choose.export(str(study), "knee", tmp_path / "best.safetensors", "checkpoint", said.append)
+    assert said[1].startswith("Time was not measured: ") and "No space left" in said[1]
+    assert said[1] in (tmp_path / "best.card.md").read_text(encoding="utf-8")
 
 
 def test_onnx_folder_through_the_command_line_and_the_cards_example(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from results.choices import chose, differ
+from results.records import plain_record
 from results.trials import compact, write_row, write_study
 from search import fronts
 from search.tables import front_view
@@ -43,6 +46,34 @@ def test_files_hold_the_front_and_the_dense_model(study: Path, tmp_path: Path) -
     assert "2 of 3 trials are on the front, 0 failed." in lines[-1]
     with Image.open(files[2]) as picture:
         assert picture.width > 500
+
+
+def test_numbers_keep_every_digit(study: Path) -> None:
+    path = study / "trials" / "t0" / "row.json"
+    small = {
+        "param/lr": 1.2345678901234567e-12,
+        "dice": 0.1 + 0.2,
+        "missing": None,
+        "versions": {"torch": "2", "a": None},
+    }
+    write_row(study, json.loads(path.read_text()) | small)
+    compact(study)
+    result = fronts.front(str(study))
+    (row,) = [row for row in result["front"] if row["trial_id"] == "t0"]
+    assert row["param/lr"] == 1.2345678901234567e-12 and row["dice"] == 0.1 + 0.2
+    assert row["heads"] == [4, 2] and row["versions"]["torch"] == "2"
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    other = next(row for row in result["front"] if row["trial_id"] == "t1")
+    assert other["param/lr"] is None
+
+
+def test_plain_values_are_those_that_json_knows() -> None:
+    row = {"a": np.float64(1e-12), "b": np.int64(3), "c": np.nan, "d": np.array([1, 2]), "e": np.bool_(True)}
+    row |= {"f": pd.NA, "g": -np.inf, "h": {"i": [np.float32(0.5), None]}, "j": "text"}
+    expected = {"a": 1e-12, "b": 3, "c": None, "d": [1, 2], "e": True, "f": None, "g": None}
+    found = plain_record(row)
+    assert found == expected | {"h": {"i": [0.5, None]}, "j": "text"}
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_what_a_trial_chose_is_told_in_words() -> None:

@@ -32,6 +32,7 @@ from search import choose, cli, commands, fronts, held_out
 from search.config import load_config
 from search.report import report
 from search.study import cost_metrics
+from search.tracked import sync_study
 from search.tracking import Tracker
 from search.training import train_settings
 from tests.helpers import TINY
@@ -107,7 +108,7 @@ def test_the_figures_are_those_of_an_evaluation_and_go_everywhere(study: Path, m
     assert pd.isna([*own_columns(study, "t0001").values()]).all()
     front = fronts.front(str(study))["front"]
     shown = [row["report/dice"] for row in front if row["trial_id"] == "t0000"]
-    assert shown == [pytest.approx(ours["dice"], abs=1e-9)]  # a table in JSON keeps ten digits
+    assert shown == [ours["dice"]]
     assert "report/dice" in pd.read_parquet(study / "trials.parquet")
     (kept,) = [found for found in read_measurements(study) if found.trial_id == "t0000"]
     images = pd.read_parquet(study / "held_out" / f"{kept.key}.parquet")
@@ -193,11 +194,18 @@ def test_without_a_look_only_what_is_known_is_told(study: Path, tmp_path: Path) 
     assert "it was not measured (left out by --no-held-out)" in card
 
 
-def test_figures_of_a_row_that_ran_again_are_not_shown(study: Path, tmp_path: Path) -> None:
+def test_figures_of_a_row_that_ran_again_are_not_shown_until_it_is_exported(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     export(study, tmp_path / "a.safetensors")
     path = study / "trials" / "t0000" / "row.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"finished": "2026-02-02T00:00:00"}))
     assert "report/dice" not in read_study(study)
+    # the same bytes again: known, and now of that run
+    monkeypatch.setattr(held_out, "evaluate", lambda *_: pytest.fail("it was measured before"))
+    row, _ = export(study, tmp_path / "b.safetensors")
+    assert own_columns(study, "t0000")["dice"] == row["report/dice"]
+    assert len(read_measurements(study)) == 2
 
 
 def test_a_study_that_cannot_be_written_is_exported_nevertheless(
@@ -224,6 +232,14 @@ def test_the_tracking_server_being_away_costs_a_warning(
     row, _ = export(study, tmp_path / "a.safetensors")
     assert row["report/dice"] > 0
     assert sum("the held-out figures are not in MLflow" in message for message in caplog.messages) == 1
+    store = f"sqlite:///{tmp_path / 'other.db'}"
+    assert sync_study(study, store) == 2
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("medcore")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.`medcore.trial_id` = 't0000'")
+    assert run.data.metrics["report/dice"] == row["report/dice"]
+    assert run.data.tags["medcore.held_out"].endswith("candidates measured on it: 1")
 
 
 def test_the_report_shows_them(study: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -342,6 +343,49 @@ def test_an_export_measures_shortly_and_says_what_it_left_out(monkeypatch: pytes
     monkeypatch.setattr(module, "compare", lambda models, *_: dict.fromkeys(models, measured(13e3, 12e3)))
     records, note = export_latency(model)
     assert [each.batch for each in records] == [1] and "Batches of 8 were left out" in note
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA"), "out of GPU memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "can't allocate memory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_ends_the_measurement_does_not_end_the_export(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_from(batch: int) -> Any:
+        def found(models: Any, size: int, *_: Any) -> dict[str, Latency]:
+            if size >= batch:
+                raise error
+            return quick(models)
+
+        return found
+
+    monkeypatch.setattr(module, "compare", fails_from(1))
+    records, note = export_latency(model_of(8))
+    assert records == [] and note.startswith("Time was not measured: ") and words in note
+    monkeypatch.setattr(module, "compare", fails_from(8))
+    records, note = export_latency(model_of(8))
+    assert [each.batch for each in records] == [1]
+    assert note.startswith("Time of batches of 8 was not measured: ") and words in note
+
+
+def test_other_errors_of_the_measurement_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: Any) -> Any:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(module, "compare", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        export_latency(model_of(8))
+
+
+def test_records_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: add_latency(tmp_path, [record(f"t{number}")]), range(24)))
+    assert {each.trial_id for each in read_latency(tmp_path)} == {f"t{number}" for number in range(24)}
 
 
 def quick(models: Any, *_: Any) -> dict[str, Latency]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from search.memory import host_peak
 from search.meter import Meter
 
 
@@ -38,3 +39,10 @@ def test_memory_is_the_part_s_own_peak() -> None:
     assert large - before == pytest.approx(240, rel=0.15)
     assert after < before + 50
     assert meter.peaks["memory_mb"] == max(before, large, after)
+
+
+@pytest.mark.parametrize("status", ["Name:\tpython\n", "VmHWM:\t  100 kB\n", ""])
+def test_a_system_that_does_not_tell_the_peak_gives_zero(status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    monkeypatch.setattr(Path, "read_text", lambda _: status)
+    assert host_peak() == 0

@@ -309,7 +309,10 @@ def test_server_away_leaves_the_folder_and_says_what_was_not_done(
     ("kind", "name", "reason"),
     [
         ("standalone", "polyps", "--register polyps: only an MLflow model can be registered; add --format mlflow"),
-        ("mlflow", "a/b", "--register 'a/b': give a name without / and :"),
+        ("mlflow", "a/b", "--register 'a/b': give a name without any of / "),
+        ("mlflow", "polyps-1.0", "--register 'polyps-1.0': give a name without any of / "),
+        ("mlflow", "60%", "--register '60%': give a name without any of / "),
+        ("mlflow", "our's", "--register 'our's': give a name without any of / "),
         ("mlflow", " ", "--register ' ': give a name"),
     ],
 )
@@ -345,3 +348,19 @@ def test_a_model_that_differs_appears_nowhere(study: Path, tmp_path: Path, monke
     ):
         choose.export(str(study), "knee", tmp_path / "out", "mlflow")
     assert names(tmp_path / "out") == []
+
+
+def test_a_model_that_could_not_be_sent_is_marked(tmp_path: Path) -> None:
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.create_experiment("medcore", artifact_location=(tmp_path / "taken").as_uri())
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    run, folder = client.create_run(experiment), tmp_path / "model"
+    folder.mkdir()
+    (folder / "MLmodel").write_text("")
+    with pytest.raises(Exception, match="taken"):
+        mlflow_client.register_model(
+            client, run.info.run_id, folder, "polyps", "best", {"report/boundary_f1": "0.7"}, ""
+        )
+    (model,) = client.search_logged_models([experiment])
+    assert model.status == "FAILED" and model.tags["report/boundary_f1"] == "0.7"
+    assert client.search_registered_models() == []

@@ -27,6 +27,7 @@ from search import report as module
 from search import tracked
 from search.config import load_config
 from search.report import report
+from search.sheets import Sheets
 from search.study import cost_metrics
 from tests.helpers import TINY
 from tests.study_files import medcore, write_tiny_study
@@ -106,8 +107,36 @@ def test_models_run_again_on_the_search_images(real: Path, tmp_path: Path) -> No
     assert "paired image by image" in page and "no contact sheets" not in page
     count = len(pd.read_parquet(real / "images.parquet")["name"].unique())
     assert said[0] == f"the dense model on {count} search images"
-    assert f"--data {real.parents[1] / 'polyps'} --split val/report" in page
+    assert said[-1] == f"wrote {tmp_path / 'sheets'}: {len(front)} contact sheets"
+    # the held-out part is looked at by an export alone, which counts the looks
+    assert "medcore export" in page and "medcore evaluate" not in page
     assert "of_another_version" in page
+
+
+def test_sheets_of_other_members_that_fail_cost_the_page_nothing(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, calls = Sheets.draw, list[int]()
+
+    def second_fails(self: Sheets, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MedcoreError("an image is gone")
+        return draw(self, *arguments)
+
+    monkeypatch.setattr(Sheets, "draw", second_fails)
+    notes = report(str(real), tmp_path / "report.html", images=1, sheets=tmp_path / "sheets")
+    page = (tmp_path / "report.html").read_text()
+    assert notes == ["No contact sheets of the other front members: an image is gone."]
+    assert page.count('alt="Contact sheet') == 2 and "paired image by image" in page
+
+
+def test_what_would_fail_late_fails_before_models_run(real: Path, tmp_path: Path) -> None:
+    said = list[str]()
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(MedcoreError, match="taken"):
+        report(str(real), tmp_path / "report.html", sheets=tmp_path / "taken", say=said.append)
+    assert said == []
 
 
 def test_what_is_gone_is_said(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -481,11 +481,16 @@ def test_a_report_joins_the_parent_run_and_leaves_its_status(tmp_path: Path) -> 
     reason = send_report(study, page)
     assert reason is not None and "tracking.json" in reason
     started(study).finish()
-    assert send_report(study, page) is None
+    sheet = tmp_path / "t0000.png"
+    sheet.write_bytes(b"a picture")
+    (tmp_path / "private.txt").write_text("lies beside the sheet")
+    assert send_report(study, page, [sheet]) is None
     uri = f"sqlite:///{study / 'mlflow.db'}"
     (parent,) = parents(uri)
     assert parent.info.status == "FINISHED"
-    assert "report.html" in {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
+    client = MlflowClient(uri)
+    assert "report.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert [item.path for item in client.list_artifacts(parent.info.run_id, "sheets")] == ["sheets/t0000.png"]
 
 
 @pytest.mark.parametrize(
