@@ -54,7 +54,7 @@ _OURS = (*dict.fromkeys(name for names in _NAMES.values() for name in names), CA
 
 
 def check_target(kind: str, out: Path) -> None:
-    """Raises `MedcoreError` for an unknown kind, a target of another kind or with foreign files, and missing packages."""
+    """Raises `MedcoreError` for an unknown kind, a wrong target or one with foreign files, and missing packages."""
     if kind not in KINDS:
         raise MedcoreError(f"--format {kind}: unknown; known are {', '.join(KINDS)}")
     if kind == "checkpoint" and out.suffix != ".safetensors":
