@@ -25,7 +25,7 @@ from search import mlflow_client
 from search.config import Config
 from search.ledger import all_issued
 from search.node_probe import DRIVER, Question, Report, Seen, answer
-from search.session import Resources, one_line
+from search.session import Resources, dead_nodes, one_line
 from search.tracking_note import hide_login
 
 #: A node that is up answers in seconds; one with slow storage and many images may take longer.
@@ -102,7 +102,10 @@ def node_problems(config: Config, nodes: Sequence[Node], resources: Resources, g
         names = node_names(nodes)
         lines: list[str] = []
         replies = _collect(pending)
+        gone = dead_nodes()  # one that was taken away meanwhile gets no trial
         for node, reply in replies.items():
+            if node in gone:
+                continue
             if isinstance(reply, str):
                 found = [reply]
             else:
