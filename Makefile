@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint audit clean
+.PHONY: demo test test-slow lint audit clean
 
 demo: $(STAMP)
 	$(BIN)/medcore demo
 
 test: $(STAMP)-dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-slow: $(STAMP)-dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)-dev
 	$(BIN)/ruff check .

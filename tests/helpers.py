@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medcore.spec import Architecture, DecoderSpec
@@ -31,3 +33,10 @@ def shared_dir() -> Path:
     if not (path / "weights" / "medical.pth").is_file():
         pytest.skip(f"real images and weights are absent: no {path}/weights/medical.pth (set MEDCORE_SHARED)")
     return path
+
+
+def use_memory(count: int) -> None:
+    """Have `count` new bytes in use for a moment: pages from the system, not what the process has freed and kept."""
+    pages = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    np.ndarray(count, dtype=np.uint8, buffer=pages).fill(1)
+    pages.close()

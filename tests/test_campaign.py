@@ -77,6 +77,7 @@ def test_differences_name_trial_and_column() -> None:
 
 
 @pytest.mark.skipif(why_no_sandbox() is not None, reason=f"machines need Linux namespaces: {why_no_sandbox()}")
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_dead_worker_and_a_dead_search_cost_nothing_but_time(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "benchmarks.failure_campaign", "--rounds", "1", "--trials", "8", "--workers", "2"]

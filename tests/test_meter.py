@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from search.memory import host_peak
@@ -30,8 +29,7 @@ def test_memory_is_the_part_s_own_peak() -> None:
     if not Path("/proc/self/status").is_file():  # only Linux tells how much memory was in use
         assert meter.series == [] and meter.peaks == {}
         return
-    block = np.ones(30_000_000)  # 240 MB
-    del block
+    use_memory(240_000_000)
     meter.mark("large")
     meter.mark("after")
     before, large, after = [entry["value"] for entry in meter.series]

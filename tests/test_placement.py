@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
 
@@ -24,7 +23,7 @@ from search.memory import host_peak
 from search.placement import CONTEXT, MARGIN, Peak, gpu_share, measure, placed, rough_need
 from search.session import Resources
 from search.study import Shared, adapted_model
-from tests.helpers import TINY
+from tests.helpers import TINY, use_memory
 from tests.study_files import write_tiny_study
 from tests.training_samples import random_images
 
@@ -79,8 +78,7 @@ def test_the_peak_is_what_was_allocated(config_file: Path) -> None:
     assert (peak.gpu, peak.gpu_total) == (0, 0) or peak.gpu_total > peak.gpu > 0
     Path("/proc/self/clear_refs").write_text("5")
     before = host_peak()
-    block = np.ones(50_000_000)
-    del block
+    use_memory(400_000_000)
     assert host_peak() - before == pytest.approx(4e8, rel=0.1)
     measure(shared.config, shared.calibration, shared.teacher, shared.search)
     assert host_peak() - before < 2e8  # earlier peaks are forgotten
