@@ -9,6 +9,7 @@ import pytest
 
 from search.memory import host_peak
 from search.meter import Meter
+from tests.helpers import use_memory
 
 
 def test_time_goes_to_the_part_that_ends_and_nothing_is_lost() -> None:
