@@ -34,6 +34,8 @@ _ENDED = ("FINISHED", "FAILED")
 #: Files of the study that go along with the parent run, so that it can be brought back from there.
 STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet", "latency.json")
 FOLDER_WANTED = "give the folder that `medcore search` wrote"
+#: Most of the time that uploads of pictures and tables may take: those of a thousand trials take eight seconds.
+_UPLOADING = 0.005
 #: Set last on a parent run: it says all that it should of the study.
 _DESCRIBED = "medcore.described"
 
@@ -44,7 +46,7 @@ class Tracker:
     Args:
         tracking_uri: an MLflow server; by default the one that the study went to before, else a SQLite file in its
             folder. A login in it is used and kept nowhere; MLFLOW_TRACKING_USERNAME and _PASSWORD are the place for it.
-        artifact_seconds: least time between two uploads of the front's picture and table.
+        artifact_seconds: least time between two uploads of the front's picture and table; longer where they take long.
 
     Raises `MedcoreError` if the server that the study went to before needs a login which is not given.
     """
@@ -65,7 +67,7 @@ class Tracker:
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
         self._warned = False
-        self._drawn = (0, 0.0)  # rows in the last picture, when it was sent
+        self._drawn, self._next = 0, 0.0  # rows in the last picture, when the next one may be sent
         self._sent: set[str] = set()  # as far as the server has told
         self._skipped: set[str] = set()  # trials with corrupt files
         self._forget()
@@ -176,12 +178,13 @@ class Tracker:
             if len(rows) > self._followed:
                 mlflow_client.log(client, self._parent, data.study_points(rows, info, self._followed))
                 self._followed = len(rows)
-            count, when = self._drawn
-            if end_as or (len(rows) > count and time.monotonic() - when > self._pause):
-                self._drawn = len(rows), time.monotonic()
+            begun = time.monotonic()
+            if end_as or (len(rows) > self._drawn and begun > self._next):
                 self._tag_ranks(client, ranks)
                 if not self._skipped:  # they are made of all rows together
                     self._send_files(client, info["objectives"])
+                now = time.monotonic()
+                self._drawn, self._next = len(rows), now + max(self._pause, (now - begun) / _UPLOADING)
         if end_as:
             client.set_terminated(self._parent, end_as)
 
