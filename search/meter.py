@@ -15,7 +15,8 @@ class Meter:
 
     Attributes:
         seconds: by part, summed over the marks of one name.
-        series: memory of every part in order, megabytes, under names that MLflow shows among a run's system metrics.
+        series: memory of every part in order, megabytes, under names that MLflow shows among a run's system metrics,
+            over `time` in milliseconds.
         peaks: the trial's own, megabytes: `memory_mb` and, where there is a GPU, `gpu_memory_mb`.
     """
 
@@ -35,7 +36,7 @@ class Meter:
             if found:
                 value = found / _MEGABYTE
                 entry = {"phase": "system", "step": self._marks, "name": f"process_{name}_megabytes", "value": value}
-                self.series.append(entry)
+                self.series.append(entry | {"time": int(1000 * time.time())})
                 self.peaks[f"{name}_mb"] = max(value, self.peaks.get(f"{name}_mb", 0.0))
         self._marks += 1
         forget_peaks()

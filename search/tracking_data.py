@@ -48,7 +48,8 @@ def run_params(row: Row) -> dict[str, str]:
 def run_points(row: Row, phases: Iterable[Row]) -> list[Point]:
     """Final metrics at step 0 and phase metrics at their steps.
 
-    Timestamps come from the row, so that sending a trial twice writes the same points and not more of them.
+    Timestamps come from the row, or from a phase metric that has a `time` of its own, so that sending a trial twice
+    writes the same points and not more of them.
     """
     _, end = run_times(row)
     points = [
@@ -57,7 +58,12 @@ def run_points(row: Row, phases: Iterable[Row]) -> list[Point]:
         if key not in _IDENTITY and not key.startswith("param/") and _is_finite(value)
     ]
     points += [
-        Point(clean_key(f"{phase['phase']}/{phase['name']}"), float(phase["value"]), end, int(phase["step"]))
+        Point(
+            clean_key(f"{phase['phase']}/{phase['name']}"),
+            float(phase["value"]),
+            int(phase.get("time", end)),
+            int(phase["step"]),
+        )
         for phase in phases
         if _is_finite(phase["value"])
     ]

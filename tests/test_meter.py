@@ -35,6 +35,8 @@ def test_memory_is_the_part_s_own_peak() -> None:
     meter.mark("after")
     before, large, after = [entry["value"] for entry in meter.series]
     assert [entry["step"] for entry in meter.series] == [0, 1, 2]
+    times = [entry["time"] for entry in meter.series]
+    assert times == sorted(times) and times[0] < times[-1]
     assert large - before == pytest.approx(240, rel=0.15)
     assert after < before + 50
     assert meter.peaks["memory_mb"] == max(before, large, after)
