@@ -22,7 +22,7 @@ from medcore.spec import Architecture, DecoderSpec
 from medcore.splits import FILE_NAME, FRACTIONS, make_parts, save_manifest
 from medcore.textures import Field
 
-#: SAM in small: 128 px in 8 x 8 patches of 16 px, windows of 4 patches, two global blocks.
+#: SAM in small: 128 px in 16 x 16 patches of 8 px, windows of 8 patches, two global blocks.
 DEMO_ARCH = Architecture(
     name="demo",
     img_size=128,

@@ -268,6 +268,8 @@ def latency(
         batches = []
     if not batches or batches[0] < 1:
         raise MedcoreError(f"--batch '{batch}': give whole numbers of images from 1 on, such as 1,8")
+    if not target.exists():
+        raise MedcoreError(f"{target}: neither a study nor a checkpoint; give a search's folder or a .safetensors file")
     with scoring_bar("measuring") as progress:
         try:
             if target.is_dir():
