@@ -65,8 +65,9 @@ def cannot_write(path: Path, error: BaseException, what: str = "cannot be writte
     """The one line for a file that could not be written, with advice that fits the reason."""
     # torch ends a failed write with an error of its own, and the system's is behind it
     error = next((link for link in chain(error) if isinstance(link, OSError)), error)
-    reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-    advice = "free some space there" if _number(error) in _FULL else "choose a writable folder"
+    number = _number(error)
+    reason = os.strerror(number) if number else first_line(error)
+    advice = "free some space there" if number in _FULL else "choose a writable folder"
     return StorageError(f"{path}: {what} ({reason}); {advice}")
 
 

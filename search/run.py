@@ -21,6 +21,7 @@ from medcore.errors import MedcoreError, StorageError
 from results.trials import Row, all_rows, finished_ids, read_row, write_row
 from search.head_watch import watching_head
 from search.ledger import all_issued, failed_row, forget_place, only_driver, read_issued, read_place
+from search.nudges import Nudges
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
 from search.session import Resources, cluster_address, connected, dead_nodes, fitting, one_line, request
@@ -172,6 +173,7 @@ class _Watcher(tune.Callback):
         self._dir, self._stop, self._on_row, self._on_start = study_dir, stop, on_row, on_start
         self._counted: dict[str, int] = {}
         self._given_up: set[str] = set()
+        self._nudges = Nudges()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a `Tuner.restore`, which is not used here."""
@@ -179,6 +181,7 @@ class _Watcher(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Tune calls this at least ten times a second."""
+        self._nudges.send(trials)
         if not self._stop.is_set() or self.stopped:
             return
         self.stopped = True

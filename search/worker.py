@@ -49,11 +49,11 @@ class TrialWorker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         trial_id = self.config["trial_id"]
         if not is_visible(self._study, trial_id):  # a node that joined without the storage
-            node = ray.util.get_node_ip_address()
-            return {"done": True, TROUBLE: f"{self._study}: cannot be seen from node {node}; mount it there"}
+            address = ray.util.get_node_ip_address()
+            return {"done": True, TROUBLE: f"{self._study}: cannot be seen from node {address}; mount it there"}
         try:
-            write_place(self._study, trial_id, ray.get_runtime_context().get_node_id())
-            trouble = run_one(self._work, self._study, trial_id, self._shared)
+            node = ray.get_runtime_context().get_node_id()
+            trouble = run_one(self._work, self._study, trial_id, self._shared, node)
         except StorageError as error:
             trouble = str(error)
         return {"done": True} if trouble is None else {"done": True, TROUBLE: trouble}
@@ -62,17 +62,19 @@ class TrialWorker(tune.Trainable):
         return True
 
 
-def run_one(work: Work, study: Path, trial_id: str, shared: Mapping[str, Any]) -> str | None:
-    """Do a trial's work unless its row exists; whatever goes wrong ends as a failed row, not as an exception.
+def run_one(work: Work, study: Path, trial_id: str, shared: Mapping[str, Any], node: str) -> str | None:
+    """Do a trial's work on `node` unless its row exists; what goes wrong ends as a failed row, not as an exception.
 
     An exception's traceback goes to `error.txt` in the trial's folder. A full or read-only disk is not the trial's
     fault: then there is no row, and the trial is run again when the study is resumed.
 
     Returns: why files cannot be written, if so. Raises `DeviceLost`, after the row, if this process can do no further
-    trial, and `MedcoreError` if the trial's own files are corrupt.
+    trial, `StorageError` if it cannot even be noted that the trial begins, and `MedcoreError` if the trial's own files
+    are corrupt.
     """
     if read_row(study, trial_id) is not None:  # a worker that died between its row and its report
         return None
+    write_place(study, trial_id, node)
     issued, started = read_issued(study, trial_id), datetime.now(UTC)
     error: Exception | None = None
     try:

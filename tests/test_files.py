@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 
 import medcore.files
 from medcore.checkpoint import save
-from medcore.files import first_line, replacing
+from medcore.files import cannot_write, first_line, replacing
 from medcore.splits import save_manifest
 from medcore.sums import CalibrationSums
 from medcore.synthetic import write_folder
@@ -99,3 +101,12 @@ def test_first_line_of_an_error() -> None:
     assert first_line(ValueError(" one\ntwo")) == "one"
     assert first_line(torch.OutOfMemoryError()) == "OutOfMemoryError"
     assert len(first_line(ValueError("x" * 500))) == 120
+
+
+def test_why_a_file_cannot_be_written_is_told_in_the_systems_words_whoever_says_it() -> None:
+    theirs = RuntimeError(f"Error while serializing: I/O error: Read-only (os error {errno.EROFS}) at path /a/b")
+    for error in (theirs, OSError(errno.EROFS, "ignored"), PermissionError(errno.EACCES, "ignored")):
+        message = str(cannot_write(Path("a/b"), error))
+        assert re.fullmatch(r"a/b: cannot be written \((Read-only file system|Permission denied)\); .*", message)
+    assert "free some space" in str(cannot_write(Path("b"), ValueError(f"(os error {errno.ENOSPC})")))
+    assert str(cannot_write(Path("b"), ValueError("odd\nvery"))) == "b: cannot be written (odd); choose a writable folder"

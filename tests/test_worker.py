@@ -15,8 +15,10 @@ import torch
 from medcore.errors import StorageError
 from results.trials import read_row, write_row
 from search import worker
-from search.ledger import Issued, write_issued
+from search.ledger import Issued, read_place, write_issued
 from search.worker import DeviceLost, run_one
+
+NODE = "a node"
 
 
 def row_of(trial: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def test_a_done_trial_stays_done(study: Path) -> None:
         write_row(study, row_of(trial))
         raise OSError("the phase's checkpoint could not be removed")
 
-    run_one(work, study, "t0000", {})
+    run_one(work, study, "t0000", {}, NODE)
     assert status(study) == "done" and not (study / "trials" / "t0000" / "error.txt").exists()
 
 
@@ -55,7 +57,7 @@ def test_the_row_is_written_before_memory_is_freed(study: Path, monkeypatch: pyt
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(worker.gc, "collect", collect)
-    run_one(work, study, "t0000", {})
+    run_one(work, study, "t0000", {}, NODE)
     assert status(study) == "failed"
 
 
@@ -77,10 +79,10 @@ def test_a_lost_device_ends_the_process_after_the_row(study: Path, error: Except
         raise error
 
     with pytest.raises(DeviceLost):
-        run_one(work, study, "t0000", {})
+        run_one(work, study, "t0000", {}, NODE)
     assert status(study) == "failed"
-    run_one(work, study, "t0000", {})  # Tune's second try, in another process
-    assert len(starts) == 1
+    run_one(work, study, "t0000", {}, "another node")  # Tune's second try, in another process
+    assert len(starts) == 1 and read_place(study, "t0000") == NODE
 
 
 @pytest.mark.parametrize("text", ["CUDA out of memory. Tried to allocate", "CUDA error: out of memory", "bad shape"])
@@ -88,7 +90,7 @@ def test_other_errors_leave_the_process_to_the_next_trial(study: Path, text: str
     def work(trial: Mapping[str, Any]) -> dict[str, Any]:
         raise RuntimeError(text)
 
-    run_one(work, study, "t0000", {})
+    run_one(work, study, "t0000", {}, NODE)
     assert status(study) == "failed"
 
 
@@ -112,12 +114,12 @@ def test_a_row_that_cannot_be_written_is_no_failed_trial(study: Path) -> None:
         return row_of(trial)
 
     with files_of_at_most(10):
-        trouble = run_one(work, study, "t0000", {})
+        trouble = run_one(work, study, "t0000", {}, NODE)
     assert trouble is not None and trouble.endswith(
         "row.json: cannot be written (File too large); free some space there"
     )
-    assert names(study) == ["params.json"]
-    assert run_one(work, study, "t0000", {}) is None
+    assert names(study) == ["node", "params.json"]
+    assert run_one(work, study, "t0000", {}, NODE) is None
     assert status(study) == "done"
 
 
@@ -129,8 +131,8 @@ def test_storage_trouble_anywhere_in_the_work_is_not_the_trials(study: Path, num
         except OSError as error:
             raise RuntimeError("torch says something else") from error
 
-    assert run_one(work, study, "t0000", {}) is not None
-    assert names(study) == ["params.json"]
+    assert run_one(work, study, "t0000", {}, NODE) is not None
+    assert names(study) == ["node", "params.json"]
 
 
 def test_a_failure_that_cannot_be_written_down_is_reported(study: Path) -> None:
@@ -138,8 +140,8 @@ def test_a_failure_that_cannot_be_written_down_is_reported(study: Path) -> None:
         raise ValueError("bad luck")
 
     with files_of_at_most(10):
-        assert "error.txt: cannot be written" in str(run_one(work, study, "t0000", {}))
-    assert names(study) == ["params.json"]
+        assert "error.txt: cannot be written" in str(run_one(work, study, "t0000", {}, NODE))
+    assert names(study) == ["node", "params.json"]
     with pytest.raises(StorageError), files_of_at_most(0):
         write_issued(study, Issued("t0001", 1, 1, "sampled", {}))
     assert not (study / "trials" / "t0001" / "params.json").exists()
