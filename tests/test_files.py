@@ -109,4 +109,4 @@ def test_why_a_file_cannot_be_written_is_told_in_the_systems_words_whoever_says_
         message = str(cannot_write(Path("a/b"), error))
         assert re.fullmatch(r"a/b: cannot be written \((Read-only file system|Permission denied)\); .*", message)
     assert "free some space" in str(cannot_write(Path("b"), ValueError(f"(os error {errno.ENOSPC})")))
-    assert str(cannot_write(Path("b"), ValueError("odd\nvery"))) == "b: cannot be written (odd); choose a writable folder"
+    assert str(cannot_write(Path("b"), ValueError("odd\nvery"))).startswith("b: cannot be written (odd); ")
