@@ -78,7 +78,9 @@ def page(whole: Entry) -> str:
             first,
             "A round with several faults counts in the line of each. *Resumed*: how often `medcore search --resume` "
             "was typed, *synced*: how often `medcore sync` was, both because the search had said so or was killed. "
-            "*Failed* trials have a row that says why.",
+            "*Failed* trials have a row that says why. Machines are Linux namespaces on one computer.",
+            "",
+            f"    {_command(whole)}",
             "",
             _row(head),
             _row(["---", *["--:"] * (len(head) - 1)]),
@@ -93,6 +95,15 @@ def summary_line(entry: Entry) -> str:
     faults = ", ".join(f"{fault['kind']} at {fault['at_rows']} rows" for fault in entry["struck"]) or "undisturbed"
     found = "; ".join(f"{name}: {items}" for name, items in entry["findings"].items() if items) or "clean"
     return f"round {entry['round']}: {faults}; {entry['seconds']:.0f} s, {entry['resumes']} resumes; {found}"
+
+
+def _command(whole: Entry) -> str:
+    settings = whole["settings"]
+    numbers = [f"--{name} {settings[name]}" for name in ("trials", "workers", "seed")]
+    only = ["--only", *settings["only"]] if settings["only"] else []
+    exact = ["--exact"] if settings["exact"] else []
+    rounds = f"--rounds {whole['all']['rounds']}"
+    return " ".join(["python -m benchmarks.failure_campaign", *exact, rounds, *numbers, *only, "--out FOLDER"])
 
 
 def _kinds(entry: Entry) -> set[str]:
