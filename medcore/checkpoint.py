@@ -46,7 +46,7 @@ def load(
     path = Path(path)
     _require_file(path)
     if path.suffix == ".safetensors":
-        spec, state = _read_own(path)
+        spec, state, _ = _read_own(path)
         if arch is not None and (wanted := _resolve(path, arch)) != spec.arch:
             raise MedcoreError(f"{path}: holds a {spec.arch.name} model, not the {wanted.name} asked for")
     else:
@@ -69,6 +69,17 @@ def save(path: str | Path, model: MedSam, info: Mapping[str, str] | None = None)
             save_file(state, temporary, metadata=metadata)
     except (OSError, SafetensorError) as error:
         raise cannot_write(path, error, "cannot write the checkpoint") from None
+
+
+def load_with_info(path: str | Path) -> tuple[MedSam, dict[str, str]]:
+    """A checkpoint of ours and its metadata, from one and the same file even if it is replaced meanwhile.
+
+    Raises: MedcoreError as `load`.
+    """
+    path = Path(path)
+    _require_file(path)
+    spec, state, info = _read_own(path)
+    return _fill(path, spec, state, "fast"), info
 
 
 def read_info(path: str | Path) -> dict[str, str]:
@@ -119,7 +130,7 @@ def _resolve(path: Path, arch: str | Path | Architecture | None) -> Architecture
     raise MedcoreError(f"{path}: {reason}; name the architecture ({names} or a JSON file)")
 
 
-def _read_own(path: Path) -> tuple[EncoderSpec, dict[str, Tensor]]:
+def _read_own(path: Path) -> tuple[EncoderSpec, dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = _own_metadata(path, file.metadata())
@@ -127,7 +138,7 @@ def _read_own(path: Path) -> tuple[EncoderSpec, dict[str, Tensor]]:
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from None
     try:
-        return EncoderSpec.from_json(metadata["spec"], f"{path}: spec"), state
+        return EncoderSpec.from_json(metadata["spec"], f"{path}: spec"), state, metadata
     except (TypeError, ValueError) as error:  # values of another type than the spec's
         raise _damaged(path, error) from None
 

@@ -1,7 +1,6 @@
 """The driver's book on disk: which trials were handed out, which have ended, and who may write.
 
     STUDY/trials/<trial_id>/params.json   handed out; written before the trial starts
-    STUDY/trials/<trial_id>/node          id of the Ray node that it was last begun on
     STUDY/trials/<trial_id>/row.json      ended; read by `results.trials`, as everywhere
     STUDY/search.lock                     held by the driver's process; a killed one leaves it free
 
@@ -14,8 +13,8 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +22,14 @@ from typing import Any
 
 from medcore.errors import MedcoreError
 from results.files import read_json, write_by_rename
-from results.trials import Row, trial_folder
+from results.trials import Row, read_row, trial_folder
+from search.lock import locked
 
+#: Key of Tune's result: the trial's row is on disk, although it may not be seen from everywhere yet.
+ROW_WRITTEN = "row_written"
+
+#: Seconds after which a file that another node has written can be seen; NFS clients may take one minute.
+_PATIENCE = 90.0
 _MEND = "delete the trial's folder to leave this trial out"
 
 
@@ -55,31 +60,27 @@ def read_issued(study: Path, trial_id: str) -> Issued:
         raise MedcoreError(f"{path}: corrupt; {_MEND}") from None
 
 
-def write_place(study: Path, trial_id: str, node: str) -> None:
-    """Note on which node a trial begins. Raises `StorageError` if that cannot be written."""
-    write_by_rename(trial_folder(study, trial_id) / "node", node.encode())
-
-
-def read_place(study: Path, trial_id: str) -> str | None:
-    """The node that a trial was last begun on, if any."""
-    path = trial_folder(study, trial_id) / "node"
-    return path.read_text() if path.is_file() else None
-
-
-def forget_place(study: Path, trial_id: str) -> None:
-    """Remove what `read_place` reads."""
-    with suppress(OSError):  # a note, and the next start writes another
-        (trial_folder(study, trial_id) / "node").unlink(missing_ok=True)
-
-
-def is_visible(study: Path, trial_id: str, patience: float = 60.0) -> bool:
+def is_visible(study: Path, trial_id: str, patience: float = _PATIENCE) -> bool:
     """Whether what was handed out can be seen from here; network storage may show it some seconds late."""
-    path, end = trial_folder(study, trial_id) / "params.json", time.monotonic() + patience
-    while not path.is_file():
-        if time.monotonic() > end:
+    return _wait(lambda: (trial_folder(study, trial_id) / "params.json").is_file(), study, trial_id, patience)
+
+
+def visible_row(study: Path, trial_id: str, *, wait: bool = False) -> Row | None:
+    """A trial's row, which another node may just have written. `wait`: it is known to be there."""
+    _wait(lambda: read_row(study, trial_id) is not None, study, trial_id, _PATIENCE if wait else 0.0)
+    return read_row(study, trial_id)
+
+
+def _wait(condition: Callable[[], bool], study: Path, trial_id: str, patience: float) -> bool:
+    end = time.monotonic() + patience
+    while True:
+        with suppress(OSError):  # NFS remembers which files are absent until their folder is read
+            list(trial_folder(study, trial_id).iterdir())
+        if condition():
+            return True
+        if time.monotonic() >= end:
             return False
         time.sleep(1)
-    return True
 
 
 def all_issued(study: Path) -> list[Issued]:
@@ -114,8 +115,10 @@ def is_driven(study: Path) -> bool:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # storage without locks: nobody could have started a search there
+        return False
     finally:
         os.close(handle)
     return False
@@ -127,32 +130,25 @@ _held: set[Path] = set()
 
 @contextmanager
 def only_driver(study: Path) -> Iterator[None]:
-    """Hold the study's lock; inside of it again is fine. Raises `MedcoreError` if another process holds it.
-
-    The kernel drops the lock when the process ends, however it ends, so none is ever stale.
-    """
+    """Hold the study's lock; inside of it again is fine. Raises `MedcoreError` if another process holds it."""
     study = study.absolute()
     if study in _held:
         yield
         return
     path = study / "search.lock"
-    try:
-        study.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(handle, 100, 0).decode(errors="replace").strip() or "unknown"
+            study.mkdir(parents=True, exist_ok=True)
+            handle = stack.enter_context(locked(path, wait=False))
+        except BlockingIOError:
+            owner = path.read_text(errors="replace").strip() or "unknown"
             raise MedcoreError(
                 f"{study}: another search is writing to this study (process {owner}); wait for it or stop it"
             ) from None
+        except OSError as error:
+            raise MedcoreError(f"{study}: cannot be made ({error.strerror}); choose another `output`") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         _held.add(study)
+        stack.callback(_held.discard, study)
         yield
-    finally:
-        _held.discard(study)
-        os.close(handle)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medcore.checkpoint import load, read_info, save
+from medcore.checkpoint import load_with_info, save
 from medcore.errors import MedcoreError
 from medcore.groups import PerGroup
 from medcore.schedule import State
@@ -30,14 +30,14 @@ def save_state(path: Path, state: State, series: Series) -> None:
 
 def load_state(path: Path) -> tuple[State, Series]:
     """What `save_state` wrote, on the CPU. Raises `MedcoreError` naming a file that is not one."""
-    info = read_info(path)
+    model, info = load_with_info(path)
     try:
         kept = _arrays(json.loads(info["kept"]), bool)
         scores = _arrays(json.loads(info["scores"]), np.float64)
         done, series = int(info["phases_done"]), json.loads(info["series"])
     except (KeyError, TypeError, ValueError) as error:
         raise MedcoreError(f"{path}: not the state of a trial ({error!r}); delete it to start the trial anew") from None
-    return State(load(path), kept, scores, done), series
+    return State(model, kept, scores, done), series
 
 
 def _lists(groups: PerGroup) -> dict[str, list[list[Any]]]:

@@ -18,9 +18,10 @@ from ray import tune
 from ray.exceptions import RayError
 
 from medcore.errors import MedcoreError, StorageError
-from results.trials import Row, all_rows, finished_ids, read_row, write_row
+from results.trials import Row, all_rows, finished_ids, write_row
+from search.attempt import Attempt, last_attempt
 from search.head_watch import watching_head
-from search.ledger import all_issued, failed_row, forget_place, only_driver, read_issued, read_place
+from search.ledger import all_issued, failed_row, only_driver, read_issued, visible_row
 from search.nudges import Nudges
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
@@ -149,10 +150,14 @@ def _fit(study_dir: Path, worker: Any, missing: int, limit: int | None, retries:
 
 @dataclass
 class _Begun:
-    """When each trial was begun first, and how often, over all runs of Tune of one search."""
+    """When each trial was begun first, and how often, over all runs of Tune of one search.
+
+    `mourned`: beginnings that ended with their node and were taken back.
+    """
 
     first: dict[str, datetime] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
+    mourned: set[Attempt] = field(default_factory=set)
 
 
 class _Watcher(tune.Callback):
@@ -214,7 +219,7 @@ class _Watcher(tune.Callback):
         if trial_id in self._given_up:
             return
         self._given_up.add(trial_id)
-        if read_row(self._dir, trial_id) is None:
+        if visible_row(self._dir, trial_id) is None:
             tries, node_died = self._begun.tries, self._node_died(trial_id)
             if node_died or tries[trial_id] <= self._retries:
                 # counted although it may not have begun: it must not be put off for ever
@@ -243,13 +248,14 @@ class _Watcher(tune.Callback):
 
     def _node_died(self, trial_id: str) -> bool:
         """Whether the node that the trial was begun on last is gone; each death is told once."""
-        died = read_place(self._dir, trial_id) in dead_nodes()
-        if died:
-            forget_place(self._dir, trial_id)
-        return died
+        attempt = last_attempt(self._dir, trial_id)
+        if attempt is None or attempt in self._begun.mourned or attempt.node not in dead_nodes():
+            return False
+        self._begun.mourned.add(attempt)
+        return True
 
     def _tell(self, trial_id: str) -> None:
-        row = read_row(self._dir, trial_id)
+        row = visible_row(self._dir, trial_id)
         if row is not None and self._on_row is not None:
             self._on_row(row)
 

@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError, StorageError
-from results.trials import all_rows, read_row
-from search.ledger import Issued, all_issued, write_issued
+from results.trials import all_rows
+from search.ledger import ROW_WRITTEN, Issued, all_issued, visible_row, write_issued
 from search.objectives import Objective, Row, values_of
 
 logger = logging.getLogger(__name__)
@@ -151,11 +151,15 @@ class StudySearch(Searcher):
         return {"trial_id": issued.trial_id}
 
     def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
-        """Tell the sampler what the row on disk says; without a usable row the trial counts as failed."""
+        """Tell the sampler what the row on disk says; without a usable row the trial counts as failed.
+
+        A row that the trial's worker says it has written is waited for.
+        """
         if trial_id not in self._running:
             return
         issued, trial = self._running.pop(trial_id)
-        values = values_of(read_row(self._dir, issued.trial_id), self._objectives)
+        row = visible_row(self._dir, issued.trial_id, wait=bool(result and result.get(ROW_WRITTEN)))
+        values = values_of(row, self._objectives)
         if values is None:
             self._study.tell(trial, state=TrialState.FAIL)
         else:

@@ -6,12 +6,10 @@ OUTPUT/cache/scores-KEY.parts/*.safetensors    sums over some images each, while
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -26,6 +24,7 @@ from medcore.scoring import Part, assemble, parts
 from medcore.sums import CalibrationSums
 from search.config import Config
 from search.device import best_device, pin_threads
+from search.lock import locked
 from search.session import Resources, fitting, one_line, request
 from search.study import adapted_model, base_model, make_folder
 
@@ -50,7 +49,7 @@ def score_table(config: Config, calibration: ImageSet, progress: Progress | None
     path = table_path(config, calibration)
     folder = path.with_suffix(".parts")
     make_folder(path.parent)
-    with _only_one(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         if path.is_file():
             return ScoreTable.load(path), path
         make_folder(folder)
@@ -140,15 +139,3 @@ def _file(folder: Path, part: Part) -> Path:
     # a data set's name may hold anything, so files are told apart by a hash of it
     group = "general" if part.dataset is None else hashlib.sha256(part.dataset.encode()).hexdigest()[:8]
     return folder / f"{group}-{part.number:04d}.safetensors"
-
-
-@contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Wait until no other process works on the same table."""
-    try:
-        handle = path.open("w")
-    except OSError as error:
-        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

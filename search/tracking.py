@@ -6,7 +6,6 @@ moment: runs are found again by the tags `medcore.study` and `medcore.trial_id`,
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from results.trials import Row, compact, finished_ids, read_phases, read_row, re
 from results.uncertainty import read_with_intervals
 from search import mlflow_client
 from search import tracking_data as data
+from search.lock import locked
 from search.tracking_note import FILE, earlier_uri, hide_login, own_uri, read_note, write_note
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Tracker:
             raise RuntimeError("call start before sync")
         with self._lock:
             try:
-                with _only_sender(self._dir):
+                with locked(self._dir / "tracking.lock"):  # a search and `medcore sync` side by side take turns
                     self._send(end_as)
             except Exception as error:  # noqa: BLE001 - tracking follows the search and never stops it
                 self._forget()
@@ -329,11 +329,3 @@ class TrackingThread:
         while not self._stop.wait(wait):
             reached = self._tracker.sync()
             wait = self._seconds if reached else min(60.0, max(self._seconds, 2 * wait))
-
-
-@contextmanager
-def _only_sender(study_dir: Path) -> Iterator[None]:
-    """One process sends a study at a time; a search and `medcore sync` side by side take turns."""
-    with (study_dir / "tracking.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -19,9 +19,11 @@ from medcore.sam import MedSam
 from medcore.schedule import Schedule, Scorer, State, rounds_to, run_schedule, start_of
 from medcore.scores import mix
 from medcore.spec import EncoderSpec
-from results.trials import read_row, write_images, write_phases, write_row
+from results.trials import write_images, write_phases, write_row
+from search.attempt import Attempt
 from search.config import RecoveryConfig
 from search.device import best_device, pin_threads
+from search.ledger import visible_row
 from search.leverage import predicted_leverage
 from search.meter import Meter
 from search.phases import Series, load_state, save_state
@@ -42,26 +44,29 @@ def run_trial(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
     """Prune and recover as the parameters say, evaluate on the search images, write everything down, return the row.
 
     Args:
-        trial: `trial_id`, `number`, `seed`, `origin`, `params` (flat, see `search.space`) and `study_dir`.
+        trial: `trial_id`, `number`, `seed`, `origin`, `params` (flat, see `search.space`), `study_dir` and `attempt`.
         shared: inputs common to all trials.
 
     The state after each phase, and every few steps within recoveries, is kept on disk until the row exists, so a killed
     trial goes on from there. A recovery that had to end early is no failure, because the last good weights are kept,
     nor is one that took its batches in parts for want of memory, but the row's `reason` says so.
+
+    Raises `Superseded` if the trial was begun again elsewhere.
     """
     started, meter = datetime.now(UTC), Meter()
     config = shared.config
     pin_threads(config.search.cpus_per_trial)
     study_dir, trial_id = Path(trial["study_dir"]), str(trial["trial_id"])
     folder = study_dir / "trials" / trial_id
-    plan, seed = decode(trial["params"], shared.domain), int(trial["seed"])
+    plan, seed, attempt = decode(trial["params"], shared.domain), int(trial["seed"]), trial["attempt"]
     leverage = predicted_leverage(shared, mix(shared.table, plan.weights, shared.arch), plan.spec)
     meter.mark("leverage")
-    model, series = prune_and_recover(plan, shared, seed, folder, meter)
+    model, series = prune_and_recover(plan, shared, seed, folder, meter, attempt)
     images = evaluate(model, shared.search, autocast=config.recovery.autocast)
     meter.mark("evaluation")
-    if (ended := read_row(study_dir, trial_id)) is not None:  # this node was cut off, and another one was as fast
+    if (ended := visible_row(study_dir, trial_id)) is not None:  # this node was cut off, and another one was as fast
         return ended
+    attempt.check()
     save(folder / CHECKPOINT, model.cpu(), {"trial_id": trial_id, "study": config.study, "git": git_revision()})
     write_images(study_dir, trial_id, images)
     meter.mark("saving")
@@ -124,7 +129,7 @@ def schedule_of(
 
 
 def prune_and_recover(
-    plan: Plan, shared: Shared, seed: int, folder: Path, meter: Meter | None = None
+    plan: Plan, shared: Shared, seed: int, folder: Path, meter: Meter | None = None, attempt: Attempt | None = None
 ) -> tuple[MedSam, Series]:
     """The plan's schedule, resumed from what `folder` holds. Returns the model and its phase series."""
     targets = rounds_to(EncoderSpec.dense(shared.arch), plan.spec, plan.rounds)
@@ -137,7 +142,9 @@ def prune_and_recover(
         folder.mkdir(parents=True, exist_ok=True)
         state, series = start_of(adapted_model(shared.config), mix(shared.table, plan.weights, shared.arch)), []
     within = RecoveryFile(folder / RECOVERY_STATE, shared.config.recovery.save_every)
-    return run_recorded(schedule, state, shared.calibration, shared.teacher, seed, score, file, within, series, meter)
+    return run_recorded(
+        schedule, state, shared.calibration, shared.teacher, seed, score, file, within, series, meter, attempt
+    )
 
 
 def run_recorded(
@@ -151,11 +158,13 @@ def run_recorded(
     within: RecoveryFile | None = None,
     series: Series | None = None,
     meter: Meter | None = None,
+    attempt: Attempt | None = None,
 ) -> tuple[MedSam, Series]:
     """Run a schedule on the best device; losses and what went wrong go to `series`.
 
     The state goes to `file` after each phase, and to `within` in the middle of recoveries. `meter` is told of each
-    phase: `scoring`, `pruning` or `recovery`, and `saving`.
+    phase: `scoring`, `pruning` or `recovery`, and `saving`. Raises `Superseded` after a phase if `attempt` no longer
+    counts.
     """
     series = [] if series is None else series
 
@@ -171,6 +180,8 @@ def run_recorded(
                     note = f"{name} ended early: {problem}" if kind == "stopped_early" else f"{name}: {problem}"
                     logger.warning("%s", note)
                     series.append({"phase": name, "step": log.steps, "name": kind, "value": 1.0, "note": note})
+        if attempt is not None:
+            attempt.check()
         if file is not None:
             save_state(file, current, series)
         if within is not None:

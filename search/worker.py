@@ -19,11 +19,12 @@ from medcore.errors import StorageError
 from medcore.files import chain, is_storage_trouble
 from results.files import write_by_rename
 from results.trials import read_row, trial_folder, write_row
-from search.ledger import Issued, failed_row, is_visible, read_issued, write_place
+from search.attempt import Attempt, Superseded, begin
+from search.ledger import ROW_WRITTEN, Issued, failed_row, is_visible, read_issued, visible_row
 
 logger = logging.getLogger(__name__)
 
-#: `work(trial, **shared) -> row`. `trial`: trial_id, number, seed, origin, params, sampler_state, study_dir.
+#: `work(trial, **shared) -> row`. `trial`: trial_id, number, seed, origin, params, sampler_state, study_dir, attempt.
 Work = Callable[..., Mapping[str, Any]]
 
 #: Key of a result: why no row could be written.
@@ -56,7 +57,7 @@ class TrialWorker(tune.Trainable):
             trouble = run_one(self._work, self._study, trial_id, self._shared, node)
         except StorageError as error:
             trouble = str(error)
-        return {"done": True} if trouble is None else {"done": True, TROUBLE: trouble}
+        return {"done": True, ROW_WRITTEN: True} if trouble is None else {"done": True, TROUBLE: trouble}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return True
@@ -66,26 +67,28 @@ def run_one(work: Work, study: Path, trial_id: str, shared: Mapping[str, Any], n
     """Do a trial's work on `node` unless its row exists; what goes wrong ends as a failed row, not as an exception.
 
     An exception's traceback goes to `error.txt` in the trial's folder. A full or read-only disk is not the trial's
-    fault: then there is no row, and the trial is run again when the study is resumed.
+    fault: then there is no row, and the trial is run again when the study is resumed. Nor is there one if the trial was
+    begun again elsewhere meanwhile.
 
     Returns: why files cannot be written, if so. Raises `DeviceLost`, after the row, if this process can do no further
     trial, `StorageError` if it cannot even be noted that the trial begins, and `MedcoreError` if the trial's own files
     are corrupt.
     """
-    if read_row(study, trial_id) is not None:  # a worker that died between its row and its report
+    if visible_row(study, trial_id) is not None:  # a worker that died between its row and its report
         return None
-    write_place(study, trial_id, node)
-    issued, started = read_issued(study, trial_id), datetime.now(UTC)
+    attempt, started = begin(study, trial_id, node), datetime.now(UTC)
+    issued = read_issued(study, trial_id)
     error: Exception | None = None
     try:
-        row = work({**asdict(issued), "study_dir": str(study)}, **shared)
+        row = work({**asdict(issued), "study_dir": str(study), "attempt": attempt}, **shared)
         if read_row(study, trial_id) is None:
+            attempt.check()
             write_row(study, row)
     except Exception as caught:  # noqa: BLE001 - a study outlives any trial; the reason is in the row
         error = caught
     if error is None:
         return None
-    trouble = _failed(study, issued, error, started)
+    trouble = _failed(attempt, issued, error, started)
     lost = _device_lost(error)
     _free_memory(error)
     if lost:
@@ -93,18 +96,22 @@ def run_one(work: Work, study: Path, trial_id: str, shared: Mapping[str, Any], n
     return trouble
 
 
-def _failed(study: Path, issued: Issued, error: Exception, started: datetime) -> str | None:
-    """Write the failed row, unless the trial had ended. Returns why files cannot be written, if so."""
+def _failed(attempt: Attempt, issued: Issued, error: Exception, started: datetime) -> str | None:
+    """Write the failed row, unless the trial had ended or goes on elsewhere. Returns why files cannot be written."""
+    study = attempt.study
     if read_row(study, issued.trial_id) is not None:  # it had ended, and its row is what the trial came to
         logger.warning("trial %s has ended, but its worker could not tidy up: %s", issued.trial_id, error)
         return None
-    logger.warning("trial %s failed: %s", issued.trial_id, error)
     if is_storage_trouble(error):
         return str(error)
     report = "".join(traceback.format_exception(error))
     try:
+        attempt.check()
+        logger.warning("trial %s failed: %s", issued.trial_id, error)
         write_by_rename(trial_folder(study, issued.trial_id) / "error.txt", report.encode())
         write_row(study, failed_row(issued, f"{type(error).__name__}: {error}", started))
+    except Superseded as superseded:
+        logger.warning("%s", superseded)
     except StorageError as problem:
         return str(problem)
     return None

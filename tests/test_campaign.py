@@ -96,3 +96,18 @@ def test_a_dead_worker_and_a_dead_search_cost_nothing_but_time(tmp_path: Path) -
 
     again = subprocess.run(campaign, env=environment(), capture_output=True, text=True, timeout=60)
     assert again.returncode == 0 and not again.stdout  # a finished round is not run again
+
+
+@pytest.mark.skipif(why_no_sandbox() is not None, reason=f"machines need Linux namespaces: {why_no_sandbox()}")
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_connection_that_did_not_survive_a_break_of_the_network_is_noticed(tmp_path: Path) -> None:
+    """The worker has hung up by then, and without nudges the search waits for it until the round counts as hung."""
+    program = [sys.executable, "-m", "benchmarks.failure_campaign", "--rounds", "1", "--trials", "8", "--workers", "2"]
+    campaign = [*program, "--seed", "171", "--only", "network", "--out", tmp_path]
+    done = subprocess.run(campaign, env=environment(), capture_output=True, text=True, timeout=560)
+    assert done.returncode == 0, done.stdout + done.stderr
+    played = json.loads((tmp_path / "rounds.jsonl").read_text())
+    (fault,) = played["struck"]
+    assert fault["kind"] == "network" and 20 < fault["seconds"] < 30  # Ray takes half a minute to give up a node
+    assert not any(played["findings"].values())

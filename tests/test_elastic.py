@@ -15,7 +15,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from results.trials import all_rows, write_row
-from search.ledger import read_place
+from search.attempt import last_attempt
 from search.objectives import Objective
 from search.run import run_search
 
@@ -76,4 +76,5 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_retry(tmp_path: Pa
     begun = starts()
     elsewhere = [trial_id for trial_id, node in begun if node != head]
     assert len(elsewhere) == 1 and [trial_id for trial_id, _ in begun].count(elsewhere[0]) == 3
-    assert read_place(tmp_path, elsewhere[0]) == head
+    attempt = last_attempt(tmp_path, elsewhere[0])
+    assert attempt is not None and attempt.node == head

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from medcore.errors import MedcoreError
 from results.trials import compact, trial_folder, write_row
-from search.ledger import all_issued, only_driver
+from search.ledger import ROW_WRITTEN, all_issued, is_driven, only_driver
 from search.objectives import Objective, reference_point, values_of
 from search.sampler import SamplerSettings, StudySearch, derived_seed
 from tests.study_files import environment
@@ -205,3 +209,25 @@ def test_one_driver_at_a_time(tmp_path: Path) -> None:
         pass
     with only_driver(tmp_path):  # free again
         pass
+
+
+def test_storage_without_locks_is_not_another_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(MedcoreError, match=r"cannot be locked \(Operation not supported\)"), only_driver(tmp_path):
+        pass
+    assert not is_driven(tmp_path)
+
+
+def test_a_row_that_network_storage_shows_late_is_waited_for(tmp_path: Path) -> None:
+    """Otherwise the sampler would take a good trial for a failed one."""
+    search = searcher(tmp_path)
+    trial_id = search.suggest("tune0")["trial_id"]
+    row = {"trial_id": trial_id, "number": 0, "status": "done", "cost": 1.0, "quality": -1.0}
+    shown = threading.Timer(1.5, write_row, (tmp_path, row))
+    shown.start()
+    search.on_trial_complete("tune0", {"done": True, ROW_WRITTEN: True})
+    shown.join()
+    assert [trial.state for trial in told(search)] == [TrialState.COMPLETE]

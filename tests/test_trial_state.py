@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from medcore import checkpoint
 from medcore.groups import PerGroup
 from medcore.recovery import RecoveryFile, RecoverySettings
 from medcore.recovery_state import RecoveryState
-from medcore.schedule import Schedule, start_of
+from medcore.schedule import Schedule, State, start_of
 from medcore.spec import EncoderSpec
 from medcore.teacher import compute_teacher
-from search.phases import load_state
+from search.attempt import Superseded, begin
+from search.phases import load_state, save_state
 from search.trial import run_recorded
 from tests.helpers import TINY
 from tests.training_samples import assert_same, random_images, tiny_model, weights
@@ -34,14 +38,18 @@ class Dying(RecoveryFile):
             raise KeyboardInterrupt
 
 
+def start_state() -> State:
+    random = np.random.default_rng(0)
+    dense = EncoderSpec.dense(TINY)
+    scores = PerGroup(tuple(map(random.random, dense.heads)), tuple(map(random.random, dense.channels)))
+    return start_of(tiny_model(), scores)
+
+
 @pytest.mark.parametrize("step", [1, 5, 9])
 def test_a_trial_goes_on_within_a_recovery(tmp_path: Path, step: int) -> None:
     images = random_images(4)
     teacher = compute_teacher(tiny_model(), images)
-    random = np.random.default_rng(0)
-    dense = EncoderSpec.dense(TINY)
-    scores = PerGroup(tuple(map(random.random, dense.heads)), tuple(map(random.random, dense.channels)))
-    start = start_of(tiny_model(), scores)
+    start = start_state()
     expected, series = run_recorded(SCHEDULE, start, images, teacher, 7)
 
     phase, within = tmp_path / "phase.safetensors", tmp_path / "recovery.pt"
@@ -57,3 +65,40 @@ def test_a_trial_goes_on_within_a_recovery(tmp_path: Path, step: int) -> None:
     assert again == series
     assert file.left == -(12 - step // 2 * 2)  # steps before the last save are not done again
     assert not within.exists()
+
+
+def test_a_trial_begun_elsewhere_stops_after_its_phase_and_leaves_the_others_files(tmp_path: Path) -> None:
+    images = random_images(4)
+    phase, within = tmp_path / "phase.safetensors", RecoveryFile(tmp_path / "recovery.pt", 0)
+    attempt = begin(tmp_path, "t0000", "a node")
+    begin(tmp_path, "t0000", "another node")
+    (tmp_path / "recovery.pt").write_bytes(b"the other one's")
+    with pytest.raises(Superseded, match="t0000 was begun again on node another node"):
+        run_recorded(
+            SCHEDULE, start_state(), images, compute_teacher(tiny_model(), images), 7, None, phase, within,
+            attempt=attempt,
+        )  # fmt: skip
+    assert not phase.exists() and (tmp_path / "recovery.pt").read_bytes() == b"the other one's"
+
+
+def test_a_state_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, states = tmp_path / "phase.safetensors", []
+    for done in (1, 2):
+        state = start_state()
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.fill_(done)
+        states.append(State(state.model, state.kept, state.scores, done))
+    save_state(path, states[0], [])
+    safe_open = checkpoint.safe_open
+
+    def open_and_replace(*arguments: Any, **options: Any) -> Any:
+        file = safe_open(*arguments, **options)
+        save_state(path, states[1], [])
+        return file
+
+    monkeypatch.setattr(checkpoint, "safe_open", open_and_replace)
+    for done in (1, 2):
+        state, _ = load_state(path)
+        values = {value for parameter in state.model.parameters() for value in parameter.detach().unique().tolist()}
+        assert state.done == done and values == {done}

@@ -15,7 +15,8 @@ import torch
 from medcore.errors import StorageError
 from results.trials import read_row, write_row
 from search import worker
-from search.ledger import Issued, read_place, write_issued
+from search.attempt import begin, last_attempt
+from search.ledger import Issued, write_issued
 from search.worker import DeviceLost, run_one
 
 NODE = "a node"
@@ -61,6 +62,22 @@ def test_the_row_is_written_before_memory_is_freed(study: Path, monkeypatch: pyt
     assert status(study) == "failed"
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_worker_that_was_given_up_writes_nothing_more(study: Path, fails: bool) -> None:
+    """Its node was cut off and came back, and the trial was begun on another one meanwhile."""
+
+    def work(trial: Mapping[str, Any]) -> dict[str, Any]:
+        begin(study, "t0000", "another node")
+        if fails:
+            raise ValueError("bad luck")
+        return row_of(trial)
+
+    assert run_one(work, study, "t0000", {}, NODE) is None
+    assert names(study) == ["attempt.json", "params.json"]
+    attempt = last_attempt(study, "t0000")
+    assert attempt is not None and attempt.node == "another node"
+
+
 LOST = [
     RuntimeError("CUDA error: device-side assert triggered"),
     torch.AcceleratorError("unspecified launch failure"),
@@ -82,7 +99,8 @@ def test_a_lost_device_ends_the_process_after_the_row(study: Path, error: Except
         run_one(work, study, "t0000", {}, NODE)
     assert status(study) == "failed"
     run_one(work, study, "t0000", {}, "another node")  # Tune's second try, in another process
-    assert len(starts) == 1 and read_place(study, "t0000") == NODE
+    attempt = last_attempt(study, "t0000")
+    assert len(starts) == 1 and attempt is not None and attempt.node == NODE
 
 
 @pytest.mark.parametrize("text", ["CUDA out of memory. Tried to allocate", "CUDA error: out of memory", "bad shape"])
@@ -113,12 +131,12 @@ def test_a_row_that_cannot_be_written_is_no_failed_trial(study: Path) -> None:
     def work(trial: Mapping[str, Any]) -> dict[str, Any]:
         return row_of(trial)
 
-    with files_of_at_most(10):
+    with files_of_at_most(60):  # enough to note the beginning
         trouble = run_one(work, study, "t0000", {}, NODE)
     assert trouble is not None and trouble.endswith(
         "row.json: cannot be written (File too large); free some space there"
     )
-    assert names(study) == ["node", "params.json"]
+    assert names(study) == ["attempt.json", "params.json"]
     assert run_one(work, study, "t0000", {}, NODE) is None
     assert status(study) == "done"
 
@@ -132,16 +150,16 @@ def test_storage_trouble_anywhere_in_the_work_is_not_the_trials(study: Path, num
             raise RuntimeError("torch says something else") from error
 
     assert run_one(work, study, "t0000", {}, NODE) is not None
-    assert names(study) == ["node", "params.json"]
+    assert names(study) == ["attempt.json", "params.json"]
 
 
 def test_a_failure_that_cannot_be_written_down_is_reported(study: Path) -> None:
     def work(trial: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("bad luck")
 
-    with files_of_at_most(10):
+    with files_of_at_most(60):
         assert "error.txt: cannot be written" in str(run_one(work, study, "t0000", {}, NODE))
-    assert names(study) == ["node", "params.json"]
+    assert names(study) == ["attempt.json", "params.json"]
     with pytest.raises(StorageError), files_of_at_most(0):
         write_issued(study, Issued("t0001", 1, 1, "sampled", {}))
     assert not (study / "trials" / "t0001" / "params.json").exists()
