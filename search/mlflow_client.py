@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from pandas import DataFrame
 
-#: A server that is away must not hold a search up: few and short tries, as the next round comes anyway.
+#: A server that is away must not hold a search up: short tries, as the next round comes anyway.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -47,6 +46,8 @@ def _prepare() -> None:
     """Set MLflow up for a program that speaks for itself; more often than once does no harm."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # MLflow would repeat what creates a run too: a server that is only slow then makes two of them
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     import mlflow  # noqa: F401 - it sets its loggers' levels
 
     for name in _NOISY:
@@ -217,6 +218,6 @@ def register_model(
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, without logins."""
+    """What an error says first, without logins; of a failed request only its cause, as the address is known."""
     lines = hide_login(str(error)).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return (re.sub(r"^.*\(Caused by (.*)\)$", r"\1", lines[0]) if lines else type(error).__name__)[:200]

@@ -66,7 +66,7 @@ class Tracker:
         self._searching = False
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
-        self._warned = False
+        self._warned = self._troubled = False  # told that the server is away; anything has failed so far
         self._drawn, self._next = 0, 0.0  # rows in the last picture, when the next one may be sent
         self._sent: set[str] = set()  # as far as the server has told
         self._skipped: set[str] = set()  # trials with corrupt files
@@ -118,6 +118,7 @@ class Tracker:
                     self._send(end_as)
             except Exception as error:  # noqa: BLE001 - tracking follows the search and never stops it
                 self._forget()
+                self._troubled = True
                 if not self._warned:
                     self._warned = True
                     if isinstance(error, MedcoreError):  # the study's own files, not the server
@@ -186,6 +187,8 @@ class Tracker:
                 now = time.monotonic()
                 self._drawn, self._next = len(rows), now + max(self._pause, (now - begun) / _UPLOADING)
         if end_as:
+            if self._troubled:  # a request that was given up may have been carried out after the server was asked again
+                self._connect()
             client.set_terminated(self._parent, end_as)
 
     @contextmanager
@@ -211,7 +214,7 @@ class Tracker:
             client.update_run(self._parent, status="RUNNING")
         self._describe(client)
         by_trial: dict[str, list[Run]] = {}
-        for run in mlflow_client.all_runs(client, self._experiment_id, f"tags.`mlflow.parentRunId` = '{self._parent}'"):
+        for run in self._children(client, self._parent):
             by_trial.setdefault(run.data.tags.get("medcore.trial_id", ""), []).append(run)
         sent = set()
         for trial_id, runs in by_trial.items():
@@ -248,13 +251,23 @@ class Tracker:
         self._send_study_files(client, ["config.yaml", "scores.png"])
         client.set_tag(self._parent, _DESCRIBED, "true")
 
-    @staticmethod
-    def _one(client: Client, runs: list[Run]) -> str:
-        """The run to keep of several with one identity: an ended one, then the oldest; the others are deleted.
+    def _children(self, client: Client, run_id: str) -> list[Run]:
+        return mlflow_client.all_runs(client, self._experiment_id, f"tags.`mlflow.parentRunId` = '{run_id}'")
 
-        A second one appears when a request to create was carried out but its answer got lost.
+    def _one(self, client: Client, runs: list[Run]) -> str:
+        """The run to keep of several with one identity; the others are deleted.
+
+        The one with most children, then an ended one, the oldest, and by id: whoever asks keeps the same. A second one
+        appears when a request to create was carried out but its answer got lost.
         """
-        keep, *others = sorted(runs, key=lambda run: (run.info.status not in _ENDED, run.info.start_time))
+        if len(runs) == 1:
+            return str(runs[0].info.run_id)
+
+        def order(run: Run) -> tuple[int, bool, int, str]:
+            info = run.info
+            return -len(self._children(client, info.run_id)), info.status not in _ENDED, info.start_time, info.run_id
+
+        keep, *others = sorted(runs, key=order)
         for run in others:
             client.delete_run(run.info.run_id)
         return str(keep.info.run_id)

@@ -224,6 +224,20 @@ def test_killed_between_create_and_finish(tmp_path: Path, store: str) -> None:
     assert len(parents(store)) == 1
 
 
+@pytest.mark.parametrize("filled", [0, 1])
+def test_of_two_parents_the_one_with_children_stays(tmp_path: Path, store: str, filled: int) -> None:
+    """They were begun at the same time, so only their children tell them apart."""
+    folder = make_study(tmp_path / "s", [(50, 0.8)])
+    tracker, client = started(folder, store), MlflowClient(store)
+    experiment = search.mlflow_client.experiment_id(client, store, "medcore")
+    both = [client.create_run(experiment, 7, {"medcore.study": tracker.study_id}).info.run_id for _ in range(2)]
+    full, empty = (both, both[::-1])[filled]
+    child = client.create_run(experiment, tags={"medcore.trial_id": "t0000", "mlflow.parentRunId": full})
+    assert tracker.sync()
+    assert [run.info.run_id for run in parents(store)] == [full] != [empty]
+    assert children(store)["t0000"].info.run_id == child.info.run_id
+
+
 def test_half_made_parent_is_completed(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off in the middle of its description, and taken up by a search with another number of trials."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])

@@ -1,0 +1,71 @@
+"""A real MLflow server that answers late, too late, or keeps no files: nothing is doubled, nothing waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from search.tracking import Tracker
+from tests.slow_proxy import slow
+from tests.test_tracking import CONFIG, Server, eventually, make_study
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server"))
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.kill()
+
+
+def runs(server: Server, experiment: str) -> list[Any]:
+    """All runs of an experiment, asked without a proxy."""
+    client = MlflowClient(f"http://127.0.0.1:{server.port}")
+    found = client.get_experiment_by_name(experiment)
+    return list(client.search_runs([found.experiment_id])) if found else []
+
+
+def identities(found: list[Any]) -> list[str]:
+    return sorted(run.data.tags.get("medcore.trial_id", "parent") for run in found)
+
+
+def tracker_of(folder: Path, uri: str, experiment: str, **more: float) -> Tracker:
+    tracker = Tracker(folder, uri, experiment, "s", **more)
+    tracker.start(CONFIG)
+    return tracker
+
+
+@pytest.mark.parametrize("late", ["request", "answer"])
+def test_what_creates_a_run_too_slowly_creates_one(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """The parent's and a trial's; the server makes it at once, or only when somebody has looked for it in vain."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    created = 0
+
+    def delay(path: str) -> tuple[float, float]:
+        nonlocal created
+        if not path.endswith("runs/create"):
+            return 0, 0
+        created += 1
+        seconds = 1.6 if created in (1, 3) else 0
+        return (seconds, 0) if late == "request" else (0, seconds)
+
+    experiment = f"late {late}"
+    folder = make_study(tmp_path / "s", [(50, 0.8), (40, 0.7), (30, 0.6)])
+    with slow(server.port, delay) as proxy:
+        tracker = tracker_of(folder, proxy.uri, experiment)
+        assert not tracker.sync()
+        assert eventually(tracker.sync, 60)
+        assert eventually(lambda: proxy.open == 0, 20)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        assert tracker.finish() is None
+    found = runs(server, experiment)
+    assert identities(found) == ["parent", "t0000", "t0001", "t0002"]
+    assert {run.info.status for run in found} == {"FINISHED"}
