@@ -7,6 +7,7 @@ moment: runs are found again by the tags `medcore.study` and `medcore.trial_id`,
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import threading
 import time
@@ -38,6 +39,12 @@ FOLDER_WANTED = "give the folder that `medcore search` wrote"
 _UPLOADING = 0.005
 #: Set last on a parent run: it says all that it should of the study.
 _DESCRIBED = "medcore.described"
+#: What an ended search may go on sending: a thousand trials and their tables take two and a half minutes.
+_END_SECONDS = 300.0
+
+
+class _OutOfTime(Exception):
+    """The search has ended, and sending has taken as long as it then may."""
 
 
 class Tracker:
@@ -47,6 +54,7 @@ class Tracker:
         tracking_uri: an MLflow server; by default the one that the study went to before, else a SQLite file in its
             folder. A login in it is used and kept nowhere; MLFLOW_TRACKING_USERNAME and _PASSWORD are the place for it.
         artifact_seconds: least time between two uploads of the front's picture and table; longer where they take long.
+        end_seconds: how long sending may go on after `hurry`.
 
     Raises `MedcoreError` if the server that the study went to before needs a login which is not given.
     """
@@ -58,10 +66,12 @@ class Tracker:
         experiment: str = "medcore",
         run_name: str | None = None,
         artifact_seconds: float = 60.0,
+        end_seconds: float = _END_SECONDS,
     ) -> None:
         self._dir = study_dir.absolute()
         self.uri = tracking_uri or earlier_uri(self._dir) or own_uri(self._dir)
         self.experiment, self._name, self._pause = experiment, run_name or study_dir.name, artifact_seconds
+        self._end_seconds, self._end = end_seconds, math.inf
         self._about: dict[str, Any] = {}
         self._searching = False
         self._rows: dict[str, Row] = {}
@@ -116,6 +126,9 @@ class Tracker:
             try:
                 with locked(self._dir / "tracking.lock"):  # a search and `medcore sync` side by side take turns
                     self._send(end_as)
+            except _OutOfTime:  # `finish` says so
+                self._forget()
+                return False
             except Exception as error:  # noqa: BLE001 - tracking follows the search and never stops it
                 self._forget()
                 self._troubled = True
@@ -137,16 +150,24 @@ class Tracker:
         """Trials that have ended and whose arrival at the server was never confirmed."""
         return len(finished_ids(self._dir) - self._sent)
 
+    def hurry(self) -> None:
+        """The search has ended: from now on sending may take `end_seconds`, so that a slow server does not hold it."""
+        self._end = min(self._end, time.monotonic() + self._end_seconds)
+
     def finish(self, complete: bool = True) -> str | None:
         """Last sync; the parent run ends as FINISHED, or as KILLED if the search is not complete.
 
-        Returns (and logs) what to do if the server is still away.
+        Returns (and logs) what to do if the server is still away, or too slow.
         """
+        self.hurry()
         if self.sync("FINISHED" if complete else "KILLED"):
             return None
+        slow = f" within {self._end_seconds:g} seconds" if time.monotonic() > self._end else ""
+        left = self.unsent()
+        what = f"{left} trials" if left else "the end of the study"
         message = (
-            f"{self.unsent()} trials could not be sent to MLflow at {hide_login(self.uri)}; "
-            f"send them later with: medcore sync {self._dir}"
+            f"{what} could not be sent to MLflow at {hide_login(self.uri)}{slow}; "
+            f"send what is missing later with: medcore sync {self._dir}"
         )
         logger.warning(message)
         return message
@@ -166,10 +187,12 @@ class Tracker:
                 row = read_row(self._dir, trial_id)
                 if row is not None:
                     self._rows[trial_id] = row
+        self._check_time()
         client = self._client or self._connect()
         rows = sorted(self._rows.values(), key=lambda row: row["number"])
         new = [row for row in rows if row["trial_id"] not in self._sent]
         for row in new:
+            self._check_time()
             with self._skipping(str(row["trial_id"])):
                 self._send_trial(client, row)
         if rows and (self._dir / "study.json").is_file():
@@ -285,8 +308,13 @@ class Tracker:
         client.set_terminated(run_id, "FINISHED" if row["status"] == "done" else "FAILED", end or None)
         self._sent.add(trial_id)
 
+    def _check_time(self) -> None:
+        if time.monotonic() > self._end:
+            raise _OutOfTime
+
     def _tag_front(self, client: Client, front: set[str]) -> None:
         for trial_id in sorted((front ^ self._front) & self._runs.keys()):
+            self._check_time()
             client.set_tag(self._runs[trial_id], "medcore.front", "true" if trial_id in front else "false")
         self._front = front
 
@@ -294,6 +322,7 @@ class Tracker:
         """One new trial may move many ranks, so this goes along with the pictures, at their bounded rate."""
         for trial_id, rank in ranks.items():
             if self._ranks.get(trial_id) != rank and trial_id in self._runs:
+                self._check_time()
                 client.set_tag(self._runs[trial_id], "medcore.front_rank", str(rank))
                 self._ranks[trial_id] = rank
 
@@ -313,6 +342,7 @@ class Tracker:
         """Files of the study that are there; the configuration without logins."""
         with tempfile.TemporaryDirectory() as folder:
             for path in (self._dir / name for name in names):
+                self._check_time()
                 if path.name == "config.yaml" and path.is_file():
                     public = Path(folder) / path.name
                     public.write_text(hide_login(path.read_text()))
@@ -335,6 +365,7 @@ class TrackingThread:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
+        self._tracker.hurry()
         self._thread.join()
 
     def _run(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from search.tracking import Tracker
+from search.tracked import sync_study
+from search.tracking import Tracker, TrackingThread
 from tests.slow_proxy import slow
 from tests.test_tracking import CONFIG, Server, eventually, make_study
 
@@ -69,3 +71,23 @@ def test_what_creates_a_run_too_slowly_creates_one(
     found = runs(server, experiment)
     assert identities(found) == ["parent", "t0000", "t0001", "t0002"]
     assert {run.info.status for run in found} == {"FINISHED"}
+
+
+def test_an_ended_search_does_not_wait_for_a_slow_server(tmp_path: Path, server: Server) -> None:
+    """Neither in its thread, which is in the middle of sending, nor in its last sync; what is left goes later."""
+    folder = make_study(tmp_path / "s", [(50 - number, 0.5) for number in range(30)])
+    with slow(server.port, lambda path: (0, 0.4)) as proxy:
+        tracker = tracker_of(folder, proxy.uri, "slow", end_seconds=1.5)
+        with TrackingThread(tracker, seconds=0.1):
+            assert eventually(lambda: any(path.endswith("runs/create") for path in proxy.requests), 60)
+        asked = len(proxy.requests)
+        message = tracker.finish()
+        assert len(proxy.requests) == asked  # its time had gone with the thread's
+        told = re.fullmatch(r"(\d+) trials could not be sent to MLflow at \S+ within 1\.5 seconds; .*", str(message))
+        assert told and f"medcore sync {folder}" in told[0]
+        arrived = [run for run in runs(server, "slow") if run.info.status == "FINISHED"]
+        assert int(told[1]) == 30 - len(arrived) > 20
+        proxy.delay = lambda path: (0, 0)
+        assert sync_study(folder) == 30
+    found = runs(server, "slow")
+    assert identities(found) == sorted(["parent", *(f"t{number:04d}" for number in range(30))])
