@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,8 @@ _ENVIRONMENT = {
 _UPLOAD_SECONDS = "600"
 #: Set on an experiment before a search, to find out whether it can be written; the same each time.
 _PROBE_TAG = ("medcore.searches", "true")
+#: Laid beside an experiment's runs for a moment, for the same reason.
+_PROBE_FILE = "medcore-was-here.txt"
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
 
 
@@ -64,17 +68,39 @@ def experiment_id(client: Client, uri: str, name: str) -> str:
 
 
 def why_not_writable(uri: str, experiment: str) -> str | None:
-    """None if a search can write there, found out by a tag of the experiment; else what is wrong with the server."""
+    """None if a search can write there, else what is wrong with the server.
+
+    Found out by a tag of the experiment and by a file beside its runs, which goes again.
+    """
     try:
         client = connect(uri)
         client.get_experiment_by_name(experiment)
     except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
         return f"cannot be reached ({first_line(error)})"
     try:
-        client.set_experiment_tag(experiment_id(client, uri, experiment), *_PROBE_TAG)
+        found = experiment_id(client, uri, experiment)
+        client.set_experiment_tag(found, *_PROBE_TAG)
+        location = client.get_experiment(found).artifact_location
     except Exception as error:  # noqa: BLE001 - as above
         return f"cannot be written ({first_line(error)})"
+    try:
+        _store_probe(location, uri)
+    except Exception as error:  # noqa: BLE001 - and what its artifact stores raise
+        return f"takes no files ({first_line(error)}; are its bucket and key right?)"
     return None
+
+
+def _store_probe(location: str, uri: str) -> None:
+    """Write a file as runs will, and take it away."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    store = get_artifact_repository(location, tracking_uri=uri)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / _PROBE_FILE
+        file.write_text("A search of medcore looked whether it can store files here.\n")
+        store.log_artifact(str(file))
+    with suppress(Exception):  # who may write is not always allowed to delete, and need not be
+        store.delete_artifacts(_PROBE_FILE)
 
 
 def all_runs(client: Client, experiment_id: str, condition: str) -> list[Run]:

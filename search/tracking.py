@@ -80,6 +80,7 @@ class Tracker:
         self._drawn, self._next = 0, 0.0  # rows in the last picture, when the next one may be sent
         self._sent: set[str] = set()  # as far as the server has told
         self._skipped: set[str] = set()  # trials with corrupt files
+        self._unstored = self._told = False  # the last sync could not store files; that was said
         self._forget()
 
     @classmethod
@@ -144,7 +145,7 @@ class Tracker:
                         )
                 return False
         self._warned = False
-        return not self._skipped
+        return not self._skipped and not self._unstored
 
     def unsent(self) -> int:
         """Trials that have ended and whose arrival at the server was never confirmed."""
@@ -164,7 +165,8 @@ class Tracker:
             return None
         slow = f" within {self._end_seconds:g} seconds" if time.monotonic() > self._end else ""
         left = self.unsent()
-        what = f"{left} trials" if left else "the end of the study"
+        rest = "the study's files" if self._unstored else "the end of the study"
+        what = f"{left} trials" if left else rest
         message = (
             f"{what} could not be sent to MLflow at {hide_login(self.uri)}{slow}; "
             f"send what is missing later with: medcore sync {self._dir}"
@@ -188,6 +190,7 @@ class Tracker:
                 if row is not None:
                     self._rows[trial_id] = row
         self._check_time()
+        self._unstored = False
         client = self._client or self._connect()
         rows = sorted(self._rows.values(), key=lambda row: row["number"])
         new = [row for row in rows if row["trial_id"] not in self._sent]
@@ -272,7 +275,8 @@ class Tracker:
         text = data.description(self._about, read_study_info(self._dir), str(self._dir))
         client.set_tag(self._parent, "mlflow.note.content", text)
         self._send_study_files(client, ["config.yaml", "scores.png"])
-        client.set_tag(self._parent, _DESCRIBED, "true")
+        if not self._unstored:
+            client.set_tag(self._parent, _DESCRIBED, "true")
 
     def _children(self, client: Client, run_id: str) -> list[Run]:
         return mlflow_client.all_runs(client, self._experiment_id, f"tags.`mlflow.parentRunId` = '{run_id}'")
@@ -335,7 +339,7 @@ class Tracker:
             if len(table):
                 save_front_html(frame, objectives, Path(folder) / "front.html", self._name)
                 table.to_csv(Path(folder) / "front.csv", index=False)
-            client.log_artifacts(self._parent, folder)
+            self._store(client, Path(folder))
         self._send_study_files(client, STUDY_FILES)
 
     def _send_study_files(self, client: Client, names: Sequence[str]) -> None:
@@ -348,7 +352,26 @@ class Tracker:
                     public.write_text(hide_login(path.read_text()))
                     path = public
                 if path.is_file():
-                    client.log_artifact(self._parent, str(path))
+                    self._store(client, path)
+
+    def _store(self, client: Client, path: Path) -> None:
+        """Put a file, or what is in a folder, on the parent run; a server that takes none gets all else without them.
+
+        A bucket may refuse them while runs are written as ever. That is said once, and the first one tells for all.
+        """
+        if self._unstored:
+            return
+        try:
+            (client.log_artifacts if path.is_dir() else client.log_artifact)(self._parent, str(path))
+        except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
+            client.get_run(self._parent)  # raises where the server itself is away
+            self._unstored = self._troubled = True
+            if not self._told:
+                logger.warning(
+                    "MLflow at %s takes no files (%s): trials are sent without them; mend its artifact store",
+                    *(hide_login(self.uri), mlflow_client.first_line(error)),
+                )
+            self._told = True
 
 
 class TrackingThread:

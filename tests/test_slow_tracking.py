@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+import search.mlflow_client
+from medcore.errors import MedcoreError
 from search.tracked import sync_study
 from search.tracking import Tracker, TrackingThread
 from tests.slow_proxy import slow
-from tests.test_tracking import CONFIG, Server, eventually, make_study
+from tests.test_tracking import CONFIG, Server, add_trial, eventually, make_study
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,38 @@ def test_an_ended_search_does_not_wait_for_a_slow_server(tmp_path: Path, server:
         assert sync_study(folder) == 30
     found = runs(server, "slow")
     assert identities(found) == sorted(["parent", *(f"t{number:04d}" for number in range(30))])
+
+
+def test_a_server_that_stores_no_files_gets_all_else(
+    tmp_path: Path, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with a wrong key of its bucket. It is told once, and found before the first trial; sync sends the files."""
+    folder = make_study(tmp_path / "s", [(50, 0.8), (40, 0.7)])
+    uri, experiment = f"http://127.0.0.1:{server.port}", "no files"
+    assert search.mlflow_client.why_not_writable(uri, experiment) is None
+    server.artifacts.rename(tmp_path / "kept")
+    server.artifacts.write_text("a file where the folder of artifacts is wanted")
+    try:
+        reason = search.mlflow_client.why_not_writable(uri, experiment)
+        assert reason is not None and re.fullmatch(r"takes no files \(.*500.*\)", reason)
+        tracker = tracker_of(folder, uri, experiment, artifact_seconds=0)
+        assert not tracker.sync() and tracker.unsent() == 0
+        add_trial(folder, 2, 30, 0.6)
+        message = tracker.finish()
+        assert message is not None and message.startswith("the study's files could not be sent to MLflow at http")
+        assert caplog.text.count("takes no files") == 1 and "cannot be reached" not in caplog.text
+        found = runs(server, experiment)
+        assert identities(found) == ["parent", "t0000", "t0001", "t0002"]
+        assert {run.info.status for run in found} == {"FINISHED"}
+        assert all(run.data.metrics["flops"] for run in found if "medcore.trial_id" in run.data.tags)
+        with pytest.raises(MedcoreError, match="not everything could be sent"):
+            sync_study(folder)
+    finally:
+        server.artifacts.unlink()
+        (tmp_path / "kept").rename(server.artifacts)
+    assert sync_study(folder) == 3
+    (parent,) = [run for run in runs(server, experiment) if "medcore.study" in run.data.tags]
+    names = {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
+    assert {"config.yaml", "front.html", "trials.parquet"} <= names
+    assert search.mlflow_client.why_not_writable(uri, experiment) is None
+    assert not list(server.artifacts.rglob("medcore*"))

@@ -97,7 +97,7 @@ class Server:
     """A real tracking server on a port of its own, with its store in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self.port, self._folder = free_port(), folder
+        self.port, self._folder, self.artifacts = free_port(), folder, folder / "artifacts"
         self.start()
 
     def start(self) -> None:
@@ -105,7 +105,7 @@ class Server:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"]
         self._process = subprocess.Popen(
-            [*command, "--artifacts-destination", str(self._folder / "artifacts")],
+            [*command, "--artifacts-destination", str(self.artifacts)],
             env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
