@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Trials that run are killed at once when a job is stopped; rows and MLflow take a moment longer than Ray's 3 seconds.
 _STOP_SECONDS = "60"
+#: That a dashboard may take to say that it is there: a tunnel whose far end has died accepts connections for ever.
+_PATIENCE = 10.0
 _STUDY = "medcore_study"
 _TALKATIVE = (
     "ray.dashboard.modules.job.sdk",
@@ -157,6 +159,7 @@ def jobs(address: str) -> Iterator[JobSubmissionClient]:
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        requests.get(f"{url}/api/version", timeout=_PATIENCE)  # Ray's client waits without end
         yield JobSubmissionClient(url)
     except AuthenticationError as error:
         raise MedcoreError(f"{url}: {_token_problem(error)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import zipfile
 from pathlib import Path
@@ -12,8 +13,9 @@ import yaml
 from ray._private.ray_constants import DASHBOARD_CLIENT_MAX_SIZE
 from ray.runtime_env import RuntimeEnv
 
+import search.cluster
 from medcore.errors import MedcoreError
-from search.cluster import http_address, submit
+from search.cluster import http_address, status, submit
 from search.config import Config, load_config
 from search.job_files import CONFIG_NAME, UPLOAD_LIMIT, package, pinned, relative_paths
 from tests.ray_nodes import ROOT
@@ -108,6 +110,15 @@ def test_a_login_does_not_travel_with_a_job(tmp_path: Path, config: Config) -> N
         with pytest.raises(MedcoreError, match=r"a login in .* would be shown .* MLFLOW_TRACKING_USERNAME") as caught:
             submit(settings, "http://127.0.0.1:1", options, False, folder=tmp_path, resume_command="")
         assert "secret" not in str(caught.value)
+
+
+def test_a_tunnel_whose_far_end_has_died_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search.cluster, "_PATIENCE", 0.5)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # it is set for the whole process, so it is put back here
+    with socket.create_server(("127.0.0.1", 0)) as tunnel:  # takes connections and never says anything
+        address = f"127.0.0.1:{tunnel.getsockname()[1]}"
+        with pytest.raises(MedcoreError, match=rf"http://{address}: no Ray dashboard can be reached \(.*timed out"):
+            status(address)
 
 
 @pytest.mark.parametrize("address", ["http://me:secret@head:8265", "me:secret@head:8265", "http://head/?token=secret"])
