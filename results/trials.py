@@ -39,6 +39,8 @@ STATUSES = ("done", "failed")
 COLUMNS = (*REQUIRED, "reason", "seed", "origin")
 _AS_JSON = {b"medcore": b"json"}
 _MEND_ROW = "delete this file; unless trials.parquet has the row, --resume then runs the trial again"
+_MEND_TABLE = "restore it from a copy, or delete it if the study's folder `trials` is there"
+_IMAGE_COLUMNS = ("trial_id", "dataset", "name")
 
 
 class StudyInfo(TypedDict):
@@ -79,7 +81,7 @@ def read_study_info(study: Path) -> StudyInfo:
 
 def trial_folder(study: Path, trial_id: str) -> Path:
     """Folder of a trial. Raises `ValueError` for an id that is no plain folder name."""
-    if not trial_id or trial_id.startswith(".") or Path(trial_id).name != trial_id:
+    if not _is_folder_name(trial_id):
         raise ValueError(f"trial id {trial_id!r} is no folder name")
     return study / "trials" / trial_id
 
@@ -129,27 +131,24 @@ def read_phases(study: Path, trial_id: str) -> list[Row]:
 
 def finished_ids(study: Path) -> set[str]:
     """Trials that have a row; none in a folder that is no study (yet)."""
-    table = study / "trials.parquet"
-    compacted = {row["trial_id"] for row in _read_parquet(table, ["trial_id"])} if table.is_file() else set()
+    compacted = {row["trial_id"] for row in _table_rows(study, only=REQUIRED)}
     return compacted | {path.parent.name for path in (study / "trials").glob("*/row.json")}
 
 
 def read_row(study: Path, trial_id: str) -> Row | None:
     """A trial's row, None while it has none. Raises `MedcoreError` if its file is corrupt."""
-    path, table = trial_folder(study, trial_id) / "row.json", study / "trials.parquet"
+    path = trial_folder(study, trial_id) / "row.json"
     if path.is_file():
         return _row_file(path)
-    rows = _read_parquet(table) if table.is_file() else []
-    return next((row for row in rows if row["trial_id"] == trial_id), None)
+    return next((row for row in _table_rows(study) if row["trial_id"] == trial_id), None)
 
 
 def all_rows(study: Path) -> list[Row]:
     """Rows of all finished trials, each once, by number; none in a folder that is no study (yet).
 
-    Raises `MedcoreError` naming a row file that is corrupt or lies in another trial's folder.
+    Raises `MedcoreError` naming a row file that is corrupt or lies in another trial's folder, or a corrupt table.
     """
-    table = study / "trials.parquet"
-    rows = {row["trial_id"]: row for row in (_read_parquet(table) if table.is_file() else [])}
+    rows = {row["trial_id"]: row for row in _table_rows(study)}
     for path in sorted((study / "trials").glob("*/row.json")):
         rows[path.parent.name] = _row_file(path)
     return sorted(rows.values(), key=_place)
@@ -170,7 +169,7 @@ def read_study(study: Path) -> pd.DataFrame:
 def read_images(study: Path, trial_ids: Collection[str] | None = None) -> pd.DataFrame:
     """Per-image metrics of all finished trials or of some, in the order of `read_study`; empty if none were written."""
     rows = [row for row in _study_rows(study) if trial_ids is None or row["trial_id"] in trial_ids]
-    return _frame(_all_images(study, rows), columns=("trial_id", "dataset", "name"))
+    return _frame(_all_images(study, rows), columns=_IMAGE_COLUMNS)
 
 
 def compact(study: Path) -> None:
@@ -194,6 +193,16 @@ def _row_file(path: Path) -> Row:
     return cast(Row, row)
 
 
+def _table_rows(study: Path, only: Sequence[str] | None = None) -> list[Row]:
+    """Rows of `trials.parquet`, whole or some columns; none where it is absent. It may come from somebody else."""
+    path = study / "trials.parquet"
+    rows = _read_parquet(path, REQUIRED, only) if path.is_file() else []
+    for row in rows:
+        if problem := _row_problem(row):
+            raise MedcoreError(f"{path}: corrupt (trial {row['trial_id']!r}: {problem}); {_MEND_TABLE}")
+    return rows
+
+
 def _study_rows(study: Path) -> list[Row]:
     if not any((study / name).exists() for name in ("trials.parquet", "study.json", "trials")):
         what = "no study (neither study.json nor trials)" if study.is_dir() else "no such folder"
@@ -209,11 +218,11 @@ def _all_images(study: Path, rows: Sequence[Row]) -> list[Row]:
     old: dict[str, list[Row]] = {}
     # the table of a long study takes a second to read, so only where it is needed
     if len(own) < len(rows) and (study / "images.parquet").is_file():
-        for image in _read_parquet(study / "images.parquet"):
+        for image in _read_parquet(study / "images.parquet", _IMAGE_COLUMNS):
             old.setdefault(image["trial_id"], []).append(image)
     images: list[Row] = []
     for trial_id in (row["trial_id"] for row in rows):
-        images += _read_parquet(own[trial_id]) if trial_id in own else old.get(trial_id, [])
+        images += _read_parquet(own[trial_id], _IMAGE_COLUMNS) if trial_id in own else old.get(trial_id, [])
     return images
 
 
@@ -226,7 +235,13 @@ def _row_problem(row: Mapping[str, Any]) -> str | None:
         return f"{', '.join(missing)} is missing"
     if not isinstance(row["trial_id"], str) or not isinstance(row["number"], (int, np.integer)):
         return "trial_id must be text and number an integer"
+    if not _is_folder_name(row["trial_id"]):
+        return "trial_id is no folder name"
     return None if row["status"] in STATUSES else f"status '{row['status']}' is none of {', '.join(STATUSES)}"
+
+
+def _is_folder_name(trial_id: str) -> bool:
+    return bool(trial_id) and not trial_id.startswith(".") and Path(trial_id).name == trial_id
 
 
 def _check_info(info: Any, where: str) -> None:
@@ -282,15 +297,19 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _read_parquet(path: Path, columns: list[str] | None = None) -> list[Row]:
+def _read_parquet(path: Path, required: Sequence[str], only: Sequence[str] | None = None) -> list[Row]:
+    """Rows of a table, which must have columns `required` unless it is empty; `only` some columns of it."""
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()), columns=columns)
-    except (OSError, pa.ArrowInvalid) as error:
+        file = pq.ParquetFile(io.BytesIO(path.read_bytes()))
+        if file.metadata.num_rows and (missing := [name for name in required if name not in file.schema_arrow.names]):
+            raise MedcoreError(f"{path}: corrupt (no column {', '.join(missing)}); {_MEND_TABLE}")
+        table = file.read(columns=only and list(only))
+        coded = [field.name for field in table.schema if (field.metadata or {}).get(b"medcore") == b"json"]
+        rows = cast(list[Row], table.to_pylist())
+        for row in rows:
+            row.update({name: json.loads(row[name]) for name in coded if row[name] is not None})
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise MedcoreError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
-    coded = [field.name for field in table.schema if (field.metadata or {}).get(b"medcore") == b"json"]
-    rows = cast(list[Row], table.to_pylist())
-    for row in rows:
-        row.update({name: json.loads(row[name]) for name in coded if row[name] is not None})
     return rows
 
 

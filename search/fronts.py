@@ -6,13 +6,14 @@ Nothing here needs torch, so that a front opens at once.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from medcore.errors import MedcoreError
 from results.front import front_table, hypervolume, to_losses
 from results.records import plain_record
 from results.trials import StudyInfo, read_study, read_study_info
@@ -48,6 +49,11 @@ def front_of(trials: pd.DataFrame, info: StudyInfo) -> dict[str, Any]:
     directions = [objective["direction"] for objective in objectives]
     done = trials[trials["status"] == "done"]
     table = front_table(done, objectives)
+    for row in table.to_dict("records"):
+        lacking = [name for name in ("heads", "channels") if not _is_budget(row.get(name))]
+        lacking += ["origin"] if not isinstance(row.get("origin"), str) else []
+        if lacking:
+            raise MedcoreError(f"trial {row['trial_id']} has no {', '.join(lacking)}: no search wrote this row")
     reference = to_losses([[info["reference"][name] for name in names]], directions)[0]
     volume = hypervolume(to_losses(table[names].to_numpy(dtype=float), directions), reference) if len(table) else 0.0
     return {
@@ -61,6 +67,11 @@ def front_of(trials: pd.DataFrame, info: StudyInfo) -> dict[str, Any]:
         "widths": info["widths"],
         "front": [plain_record(row) for row in table.to_dict("records")],
     }
+
+
+def _is_budget(value: Any) -> bool:
+    """What each block has kept: numbers."""
+    return isinstance(value, Sequence) and all(isinstance(count, (int, float)) for count in value)
 
 
 def write(study: str, out: Path) -> list[Path]:

@@ -43,10 +43,10 @@ def watching_head(command: str, seconds: float = 10.0) -> Iterator[None]:
 
 
 def answers(address: str, patience: float = 5.0) -> bool:
-    """Whether something listens at HOST:PORT."""
+    """Whether something listens at HOST:PORT; not where that is no address."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=patience):
             return True
-    except OSError:
+    except (OSError, OverflowError, UnicodeError):  # the latter: of a port above 65535, of a name that none can have
         return False

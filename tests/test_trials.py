@@ -226,6 +226,35 @@ def test_unreadable_tables_and_unwritable_folders(tmp_path: Path) -> None:
         write_row(tmp_path / "file", make_row(0))
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"trial_id": "../x"}, r"trial '\.\./x': trial_id is no folder name"),
+        ({"trial_id": 7}, "trial 7: trial_id must be text"),
+        ({"trial_id": None}, "trial None: trial_id is missing"),
+        ({"number": 0.5}, "trial 't0000': trial_id must be text and number an integer"),
+        ({"status": "lost"}, "trial 't0000': status 'lost'"),
+        ("number", "no column number"),
+        ("trial_id", "no column trial_id"),
+    ],
+)
+def test_a_strangers_table_is_refused_in_one_line(tmp_path: Path, changes: Any, reason: str) -> None:
+    frame = pd.DataFrame([make_row(0)])[["trial_id", "number", "status", "flops"]]
+    frame = frame.drop(columns=changes) if isinstance(changes, str) else frame.assign(**changes)
+    frame.to_parquet(tmp_path / "trials.parquet")
+    for read in (read_study, read_images, finished_ids, lambda study: read_row(study, "t0000")):
+        with pytest.raises(MedcoreError, match=rf"trials\.parquet: corrupt \({reason}.*\); restore it") as caught:
+            read(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_strangers_images_are_refused_in_one_line(tmp_path: Path) -> None:
+    write_row(tmp_path, make_row(0))
+    pd.DataFrame({"trial_id": ["t0000"], "hd95": [1.0]}).to_parquet(tmp_path / "images.parquet")
+    with pytest.raises(MedcoreError, match=r"images\.parquet: corrupt \(no column dataset, name\); restore it"):
+        read_images(tmp_path)
+
+
 def test_empty_budgets_and_no_images(tmp_path: Path) -> None:
     write_images(tmp_path, "t0000", [])
     write_row(tmp_path, make_row(0, heads=[], channels=[]))

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
+from results.trials import write_study
 from search import cli, commands
 from tests.study_files import medcore, write_tiny_study
 
@@ -75,6 +77,19 @@ def unwritable_output(config: Path, folder: Path) -> list[str | Path]:
     return ["search", path]
 
 
+def table_without_budgets(config: Path, folder: Path) -> list[str | Path]:
+    objectives = [{"name": "flops", "direction": "min"}]
+    info = {"name": "s", "objectives": objectives, "reference": {"flops": 2.0}, "dense": {"flops": 1.0}}
+    write_study(folder, info | {"widths": {"heads": 3, "channels": 8}})
+    row = {"trial_id": "t0000", "number": 0, "status": "done", "flops": 1.0}
+    pd.DataFrame([row]).to_parquet(folder / "trials.parquet")
+    return ["front", folder]
+
+
+def cluster_at_no_port(config: Path, folder: Path) -> list[str | Path]:
+    return ["search", config, "--ray-address", "localhost:99999"]
+
+
 def unknown_architecture(config: Path, folder: Path) -> list[str | Path]:
     return ["cost", "vit_x"]
 
@@ -91,6 +106,8 @@ CASES: list[tuple[Callable[[Path, Path], list[str | Path]], str]] = [
     (box_outside, "--box"),
     (unwritable_output, "file"),
     (unknown_architecture, "vit_x"),
+    (table_without_budgets, "trial t0000 has no heads, channels, origin"),
+    (cluster_at_no_port, "cannot reach Ray at localhost:99999"),
 ]
 
 
