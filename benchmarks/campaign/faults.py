@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from benchmarks.campaign.cluster import Cluster
 from benchmarks.campaign.machines import Machine, Program, SetupError
+from benchmarks.campaign.processes import Process
 from benchmarks.campaign.storage import Disk
 
 KINDS = {
@@ -23,11 +25,14 @@ KINDS = {
     "tracking": "kill -9 of the MLflow server, started again later",
     "full": "no space left on the study's disk for a while",
     "readonly": "the study's disk is read-only for the worker nodes for a while",
+    "stalled": "the MLflow server stands still for a while (SIGSTOP); only where asked for by name",
 }
+#: Those that rounds draw. Another one would change what every seed draws, and the published rounds with it.
+DRAWN = [kind for kind in KINDS if kind != "stalled"]
 
-
-#: Some must last longer to matter: Ray takes half a minute to give up a node that is cut off.
-_LASTS = {"network": 8}
+#: Some must last longer to matter: Ray takes half a minute to give up a node that is cut off, a search ten seconds
+#: to give up a request to MLflow.
+_LASTS = {"network": 8, "stalled": 4}
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,9 @@ def draw(seed: int, number: int, trials: int, exactly: Sequence[str] = ()) -> li
     Kinds take turns in an order of their own for each cycle, so that all of them are met equally often.
     """
     rng = random.Random(f"{seed}/{number}")
-    cycle, place = divmod(number - 1, len(KINDS))
-    turn = random.Random(f"{seed}/cycle {cycle}").sample(list(KINDS), len(KINDS))[place]
-    kinds = list(exactly) or [turn, *rng.choices(list(KINDS), k=rng.choice([0, 0, 1, 1, 2]))]
+    cycle, place = divmod(number - 1, len(DRAWN))
+    turn = random.Random(f"{seed}/cycle {cycle}").sample(DRAWN, len(DRAWN))[place]
+    kinds = list(exactly) or [turn, *rng.choices(DRAWN, k=rng.choice([0, 0, 1, 1, 2]))]
     faults = [
         Fault(
             kind,
@@ -104,6 +109,8 @@ def strike(fault: Fault, cluster: Cluster, disk: Disk, driver: Program) -> Repai
         case "tracking":
             cluster.kill_server()
             return cluster.start_server
+        case "stalled":
+            return _stand_still(cluster.server.processes())
         case "full":
             disk.fill()
             return disk.free
@@ -121,6 +128,19 @@ def _pick(fault: Fault, targets: Sequence[Target]) -> Target:
 def _plug_in(node: Machine) -> None:
     if node.alive:
         node.plug_in()
+
+
+def _stand_still(processes: Sequence[Process]) -> Repair:
+    if not processes:
+        raise NotNow
+    for process in processes:
+        process.signal(signal.SIGSTOP)
+
+    def repair() -> None:
+        for process in processes:
+            process.signal(signal.SIGCONT)
+
+    return repair
 
 
 def _read_only(nodes: Sequence[Machine], disk: Disk) -> Repair:

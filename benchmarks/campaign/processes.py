@@ -20,8 +20,12 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL; one that has ended by itself is fine."""
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: int) -> None:
+        """Send a signal; one that has ended by itself is fine."""
         with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, number)
 
 
 def all_processes() -> list[Process]:
