@@ -103,6 +103,14 @@ def _store_probe(location: str, uri: str) -> None:
         store.delete_artifacts(_PROBE_FILE)
 
 
+def check_alive(client: Client, run_id: str) -> None:
+    """Raises if the server is away. A refused upload may break its connection, so there is a try with a new one."""
+    with suppress(Exception):
+        client.get_run(run_id)
+        return
+    client.get_run(run_id)
+
+
 def all_runs(client: Client, experiment_id: str, condition: str) -> list[Run]:
     """Every run of an experiment that meets a condition, whatever the server's page size."""
     runs: list[Run] = []

@@ -79,6 +79,7 @@ class Tracker:
         self._warned = self._troubled = False  # told that the server is away; anything has failed so far
         self._drawn, self._next = 0, 0.0  # rows in the last picture, when the next one may be sent
         self._sent: set[str] = set()  # as far as the server has told
+        self._parent = ""
         self._skipped: set[str] = set()  # trials with corrupt files
         self._unstored = self._told = False  # the last sync could not store files; that was said
         self._forget()
@@ -126,7 +127,7 @@ class Tracker:
         with self._lock:
             try:
                 with locked(self._dir / "tracking.lock"):  # a search and `medcore sync` side by side take turns
-                    self._send(end_as)
+                    self._send_or_again(end_as)
             except _OutOfTime:  # `finish` says so
                 self._forget()
                 return False
@@ -175,13 +176,27 @@ class Tracker:
         return message
 
     def _forget(self) -> None:
-        """After a failure it is not certain whether the last request was carried out: ask the server again."""
+        """After a failure it is not certain whether the last request was carried out: ask the server again.
+
+        Only the parent is remembered: runs may still arrive that were to hang on it.
+        """
         self._client: Client | None = None
-        self._parent = self._experiment_id = ""
+        self._experiment_id = ""
         self._runs: dict[str, str] = {}  # trial -> run
         self._front: set[str] = set()
         self._ranks: dict[str, int] = {}
         self._followed = 0  # trials in the parent's curves
+
+    def _send_or_again(self, end_as: str | None) -> None:
+        """A second try, because a connection that broke while nothing was sent says nothing of the server."""
+        try:
+            self._send(end_as)
+        except (MedcoreError, _OutOfTime):
+            raise
+        except Exception:  # noqa: BLE001 - MLflow raises what its transports raise
+            self._forget()
+            self._troubled = True
+            self._send(end_as)
 
     def _send(self, end_as: str | None) -> None:
         for trial_id in finished_ids(self._dir) - self._rows.keys():
@@ -282,21 +297,25 @@ class Tracker:
         return mlflow_client.all_runs(client, self._experiment_id, f"tags.`mlflow.parentRunId` = '{run_id}'")
 
     def _one(self, client: Client, runs: list[Run]) -> str:
-        """The run to keep of several with one identity; the others are deleted.
+        """The run to keep of several with one identity; the others are deleted, and what hangs on them.
 
-        The one with most children, then an ended one, the oldest, and by id: whoever asks keeps the same. A second one
-        appears when a request to create was carried out but its answer got lost.
+        The one with most children, then the one in use, an ended one, the oldest, and by id: it stays the same whoever
+        asks. A second one appears when a request to create was carried out but its answer got lost or came too late.
         """
         if len(runs) == 1:
             return str(runs[0].info.run_id)
 
-        def order(run: Run) -> tuple[int, bool, int, str]:
+        below = {str(run.info.run_id): self._children(client, run.info.run_id) for run in runs}
+
+        def order(run: Run) -> tuple[int, bool, bool, int, str]:
             info = run.info
-            return -len(self._children(client, info.run_id)), info.status not in _ENDED, info.start_time, info.run_id
+            used = info.run_id != self._parent, info.status not in _ENDED
+            return -len(below[info.run_id]), *used, info.start_time, info.run_id
 
         keep, *others = sorted(runs, key=order)
         for run in others:
-            client.delete_run(run.info.run_id)
+            for gone in (*below[run.info.run_id], run):
+                client.delete_run(gone.info.run_id)
         return str(keep.info.run_id)
 
     def _send_trial(self, client: Client, row: Row) -> None:
@@ -364,7 +383,7 @@ class Tracker:
         try:
             (client.log_artifacts if path.is_dir() else client.log_artifact)(self._parent, str(path))
         except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
-            client.get_run(self._parent)  # raises where the server itself is away
+            mlflow_client.check_alive(client, self._parent)
             self._unstored = self._troubled = True
             if not self._told:
                 logger.warning(

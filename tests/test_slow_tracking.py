@@ -65,7 +65,6 @@ def test_what_creates_a_run_too_slowly_creates_one(
     folder = make_study(tmp_path / "s", [(50, 0.8), (40, 0.7), (30, 0.6)])
     with slow(server.port, delay) as proxy:
         tracker = tracker_of(folder, proxy.uri, experiment)
-        assert not tracker.sync()
         assert eventually(tracker.sync, 60)
         assert eventually(lambda: proxy.open == 0, 20)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -77,22 +76,22 @@ def test_what_creates_a_run_too_slowly_creates_one(
 
 def test_an_ended_search_does_not_wait_for_a_slow_server(tmp_path: Path, server: Server) -> None:
     """Neither in its thread, which is in the middle of sending, nor in its last sync; what is left goes later."""
-    folder = make_study(tmp_path / "s", [(50 - number, 0.5) for number in range(30)])
-    with slow(server.port, lambda path: (0, 0.4)) as proxy:
-        tracker = tracker_of(folder, proxy.uri, "slow", end_seconds=1.5)
+    folder = make_study(tmp_path / "s", [(50 - number, 0.5) for number in range(20)])
+    with slow(server.port, lambda path: (0, 0.3)) as proxy:
+        tracker = tracker_of(folder, proxy.uri, "slow", end_seconds=1)
         with TrackingThread(tracker, seconds=0.1):
             assert eventually(lambda: any(path.endswith("runs/create") for path in proxy.requests), 60)
         asked = len(proxy.requests)
         message = tracker.finish()
         assert len(proxy.requests) == asked  # its time had gone with the thread's
-        told = re.fullmatch(r"(\d+) trials could not be sent to MLflow at \S+ within 1\.5 seconds; .*", str(message))
+        told = re.fullmatch(r"(\d+) trials could not be sent to MLflow at \S+ within 1 seconds; .*", str(message))
         assert told and f"medcore sync {folder}" in told[0]
         arrived = [run for run in runs(server, "slow") if run.info.status == "FINISHED"]
-        assert int(told[1]) == 30 - len(arrived) > 20
+        assert int(told[1]) == 20 - len(arrived) > 10
         proxy.delay = lambda path: (0, 0)
-        assert sync_study(folder) == 30
+        assert sync_study(folder) == 20
     found = runs(server, "slow")
-    assert identities(found) == sorted(["parent", *(f"t{number:04d}" for number in range(30))])
+    assert identities(found) == sorted(["parent", *(f"t{number:04d}" for number in range(20))])
 
 
 def test_a_server_that_stores_no_files_gets_all_else(

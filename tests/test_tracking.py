@@ -405,7 +405,7 @@ def test_server_killed_and_back(tmp_path: Path, early_server: Server) -> None:
             assert tracker.unsent() >= 2
             server.start()
             add_trial(folder, 3, 30, 0.5)
-            assert eventually(lambda: tracker.unsent() == 0, 20)
+            assert eventually(lambda: tracker.unsent() == 0, 60)
         assert tracker.finish() is None
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name("medcore-server")
