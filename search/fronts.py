@@ -18,6 +18,9 @@ from results.front import front_table, hypervolume, to_losses
 from results.records import plain_record
 from results.trials import StudyInfo, read_study, read_study_info
 
+#: What is shown of a trial where it was measured.
+_NUMBERS = ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction", "dice")
+
 
 @contextmanager
 def results_folder(study: str) -> Iterator[Path]:
@@ -52,6 +55,7 @@ def front_of(trials: pd.DataFrame, info: StudyInfo) -> dict[str, Any]:
     for row in table.to_dict("records"):
         lacking = [name for name in ("heads", "channels") if not _is_budget(row.get(name))]
         lacking += ["origin"] if not isinstance(row.get("origin"), str) else []
+        lacking += [name for name in _NUMBERS if isinstance(row.get(name), str)]
         if lacking:
             raise MedcoreError(f"trial {row['trial_id']} has no {', '.join(lacking)}: no search wrote this row")
     reference = to_losses([[info["reference"][name] for name in names]], directions)[0]
