@@ -267,10 +267,14 @@ class SearchConfig(Section):
     warm_starts: WarmStarts = WarmStarts()
     cpus_per_trial: int = Field(1, ge=1)
     gpus_per_trial: NotNegative | Literal["auto"] = Field(
-        "auto", description="share of a GPU, where there is one, at most all of it; auto: from a measured dry run"
+        "auto",
+        description="share of a GPU, where there is one, at most all of it; auto: from a measured dry run, of the "
+        "smallest GPU of all nodes",
     )
     memory_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
-        "auto", description="bytes that Ray keeps free for a trial; auto: from a measured dry run where memory is short"
+        "auto",
+        description="bytes that Ray keeps free for a trial; auto: from a measured dry run, where memory is short or a "
+        "GPU's share is measured",
     )
     leverage_images: int = Field(16, ge=0, description="calibration images for a trial's leverage; 0: not computed")
     concurrency: int | None = Field(None, ge=1, description="trials at once; default: what the resources allow")

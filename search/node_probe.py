@@ -1,7 +1,7 @@
 """What one node of a cluster sees: versions, data, checkpoints, the study's folder, GPU memory.
 
-Runs on every node before a search, so it imports nothing but the standard library: a node that lacks a package can
-still say so.
+Runs on every node before a search, and in every worker process before its first trial, so it imports nothing but the
+standard library: a node that lacks a package can still say so.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-#: Packages whose versions shape a result or must agree for nodes to talk.
-PACKAGES = ("torch", "ray", "numpy")
+#: Packages whose versions shape a result or a file, or must agree for nodes to talk.
+PACKAGES = ("torch", "segment-anything", "numpy", "scipy", "pillow", "safetensors", "pandas", "pyarrow", "ray")
 _ROOMS = ("medcore", "search", "results")
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a node is asked. `probe`: folder in the study's folder with the driver's file; `name`: the node's own."""
+    """What a node is asked. `probe`: folder in the study's folder with the driver's file; `name`: the node's own.
+
+    `gpus`: how many of its GPUs Ray hands out.
+    """
 
     folders: tuple[Path, ...]
     files: tuple[Path, ...]
     probe: Path
     name: str
-    gpu: bool
+    gpus: int
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,15 @@ class Seen:
 class Report:
     """A node's answer. `unread`, `unwritten`: why the study's folder is not usable there.
 
-    `gpu_bytes`: total memory of each of its GPUs; empty if there is none or nobody can tell.
+    `gpu_bytes`: see `gpu_memory`.
     """
 
     versions: dict[str, str]
     code: str
     seen: dict[Path, Seen]
-    unread: str | None
-    unwritten: str | None
-    gpu_bytes: tuple[int, ...]
+    unread: str | None = None
+    unwritten: str | None = None
+    gpu_bytes: tuple[int, ...] = ()
 
 
 DRIVER = "driver"
@@ -67,12 +70,48 @@ DRIVER = "driver"
 
 def answer(question: Question) -> Report:
     """Look around on this node, and leave a file beside the driver's."""
-    seen = {folder: data_folder(folder) for folder in question.folders}
-    seen |= {file: checkpoint(file) for file in question.files}
     unread, unwritten = _meet(question)
-    return Report(
-        versions(), code_digest(code_folders()), seen, unread, unwritten, gpu_memory() if question.gpu else ()
+    return replace(
+        look(question.folders, question.files),
+        unread=unread,
+        unwritten=unwritten,
+        gpu_bytes=gpu_memory(question.gpus) if question.gpus else (),
     )
+
+
+def look(folders: Sequence[Path], files: Sequence[Path]) -> Report:
+    """The part of a report that is compared with the driver's; writes nothing."""
+    seen = {folder: data_folder(folder) for folder in folders} | {file: checkpoint(file) for file in files}
+    return Report(versions(), code_digest(code_folders()), seen)
+
+
+def differences(driver: Report, node: Report) -> list[str]:
+    """What a node has other than the driver, as text to put behind the node's name.
+
+    Files that the driver lacks too are not compared: what needs them says so itself.
+    """
+    lines = []
+    other = [key for key, here in driver.versions.items() if node.versions.get(key) != here]
+    if other:
+        text = ", ".join(f"{key} {node.versions.get(key)} (here {driver.versions[key]})" for key in other)
+        lines.append(f"{text}; install the versions of constraints.txt there, or submit with --pip")
+    if node.code != driver.code:
+        lines.append(f"medcore's code is another revision ({node.code}, here {driver.code}); install this one there")
+    for path, here in driver.seen.items():
+        there = node.seen[path]
+        if here.reason is None and there.digest != here.digest:
+            lines.append(_other_content(path, here, there))
+    return lines
+
+
+def why_unlike(driver: Report) -> str | None:
+    """Why no trial should run on this node, in one line: all that it has other than the driver.
+
+    Args:
+        driver: of `look`, with the files that trials read.
+    """
+    found = differences(driver, look((), tuple(driver.seen)))
+    return f"{', also '.join(found)}; or take that node away" if found else None
 
 
 def versions() -> dict[str, str]:
@@ -129,17 +168,29 @@ def checkpoint(file: Path) -> Seen:
     return Seen(1, size, digest.hexdigest())
 
 
-def gpu_memory() -> tuple[int, ...]:
-    """Total bytes of each GPU, as its driver tells: through torch a task that asks for no GPU would see none."""
+def gpu_memory(count: int) -> tuple[int, ...]:
+    """Total bytes of the `count` GPUs that Ray hands out here, the largest first; empty if nobody can tell.
+
+    As their driver tells, since through torch a task that asks for no GPU would see none. Where the machine has more
+    than `count`, Ray's are taken to be the largest, as the others will drive a screen.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
     command = [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        return tuple(int(line) << 20 for line in done.stdout.split())  # MiB
+        sizes = [int(line) << 20 for line in done.stdout.split()]  # MiB
     except (OSError, ValueError, subprocess.SubprocessError):
         return ()
+    return tuple(sorted(sizes, reverse=True)[:count])
+
+
+def _other_content(path: Path, here: Seen, there: Seen) -> str:
+    if there.reason is not None:
+        return f"{path} is not visible ({there.reason}); put it on storage that all nodes mount at this path"
+    amounts = f"{there.files} files, {there.size} bytes; here {here.files} files, {here.size} bytes"
+    return f"{path} has another content ({amounts}); give all nodes the same"
 
 
 def _meet(question: Question) -> tuple[str | None, str | None]:

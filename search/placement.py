@@ -1,7 +1,8 @@
 """What one trial needs of a machine, from one that is tried for a moment before the search.
 
 Measured on a worker, with the dense model (no trial's is larger), the configured batch and a batch of the evaluation.
-Kept in the study's `placement.json`, so that a resumed study places its trials as before.
+Kept in the study's `placement.json`, so that a resumed study places its trials as before. A trial may land on any node,
+so its share is that of the smallest GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,10 @@ from medcore.teacher import Teacher
 from results.files import read_json, write_by_rename
 from search.config import Config
 from search.device import best_device, pin_threads
+from search.every_node import ask
 from search.memory import forget_peaks, gpu_peak, host_peak
-from search.session import Resources, fitting, one_line, request
+from search.node_probe import gpu_memory
+from search.session import Resources, fitting, one_line, places, request
 from search.study import Shared, adapted_model
 
 logger = logging.getLogger(__name__)
@@ -46,21 +50,48 @@ _EVALUATED = 8
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes at most in use during a dry run. `host` leaves out what processes share; `gpu_total` is the GPU's size."""
+    """Bytes at most in use during a dry run. `host` leaves out what processes share; `gpu_total` is the GPU's size.
+
+    Both figures of the GPU are 0 where the dry run used none.
+    """
 
     host: int
     gpu: int
     gpu_total: int
 
 
-def gpu_share(peak: Peak) -> float:
-    """Share of a GPU in eighths, rounded up; 1 where a trial fills it."""
-    needed = (MARGIN * peak.gpu + CONTEXT) / peak.gpu_total
+def gpu_share(peak: Peak, total_bytes: int) -> float:
+    """Share of a GPU of that size, in eighths, rounded up; 1 where a trial fills it."""
+    needed = (MARGIN * peak.gpu + CONTEXT) / total_bytes
     return min(1.0, math.ceil(8 * needed) / 8)
 
 
+def measured_need(peak: Peak, total_bytes: int) -> int:
+    """Bytes that a trial should have of a GPU of that size; no more than there are, as batches are taken in parts."""
+    return min(peak.gpu + CONTEXT, total_bytes) if peak.gpu else 0
+
+
+def gpu_memory_problem(needed_bytes: int, total_bytes: int, fraction: float) -> str | None:
+    """Why a share of a GPU is too small for a trial, and which share would do.
+
+    Args:
+        needed_bytes: what one trial allocates at least.
+        total_bytes: memory of the smallest GPU that it may get.
+        fraction: share of it that a trial asks Ray for, at most 1.
+    """
+    if needed_bytes <= fraction * total_bytes:
+        return None
+    text = (
+        f"a trial needs at least {needed_bytes / 1e9:.1f} GB of GPU memory, and gpus_per_trial {fraction:g} gives it "
+        f"{fraction * total_bytes / 1e9:.1f} GB of {total_bytes / 1e9:.1f} GB"
+    )
+    if needed_bytes > total_bytes:
+        return f"{text}; this model needs a larger GPU"
+    return f"{text}; set search.gpus_per_trial to {math.ceil(100 * needed_bytes / total_bytes) / 100:g} or more"
+
+
 def rough_need(arch: Architecture, batch_size: int) -> int:
-    """A generous guess of a CPU trial's memory in bytes, to tell whether measuring can pay at all.
+    """A generous guess of a trial's memory in bytes, to tell whether measuring can pay at all: of one on the CPU.
 
     Eight copies of the encoder's weights (models, gradient, AdamW, last good copy) and, for each image, twenty
     activations of every token in every block.
@@ -74,45 +105,83 @@ def rough_need(arch: Architecture, batch_size: int) -> int:
 def placed(config: Config, shared: Shared) -> Resources:
     """What each trial asks Ray for: the configured values and, where these say `auto`, measured ones.
 
-    Nothing is measured where nothing depends on it: without a GPU, and if the nodes have room for twice as many trials
-    as their CPUs allow.
+    Nothing is measured where nothing depends on it: with a GPU's share given or without a GPU, and if the nodes have
+    memory for twice as many trials as their CPUs and GPUs allow.
+
+    Raises:
+        MedcoreError: the dry run failed, or has shown that the given share of a GPU is too small.
     """
     search = config.search
     resources = Resources(search.cpus_per_trial, search.gpu_share, search.memory_bytes)
-    on_gpu = "gpu" in request(resources)
-    tight = _least_memory(resources) < 2 * rough_need(shared.arch, config.recovery.batch_size)
+    wanted = request(resources)
+    on_gpu = "gpu" in wanted
     gpu_open = search.gpus_per_trial == "auto" and on_gpu
-    memory_open = search.memory_per_trial == "auto" and tight and not on_gpu
+    tight = _least_memory(wanted) < 2 * rough_need(shared.arch, config.recovery.batch_size)
+    memory_open = search.memory_per_trial == "auto" and (tight or gpu_open)
     if not (gpu_open or memory_open):
         return resources
-    peak = _kept(config.folder / "placement.json", config, shared, gpu_open)
-    if gpu_open and peak.gpu_total:
-        resources = dataclasses.replace(resources, gpu=gpu_share(peak))
+    peak = kept_peak(config)
+    if peak is None or bool(peak.gpu_total) != on_gpu:  # a trial on a CPU says nothing of one on a GPU
+        peak = _measured(config, shared, on_gpu)
+    if peak.gpu_total:
+        smallest = _smallest_gpu(peak.gpu_total)
+        if gpu_open:
+            resources = dataclasses.replace(resources, gpu=gpu_share(peak, smallest))
+            if peak.gpu + CONTEXT > smallest:
+                logger.warning(
+                    "a trial has used %.1f GB of GPU memory and the smallest GPU has %.1f GB: there its batches are "
+                    "taken in parts, which is slower; a smaller recovery.batch_size spares that",
+                    *((peak.gpu + CONTEXT) / 1e9, smallest / 1e9),
+                )
+        elif problem := gpu_memory_problem(measured_need(peak, smallest), smallest, resources.gpu):
+            raise MedcoreError(problem)
     if memory_open and peak.host:
         resources = dataclasses.replace(resources, memory=math.ceil(MARGIN * peak.host))
     return resources
 
 
-def _least_memory(resources: Resources) -> float:
-    """Bytes that a node has for each trial that its CPUs allow; the least of all nodes."""
+def _least_memory(wanted: Mapping[str, float]) -> float:
+    """Bytes that a node has for each trial that its CPUs and GPUs allow; the least of all nodes."""
+    kinds = {kind: amount for kind, amount in wanted.items() if kind != "memory"}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return min(
-        (
-            node.get("memory", math.inf) / (node["CPU"] // resources.cpu)
-            for node in nodes
-            if node.get("CPU", 0) >= resources.cpu
-        ),
-        default=math.inf,
-    )
+    rooms = ((node.get("memory", math.inf), places(node, kinds)) for node in nodes)
+    return min((memory / count for memory, count in rooms if count), default=math.inf)
 
 
-def _kept(path: Path, config: Config, shared: Shared, on_gpu: bool) -> Peak:
-    """The peak in `path`, or a measured one, which is written there."""
-    if path.is_file():
-        try:
-            return Peak(**read_json(path, "delete it to measure anew"))
-        except TypeError:
-            raise MedcoreError(f"{path}: corrupt; delete it to measure anew") from None
+def _smallest_gpu(measured: int) -> int:
+    """Bytes of the smallest GPU of the cluster. `measured`: of the one that a trial was tried on."""
+    gpus = {node["NodeID"]: gpu_count(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+    sizes = [measured]
+    for node, reply in ask(gpu_memory, {node: count for node, count in gpus.items() if count}).items():
+        if isinstance(reply, str):
+            logger.warning("the GPUs of node %s are not counted: %s", node[:8], reply)
+        else:
+            sizes += reply
+    return min(sizes)
+
+
+def gpu_count(resources: Mapping[str, float]) -> int:
+    """How many GPUs of a node Ray hands out."""
+    return math.ceil(resources.get("GPU", 0))
+
+
+def kept_peak(config: Config) -> Peak | None:
+    """What this study has measured before. Raises `MedcoreError` if the file is corrupt."""
+    path = _file(config)
+    if not path.is_file():
+        return None
+    try:
+        return Peak(**read_json(path, "delete it to measure anew"))
+    except TypeError:
+        raise MedcoreError(f"{path}: corrupt; delete it to measure anew") from None
+
+
+def _file(config: Config) -> Path:
+    return config.folder / "placement.json"
+
+
+def _measured(config: Config, shared: Shared, on_gpu: bool) -> Peak:
+    """The peak of a dry run on a worker; it is kept."""
     alone = Resources(config.search.cpus_per_trial, 1.0 if on_gpu else 0.0)
     fitting(request(alone))  # a task that fits nowhere would wait for ever
     few = list(range(min(config.recovery.batch_size, len(shared.calibration))))
@@ -132,7 +201,7 @@ def _kept(path: Path, config: Config, shared: Shared, on_gpu: bool) -> Peak:
             f"the trial that was tried to see what one needs has failed ({one_line(error)}); lower "
             "recovery.batch_size, or set search.gpus_per_trial and search.memory_per_trial"
         ) from None
-    write_by_rename(path, (json.dumps(dataclasses.asdict(peak)) + "\n").encode())
+    write_by_rename(_file(config), (json.dumps(dataclasses.asdict(peak)) + "\n").encode())
     return peak
 
 

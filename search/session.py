@@ -107,12 +107,12 @@ def request(resources: Resources) -> dict[str, float]:
 
 def room(wanted: Mapping[str, float]) -> int:
     """How many jobs, each of which wants that much, the nodes hold at once."""
-    count = 0
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
-            has = node["Resources"]
-            count += min(int(has.get(_NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
-    return count
+    return sum(places(node["Resources"], wanted) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+
+
+def places(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many jobs, each of which wants that much, a node with these resources holds at once."""
+    return min(int(has.get(_NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
 
 
 def fitting(wanted: Mapping[str, float]) -> int:

@@ -35,6 +35,15 @@ def shared_dir() -> Path:
     return path
 
 
+def nvidia_smi(folder: Path, *megabytes: int | str) -> Path:
+    """A folder for PATH with a program that tells of GPUs of these sizes, as the driver's own does."""
+    folder.mkdir()
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\n" + "".join(f"echo '{size}'\n" for size in megabytes))
+    program.chmod(0o755)
+    return folder
+
+
 def use_memory(count: int) -> None:
     """Have `count` new bytes in use for a moment: pages from the system, not what the process has freed and kept."""
     pages = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
+from ray.cluster_utils import Cluster
 
 import search.placement
 from medcore.cost import cost
 from medcore.errors import MedcoreError
 from medcore.spec import ARCHITECTURES, EncoderSpec
 from medcore.teacher import compute_teacher
+from search import preflight
 from search.config import load_config
 from search.memory import host_peak
-from search.placement import CONTEXT, MARGIN, Peak, gpu_share, measure, placed, rough_need
+from search.placement import CONTEXT, MARGIN, Peak, gpu_share, measure, measured_need, placed, rough_need
 from search.session import Resources
 from search.study import Shared, adapted_model
-from tests.helpers import TINY, use_memory
+from tests.helpers import TINY, nvidia_smi, use_memory
 from tests.study_files import write_tiny_study
 from tests.training_samples import random_images
 
@@ -47,6 +51,25 @@ def small_ray() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def unlike_gpus(tmp_path: Path) -> Iterator[str]:
+    """Two nodes with a GPU each, of 80 and 24 GiB as far as anybody can tell; host memory for few trials. Its address.
+
+    There is no such GPU behind them: nothing that would use it may run.
+    """
+
+    def node(name: str, megabytes: int) -> dict[str, Any]:
+        path = f"{nvidia_smi(tmp_path / name, megabytes)}:{os.environ['PATH']}"
+        return {"num_cpus": 4, "num_gpus": 1, "memory": 2 * GIB, "env_vars": {"PATH": path}}
+
+    head = node("large", 81920) | {"include_dashboard": False}
+    cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
+    cluster.add_node(**node("small", 24576))
+    yield cluster.address
+    ray.shutdown()
+    cluster.shutdown()
+
+
 def shared_of(config_file: Path, **search: Any) -> Shared:
     config = load_config(config_file).absolute()
     config = config.model_copy(update={"search": config.search.model_copy(update=search)})
@@ -57,10 +80,15 @@ def shared_of(config_file: Path, **search: Any) -> Shared:
 
 def test_shares_of_a_gpu_on_paper() -> None:
     assert MARGIN == 1.3 and CONTEXT == GIB / 2
-    assert gpu_share(Peak(0, 4 * GIB, 80 * GIB)) == 0.125  # 5.7 of 80
-    assert gpu_share(Peak(0, 10 * GIB, 80 * GIB)) == 0.25  # 13.5 of 80
-    assert gpu_share(Peak(0, 10 * GIB, 16 * GIB)) == 0.875  # 13.5 of 16
-    assert gpu_share(Peak(0, 16 * GIB, 16 * GIB)) == 1.0
+    small, large = Peak(0, 4 * GIB, 80 * GIB), Peak(0, 10 * GIB, 80 * GIB)
+    assert gpu_share(small, 80 * GIB) == 0.125  # 5.7 of 80
+    assert gpu_share(large, 80 * GIB) == 0.25  # 13.5 of 80
+    assert gpu_share(large, 16 * GIB) == 0.875  # 13.5 of 16
+    assert gpu_share(small, 24 * GIB) == 0.25  # 5.7 of 24
+    assert gpu_share(Peak(0, 16 * GIB, 16 * GIB), 16 * GIB) == 1.0
+    assert measured_need(large, 80 * GIB) == 10.5 * GIB
+    assert measured_need(large, 8 * GIB) == 8 * GIB  # it takes its batches in parts there
+    assert measured_need(Peak(GIB, 0, 0), 8 * GIB) == 0
 
 
 def test_the_guess_counts_the_encoders_weights_and_grows_with_the_batch() -> None:
@@ -107,3 +135,46 @@ def test_memory_is_measured_once_where_it_is_short(
     none = shared_of(config_file, memory_per_trial=None)
     assert placed(none.config, none).memory == 0
     assert not file.exists() and rough_need(TINY, 2) > GIB / 2
+
+
+def test_the_share_is_that_of_the_clusters_smallest_gpu(
+    config_file: Path, unlike_gpus: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = shared_of(config_file)
+    shared.config.folder.mkdir(parents=True, exist_ok=True)
+    file = shared.config.folder / "placement.json"
+
+    def keep(gpu: float) -> None:
+        peak = Peak(host=10**9, gpu=int(gpu * GIB), gpu_total=80 * GIB)
+        file.write_text(json.dumps(dataclasses.asdict(peak)))
+
+    def check(given: Shared) -> None:
+        preflight.check(given.config, TINY, Resources(1, given.config.search.gpu_share), unlike_gpus)
+
+    keep(4)
+    assert placed(shared.config, shared) == Resources(1, 0.25, math.ceil(1.3 * 10**9))  # 5.7 of 24; host memory too
+    without = shared_of(config_file, memory_per_trial=None)
+    assert placed(without.config, without) == Resources(1, 0.25, 0)
+    given = shared_of(config_file, gpus_per_trial=0.125)
+    problem = (
+        "a trial needs at least 4.8 GB of GPU memory, and gpus_per_trial 0.125 gives it 3.2 GB of 25.8 GB; "
+        "set search.gpus_per_trial to 0.19 or more"
+    )
+    with pytest.raises(MedcoreError) as refused:
+        placed(given.config, given)
+    assert str(refused.value) == problem
+    with pytest.raises(MedcoreError) as refused:
+        check(given)
+    assert re.fullmatch(rf"node \S+ \(.*\): {re.escape(problem)}", str(refused.value))  # one of the two nodes
+    enough = shared_of(config_file, gpus_per_trial=0.1875)
+    check(enough)
+    assert placed(enough.config, enough) == Resources(1, 0.1875, math.ceil(1.3 * 10**9))
+    assert not caplog.records
+
+    keep(30)
+    assert placed(shared.config, shared).gpu == 1.0
+    assert "has used 32.7 GB of GPU memory and the smallest GPU has 25.8 GB: there its batches" in caplog.text
+    whole = shared_of(config_file, gpus_per_trial=1)
+    check(whole)
+    file.unlink()
+    check(given)  # nothing was measured

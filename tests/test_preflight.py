@@ -9,22 +9,43 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import numpy
+import pandas
+import PIL
+import pyarrow
 import pytest
+import ray
+import safetensors
+import scipy
+import torch
 
 from medcore.spec import ARCHITECTURES
 from search.config import TrackingConfig, load_config
 from search.ledger import Issued, write_issued
-from search.node_probe import DRIVER, Question, answer, checkpoint, code_digest, code_folders, data_folder
+from search.node_probe import (
+    DRIVER,
+    Question,
+    answer,
+    checkpoint,
+    code_digest,
+    code_folders,
+    data_folder,
+    differences,
+    gpu_memory,
+    look,
+    versions,
+    why_unlike,
+)
+from search.placement import gpu_memory_problem
 from search.preflight import (
     checkpoint_files,
-    differences,
-    gpu_memory_problem,
     least_gpu_bytes,
     listed,
     node_names,
     study_folder_problems,
     tracking_problems,
 )
+from tests.helpers import nvidia_smi
 from tests.ray_nodes import ROOT, free_port
 from tests.study_files import write_tiny_study
 
@@ -85,7 +106,7 @@ def test_a_node_like_the_driver_has_no_problem(tmp_path: Path) -> None:
     folder, file = make_data(tmp_path / "data"), tmp_path / "model"
     file.write_bytes(b"weights")
     (tmp_path / DRIVER).write_text("token")
-    mine = answer(Question((folder,), (file,), tmp_path, "here", False))
+    mine = answer(Question((folder,), (file,), tmp_path, "here", 0))
     assert (tmp_path / "here").read_text() == "token"
     assert differences(mine, mine) == [] and study_folder_problems(tmp_path, mine, True) == []
     theirs = dataclasses.replace(
@@ -96,21 +117,56 @@ def test_a_node_like_the_driver_has_no_problem(tmp_path: Path) -> None:
     assert "medcore" in code and "(0, here" in code
     assert content.startswith(f"{file} is not visible (No such file or directory)")
     (folder / "images" / "0.png").write_bytes(b"other")
-    more = answer(Question((folder,), (), tmp_path, "there", False))
+    more = answer(Question((folder,), (), tmp_path, "there", 0))
     assert differences(dataclasses.replace(more, seen={folder: mine.seen[folder]}), more) == [
         f"{folder} has another content (6 files, 61 bytes; here 6 files, 66 bytes); give all nodes the same"
     ]
     assert differences(theirs, mine)[2:] == []  # what the driver lacks is told by what needs it
 
 
+def test_whatever_decides_results_or_files_is_compared() -> None:
+    modules = (numpy, scipy, PIL, safetensors, pandas, pyarrow, ray, torch)
+    names = {"PIL": "pillow"}
+    known = {names.get(module.__name__, module.__name__): module.__version__.split("+")[0] for module in modules}
+    assert known.items() <= versions().items()
+    assert set(versions()) - set(known) == {"python", "segment-anything"}
+
+
+def test_a_late_node_says_in_one_line_why_it_is_unlike(tmp_path: Path) -> None:
+    file = tmp_path / "model"
+    file.write_bytes(b"weights")
+    driver = look((), (file, tmp_path / "absent"))
+    assert why_unlike(driver) is None
+    other = dataclasses.replace(driver, versions=driver.versions | {"torch": "1.0", "scipy": "0.1"}, code="0")
+    file.unlink()
+    line = why_unlike(other)
+    assert line == (
+        f"torch {versions()['torch']} (here 1.0), scipy {versions()['scipy']} (here 0.1); install the versions of "
+        "constraints.txt there, or submit with --pip, "
+        f"also medcore's code is another revision ({driver.code}, here 0); install this one there, "
+        f"also {file} is not visible (No such file or directory); put it on storage that all nodes mount at this path; "
+        "or take that node away"
+    )
+
+
+def test_gpus_that_ray_hands_out_are_the_largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(nvidia_smi(tmp_path / "three", 24576, 2048, 81920)))
+    assert gpu_memory(2) == (80 * 2**30, 24 * 2**30)
+    assert gpu_memory(8) == (80 * 2**30, 24 * 2**30, 2 * 2**30)
+    monkeypatch.setenv("PATH", str(nvidia_smi(tmp_path / "mute", "[N/A]")))
+    assert gpu_memory(1) == ()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_memory(1) == ()
+
+
 def test_study_folder_must_be_shared_and_writable(tmp_path: Path) -> None:
     (tmp_path / DRIVER).write_text("token")
-    blind = answer(Question((), (), tmp_path / "absent", "n", False))
+    blind = answer(Question((), (), tmp_path / "absent", "n", 0))
     assert "is not shared (No such file" in study_folder_problems(tmp_path, blind, False)[0]
     (tmp_path / "n").mkdir()  # nothing can be written there, whoever this is
-    mute = answer(Question((), (), tmp_path, "n", False))
+    mute = answer(Question((), (), tmp_path, "n", 0))
     assert "cannot be written (Is a directory)" in study_folder_problems(tmp_path, mute, False)[0]
-    fine = answer(Question((), (), tmp_path, "m", False))
+    fine = answer(Question((), (), tmp_path, "m", 0))
     assert "its files do not arrive" in study_folder_problems(tmp_path, fine, False)[0]
 
 
