@@ -27,6 +27,7 @@ from search.config import Config
 from search.device import release_memory
 from search.leverage import leverage
 from search.objectives import Objective
+from search.preflight import for_late_nodes
 from search.progress import SearchProgress
 from search.provenance import git_revision, machine
 from search.run import run_search
@@ -73,6 +74,7 @@ def analyse(
     _forget_failures(study)
     resources = Resources(config.search.cpus_per_trial, config.search.gpu_share)
     with connected(ray_address, resources):
+        ready = for_late_nodes(config, ray_address)
         inputs = gather(config, seeds, progress)
         arch = adapted_model(config).arch
         dense = dense_metrics(config, inputs.report)
@@ -95,6 +97,7 @@ def analyse(
                 len(points),
                 compare_displacements if kind == "displacement" else compare_criteria,
                 shared={"inputs": inputs},
+                ready=ready,
                 resources=resources,
                 concurrency=config.search.concurrency,
                 sampler="random",

@@ -98,6 +98,7 @@ def _search(
     say: Callable[[str], None],
 ) -> Outcome:
     folder, arch = config.folder, adapted_model(config).arch
+    ready = preflight.for_late_nodes(config, ray_address)
     check_warm_starts(config, arch)
     images = load_split(config, config.data.search_split, arch.img_size, config.data.search_per_dataset)
     objectives = [Objective(item.name, item.direction) for item in config.search.objectives]
@@ -119,6 +120,7 @@ def _search(
                 config.search.trials,
                 run_trial,
                 shared={"shared": shared},
+                ready=ready,
                 resources=resources,
                 concurrency=config.search.concurrency,
                 sampler=config.search.sampler,

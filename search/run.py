@@ -26,7 +26,7 @@ from search.nudges import Nudges
 from search.objectives import Objective
 from search.sampler import SamplerSettings, Space, StudySearch
 from search.session import Resources, cluster_address, connected, dead_nodes, fitting, one_line, request
-from search.worker import TROUBLE, TrialWorker, Work
+from search.worker import TROUBLE, Ready, TrialWorker, Work
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ def run_search(
     trainable: Work,
     *,
     shared: Mapping[str, Any] | None = None,
+    ready: Ready | None = None,
     resources: Resources | None = None,
     concurrency: int | None = None,
     sampler: str = "tpe",
@@ -71,6 +72,8 @@ def run_search(
     Args:
         trainable: `trainable(trial, **shared) -> row`, run in worker processes; it writes the row itself.
         shared: big read-only inputs, put into the object store once and mapped by every worker.
+        ready: asked once in every worker process before its first trial; a reason why its node should run none ends the
+            search in one line that names the node, and costs no trial.
         sampler, seed: see `search.sampler.SamplerSettings`.
         concurrency: trials at once; by default as many as the resources allow, those of nodes that join later too.
         retries: how often a trial is begun again after its worker process has died, before it counts as failed; nodes
@@ -104,9 +107,8 @@ def run_search(
                     # cluster grow and what a node that joins is given, but the sampler draws it without the latest rows
                     limit = concurrency
                     stack.enter_context(watching_head(command))
-                worker = tune.with_parameters(
-                    TrialWorker, work=trainable, study_dir=str(study_dir), shared=dict(shared or {})
-                )
+                inputs = [ray.put((trainable, dict(shared or {})))]
+                worker = tune.with_parameters(TrialWorker, study_dir=str(study_dir), ready=ready, inputs=inputs)
                 begun = _Begun()
                 begun_again = True
                 while begun_again:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import platform
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 #: `work(trial, **shared) -> row`. `trial`: trial_id, number, seed, origin, params, sampler_state, study_dir, attempt.
 Work = Callable[..., Mapping[str, Any]]
 
+#: `ready() -> reason`: why this node should run no trial, or None.
+Ready = Callable[[], str | None]
+
 #: Key of a result: why no row could be written.
 TROUBLE = "trouble"
 
@@ -43,11 +47,20 @@ class TrialWorker(tune.Trainable):
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
-        self, config: dict[str, Any], work: Work, study_dir: str, shared: dict[str, Any]
+        self, config: dict[str, Any], study_dir: str, ready: Ready | None, inputs: Sequence[ray.ObjectRef]
     ) -> None:
-        self._work, self._study, self._shared = work, Path(study_dir), shared
+        """`inputs`: reference to work and shared inputs, in a list, which Ray leaves as it is: a node with other
+        packages may be unable to read them, and shall say so first.
+        """
+        self._study = Path(study_dir)
+        self._unfit = ready() if ready is not None else None
+        if self._unfit is None:
+            self._work, self._shared = ray.get(inputs[0])
 
     def step(self) -> dict[str, Any]:
+        if self._unfit is not None:
+            address = ray.util.get_node_ip_address()
+            return {"done": True, TROUBLE: f"node {platform.node()} ({address}): {self._unfit}"}
         trial_id = self.config["trial_id"]
         if not is_visible(self._study, trial_id):  # a node that joined without the storage
             address = ray.util.get_node_ip_address()

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from results.trials import all_rows, write_row
+from search import experiment, preflight
 from search.attempt import last_attempt
+from search.config import load_config
+from search.ledger import all_issued
 from search.objectives import Objective
 from search.run import run_search
+from search.study import Shared
+from search.trial import run_trial
+from tests.ray_nodes import ROOT
+from tests.study_files import write_tiny_study
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
 
@@ -78,3 +89,59 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_retry(tmp_path: Pa
     assert len(elsewhere) == 1 and [trial_id for trial_id, _ in begun].count(elsewhere[0]) == 3
     attempt = last_attempt(tmp_path, elsewhere[0])
     assert attempt is not None and attempt.node == head
+
+
+def patient(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
+    """A real trial that begins when a node has said why it is unlike the driver's."""
+    asked, end = Path(trial["study_dir"]) / "asked.log", time.monotonic() + 120
+    while "numpy" not in asked.read_text() and time.monotonic() < end:
+        time.sleep(0.05)
+    return run_trial(trial, shared)
+
+
+def test_a_node_that_joins_with_other_software_costs_no_trial(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has another NumPy: the search ends in a line that says so, and goes on when the node is gone."""
+    config = load_config(write_tiny_study(tmp_path, search={"trials": 6}))
+    folder, check = config.folder, preflight.for_late_nodes
+
+    def written_down(*arguments: Any) -> Callable[[], str | None]:
+        ready = check(*arguments)
+        assert ready is not None
+
+        def ask() -> str | None:
+            reason = ready()
+            with (folder / "asked.log").open("a") as log:
+                log.write(f"{reason}\n")
+            return reason
+
+        return ask
+
+    monkeypatch.setattr(preflight, "for_late_nodes", written_down)
+    monkeypatch.setattr(experiment, "run_trial", patient)
+    fake = tmp_path / "site" / "numpy-1.0.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    with ThreadPoolExecutor() as pool:  # a node can only be added in the main thread
+        running = pool.submit(experiment.search, config, ray_address=cluster.address, command="medcore search c.yaml")
+        while not (folder / "asked.log").exists() and not running.done():
+            time.sleep(0.05)
+        late = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": f"{fake.parent}:{ROOT}"})
+        outcome = running.result()
+    reason = (
+        f"numpy 1.0 (here {np.__version__}); install the versions of constraints.txt there, or submit with --pip; "
+        "or take that node away"
+    )
+    assert re.fullmatch(
+        rf"ended early \(node {re.escape(platform.node())} \(\S+\): {re.escape(reason)}\): \d trials done, "
+        r"0 failed, \d of 6 missing; go on with: medcore search c\.yaml",
+        outcome.message,
+    )
+    before = {row["trial_id"]: row for row in all_rows(folder)}
+    assert len(before) < len(all_issued(folder))  # what that node was given is still to be done
+    cluster.remove_node(late)
+    while all(node["Alive"] for node in ray.nodes()):
+        time.sleep(0.05)
+    assert experiment.search(config, resume=True, ray_address=cluster.address).message == "6 trials done, 0 failed"
+    assert before.items() <= {row["trial_id"]: row for row in all_rows(folder)}.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import platform
 import re
 import resource
 import signal
@@ -248,6 +249,41 @@ def test_a_full_disk_ends_the_search_in_one_line_and_nothing_is_lost(tmp_path: P
     assert run_search(*arguments, concurrency=1, resume=True).message == "6 trials done, 0 failed"
     starts = Counter((tmp_path / "starts.log").read_text().split())
     assert starts == {f"t{number:04d}": 2 if number == 2 else 1 for number in range(6)}
+
+
+class Unreadable:
+    """Like an array of another NumPy: nobody can read it in another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _cannot_be_read, ()
+
+
+def _cannot_be_read() -> None:
+    raise ImportError("No module named 'numpy._core'")
+
+
+def test_a_node_that_is_not_ready_costs_no_trial_and_each_process_is_asked_once(tmp_path: Path) -> None:
+    """It is asked before it must read anything else, and starts no second trial."""
+    arguments: tuple[Any, ...] = (tmp_path, space, [], OBJECTIVES, 4, slow)
+
+    def ready() -> str | None:
+        with (tmp_path / "asked.log").open("a") as log:
+            log.write(f"{os.getpid()}\n")
+        return None if (tmp_path / "mended").exists() else "torch 1.0 (here 2.0); install this one there"
+
+    outcome = run_search(*arguments, ready=ready, concurrency=1, shared={"table": Unreadable()})
+    node = re.escape(platform.node())
+    assert re.match(
+        rf"ended early \(node {node} \(\S+\): torch 1\.0 \(here 2\.0\); install this one there\): "
+        "0 trials done, 0 failed, 4 of 4 missing; go on with: ",
+        outcome.message,
+    )
+    assert not all_rows(tmp_path) and not (tmp_path / "starts.log").exists()
+    (tmp_path / "mended").touch()
+    (tmp_path / "asked.log").unlink()
+    assert run_search(*arguments, ready=ready, concurrency=1, resume=True).message == "4 trials done, 0 failed"
+    asked = (tmp_path / "asked.log").read_text().split()
+    assert len(asked) == len(set(asked)) < 4
 
 
 def noisy(trial: Mapping[str, Any]) -> dict[str, Any]:
