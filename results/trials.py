@@ -40,6 +40,7 @@ COLUMNS = (*REQUIRED, "reason", "seed", "origin")
 _AS_JSON = {b"medcore": b"json"}
 _MEND_ROW = "delete this file; unless trials.parquet has the row, --resume then runs the trial again"
 _MEND_TABLE = "restore it from a copy, or delete it if the study's folder `trials` is there"
+_MEND_IMAGES = "restore it from a copy, or delete it to go without the trial's single images"
 _IMAGE_COLUMNS = ("trial_id", "dataset", "name")
 
 
@@ -222,7 +223,11 @@ def _all_images(study: Path, rows: Sequence[Row]) -> list[Row]:
             old.setdefault(image["trial_id"], []).append(image)
     images: list[Row] = []
     for trial_id in (row["trial_id"] for row in rows):
-        images += _read_parquet(own[trial_id], _IMAGE_COLUMNS) if trial_id in own else old.get(trial_id, [])
+        images += (
+            _read_parquet(own[trial_id], _IMAGE_COLUMNS, mend=_MEND_IMAGES)
+            if trial_id in own
+            else old.get(trial_id, [])
+        )
     return images
 
 
@@ -297,12 +302,14 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _read_parquet(path: Path, required: Sequence[str], only: Sequence[str] | None = None) -> list[Row]:
+def _read_parquet(
+    path: Path, required: Sequence[str], only: Sequence[str] | None = None, mend: str = _MEND_TABLE
+) -> list[Row]:
     """Rows of a table, which must have columns `required` unless it is empty; `only` some columns of it."""
     try:
         file = pq.ParquetFile(io.BytesIO(path.read_bytes()))
         if file.metadata.num_rows and (missing := [name for name in required if name not in file.schema_arrow.names]):
-            raise MedcoreError(f"{path}: corrupt (no column {', '.join(missing)}); {_MEND_TABLE}")
+            raise MedcoreError(f"{path}: corrupt (no column {', '.join(missing)}); {mend}")
         table = file.read(columns=only and list(only))
         coded = [field.name for field in table.schema if (field.metadata or {}).get(b"medcore") == b"json"]
         rows = cast(list[Row], table.to_pylist())

@@ -186,6 +186,7 @@ def _written(trial: Mapping[str, Any], row: dict[str, Any], images: list[dict[st
     seconds = (finished - datetime.fromisoformat(row["started"])).total_seconds()
     row |= {"finished": finished.isoformat(), "seconds": seconds}
     study = Path(trial["study_dir"])
+    trial["attempt"].check()
     write_images(study, row["trial_id"], images)
     write_row(study, row)
     return row

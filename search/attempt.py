@@ -1,8 +1,9 @@
 """Which beginning of a trial counts, where there are several: the last one.
 
 A worker whose node was cut off is taken for dead, and its trial is begun on another node, while it may still be running
-and see the storage again. `STUDY/trials/<trial_id>/attempt.json` names the beginning that counts; the others write
-nothing more.
+and see the storage again. `STUDY/trials/<trial_id>/attempt.json` names the beginning that counts. The others stop at
+the end of their phase at the latest and write no phase, row or result; the state within a recovery is the same whoever
+writes it.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from search.tracking_note import hide_login
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-#: Trials that run are killed at once when a job is stopped; rows and MLflow take a moment longer than Ray's 3 seconds.
-_STOP_SECONDS = "60"
+#: Trials that run are killed at once when a job is stopped, but sending what MLflow misses may take five minutes.
+_STOP_SECONDS = "360"
 #: That a dashboard may take to say that it is there: a tunnel whose far end has died accepts connections for ever.
 _PATIENCE = 10.0
 _STUDY = "medcore_study"

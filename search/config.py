@@ -273,8 +273,7 @@ class SearchConfig(Section):
     )
     memory_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         "auto",
-        description="bytes that Ray keeps free for a trial; auto: from a measured dry run, where memory is short or a "
-        "GPU's share is measured",
+        description="bytes that Ray keeps free for a trial; auto: from a measured dry run, where memory is short",
     )
     leverage_images: int = Field(16, ge=0, description="calibration images for a trial's leverage; 0: not computed")
     concurrency: int | None = Field(None, ge=1, description="trials at once; default: what the resources allow")

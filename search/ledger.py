@@ -12,15 +12,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medcore.errors import MedcoreError
+from medcore.files import cannot_write
 from results.files import read_json, write_by_rename
 from results.trials import Row, read_row, trial_folder
 from search.lock import locked
@@ -30,6 +32,7 @@ ROW_WRITTEN = "row_written"
 
 #: Seconds after which a file that another node has written can be seen; NFS clients may take one minute.
 _PATIENCE = 90.0
+T = TypeVar("T")
 _MEND = "delete the trial's folder to leave this trial out"
 
 
@@ -62,25 +65,29 @@ def read_issued(study: Path, trial_id: str) -> Issued:
 
 def is_visible(study: Path, trial_id: str, patience: float = _PATIENCE) -> bool:
     """Whether what was handed out can be seen from here; network storage may show it some seconds late."""
-    return _wait(lambda: (trial_folder(study, trial_id) / "params.json").is_file(), study, trial_id, patience)
+    path = trial_folder(study, trial_id) / "params.json"
+    return _look(study, trial_id, lambda: path.is_file() or None, patience) is not None
 
 
-def visible_row(study: Path, trial_id: str, *, wait: bool = False) -> Row | None:
-    """A trial's row, which another node may just have written. `wait`: it is known to be there."""
-    _wait(lambda: read_row(study, trial_id) is not None, study, trial_id, _PATIENCE if wait else 0.0)
-    return read_row(study, trial_id)
+def visible_row(study: Path, trial_id: str, *, wait: bool = False, stop: threading.Event | None = None) -> Row | None:
+    """A trial's row, which another node may just have written.
+
+    `wait`: it is known to be there, so it is waited for if it cannot be seen yet, unless `stop` is set meanwhile.
+    """
+    return _look(study, trial_id, lambda: read_row(study, trial_id), _PATIENCE if wait else 0.0, stop)
 
 
-def _wait(condition: Callable[[], bool], study: Path, trial_id: str, patience: float) -> bool:
-    end = time.monotonic() + patience
+def _look(
+    study: Path, trial_id: str, find: Callable[[], T | None], patience: float, stop: threading.Event | None = None
+) -> T | None:
+    """What `find` finds in a trial's folder within so many seconds."""
+    end, stop = time.monotonic() + patience, stop or threading.Event()
     while True:
         with suppress(OSError):  # NFS remembers which files are absent until their folder is read
             list(trial_folder(study, trial_id).iterdir())
-        if condition():
-            return True
-        if time.monotonic() >= end:
-            return False
-        time.sleep(1)
+        found = find()
+        if found is not None or time.monotonic() >= end or stop.wait(1):
+            return found
 
 
 def all_issued(study: Path) -> list[Issued]:
@@ -147,8 +154,11 @@ def only_driver(study: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             raise MedcoreError(f"{study}: cannot be made ({error.strerror}); choose another `output`") from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        except OSError as error:
+            raise cannot_write(path, error) from None
         _held.add(study)
         stack.callback(_held.discard, study)
         yield

@@ -38,9 +38,13 @@ _PROBE_FILE = "medcore-was-here.txt"
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
 
 
-def connect(uri: str) -> Client:
-    """MLflow is imported here: it takes a second, which commands without tracking need not spend."""
+def connect(uri: str, retries: int = 1) -> Client:
+    """MLflow is imported here: it takes a second, which commands without tracking need not spend.
+
+    `retries`: how often a request that had no answer is sent again, by all clients of this process from now on.
+    """
     _prepare()
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -50,8 +54,6 @@ def _prepare() -> None:
     """Set MLflow up for a program that speaks for itself; more often than once does no harm."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # MLflow would repeat what creates a run too: a server that is only slow then makes two of them
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     import mlflow  # noqa: F401 - it sets its loggers' levels
 
     for name in _NOISY:
@@ -73,7 +75,9 @@ def why_not_writable(uri: str, experiment: str) -> str | None:
     Found out by a tag of the experiment and by a file beside its runs, which goes again.
     """
     try:
-        client = connect(uri)
+        client = connect(uri, retries=0)
+        with suppress(Exception):  # one connection that broke says nothing of the server
+            client.get_experiment_by_name(experiment)
         client.get_experiment_by_name(experiment)
     except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
         return f"cannot be reached ({first_line(error)})"

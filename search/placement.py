@@ -116,9 +116,9 @@ def placed(config: Config, shared: Shared) -> Resources:
     wanted = request(resources)
     on_gpu = "gpu" in wanted
     gpu_open = search.gpus_per_trial == "auto" and on_gpu
-    tight = _least_memory(wanted) < 2 * rough_need(shared.arch, config.recovery.batch_size)
-    memory_open = search.memory_per_trial == "auto" and (tight or gpu_open)
-    if not (gpu_open or memory_open):
+    rough = rough_need(shared.arch, config.recovery.batch_size)
+    memory_open = search.memory_per_trial == "auto"
+    if not gpu_open and not (memory_open and _is_tight(wanted, rough)):
         return resources
     peak = kept_peak(config)
     if peak is None or bool(peak.gpu_total) != on_gpu:  # a trial on a CPU says nothing of one on a GPU
@@ -135,17 +135,17 @@ def placed(config: Config, shared: Shared) -> Resources:
                 )
         elif problem := gpu_memory_problem(measured_need(peak, smallest), smallest, resources.gpu):
             raise MedcoreError(problem)
-    if memory_open and peak.host:
+    if memory_open and peak.host and _is_tight(request(resources), rough):
         resources = dataclasses.replace(resources, memory=math.ceil(MARGIN * peak.host))
     return resources
 
 
-def _least_memory(wanted: Mapping[str, float]) -> float:
-    """Bytes that a node has for each trial that its CPUs and GPUs allow; the least of all nodes."""
+def _is_tight(wanted: Mapping[str, float], rough: int) -> bool:
+    """Whether a node has less memory than twice the rough need for each trial that its CPUs and GPUs allow."""
     kinds = {kind: amount for kind, amount in wanted.items() if kind != "memory"}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     rooms = ((node.get("memory", math.inf), places(node, kinds)) for node in nodes)
-    return min((memory / count for memory, count in rooms if count), default=math.inf)
+    return min((memory / count for memory, count in rooms if count), default=math.inf) < 2 * rough
 
 
 def _smallest_gpu(measured: int) -> int:

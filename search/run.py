@@ -112,7 +112,7 @@ def run_search(
                 begun = _Begun()
                 begun_again = True
                 while begun_again:
-                    search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials)
+                    search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials, stop)
                     watcher = _Watcher(study_dir, search, stop, begun, retries, on_row, on_start)
                     missing = trials - len(finished_ids(study_dir))
                     problem = _fit(study_dir, tune.with_resources(worker, wanted), missing, limit, retries, watcher)

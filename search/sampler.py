@@ -7,6 +7,7 @@ for ever, and cannot be given finished trials when the space is a function.
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,7 @@ class StudySearch(Searcher):
         warm_starts: `{"origin": str, "params": {...}}` in order; parameters that the space does not draw go along
             as they are, ones that are absent are sampled.
         trials: size of the whole search.
+        stop: set when the user wants it to end.
 
     Attributes:
         problem: why no further trial starts, or None.
@@ -94,11 +96,13 @@ class StudySearch(Searcher):
         warm_starts: Sequence[Mapping[str, Any]] = (),
         settings: SamplerSettings | None = None,
         trials: int = 1,
+        stop: threading.Event | None = None,
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._dir, self._space, self._objectives = study_dir, space, tuple(objectives)
         self._settings, self._trials = settings or SamplerSettings(), trials
+        self._stop = stop
         self.problem: str | None = None
         self._running: dict[str, tuple[Issued, optuna.Trial]] = {}
         self._study = optuna.create_study(
@@ -158,7 +162,8 @@ class StudySearch(Searcher):
         if trial_id not in self._running:
             return
         issued, trial = self._running.pop(trial_id)
-        row = visible_row(self._dir, issued.trial_id, wait=bool(result and result.get(ROW_WRITTEN)))
+        written = bool(result and result.get(ROW_WRITTEN))
+        row = visible_row(self._dir, issued.trial_id, wait=written, stop=self._stop)
         values = values_of(row, self._objectives)
         if values is None:
             self._study.tell(trial, state=TrialState.FAIL)

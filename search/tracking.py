@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ class Tracker:
             raise RuntimeError("call start before sync")
         with self._lock:
             try:
-                with locked(self._dir / "tracking.lock"):  # a search and `medcore sync` side by side take turns
+                with self._turn():
                     self._send_or_again(end_as)
             except _OutOfTime:  # `finish` says so
                 self._forget()
@@ -147,6 +147,20 @@ class Tracker:
                 return False
         self._warned = False
         return not self._skipped and not self._unstored
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A search and `medcore sync` side by side take turns."""
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(locked(self._dir / "tracking.lock", wait=False))
+                except BlockingIOError:
+                    self._check_time()
+                    time.sleep(0.5)
+                else:
+                    break
+            yield
 
     def unsent(self) -> int:
         """Trials that have ended and whose arrival at the server was never confirmed."""
@@ -245,7 +259,8 @@ class Tracker:
 
     def _connect(self) -> Client:
         """Find or make experiment and parent run, and take in the children that are there already."""
-        client = mlflow_client.connect(self.uri)
+        # MLflow would repeat what creates a run too: a server that is only slow then makes two of them
+        client = mlflow_client.connect(self.uri, retries=0)
         self._experiment_id = mlflow_client.experiment_id(client, self.uri, self.experiment)
         known = mlflow_client.all_runs(client, self._experiment_id, f"tags.`medcore.study` = '{self.study_id}'")
         self._parent = self._one(client, known) if known else self._make_parent(client)

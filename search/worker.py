@@ -42,8 +42,7 @@ class DeviceLost(RuntimeError):
 class TrialWorker(tune.Trainable):
     """An actor that Tune reuses between trials, so processes and shared inputs are paid for once.
 
-    Tune's own result carries nothing but `done`: the row on disk is the result. It says why where none could be
-    written.
+    The row on disk is the result. Tune's own says only whether there is one, or why none could be written.
     """
 
     def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
@@ -58,19 +57,20 @@ class TrialWorker(tune.Trainable):
             self._work, self._shared = ray.get(inputs[0])
 
     def step(self) -> dict[str, Any]:
+        here = f"node {platform.node()} ({ray.util.get_node_ip_address()})"
         if self._unfit is not None:
-            address = ray.util.get_node_ip_address()
-            return {"done": True, TROUBLE: f"node {platform.node()} ({address}): {self._unfit}"}
+            return {"done": True, TROUBLE: f"{here}: {self._unfit}"}
         trial_id = self.config["trial_id"]
         if not is_visible(self._study, trial_id):  # a node that joined without the storage
-            address = ray.util.get_node_ip_address()
-            return {"done": True, TROUBLE: f"{self._study}: cannot be seen from node {address}; mount it there"}
+            return {"done": True, TROUBLE: f"{self._study}: cannot be seen from {here}; mount it there"}
         try:
             node = ray.get_runtime_context().get_node_id()
             trouble = run_one(self._work, self._study, trial_id, self._shared, node)
         except StorageError as error:
             trouble = str(error)
-        return {"done": True, ROW_WRITTEN: True} if trouble is None else {"done": True, TROUBLE: trouble}
+        if trouble is not None:
+            return {"done": True, TROUBLE: trouble}
+        return {"done": True, ROW_WRITTEN: read_row(self._study, trial_id) is not None}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         return True
