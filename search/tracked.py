@@ -18,8 +18,9 @@ from results.held_out import Measurement, candidates, prefixed, read_measurement
 from results.trials import finished_ids
 from search import mlflow_client
 from search.ledger import is_driven
-from search.tracking import FOLDER_WANTED, STUDY_FILES, Tracker
+from search.tracking import FOLDER_WANTED, Tracker
 from search.tracking_data import Point, clean_key
+from search.tracking_files import STUDY_FILES
 from search.tracking_note import FILE, hide_login, own_uri
 
 if TYPE_CHECKING:

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcore.errors import MedcoreError
-from results.front import front_table
-from results.plots import save_front_html
-from results.trials import Row, compact, finished_ids, read_phases, read_row, read_study_info
-from results.uncertainty import read_with_intervals
+from results.trials import Row, finished_ids, read_phases, read_row, read_study_info
 from search import mlflow_client
 from search import tracking_data as data
 from search.lock import locked
+from search.tracking_files import StudyFiles
 from search.tracking_note import FILE, earlier_uri, hide_login, own_uri, read_note, write_note
 
 if TYPE_CHECKING:
@@ -32,8 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ENDED = ("FINISHED", "FAILED")
-#: Files of the study that go along with the parent run, so that it can be brought back from there.
-STUDY_FILES = ("study.json", "config.yaml", "trials.parquet", "images.parquet", "latency.json")
 FOLDER_WANTED = "give the folder that `medcore search` wrote"
 #: Most of the time that uploads of pictures and tables may take: those of a thousand trials take eight seconds.
 _UPLOADING = 0.005
@@ -81,7 +76,7 @@ class Tracker:
         self._sent: set[str] = set()  # as far as the server has told
         self._parent = ""
         self._skipped: set[str] = set()  # trials with corrupt files
-        self._unstored = self._told = False  # the last sync could not store files; that was said
+        self._files = StudyFiles(self._dir, self.uri, self._check_time)
         self._forget()
 
     @classmethod
@@ -146,7 +141,7 @@ class Tracker:
                         )
                 return False
         self._warned = False
-        return not self._skipped and not self._unstored
+        return not self._skipped and not self._files.refused
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -180,7 +175,7 @@ class Tracker:
             return None
         slow = f" within {self._end_seconds:g} seconds" if time.monotonic() > self._end else ""
         left = self.unsent()
-        rest = "the study's files" if self._unstored else "the end of the study"
+        rest = "the study's files" if self._files.refused else "the end of the study"
         what = f"{left} trials" if left else rest
         message = (
             f"{what} could not be sent to MLflow at {hide_login(self.uri)}{slow}; "
@@ -219,7 +214,7 @@ class Tracker:
                 if row is not None:
                     self._rows[trial_id] = row
         self._check_time()
-        self._unstored = False
+        self._files.refused = False  # it may have been mended
         client = self._client or self._connect()
         rows = sorted(self._rows.values(), key=lambda row: row["number"])
         new = [row for row in rows if row["trial_id"] not in self._sent]
@@ -238,9 +233,10 @@ class Tracker:
             if end_as or (len(rows) > self._drawn and begun > self._next):
                 self._tag_ranks(client, ranks)
                 if not self._skipped:  # they are made of all rows together
-                    self._send_files(client, info["objectives"])
+                    self._files.send_front(client, self._parent, info["objectives"], self._name)
                 now = time.monotonic()
                 self._drawn, self._next = len(rows), now + max(self._pause, (now - begun) / _UPLOADING)
+        self._troubled |= self._files.refused
         if end_as:
             if self._troubled:  # a request that was given up may have been carried out after the server was asked again
                 self._connect()
@@ -304,8 +300,8 @@ class Tracker:
             mlflow_client.log_datasets(client, self._parent, self._about["datasets"])
         text = data.description(self._about, read_study_info(self._dir), str(self._dir))
         client.set_tag(self._parent, "mlflow.note.content", text)
-        self._send_study_files(client, ["config.yaml", "scores.png"])
-        if not self._unstored:
+        self._files.send(client, self._parent, ["config.yaml", "scores.png"])
+        if not self._files.refused:
             client.set_tag(self._parent, _DESCRIBED, "true")
 
     def _children(self, client: Client, run_id: str) -> list[Run]:
@@ -363,49 +359,6 @@ class Tracker:
                 self._check_time()
                 client.set_tag(self._runs[trial_id], "medcore.front_rank", str(rank))
                 self._ranks[trial_id] = rank
-
-    def _send_files(self, client: Client, objectives: list[Any]) -> None:
-        """Picture and table of the front, and the study's own files."""
-        compact(self._dir)
-        frame = read_with_intervals(self._dir, objectives)
-        with tempfile.TemporaryDirectory() as folder:
-            table = front_table(frame, objectives)
-            if len(table):
-                save_front_html(frame, objectives, Path(folder) / "front.html", self._name)
-                table.to_csv(Path(folder) / "front.csv", index=False)
-            self._store(client, Path(folder))
-        self._send_study_files(client, STUDY_FILES)
-
-    def _send_study_files(self, client: Client, names: Sequence[str]) -> None:
-        """Files of the study that are there; the configuration without logins."""
-        with tempfile.TemporaryDirectory() as folder:
-            for path in (self._dir / name for name in names):
-                self._check_time()
-                if path.name == "config.yaml" and path.is_file():
-                    public = Path(folder) / path.name
-                    public.write_text(hide_login(path.read_text()))
-                    path = public
-                if path.is_file():
-                    self._store(client, path)
-
-    def _store(self, client: Client, path: Path) -> None:
-        """Put a file, or what is in a folder, on the parent run; a server that takes none gets all else without them.
-
-        A bucket may refuse them while runs are written as ever. That is said once, and the first one tells for all.
-        """
-        if self._unstored:
-            return
-        try:
-            (client.log_artifacts if path.is_dir() else client.log_artifact)(self._parent, str(path))
-        except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
-            mlflow_client.check_alive(client, self._parent)
-            self._unstored = self._troubled = True
-            if not self._told:
-                logger.warning(
-                    "MLflow at %s takes no files (%s): trials are sent without them; mend its artifact store",
-                    *(hide_login(self.uri), mlflow_client.first_line(error)),
-                )
-            self._told = True
 
 
 class TrackingThread:

@@ -27,6 +27,17 @@ class Worker:
         return "done"
 
 
+class Counting:
+    """Stands where an actor's handle does, and counts."""
+
+    def __init__(self) -> None:
+        self.nudges = 0
+        self.__ray_ready__ = SimpleNamespace(remote=self._count)
+
+    def _count(self) -> None:
+        self.nudges += 1
+
+
 def as_trial(actor: Any, finished: bool = False) -> SimpleNamespace:
     return SimpleNamespace(temporary_state=SimpleNamespace(ray_actor=actor), is_finished=lambda: finished)
 
@@ -42,14 +53,16 @@ def test_hundreds_of_nudges_neither_disturb_a_step_nor_the_next_one() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_nudging_a_dead_worker_raises_nothing() -> None:
-    actor = Worker.remote()
-    ray.get(actor.step.remote(0.0))
-    ray.kill(actor)
+def test_a_dead_worker_keeps_no_nudge_from_the_others() -> None:
+    dead, alive = Worker.remote(), as_trial(Counting())
+    ray.get(dead.step.remote(0.0))
+    ray.kill(dead)
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(dead.step.remote(0.0))
     nudges = Nudges(seconds=0.0)
     for _ in range(3):
-        nudges.send([as_trial(actor), as_trial(None), as_trial(actor, finished=True)])
-        time.sleep(0.2)
+        nudges.send([as_trial(dead), as_trial(None), as_trial(Counting(), finished=True), alive])
+    assert alive.temporary_state.ray_actor.nudges == 3
 
 
 def test_nudges_are_rare() -> None:
