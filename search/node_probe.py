@@ -111,7 +111,7 @@ def why_unlike(driver: Report) -> str | None:
         driver: of `look`, with the files that trials read.
     """
     found = differences(driver, look((), tuple(driver.seen)))
-    return f"{', also '.join(found)}; or take that node away" if found else None
+    return ", also ".join(found) if found else None
 
 
 def versions() -> dict[str, str]:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import functools
 import secrets
 import shutil
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -21,7 +19,7 @@ from medcore.errors import MedcoreError
 from medcore.spec import Architecture, EncoderSpec
 from search import mlflow_client
 from search.config import Config
-from search.every_node import ask
+from search.every_node import Node, ask, node_names
 from search.ledger import all_issued
 from search.node_probe import DRIVER, Question, Report, answer, differences, look, why_unlike
 from search.placement import Peak, gpu_count, gpu_memory_problem, kept_peak, measured_need
@@ -30,8 +28,6 @@ from search.tracking_note import hide_login
 
 #: A trial moves the dense weights to the GPU, in float32; gradients and AdamW's moments are of the pruned ones.
 _BYTES_PER_PARAMETER = 4
-
-Node = Mapping[str, Any]
 
 
 def check(config: Config, arch: Architecture, resources: Resources, address: str | None) -> int:
@@ -146,13 +142,6 @@ def checkpoint_files(config: Config) -> tuple[Path, ...]:
     if config.model.architecture is not None:
         beside.append(Path(config.model.architecture))
     return tuple(dict.fromkeys([*found, *(path for path in beside if path.suffix == ".json" and path.is_file())]))
-
-
-def node_names(nodes: Sequence[Node]) -> dict[str, str]:
-    """Host name and address of each node by its id; with the start of the id where several share a machine."""
-    plain = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}" for node in nodes}
-    count = Counter(plain.values())
-    return {key: f"node {text}, {key[:8]})" if count[text] > 1 else f"node {text})" for key, text in plain.items()}
 
 
 def study_folder_problems(folder: Path, report: Report, arrived: bool) -> list[str]:

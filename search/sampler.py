@@ -104,6 +104,7 @@ class StudySearch(Searcher):
         self._settings, self._trials = settings or SamplerSettings(), trials
         self._stop = stop
         self.problem: str | None = None
+        self._paused = False
         self._running: dict[str, tuple[Issued, optuna.Trial]] = {}
         self._study = optuna.create_study(
             directions=[objective.optuna_direction for objective in objectives],
@@ -124,12 +125,16 @@ class StudySearch(Searcher):
             logger.warning("no further trial starts: %s", problem)
             self.problem = problem
 
+    def pause(self) -> None:
+        """Let no further trial start in this run of Tune, for another one goes on."""
+        self._paused = True
+
     def suggest(self, trial_id: str) -> Any:
         """Tune's request for one trial: `{"trial_id": ...}`, after its `params.json` is on disk.
 
-        `Searcher.FINISHED` after `end`, or if the file cannot be written.
+        `Searcher.FINISHED` after `end` or `pause`, or if the file cannot be written.
         """
-        if self.problem is not None:
+        if self._paused or self.problem is not None:
             return Searcher.FINISHED
         if self._interrupted:
             issued = self._interrupted.popleft()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from medcore.errors import MedcoreError
 from search.head_watch import answers
 
 #: What nodes call the resources that a trial asks for.
-_NAMES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
+NAMES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
 #: Tune's own bookkeeping is off where rows on disk do the same: loggers, snapshots, tables, its signal handler. Workers
 #: keep the driver's folder, because paths in a configuration may be relative.
 _ENVIRONMENT = {
@@ -105,14 +105,15 @@ def request(resources: Resources) -> dict[str, float]:
     return wanted
 
 
-def room(wanted: Mapping[str, float]) -> int:
-    """How many jobs, each of which wants that much, the nodes hold at once."""
-    return sum(places(node["Resources"], wanted) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+def room(wanted: Mapping[str, float], without: Collection[str] = ()) -> int:
+    """How many jobs, each of which wants that much, the nodes hold at once; `without`: ids of nodes not to count."""
+    nodes = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without)  # type: ignore[no-untyped-call]
+    return sum(places(node["Resources"], wanted) for node in nodes)
 
 
 def places(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     """How many jobs, each of which wants that much, a node with these resources holds at once."""
-    return min(int(has.get(_NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
+    return min(int(has.get(NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
 
 
 def fitting(wanted: Mapping[str, float]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -31,8 +30,8 @@ Work = Callable[..., Mapping[str, Any]]
 #: `ready() -> reason`: why this node should run no trial, or None.
 Ready = Callable[[], str | None]
 
-#: Key of a result: why no row could be written.
-TROUBLE = "trouble"
+#: Keys of a result: why no row could be written; why this node should run no trial, and which one it is.
+TROUBLE, UNFIT, NODE = "trouble", "unfit", "node"
 
 
 class DeviceLost(RuntimeError):
@@ -57,14 +56,12 @@ class TrialWorker(tune.Trainable):
             self._work, self._shared = ray.get(inputs[0])
 
     def step(self) -> dict[str, Any]:
-        here = f"node {platform.node()} ({ray.util.get_node_ip_address()})"
+        trial_id, node = self.config["trial_id"], ray.get_runtime_context().get_node_id()
+        if self._unfit is None and not is_visible(self._study, trial_id):  # a node that joined without the storage
+            self._unfit = f"{self._study} cannot be seen from there; mount it"
         if self._unfit is not None:
-            return {"done": True, TROUBLE: f"{here}: {self._unfit}"}
-        trial_id = self.config["trial_id"]
-        if not is_visible(self._study, trial_id):  # a node that joined without the storage
-            return {"done": True, TROUBLE: f"{self._study}: cannot be seen from {here}; mount it there"}
+            return {"done": True, UNFIT: self._unfit, NODE: node}
         try:
-            node = ray.get_runtime_context().get_node_id()
             trouble = run_one(self._work, self._study, trial_id, self._shared, node)
         except StorageError as error:
             trouble = str(error)

@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from results.trials import all_rows, write_row
-from search import experiment, preflight
+from search import experiment
 from search.attempt import last_attempt
 from search.config import load_config
 from search.ledger import all_issued
+from search.left_out import LeftOut
 from search.objectives import Objective
 from search.run import run_search
 from search.study import Shared
@@ -92,56 +93,68 @@ def test_a_node_that_joins_is_used_and_one_that_dies_costs_no_retry(tmp_path: Pa
 
 
 def patient(trial: Mapping[str, Any], shared: Shared) -> dict[str, Any]:
-    """A real trial that begins when a node has said why it is unlike the driver's."""
-    asked, end = Path(trial["study_dir"]) / "asked.log", time.monotonic() + 120
-    while "numpy" not in asked.read_text() and time.monotonic() < end:
+    """A real trial. The first two end only when one, or both, of the nodes that join are left out."""
+    study, end = Path(trial["study_dir"]), time.monotonic() + 120
+    while not (study / f"left-out-{min(trial['number'], 1)}").exists() and time.monotonic() < end:
         time.sleep(0.05)
     return run_trial(trial, shared)
 
 
-def test_a_node_that_joins_with_other_software_costs_no_trial(
-    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+def test_nodes_that_join_and_are_unfit_cost_no_trial_and_get_no_second_one(
+    tmp_path: Path, cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has another NumPy: the search ends in a line that says so, and goes on when the node is gone."""
+    """One has another NumPy, and on the other not even a worker starts, as it misses a library."""
     config = load_config(write_tiny_study(tmp_path, search={"trials": 6}))
-    folder, check = config.folder, preflight.for_late_nodes
-
-    def written_down(*arguments: Any) -> Callable[[], str | None]:
-        ready = check(*arguments)
-        assert ready is not None
-
-        def ask() -> str | None:
-            reason = ready()
-            with (folder / "asked.log").open("a") as log:
-                log.write(f"{reason}\n")
-            return reason
-
-        return ask
-
-    monkeypatch.setattr(preflight, "for_late_nodes", written_down)
     monkeypatch.setattr(experiment, "run_trial", patient)
     fake = tmp_path / "site" / "numpy-1.0.dist-info"
     fake.mkdir(parents=True)
     (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 1.0\n")
+    broken = tmp_path / "broken" / "pandas" / "__init__.py"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("raise ImportError('libm.so: not found')\n")
+    reasons = [
+        rf"numpy 1\.0 \(here {np.__version__}\); install the versions of constraints\.txt there, or submit with --pip",
+        r"cannot run medcore \(ImportError: Can't import ray\.tune .*\); install it there, or submit with --pip",
+    ]
+    head = ray.get_runtime_context().get_node_id()
     with ThreadPoolExecutor() as pool:  # a node can only be added in the main thread
-        running = pool.submit(experiment.search, config, ray_address=cluster.address, command="medcore search c.yaml")
-        while not (folder / "asked.log").exists() and not running.done():
-            time.sleep(0.05)
-        late = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": f"{fake.parent}:{ROOT}"})
+        running = pool.submit(experiment.search, config, ray_address=cluster.address)
+        for number, (folder, reason) in enumerate(zip((fake.parent, tmp_path / "broken"), reasons, strict=True)):
+            while len(begun(config.folder)) <= number and not running.done():
+                time.sleep(0.05)
+            cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": f"{folder}:{ROOT}"})
+            while not re.search(reason, caplog.text) and not running.done():
+                time.sleep(0.05)
+            (config.folder / f"left-out-{number}").touch()
         outcome = running.result()
-    reason = (
-        f"numpy 1.0 (here {np.__version__}); install the versions of constraints.txt there, or submit with --pip; "
-        "or take that node away"
-    )
+    lines = (rf"; left out was node {re.escape(platform.node())} \(\S+, \w+\): {why}" for why in reasons)
+    assert re.fullmatch(f"6 trials done, 0 failed{''.join(lines)}", outcome.message)
+    assert caplog.text.count("the search goes on without") == 2
+    assert begun(config.folder) == {f"t{number:04d}": head for number in range(6)}
+
+
+def begun(study: Path) -> dict[str, str]:
+    """The node of each trial that was begun."""
+    attempts = {trial.trial_id: last_attempt(study, trial.trial_id) for trial in all_issued(study)}
+    return {trial_id: attempt.node for trial_id, attempt in attempts.items() if attempt is not None}
+
+
+def test_too_many_nodes_that_are_unfit_end_a_search(cluster: Cluster) -> None:
+    """Else a cluster that grows by itself would start such nodes for ever."""
+    for number in range(4):
+        cluster.add_node(num_cpus=2, wait=number == 3)
+    *others, last = (node["NodeID"] for node in ray.nodes() if node["Resources"]["CPU"] == 2)
+    left_out = LeftOut(None)
+    for node in others:
+        left_out.add(node, "other versions")
+    assert left_out.problem({"cpu": 2}) is None
+    left_out.add(last, "other data")
+    assert left_out.problem({"cpu": 1}) is None
     assert re.fullmatch(
-        rf"ended early \(node {re.escape(platform.node())} \(\S+\): {re.escape(reason)}\): \d trials done, "
-        r"0 failed, \d of 6 missing; go on with: medcore search c\.yaml",
-        outcome.message,
+        r"no other node has room for a trial than node \S+ \(\S+, \w+\): other data", left_out.problem({"cpu": 2}) or ""
     )
-    before = {row["trial_id"]: row for row in all_rows(folder)}
-    assert len(before) < len(all_issued(folder))  # what that node was given is still to be done
-    cluster.remove_node(late)
-    while all(node["Alive"] for node in ray.nodes()):
-        time.sleep(0.05)
-    assert experiment.search(config, resume=True, ray_address=cluster.address).message == "6 trials done, 0 failed"
-    assert before.items() <= {row["trial_id"]: row for row in all_rows(folder)}.items()
+    left_out.add(ray.get_runtime_context().get_node_id(), "no storage")
+    assert re.fullmatch(
+        r"5 nodes are unfit for trials, which is too many; the last is node \S+ \(\S+, \w+\): no storage",
+        left_out.problem({"cpu": 1}) or "",
+    )

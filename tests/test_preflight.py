@@ -37,11 +37,11 @@ from search.node_probe import (
     why_unlike,
 )
 from search.placement import gpu_memory_problem
+from search.every_node import node_names
 from search.preflight import (
     checkpoint_files,
     least_gpu_bytes,
     listed,
-    node_names,
     study_folder_problems,
     tracking_problems,
 )

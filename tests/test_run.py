@@ -274,7 +274,8 @@ def test_a_node_that_is_not_ready_costs_no_trial_and_each_process_is_asked_once(
     outcome = run_search(*arguments, ready=ready, concurrency=1, shared={"table": Unreadable()})
     node = re.escape(platform.node())
     assert re.match(
-        rf"ended early \(node {node} \(\S+\): torch 1\.0 \(here 2\.0\); install this one there\): "
+        rf"ended early \(no other node has room for a trial than node {node} \(\S+\): "
+        r"torch 1\.0 \(here 2\.0\); install this one there\): "
         "0 trials done, 0 failed, 4 of 4 missing; go on with: ",
         outcome.message,
     )
