@@ -6,6 +6,7 @@ begins with calls that warm up and do not count; on a GPU every timed block ends
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -150,6 +151,7 @@ def _extra_bytes_on_cpu(call: Call) -> int:
     """From the profiler's record of every allocation and release, in the form that it writes for other programs."""
     # read once, when the profiler first starts: it would tell on standard error that it starts and stops
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    gc.collect()  # or what an earlier call left behind may go during this one, and is taken from its peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         call()
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Iterator
@@ -124,6 +125,19 @@ def test_peak_bytes_on_paper() -> None:
 
     assert extra_bytes(call, torch.device("cpu")) == pytest.approx(12e6, abs=1e3)
     assert extra_bytes(lambda: None, torch.device("cpu")) == 0
+
+
+def test_peak_bytes_are_not_lessened_by_what_an_earlier_call_left_behind() -> None:
+    def leave() -> None:
+        left: list[object] = [torch.zeros(1000, 1000)]
+        left.append(left)  # a cycle, which only the collector can release
+
+    def call() -> torch.Tensor:
+        gc.collect()
+        return torch.zeros(1000, 500)
+
+    assert extra_bytes(leave, torch.device("cpu")) == 4e6
+    assert extra_bytes(call, torch.device("cpu")) == pytest.approx(2e6, abs=1e3)
 
 
 def test_peak_bytes_of_a_chain_of_layers_are_its_two_widest_neighbours() -> None:
