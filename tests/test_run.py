@@ -53,7 +53,7 @@ def work(trial, pause):
 
 outcome = run_search(
     Path(sys.argv[1]), lambda trial: {"x": trial.suggest_float("x", 0, 1)}, [],
-    [Objective("cost", "min"), Objective("quality", "max")], 8, work,
+    [Objective("cost", "min"), Objective("quality", "max")], 16, work,
     shared={"pause": 0.4},
 )
 print(outcome.message)
@@ -179,7 +179,7 @@ def test_killed_then_stopped_then_resumed(tmp_path: Path) -> None:
     script.write_text(DRIVER)
     driver = start(script, study)
     wait_for_rows(study, 2, driver)
-    arguments: tuple[Any, ...] = (study, space, [], OBJECTIVES, 8, slow)
+    arguments: tuple[Any, ...] = (study, space, [], OBJECTIVES, 16, slow)
     with pytest.raises(MedcoreError, match="another search is writing"):
         run_search(*arguments, resume=True)
     driver.kill()
@@ -198,19 +198,19 @@ def test_killed_then_stopped_then_resumed(tmp_path: Path) -> None:
     outcome = run_search(*arguments, resume=True, on_row=press_ctrl_c, resume_command="medcore search c.yaml --resume")
     assert outcome.interrupted and not outcome.complete and signal.getsignal(signal.SIGINT) is before
     expected = (
-        r"stopped by request: \d trials done, 0 failed, \d of 8 missing; go on with: medcore search c.yaml --resume"
+        r"stopped by request: \d+ trials done, 0 failed, \d+ of 16 missing; go on with: medcore search c.yaml --resume"
     )
     assert re.fullmatch(expected, outcome.message)
     stopped_at = {row["trial_id"]: row for row in all_rows(study)}
-    assert len(killed_at) + 2 <= len(stopped_at) < 8
+    assert len(killed_at) + 2 <= len(stopped_at) < 16
 
-    assert run_search(*arguments, resume=True).message == "8 trials done, 0 failed"
-    assert list(read_study(study)["trial_id"]) == [f"t{i:04d}" for i in range(8)]
+    assert run_search(*arguments, resume=True).message == "16 trials done, 0 failed"
+    assert list(read_study(study)["trial_id"]) == [f"t{i:04d}" for i in range(16)]
     after = {row["trial_id"]: row for row in all_rows(study)}
     assert {trial_id: after[trial_id] for trial_id in stopped_at} == killed_at | stopped_at
     starts = Counter((study / "starts.log").read_text().split())
     assert all(starts[trial_id] == 1 for trial_id in killed_at)
-    assert sum(starts.values()) <= 8 + 4  # two trials were under way at each stop
+    assert sum(starts.values()) <= 16 + 4  # two trials were under way at each stop
 
 
 def test_terminated_ends_cleanly(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_terminated_ends_cleanly(tmp_path: Path) -> None:
     driver = start(script, study)
     wait_for_rows(study, 2, driver)
     driver.terminate()
-    out, _ = driver.communicate(timeout=60)
+    out, _ = driver.communicate(timeout=240)
     assert driver.returncode == 0
     assert "stopped by request: " in out and "go on with: medcore search" in out
 
@@ -328,7 +328,7 @@ def test_a_disturbed_study_has_the_rows_of_an_undisturbed_one(tmp_path: Path) ->
     for order in ("kill-worker-5", "kill-worker-11", "kill-driver-12"):
         (disturbed / order).touch()
     driver = start(script, disturbed, sampler, str(trials))
-    assert driver.wait(timeout=120) == -signal.SIGKILL
+    assert driver.wait(timeout=240) == -signal.SIGKILL
     wait_until(lambda: not trials_start(disturbed))
     assert not list(disturbed.glob("kill-*")) and len(all_rows(disturbed)) == 12
     assert run_search(disturbed, *arguments, concurrency=1, sampler=sampler, seed=3, resume=True).complete
@@ -389,7 +389,7 @@ def trials_start(study: Path) -> bool:
     return log.stat().st_size != size
 
 
-def wait_until(condition: Any, seconds: float = 60.0) -> None:
+def wait_until(condition: Any, seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
