@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +37,18 @@ def shared_dir() -> Path:
     if not (path / "weights" / "medical.pth").is_file():
         pytest.skip(f"real images and weights are absent: no {path}/weights/medical.pth (set MEDCORE_SHARED)")
     return path
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port of this computer that nobody else is given. Who names it may listen there; until then it refuses."""
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        port = int(held.getsockname()[1])
+        if sys.platform != "linux":  # elsewhere a server could not bind what is bound here
+            held.close()
+        yield port
 
 
 def nvidia_smi(folder: Path, *megabytes: int | str) -> Path:

@@ -6,33 +6,30 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
+
+from tests.helpers import held_port
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "a-token-of-the-tests-" + 32 * "0"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Nodes:
     """A head with a dashboard; others join with `add`. Every one asks for the token."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
+        self._ports = ExitStack()
+        self.folder, self.port = folder, self._ports.enter_context(held_port())
         self._ray = Path(tempfile.mkdtemp(prefix="mc-"))  # short, as paths of sockets must be
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
-        dashboard = free_port()
+        dashboard = self._ports.enter_context(held_port())
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         self.token = folder / "token"
         self.token.write_text(TOKEN)
@@ -53,6 +50,7 @@ class Nodes:
     def environment(self, **more: str) -> dict[str, str]:
         """Of a process that may use the cluster."""
         known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_USAGE_STATS_ENABLED": "0"}
+        known |= {"RAY_worker_niceness": "0"}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         ours = {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "400", "OMP_NUM_THREADS": "1"}
         return {key: value for key, value in os.environ.items() if key[:4] != "RAY_"} | ours | known | more
@@ -78,6 +76,7 @@ class Nodes:
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        self._ports.close()
         shutil.rmtree(self._ray, ignore_errors=True)
 
     def _start(self, name: str, *options: str, first_on_path: Path | None = None) -> Path:

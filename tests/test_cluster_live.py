@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from results.trials import all_rows, finished_ids
-from tests.ray_nodes import Nodes, free_port
+from tests.helpers import held_port
+from tests.ray_nodes import Nodes
 from tests.study_files import command, write_tiny_study
 
 SECONDS = 280
@@ -62,17 +63,17 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 def test_a_search_is_submitted_followed_stopped_and_resumed(nodes: Nodes, study: Path, tmp_path: Path) -> None:
     """From a folder without the configuration, which comes along; the cluster needs nothing else of this folder."""
     address = ("--address", nodes.dashboard)
-    done = medcore(nodes, "cluster", "submit", study, *address, "--trials", "60", "--name", "job", cwd=tmp_path)
+    done = medcore(nodes, "cluster", "submit", study, *address, "--trials", "600", "--name", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     job = re.match(r"submitted (\S+)\n", done.stdout)[1]
-    assert f"cluster submit {study} --address {nodes.dashboard} --trials 60 --name job --resume\n" in done.stdout
+    assert f"cluster submit {study} --address {nodes.dashboard} --trials 600 --name job --resume\n" in done.stdout
     folder = study.parent / "runs" / "job"
     until(lambda: len(finished_ids(folder)) > 0)
     assert f"{job}: stopping" in medcore(nodes, "cluster", "stop", job, *address, cwd=tmp_path).stdout
     text = medcore(nodes, "cluster", "logs", job, "--follow", *address, cwd=tmp_path).stdout
     assert "stopped by request" in text and f"go on with: medcore cluster submit {study}" in text
     stopped = all_rows(folder)
-    assert 0 < len(stopped) < 60
+    assert 0 < len(stopped) < 600
 
     wanted = str(len(stopped) + 1)
     arguments = ("--trials", wanted, "--name", "job", "--resume")
@@ -92,12 +93,13 @@ def test_a_search_is_submitted_followed_stopped_and_resumed(nodes: Nodes, study:
 
 
 def test_what_the_dashboard_refuses_is_one_line(nodes: Nodes, tmp_path: Path) -> None:
-    dead, token = f"http://127.0.0.1:{free_port()}", 40 * "x"
+    token = 40 * "x"
 
     def ask(*arguments: str, address: str = nodes.dashboard, **more: str) -> str:
         return refused(medcore(nodes, "cluster", *arguments, "--address", address, cwd=tmp_path, **more))
 
-    with ThreadPoolExecutor() as pool:
+    with held_port() as port, ThreadPoolExecutor() as pool:
+        dead = f"http://127.0.0.1:{port}"
         unknown = pool.submit(ask, "logs", "nobody", "--follow")
         wrong = pool.submit(ask, "status", RAY_AUTH_TOKEN=token)
         none = pool.submit(ask, "status", RAY_AUTH_MODE="disabled")
@@ -131,8 +133,9 @@ def test_every_problem_of_a_node_is_told_before_the_first_trial(nodes: Nodes, st
     config = tmp_path / "here.yaml"
     config.write_text(yaml.safe_dump(values))
     nodes.wait(3)
-    dead = f"http://127.0.0.1:{free_port()}"
-    done = medcore(nodes, "search", config, "--ray-address", nodes.address, "--tracking-uri", dead, cwd=tmp_path)
+    with held_port() as port:
+        dead = f"http://127.0.0.1:{port}"
+        done = medcore(nodes, "search", config, "--ray-address", nodes.address, "--tracking-uri", dead, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     first, tracking, *lines = [line.strip() for line in done.stderr.splitlines()]

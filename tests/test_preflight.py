@@ -45,8 +45,8 @@ from search.preflight import (
     study_folder_problems,
     tracking_problems,
 )
-from tests.helpers import nvidia_smi
-from tests.ray_nodes import ROOT, free_port
+from tests.helpers import held_port, nvidia_smi
+from tests.ray_nodes import ROOT
 from tests.study_files import write_tiny_study
 
 
@@ -231,8 +231,9 @@ def test_a_new_study_wants_its_tracking_server_and_a_resumed_one_does_not(tmp_pa
         return tracking_problems(config.model_copy(update={"tracking": TrackingConfig(uri=uri)}))
 
     assert problems(None) == []
-    dead = f"http://127.0.0.1:{free_port()}"
-    (line,) = problems(dead.replace("//", "//me:secret@"))
+    with held_port() as port:
+        dead = f"http://127.0.0.1:{port}"
+        (line,) = problems(dead.replace("//", "//me:secret@"))
     assert line.startswith(f"MLflow at {dead} cannot be reached (") and "secret" not in line
     with HTTPServer(("127.0.0.1", 0), ReadOnly) as server:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -240,4 +241,5 @@ def test_a_new_study_wants_its_tracking_server_and_a_resumed_one_does_not(tmp_pa
         server.shutdown()
     assert "cannot be written (" in line and "ermission denied" in line
     write_issued(tmp_path / "runs" / "tiny", Issued("t0000", 0, 1, "dense", {}))
-    assert problems(dead) == []
+    with held_port() as port:
+        assert problems(f"http://127.0.0.1:{port}") == []

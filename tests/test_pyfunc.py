@@ -31,9 +31,10 @@ from medcore.imagefile import read_image
 from medcore.sam import MedSam, predictor
 from search import choose, exports, mlflow_client, pyfunc_export, pyfunc_model, registry
 from search.tracking import Tracker
+from tests.helpers import held_port
 from tests.study_files import environment
 from tests.test_exports import SPEC, names, random_model, write_study_of_one
-from tests.test_tracking import Server, eventually, free_port, healthy
+from tests.test_tracking import Server, eventually, healthy
 
 BOX = (40, 60, 200, 220)
 OTHER_BOX = (0, 0, 70.5, 90)
@@ -41,9 +42,10 @@ OTHER_BOX = (0, 0, 70.5, 90)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.kill()
+    with held_port() as port:
+        server = Server(tmp_path_factory.mktemp("server"), port)
+        yield server
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,12 @@ def predict(model: Path) -> Callable[[pd.DataFrame], pd.DataFrame]:
 def image(study: Path) -> Path:
     """250 rows, 260 columns of coarse noise: neither square nor of the model's size."""
     return write_noise(study.parent / "image.png", 0)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    with held_port() as port:
+        yield port
 
 
 def write_noise(path: Path, seed: int) -> Path:
@@ -149,7 +157,7 @@ assert len(example["masks"][0]) == 1
 
 
 def test_registered_and_served(
-    study: Path, image: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Path, image: Path, server: Server, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the study to a mask over HTTP, by the words of the card."""
     uri, out, said = f"http://127.0.0.1:{server.port}", tmp_path / "model", list[str]()
@@ -176,7 +184,7 @@ def test_registered_and_served(
     logged = {item.path for item in client.list_logged_model_artifacts(output.model_id)}
     assert logged == {path.name for path in out.iterdir()} - {"patient.txt"}
 
-    port, log = free_port(), (tmp_path / "serve.log").open("w")
+    log = (tmp_path / "serve.log").open("w")
     words = said[-1].split("serve it: ")[1].split()
     assert words[0] == f"MLFLOW_TRACKING_URI={uri}" and words[-2:] == ["-p", "5001"]
     process = subprocess.Popen(
@@ -286,9 +294,9 @@ def test_images_are_read_as_medcore_reads_them(tmp_path: Path) -> None:
 
 
 def test_server_away_leaves_the_folder_and_says_what_was_not_done(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, uri = write_study_of_one(tmp_path), f"http://127.0.0.1:{free_port()}"
+    study, uri = write_study_of_one(tmp_path), f"http://127.0.0.1:{port}"
     with pytest.raises(MedcoreError, match=r"tracking\.json: missing or incomplete"):
         choose.export(str(study), "knee", tmp_path / "out", "mlflow", register="polyps")
     assert not (tmp_path / "out").exists()
@@ -351,7 +359,7 @@ def test_a_model_that_differs_appears_nowhere(study: Path, tmp_path: Path, monke
 
 
 def test_a_model_that_could_not_be_sent_is_marked(tmp_path: Path) -> None:
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = mlflow_client.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.create_experiment("medcore", artifact_location=(tmp_path / "taken").as_uri())
     (tmp_path / "taken").write_text("a file where a folder should be")
     run, folder = client.create_run(experiment), tmp_path / "model"

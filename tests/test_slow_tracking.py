@@ -14,18 +14,20 @@ import search.mlflow_client
 from medcore.errors import MedcoreError
 from search.tracked import sync_study
 from search.tracking import Tracker, TrackingThread
+from tests.helpers import held_port
 from tests.slow_proxy import slow
 from tests.test_tracking import CONFIG, Server, add_trial, eventually, make_study
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    try:
-        server.wait()
-        yield server
-    finally:
-        server.kill()
+    with held_port() as port:
+        server = Server(tmp_path_factory.mktemp("server"), port)
+        try:
+            server.wait()
+            yield server
+        finally:
+            server.kill()
 
 
 def runs(server: Server, experiment: str) -> list[Any]:

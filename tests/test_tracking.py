@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import string
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from search.ledger import only_driver
 from search.tracked import download_study, send_report, sync_study
 from search.tracking import Tracker, TrackingThread
 from search.tracking_note import hide_login
+from tests.helpers import held_port
 
 OBJECTIVES = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
 CONFIG = {
@@ -98,10 +98,10 @@ def started(folder: Path, uri: str | None = None) -> Tracker:
 
 
 class Server:
-    """A real tracking server on a port of its own, with its store in `folder`."""
+    """A real tracking server on a port that is held for it, with its store in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port, self._folder, self.artifacts = free_port(), folder, folder / "artifacts"
+    def __init__(self, folder: Path, port: int) -> None:
+        self.port, self._folder, self.artifacts = port, folder, folder / "artifacts"
         self.start()
 
     def start(self) -> None:
@@ -117,7 +117,7 @@ class Server:
         )
 
     def wait(self) -> None:
-        assert eventually(lambda: healthy(self.port), 60), "mlflow server did not start"
+        assert eventually(lambda: healthy(self.port), 150), "mlflow server did not start"
 
     def kill(self) -> None:
         """The server and its workers, which share its session."""
@@ -129,9 +129,10 @@ class Server:
 @pytest.fixture(scope="module", autouse=True)
 def early_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Started with the first test of the file: it is ready when its own test comes."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.kill()
+    with held_port() as port:
+        server = Server(tmp_path_factory.mktemp("server"), port)
+        yield server
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,13 @@ def store(sqlite: str) -> Iterator[str]:
     if experiment is not None:
         client.rename_experiment(experiment.experiment_id, f"old-{time.time_ns()}")
     yield sqlite
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """The address of a server that is away as long as the test runs."""
+    with held_port() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
@@ -371,11 +379,11 @@ def test_a_store_is_asked_by_writing_to_it(store: str) -> None:
     assert reason is not None and "readonly database" in reason
 
 
-def test_no_server_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_server_no_error(tmp_path: Path, dead: str, caplog: pytest.LogCaptureFixture) -> None:
     """Nobody listens: one warning however often it is tried, and the command that sends the rows later."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])
-    uri = f"http://127.0.0.1:{free_port()}"
-    tracker = started(folder, uri)
+    tracker = started(folder, dead)
+    assert not tracker.sync()  # the first one imports mlflow
     begin = time.monotonic()
     assert not tracker.sync() and not tracker.sync()
     assert time.monotonic() - begin < 10
@@ -397,7 +405,7 @@ def test_server_killed_and_back(tmp_path: Path, early_server: Server) -> None:
         tracker = Tracker(folder, uri, "medcore-server", "s")
         tracker.start(CONFIG)
         with TrackingThread(tracker, seconds=0.2):
-            assert eventually(lambda: tracker.unsent() == 0 and bool(tracker._sent), 20)
+            assert eventually(lambda: tracker.unsent() == 0 and bool(tracker._sent), 60)
             server.kill()
             add_trial(folder, 1, 40, 0.7)
             add_trial(folder, 2, 0, 0, reason="ValueError: x")
@@ -405,7 +413,7 @@ def test_server_killed_and_back(tmp_path: Path, early_server: Server) -> None:
             assert tracker.unsent() >= 2
             server.start()
             add_trial(folder, 3, 30, 0.5)
-            assert eventually(lambda: tracker.unsent() == 0, 60)
+            assert eventually(lambda: tracker.unsent() == 0, 150)
         assert tracker.finish() is None
         client = MlflowClient(uri)
         experiment = client.get_experiment_by_name("medcore-server")
@@ -434,10 +442,10 @@ def test_start_keeps_the_identity(tmp_path: Path) -> None:
 
 
 def test_a_login_is_kept_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, dead: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And a search that goes on without it says so, unless it comes from the environment."""
-    folder, uri = make_study(tmp_path / "s", [(50, 0.8)]), f"http://127.0.0.1:{free_port()}"
+    folder, uri = make_study(tmp_path / "s", [(50, 0.8)]), dead
     tracker = started(folder, uri.replace("//", "//me:secret@"))
     assert "secret" in tracker.uri and not tracker.sync()
     assert "cannot be reached" in caplog.text and "secret" not in caplog.text
@@ -455,12 +463,6 @@ def test_a_login_is_kept_nowhere(
         sync_study(folder)
     started(folder, uri)
     assert Tracker(folder).uri == uri
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def healthy(port: int) -> bool:
