@@ -349,8 +349,13 @@ def test_interrupted_fine_tuning_says_how_to_go_on(
         if text.startswith("epoch 1"):
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        choose.export(str(study), "trial:t0000", tmp_path / "a.safetensors", say=say, finetune=True)
+    # tests that a script starts in the background inherit that it is ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            choose.export(str(study), "trial:t0000", tmp_path / "a.safetensors", say=say, finetune=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert said[-1].startswith("fine-tuning interrupted; the same command goes on")
     assert (study / "trials" / "t0000" / "finetune" / "training.state").is_file()
 

@@ -175,7 +175,11 @@ def test_demo_architecture_fits_its_decoder() -> None:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_drawing_is_fast_enough_for_a_demo(domain: str) -> None:
-    """About 100 images a second on an idle core; the bound leaves room for a busy machine."""
-    start = time.process_time()
-    make(domain, 40, 128, seed=0)
-    assert time.process_time() - start < 40 / 20
+    """About 100 images a second on an idle core; the bound and the best of three leave room for a busy machine."""
+
+    def seconds() -> float:
+        start = time.process_time()
+        make(domain, 40, 128, seed=0)
+        return time.process_time() - start
+
+    assert min(seconds() for _ in range(3)) < 40 / 20
