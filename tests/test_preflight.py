@@ -21,6 +21,7 @@ import torch
 
 from medcore.spec import ARCHITECTURES
 from search.config import TrackingConfig, load_config
+from search.every_node import node_names
 from search.ledger import Issued, write_issued
 from search.node_probe import (
     DRIVER,
@@ -37,7 +38,6 @@ from search.node_probe import (
     why_unlike,
 )
 from search.placement import gpu_memory_problem
-from search.every_node import node_names
 from search.preflight import (
     checkpoint_files,
     least_gpu_bytes,
