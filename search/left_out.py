@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 
 import ray
 from ray import tune
 
-from search.every_node import ask, node_names
+from search.every_node import Silence, ask, node_names
 from search.session import NAMES, dead_nodes, room
 from search.worker import Ready
 
@@ -44,20 +45,24 @@ class LeftOut:
         """Leave the node of this id out from the next run of Tune on; a user is told once."""
         if node in self._why:
             return
-        self._why[node] = f"{node_names(ray.nodes())[node]}: {why}"  # type: ignore[no-untyped-call]
+        name = node_names(ray.nodes()).get(node, f"node {node[:8]}")  # type: ignore[no-untyped-call]
+        self._why[node] = f"{name}: {why}"
         logger.warning("the search goes on without %s", self._why[node])
 
-    def look(self) -> None:
-        """Ask all other nodes. One that lacks so much that no worker starts there cannot say so by itself."""
+    def look(self, stop: threading.Event) -> None:
+        """Ask all other nodes. One that lacks so much that no worker can be got ready there cannot say so by itself.
+
+        One that is silent stays: it may be busy, and where no process starts at all, no trial does.
+        """
         if self._ready is None:
             return
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
         asked = {node["NodeID"]: self._ready for node in nodes if node["NodeID"] not in self._why}
-        replies = ask(_answer, asked, _SECONDS)
+        replies = ask(_answer, asked, _SECONDS, stop)
         gone = dead_nodes()
         for node, reply in replies.items():
             why = reply if isinstance(reply, str) else reply[0]
-            if why is not None and node not in gone:
+            if why is not None and node not in gone and not isinstance(reply, Silence):
                 self.add(node, why)
 
     def around(self, wanted: Mapping[str, float]) -> tune.PlacementGroupFactory:

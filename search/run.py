@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +25,6 @@ from search.sampler import SamplerSettings, Space, StudySearch
 from search.session import Resources, cluster_address, connected, fitting, one_line, request
 from search.watcher import Begun, Watcher
 from search.worker import Ready, TrialWorker, Work
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def run_search(
         trainable: `trainable(trial, **shared) -> row`, run in worker processes; it writes the row itself.
         shared: big read-only inputs, put into the object store once and mapped by every worker.
         ready: asked once in every worker process before its first trial; a node with a reason why it should run none
-            costs no trial and is left out, unless there is no other.
+            costs no trial and is left out, unless there is no other or there are too many such nodes.
         sampler, seed: see `search.sampler.SamplerSettings`.
         concurrency: trials at once; by default as many as the resources allow, those of nodes that join later too.
         retries: how often a trial is begun again after its worker process has died, before it counts as failed; nodes
@@ -114,8 +111,10 @@ def run_search(
                     search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials, stop)
                     watcher = Watcher(study_dir, search, stop, begun, left_out, retries, on_row, on_start)
                     placed = tune.with_resources(worker, left_out.around(wanted))
-                    missing = trials - len(finished_ids(study_dir))
-                    problem = _fit(study_dir, placed, missing, limit, retries, watcher) or left_out.problem(wanted)
+                    missing, known = trials - len(finished_ids(study_dir)), len(left_out)
+                    problem = _fit(study_dir, placed, missing, limit, retries, watcher)
+                    if problem is None and len(left_out) > known:
+                        problem = left_out.problem(wanted)
                     begun_again = watcher.postponed and problem is None and not stop.is_set()
                 interrupted = stop.is_set()
     return _outcome(study_dir, trials, interrupted, problem, left_out.lines, command)
@@ -182,9 +181,10 @@ def _outcome(
     done = sum(row["status"] == "done" for row in rows)
     failed = len(rows) - done
     count = f"{done} trials done, {failed} failed"
+    nodes = "".join(f"; left out was {line}" for line in left_out if line not in (problem or ""))
     if len(rows) >= trials:
-        message = "; left out was ".join([count, *left_out])
+        message = count + nodes
     else:
         why = "stopped by request" if interrupted else f"ended early ({problem or 'Ray Tune stopped without a reason'})"
-        message = f"{why}: {count}, {trials - len(rows)} of {trials} missing; go on with: {command}"
+        message = f"{why}: {count}, {trials - len(rows)} of {trials} missing{nodes}; go on with: {command}"
     return Outcome(done, failed, trials, interrupted and len(rows) < trials, message)

@@ -35,6 +35,12 @@ class Begun:
     tries: Counter[str] = field(default_factory=Counter)
     mourned: set[Attempt] = field(default_factory=set)
 
+    def take_back(self, trial_id: str) -> None:
+        """The last beginning was on a node that runs no trial."""
+        self.tries[trial_id] -= 1
+        if self.tries[trial_id] == 0:
+            del self.first[trial_id]
+
 
 class Watcher(tune.Callback):
     """Tune's events, seen from the study: rows for workers that died, news for the user, the stop request."""
@@ -52,7 +58,7 @@ class Watcher(tune.Callback):
     ) -> None:
         self.search, self.stopped, self.postponed = search, False, False
         self._begun, self._retries = begun, retries
-        self._left_out, self._known = left_out, len(left_out)
+        self._left_out, self._known, self._looked = left_out, len(left_out), False
         self._dir, self._stop, self._on_row, self._on_start = study_dir, stop, on_row, on_start
         self._counted: dict[str, int] = {}
         self._given_up: set[str] = set()
@@ -86,9 +92,8 @@ class Watcher(tune.Callback):
         result, trial_id = trial.last_result, trial.config["trial_id"]
         if why := result.get(UNFIT):
             self._left_out.add(result[NODE], why)
-            self._begun.tries[trial_id] -= 1
+            self._begun.take_back(trial_id)
             self._postpone()
-            return
         if trouble := result.get(TROUBLE):
             self.search.end(trouble)
         self._tell(trial_id)
@@ -108,7 +113,7 @@ class Watcher(tune.Callback):
             if node_died or tries[trial_id] <= self._retries:
                 if node_died:
                     tries[trial_id] -= 1
-                elif not self._unfit_nodes():
+                elif not self._found_unfit():
                     tries[trial_id] += 1  # although it may not have begun: it must not be put off for ever
                 self._postpone()
                 return
@@ -129,10 +134,11 @@ class Watcher(tune.Callback):
         if len(self._left_out) > self._known:
             self.search.pause()
 
-    def _unfit_nodes(self) -> bool:
-        """Whether this run of Tune uses nodes that are to be left out; if none is known, all are asked."""
-        if len(self._left_out) == self._known:
-            self._left_out.look()
+    def _found_unfit(self) -> bool:
+        """Whether this run of Tune uses nodes that are to be left out; if none is known, all are asked, once."""
+        if len(self._left_out) == self._known and not self._looked:
+            self._looked = True
+            self._left_out.look(self._stop)
         return len(self._left_out) > self._known
 
     def _forgive(self, trial: Any) -> None:

@@ -54,11 +54,11 @@ def work(issued: Mapping[str, Any], shared: Shared, head: str) -> dict[str, Any]
 
     `datetime` has a clock of its own, which C code uses too: it is changed only where trials ask it.
     """
-    there = Path(issued["study_dir"]) / "there"
+    there, end = Path(issued["study_dir"]) / "there", time.monotonic() + 120
     if ray.get_runtime_context().get_node_id() != head:
         trial.datetime = LateDatetime  # type: ignore[misc]
         there.touch()
-    while not there.exists():
+    while not there.exists() and time.monotonic() < end:
         time.sleep(0.05)
     return trial.run_trial(issued, shared)
 

@@ -144,8 +144,7 @@ def test_a_late_node_says_in_one_line_why_it_is_unlike(tmp_path: Path) -> None:
         f"torch {versions()['torch']} (here 1.0), scipy {versions()['scipy']} (here 0.1); install the versions of "
         "constraints.txt there, or submit with --pip, "
         f"also medcore's code is another revision ({driver.code}, here 0); install this one there, "
-        f"also {file} is not visible (No such file or directory); put it on storage that all nodes mount at this path; "
-        "or take that node away"
+        f"also {file} is not visible (No such file or directory); put it on storage that all nodes mount at this path"
     )
 
 
