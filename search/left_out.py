@@ -73,6 +73,10 @@ class LeftOut:
         elsewhere = {"ray.io/node-id": f"!in({','.join(self._why)})"}
         return tune.PlacementGroupFactory([bundle], bundle_label_selector=[elsewhere])
 
+    def room(self, wanted: Mapping[str, float]) -> int:
+        """How many trials the other nodes hold at once."""
+        return room(wanted, without=self._why)
+
     def problem(self, wanted: Mapping[str, float]) -> str | None:
         """Why a search cannot go on without these nodes, in one line that has the last one's reason."""
         if not self._why:
@@ -80,7 +84,7 @@ class LeftOut:
         last = self.lines[-1]
         if len(self._why) >= _MOST:
             return f"{len(self._why)} nodes are unfit for trials, which is too many; the last is {last}"
-        if room(wanted, without=self._why) == 0:
+        if self.room(wanted) == 0:
             return f"no other node has room for a trial than {last}"
         return None
 

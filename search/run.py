@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -97,22 +98,20 @@ def run_search(
                 wanted = request(resources)
                 places = fitting(wanted)
                 if cluster_address(ray_address) is None:
-                    limit = concurrency or places
+                    at_once = _always(concurrency or places)
                 else:
-                    # Tune asks for one trial ahead of a free place where it is given no limit: that is what makes a
-                    # cluster grow and what a node that joins is given, but the sampler draws it without the latest rows
-                    limit = concurrency
+                    at_once = _always(concurrency) if concurrency else _one_ahead(wanted, left_out)
                     stack.enter_context(watching_head(command))
                 inputs = [ray.put((trainable, dict(shared or {})))]
                 worker = tune.with_parameters(TrialWorker, study_dir=str(study_dir), ready=ready, inputs=inputs)
                 begun = Begun()
                 begun_again = True
                 while begun_again:
-                    search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials, stop)
+                    search = StudySearch(study_dir, space, objectives, warm_starts, settings, trials, at_once, stop)
                     watcher = Watcher(study_dir, search, stop, begun, left_out, retries, on_row, on_start)
                     placed = tune.with_resources(worker, left_out.around(wanted))
                     missing, known = trials - len(finished_ids(study_dir)), len(left_out)
-                    problem = _fit(study_dir, placed, missing, limit, retries, watcher)
+                    problem = _fit(study_dir, placed, missing, retries, watcher)
                     if problem is None and len(left_out) > known:
                         problem = left_out.problem(wanted)
                     begun_again = watcher.postponed and problem is None and not stop.is_set()
@@ -120,14 +119,33 @@ def run_search(
     return _outcome(study_dir, trials, interrupted, problem, left_out.lines, command)
 
 
-def _fit(study_dir: Path, worker: Any, missing: int, limit: int | None, retries: int, watcher: Watcher) -> str | None:
-    """Run `missing` trials, at most `limit` at once; returns why it ended early, if it did."""
+def _always(count: int) -> Callable[[], int]:
+    return lambda: count
+
+
+def _one_ahead(wanted: Mapping[str, float], left_out: LeftOut) -> Callable[[], int]:
+    """As many trials as the nodes hold, and one: it makes a cluster grow, and is what a node that joins is given.
+
+    The sampler draws that one without the latest rows. Nodes are counted once a second.
+    """
+    count, again = 0, 0.0
+
+    def at_once() -> int:
+        nonlocal count, again
+        if time.monotonic() >= again:
+            count, again = left_out.room(wanted) + 1, time.monotonic() + 1.0
+        return count
+
+    return at_once
+
+
+def _fit(study_dir: Path, worker: Any, missing: int, retries: int, watcher: Watcher) -> str | None:
+    """Run `missing` trials; returns why it ended early, if it did."""
     tuner = tune.Tuner(
         worker,
         tune_config=tune.TuneConfig(
             search_alg=watcher.search,
             num_samples=missing,
-            max_concurrent_trials=None if limit is None else min(limit, missing),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
         ),

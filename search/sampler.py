@@ -82,6 +82,7 @@ class StudySearch(Searcher):
         warm_starts: `{"origin": str, "params": {...}}` in order; parameters that the space does not draw go along
             as they are, ones that are absent are sampled.
         trials: size of the whole search.
+        at_once: how many trials may be handed out and not ended, asked anew each time; None for any number.
         stop: set when the user wants it to end.
 
     Attributes:
@@ -96,13 +97,14 @@ class StudySearch(Searcher):
         warm_starts: Sequence[Mapping[str, Any]] = (),
         settings: SamplerSettings | None = None,
         trials: int = 1,
+        at_once: Callable[[], int] | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._dir, self._space, self._objectives = study_dir, space, tuple(objectives)
         self._settings, self._trials = settings or SamplerSettings(), trials
-        self._stop = stop
+        self._at_once, self._stop = at_once, stop
         self.problem: str | None = None
         self._paused = False
         self._running: dict[str, tuple[Issued, optuna.Trial]] = {}
@@ -132,10 +134,12 @@ class StudySearch(Searcher):
     def suggest(self, trial_id: str) -> Any:
         """Tune's request for one trial: `{"trial_id": ...}`, after its `params.json` is on disk.
 
-        `Searcher.FINISHED` after `end` or `pause`, or if the file cannot be written.
+        `Searcher.FINISHED` after `end` or `pause`, or if the file cannot be written; None while there are enough.
         """
         if self._paused or self.problem is not None:
             return Searcher.FINISHED
+        if self._at_once is not None and len(self._running) >= self._at_once():
+            return None
         if self._interrupted:
             issued = self._interrupted.popleft()
             trial, _ = self._ask(issued.number, issued.params)

@@ -19,10 +19,12 @@ from search.head_watch import answers
 #: What nodes call the resources that a trial asks for.
 NAMES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
 #: Tune's own bookkeeping is off where rows on disk do the same: loggers, snapshots, tables, its signal handler. Workers
-#: keep the driver's folder, because paths in a configuration may be relative.
+#: keep the driver's folder, because paths in a configuration may be relative, and get ready side by side: how many, the
+#: searcher says; Tune itself would begin with the next one when the last is ready.
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",

@@ -50,15 +50,16 @@ class LateDatetime(datetime):
 
 
 def work(issued: Mapping[str, Any], shared: Shared, head: str) -> dict[str, Any]:
-    """A real trial; on the head when one has begun on the odd node.
+    """A real trial, when one has begun on the other node too.
 
     `datetime` has a clock of its own, which C code uses too: it is changed only where trials ask it.
     """
-    there, end = Path(issued["study_dir"]) / "there", time.monotonic() + 120
-    if ray.get_runtime_context().get_node_id() != head:
+    study, end = Path(issued["study_dir"]), time.monotonic() + 120
+    odd = ray.get_runtime_context().get_node_id() != head
+    if odd:
         trial.datetime = LateDatetime  # type: ignore[misc]
-        there.touch()
-    while not there.exists() and time.monotonic() < end:
+    (study / f"begun-{odd}").touch()
+    while not (study / f"begun-{not odd}").exists() and time.monotonic() < end:
         time.sleep(0.05)
     return trial.run_trial(issued, shared)
 

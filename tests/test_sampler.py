@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError
 from results.trials import compact, trial_folder, write_row
@@ -231,3 +232,16 @@ def test_a_row_that_network_storage_shows_late_is_waited_for(tmp_path: Path) -> 
     search.on_trial_complete("tune0", {"done": True, ROW_WRITTEN: True})
     shown.join()
     assert [trial.state for trial in told(search)] == [TrialState.COMPLETE]
+
+
+def test_no_more_are_handed_out_than_may_run_and_places_that_come_are_used(tmp_path: Path) -> None:
+    places = 2
+    search = searcher(tmp_path, at_once=lambda: places)
+    handed = [search.suggest(f"tune{number}") for number in range(3)]
+    assert handed == [{"trial_id": "t0000"}, {"trial_id": "t0001"}, None] and len(all_issued(tmp_path)) == 2
+    places = 3
+    assert search.suggest("tune2") == {"trial_id": "t0002"} and search.suggest("tune3") is None
+    finish(tmp_path, search, "tune1", "t0001")
+    assert search.suggest("tune3") == {"trial_id": "t0003"}
+    search.pause()
+    assert search.suggest("tune4") == Searcher.FINISHED and search.problem is None
