@@ -36,8 +36,8 @@ def nap(trial: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     return row
 
 
-def ours(trials: int, seconds: float, workers: int) -> float:
-    """Wall seconds of `run_search`."""
+def ours(trials: int, seconds: float, **options: Any) -> float:
+    """Wall seconds of `run_search` with these options."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
         outcome = run_search(
@@ -48,7 +48,7 @@ def ours(trials: int, seconds: float, workers: int) -> float:
             trials,
             nap,
             shared={"seconds": seconds},
-            concurrency=workers,
+            **options,
         )
         took = time.perf_counter() - begin
     if not outcome.complete:
@@ -92,7 +92,10 @@ def main() -> None:
     asked = (arguments.trials, arguments.seconds, arguments.workers)
     ideal = arguments.trials * arguments.seconds / arguments.workers
     with connected(None, Resources()):
-        measured = {"medcore search": ours(*asked), "Tune with OptunaSearch": tunes_own(*asked)}
+        measured = {
+            "medcore search": ours(arguments.trials, arguments.seconds, concurrency=arguments.workers),
+            "Tune with OptunaSearch": tunes_own(*asked),
+        }
     table = Table(title=f"{asked[0]} trials of {asked[1]:g} s at {asked[2]} workers, ideal {ideal:.0f} s")
     for title in ("", "wall (s)", "overhead", "per trial (ms)", "ratio to ours"):
         table.add_column(title, justify="right")

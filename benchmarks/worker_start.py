@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import tempfile
 import time
-from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.trial_overhead import OBJECTIVES, nap
-from search.run import run_search
+from benchmarks.trial_overhead import ours
 from search.session import Resources, connected
 
 #: How many workers Tune gets ready at once; its own for a searcher is 1.
@@ -35,25 +32,9 @@ def get_ready(seconds: float) -> None:
 
 
 def measure(at_once: str, address: str, trials: int, seconds: float, ready: float) -> float:
-    """Wall seconds of `run_search` on the cluster."""
+    """Wall seconds of a search on the cluster."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = at_once
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
-        outcome = run_search(
-            Path(folder),
-            lambda trial: {"x": trial.suggest_float("x", 0, 1)},
-            [],
-            OBJECTIVES,
-            trials,
-            nap,
-            shared={"seconds": seconds},
-            ready=functools.partial(get_ready, ready),
-            ray_address=address,
-        )
-        took = time.perf_counter() - begin
-    if not outcome.complete:
-        raise RuntimeError(outcome.message)
-    return took
+    return ours(trials, seconds, ready=functools.partial(get_ready, ready), ray_address=address)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ the rows. A leverage grid is kept for each seed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from medcore.fisher import Progress
 from medcore.score_table import table_key
 from results.analysis import write_criteria, write_displacement, write_leverage
 from results.trials import all_rows, compact, read_images, read_study, trial_folder, write_study
-from search.analyses import FRACTIONS, cases, compare_criteria, compare_displacements, gather
+from search.analyses import FRACTIONS, Inputs, cases, compare_criteria, compare_displacements, gather
 from search.config import Config
 from search.device import release_memory
 from search.leverage import leverage
@@ -30,9 +30,10 @@ from search.objectives import Objective
 from search.preflight import for_late_nodes
 from search.progress import SearchProgress
 from search.provenance import git_revision, machine
-from search.run import run_search
+from search.run import Outcome, run_search
 from search.session import Resources, connected
 from search.study import adapted_model, dense_metrics
+from search.worker import Ready
 
 KINDS = ("criteria", "ablation", "displacement", "leverage")
 #: What the progress line shows; nothing is optimised.
@@ -72,8 +73,7 @@ def analyse(
     study = _folder(config, kind, points)
     say(f"study folder: {study}")
     _forget_failures(study)
-    resources = Resources(config.search.cpus_per_trial, config.search.gpu_share)
-    with connected(ray_address, resources):
+    with connected(ray_address, _resources(config)):
         ready = for_late_nodes(config, ray_address)
         inputs = gather(config, seeds, progress)
         arch = adapted_model(config).arch
@@ -88,30 +88,49 @@ def analyse(
         write_study(study, info)
         release_memory()
         notes["dense"] = {name: dense[name] for name in ("boundary_f1", "hd95", "dice")}
-        with SearchProgress(_SHOWN, len(points), all_rows(study)) as seen:
-            outcome = run_search(
-                study,
-                lambda _: {},
-                points,
-                _SHOWN,
-                len(points),
-                compare_displacements if kind == "displacement" else compare_criteria,
-                shared={"inputs": inputs},
-                ready=ready,
-                resources=resources,
-                concurrency=config.search.concurrency,
-                sampler="random",
-                resume=True,
-                resume_command=command,
-                on_row=seen.ended,
-                on_start=seen.started,
-            )
+        outcome = _run(kind, config, study, points, inputs, ready, ray_address, command)
     say(outcome.message)
     if not outcome.complete or outcome.failed:
         raise MedcoreError(f"{study}: {outcome.message}; a comparison needs every case, start it again to go on")
     compact(study)
     write = write_displacement if kind == "displacement" else write_criteria
     return write(read_study(study), read_images(study), out, notes)
+
+
+def _run(
+    kind: str,
+    config: Config,
+    study: Path,
+    points: Sequence[Mapping[str, Any]],
+    inputs: Inputs,
+    ready: Ready | None,
+    ray_address: str | None,
+    command: str,
+) -> Outcome:
+    """Run the cases that have no row yet, as trials of a search that samples nothing."""
+    with SearchProgress(_SHOWN, len(points), all_rows(study)) as seen:
+        return run_search(
+            study,
+            lambda _: {},
+            points,
+            _SHOWN,
+            len(points),
+            compare_displacements if kind == "displacement" else compare_criteria,
+            shared={"inputs": inputs},
+            ready=ready,
+            resources=_resources(config),
+            concurrency=config.search.concurrency,
+            sampler="random",
+            ray_address=ray_address,
+            resume=True,
+            resume_command=command,
+            on_row=seen.ended,
+            on_start=seen.started,
+        )
+
+
+def _resources(config: Config) -> Resources:
+    return Resources(config.search.cpus_per_trial, config.search.gpu_share)
 
 
 def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) -> dict[str, list[dict[str, Any]]]:
