@@ -19,19 +19,19 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from medcore.checkpoint import load
-from medcore.evaluate import evaluate, summarise
-from medcore.sam import MedSam
-from results.intervals import macro_interval
-from results.pictures import comparison_png
-from results.trials import read_study, read_study_info
-from search.config import load_config
-from search.device import best_device
-from search.prepare import prepare
-from search.space import Plan, decode
-from search.study import Shared, adapted_model, cost_metrics, load_split
-from search.trial import prune_and_recover
-from search.warm import warm_starts
+from medcore.models.checkpoint import load
+from medcore.models.sam import MedSam
+from medcore.quality.evaluate import evaluate, summarise
+from results.plots.pictures import comparison_png
+from results.stats.intervals import macro_interval
+from results.store.trials import read_study, read_study_info
+from search.base.config import load_config
+from search.base.device import best_device
+from search.study.inputs import Shared, adapted_model, cost_metrics, load_split
+from search.study.prepare import prepare
+from search.trials.space import Plan, decode, domain_of
+from search.trials.trial import prune_and_recover
+from search.trials.warm import warm_starts
 
 METRICS = ("dice", "boundary_f1", "hd95", "nsd")
 
@@ -112,7 +112,7 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
                 own = trials[trials["origin"] == start["origin"]].iloc[0]
                 report.add(start["origin"], method, load(study / own["checkpoint"]))
                 report.compare(searched, start["origin"])
-                plan = with_schedule_of(member, decode(start["params"], shared.domain))
+                plan = with_schedule_of(member, decode(start["params"], domain_of(shared)))
                 rerun = f"{start['origin']}, schedule of the searched"
                 report.add(rerun, f"{method}, schedule of the searched", run(plan, shared, int(member["seed"])))
                 report.compare(searched, rerun)

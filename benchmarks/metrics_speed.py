@@ -1,7 +1,7 @@
 """Claim: all six metrics of a pair of masks cost a few milliseconds, a fraction of the usual implementations.
 
 Three ways on the same pairs in the same process, one thread, in turns; the best of several rounds counts:
-- ours: `medcore.metrics.all_metrics`, on the bounding box of both masks;
+- ours: `medcore.quality.metrics.all_metrics`, on the bounding box of both masks;
 - full frame: the same definitions with scipy.ndimage on the whole frame, one distance map per direction and
   surface (results are checked against ours);
 - MONAI: Dice, IoU, HD95, ASSD and sub-voxel NSD, each by its own function (no boundary F1; its surfaces are
@@ -33,7 +33,7 @@ from monai.metrics import (
 )
 from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt, gaussian_filter
 
-from medcore.metrics import all_metrics
+from medcore.quality.metrics import all_metrics
 
 Mask = npt.NDArray[np.bool_]
 Pair = tuple[Mask, Mask]

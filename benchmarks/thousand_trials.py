@@ -32,8 +32,8 @@ from rich.progress import track
 from rich.table import Table
 
 from medcore.errors import MedcoreError
-from results.trials import Row, all_rows, compact, read_images, read_phases, write_images, write_phases, write_row
-from search.tracking import Tracker
+from results.store.trials import Row, all_rows, compact, read_images, read_phases, write_images, write_phases, write_row
+from search.tracking.tracker import Tracker
 
 
 def multiply(source: Path, target: Path, start: int, count: int) -> None:

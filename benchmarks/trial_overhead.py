@@ -19,10 +19,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from results.trials import write_row
-from search.objectives import Objective
-from search.run import run_search
-from search.session import Resources, connected
+from results.store.trials import write_row
+from search.base.objectives import Objective
+from search.driver.run import run_search
+from search.nodes.session import Resources, connected
 
 OBJECTIVES = (Objective("flops", "min"), Objective("boundary_f1", "max"))
 

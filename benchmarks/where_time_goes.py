@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medcore.errors import MedcoreError
-from results.trials import all_rows
+from results.store.trials import all_rows
 
 #: What a search is for. Leverage is evaluated too, on the calibration images, before a trial prunes anything.
 WANTED = ("scoring", "pruning", "recovery", "evaluation", "leverage")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.trial_overhead import ours
-from search.session import Resources, connected
+from search.nodes.session import Resources, connected
 
 #: How many workers Tune gets ready at once; its own for a searcher is 1.
 _AT_ONCE = {"medcore search": "1000", "one worker after the other": "1"}

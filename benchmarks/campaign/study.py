@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from medcore.checkpoint import save
-from medcore.sam import build
-from medcore.spec import Architecture, DecoderSpec, EncoderSpec
-from medcore.synthetic import write_folder
+from medcore.models.checkpoint import save
+from medcore.models.sam import build
+from medcore.models.spec import Architecture, DecoderSpec, EncoderSpec
+from medcore.synthetic.write import write_folder
 
 _MODEL = Architecture(
     name="campaign",

@@ -1,0 +1,163 @@
+"""Time and memory of a model where it runs, since a saving of FLOPs is not always one of time.
+
+Models that are to be compared take turns, so that a machine that slows down or is shared slows all of them. Each turn
+begins with calls that warm up and do not count; on a GPU every timed block ends when the GPU has ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
+
+from medcore.devices import device_of, mixed_precision
+from medcore.models.sam import MedSam
+from medcore.quality.timing import Latency, Timing
+
+Call = Callable[[], object]
+Name = TypeVar("Name", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: `rounds` turns a model, of calls for `block_seconds` (one at least) each.
+
+    Once `most_seconds` have gone, a round that has begun is the last one.
+    """
+
+    rounds: int = 15
+    block_seconds: float = 0.03
+    most_seconds: float = 20.0
+
+
+def measure(
+    model: MedSam, batch: int = 1, threads: int | None = None, autocast: bool = False, effort: Effort | None = None
+) -> Latency:
+    """`compare` of a single model."""
+    return compare({"": model}, batch, threads, autocast, effort)[""]
+
+
+def compare(
+    models: Mapping[str, MedSam],
+    batch: int = 1,
+    threads: int | None = None,
+    autocast: bool = False,
+    effort: Effort | None = None,
+) -> dict[str, Latency]:
+    """Time and memory of every model, each where its parameters lie, on random images and boxes.
+
+    Args:
+        batch: images in a call. threads: of the CPU; default: as many as torch uses now. autocast: run in bfloat16.
+
+    Raises: torch.OutOfMemoryError where a GPU cannot hold a call.
+    """
+    parts = {name: _Calls(model, batch, autocast) for name, model in models.items()}
+    # what is compared is timed next to one another
+    calls: dict[tuple[str, str], Call] = {(name, "encoder"): part.encode for name, part in parts.items()}
+    calls |= {(name, "whole"): part.segment for name, part in parts.items()}
+    timings = take_turns(calls, threads, effort)
+    return {
+        name: Latency(timings[name, "encoder"], timings[name, "whole"], part.peak_bytes())
+        for name, part in parts.items()
+    }
+
+
+def take_turns(
+    calls: Mapping[Name, Call], threads: int | None = None, effort: Effort | None = None
+) -> dict[Name, Timing]:
+    """Time functions one after the other, round by round; arguments as `compare`."""
+    effort = effort or Effort()
+    count = threads or torch.get_num_threads()
+    timers = {name: Timer("call()", globals={"call": call}, num_threads=count) for name, call in calls.items()}
+    taken: dict[Name, list[float]] = {name: [] for name in calls}
+    begin = time.monotonic()
+    for _ in range(effort.rounds):
+        for name, timer in timers.items():
+            taken[name] += timer.blocked_autorange(min_run_time=effort.block_seconds).times
+        if time.monotonic() - begin > effort.most_seconds:
+            break
+    return {name: _timing(seconds) for name, seconds in taken.items()}
+
+
+def extra_bytes(call: Call, device: torch.device) -> int:
+    """The most that torch's allocator for `device` holds at once during a call, beyond what it held before."""
+    if device.type != "cuda":
+        return _extra_bytes_on_cpu(call)
+    torch.cuda.synchronize(device)
+    before: int = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    peak: int = torch.cuda.max_memory_allocated(device)
+    return peak - before
+
+
+def device_name(device: torch.device) -> str:
+    """Model of the GPU or the CPU, as its driver or the operating system calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, [*names, platform.processor(), platform.machine()]), "unknown CPU")
+
+
+class _Calls:
+    """One model with its input."""
+
+    def __init__(self, model: MedSam, batch: int, autocast: bool) -> None:
+        self._model, self._device, self._autocast = model, device_of(model), autocast
+        side = model.arch.img_size
+        pixels = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+        self._images = pixels.to(self._device)
+        # the middle of each image
+        self._boxes = (side * torch.tensor([0.25, 0.25, 0.75, 0.75])).repeat(batch, 1).to(self._device)
+
+    def encode(self) -> Tensor:
+        with torch.inference_mode(), mixed_precision(self._device, self._autocast):
+            return self._model.encode(self._images)
+
+    def segment(self) -> Tensor:
+        with torch.inference_mode(), mixed_precision(self._device, self._autocast):
+            return self._model.segment(self._images, self._boxes)
+
+    def peak_bytes(self) -> int:
+        tensors = [*self._model.parameters(), *self._model.buffers(), self._images, self._boxes]
+        resident: int = sum(tensor.nbytes for tensor in tensors)
+        return resident + extra_bytes(self.segment, self._device)
+
+
+def _timing(seconds: list[float]) -> Timing:
+    low, median, high = 1e3 * np.percentile(seconds, [25, 50, 75])
+    return Timing(float(median), float(high - low), len(seconds))
+
+
+def _extra_bytes_on_cpu(call: Call) -> int:
+    """From the profiler's record of every allocation and release, in the form that it writes for other programs."""
+    # read once, when the profiler first starts: it would tell on standard error that it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    gc.collect()  # or what an earlier call left behind may go during this one, and is taken from its peak
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
+        call()
+    with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
+        trace = Path(folder) / "trace.json"
+        record.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_bytes())["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]" and event["args"]["Device Type"] == 0]
+    changes.sort(key=lambda event: event["ts"])
+    return int(np.cumsum([0, *(event["args"]["Bytes"] for event in changes)]).max())

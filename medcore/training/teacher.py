@@ -1,0 +1,78 @@
+"""What the unpruned model says about the calibration images, computed once a study (method §6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medcore.data.load import ImageSet
+from medcore.devices import Parts, device_of, mixed_precision
+from medcore.errors import MedcoreError
+from medcore.models.sam import MedSam
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The teacher's answers, row i for image i of the set it was computed on, with that image's exact box.
+
+    Plain arrays, never written to: read-only views (shared memory, memory maps) serve as well as owned ones.
+
+    Attributes:
+        embeddings: float16 (N, C, g, g), output of the image encoder.
+        logits: float16 (N, 1, low, low), the decoder's low-resolution logits.
+    """
+
+    embeddings: npt.NDArray[np.float16]
+    logits: npt.NDArray[np.float16]
+
+    def __post_init__(self) -> None:
+        if len(self.embeddings) != len(self.logits):
+            raise MedcoreError(f"teacher: {len(self.embeddings)} embeddings but {len(self.logits)} logits")
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def batch(self, indices: npt.NDArray[np.intp], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Copies as float32, rows `indices`: embeddings (B, C, g, g) and logits (B, 1, low, low)."""
+        embeddings, logits = self.embeddings[indices], self.logits[indices]
+        return (
+            torch.from_numpy(embeddings.astype(np.float32)).to(device),
+            torch.from_numpy(logits.astype(np.float32)).to(device),
+        )
+
+
+@torch.no_grad()
+def compute_teacher(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False) -> Teacher:
+    """Run `model` on all images with their exact boxes; in smaller batches where memory runs out.
+
+    Half precision is enough: the encoder ends with a normalisation, and logits stay within a few hundred.
+
+    Raises:
+        MedcoreError: an answer is not finite in half precision, so that nothing could be learnt from it.
+    """
+    arch, device = model.arch, device_of(model)
+    embeddings = np.empty((len(images), arch.out_chans, arch.grid, arch.grid), np.float16)
+    logits = np.empty((len(images), 1, arch.low_res, arch.low_res), np.float16)
+
+    def answer(parts: list[slice]) -> None:
+        for chosen in (indices[part] for part in parts):
+            with mixed_precision(device, autocast):
+                embedding = model.encode(images.tensor(chosen).to(device))
+                low = model.decode(embedding, images.box_tensor(chosen).to(device))
+            embeddings[chosen] = embedding.half().cpu().numpy()
+            logits[chosen] = low.half().cpu().numpy()
+
+    parts = Parts()
+    for start in range(0, len(images), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(images)))
+        parts.run(len(indices), answer)
+        if not (np.isfinite(embeddings[indices]).all() and np.isfinite(logits[indices]).all()):
+            raise MedcoreError(
+                f"teacher: non-finite answer for an image among {images.names[start]} … "
+                f"{images.names[indices[-1]]}; check the checkpoint"
+            )
+    return Teacher(embeddings, logits)

@@ -1,0 +1,295 @@
+"""The model card (Markdown) of an exported model: where it comes from, what it is, what it can do and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medcore.models.cost import cost
+from medcore.models.spec import EncoderSpec
+from medcore.quality.timing import Timing
+from results.stats.labels import METRICS, text
+from results.store.fine_tuned import FineTuned
+from results.store.held_out import HeldOut, candidates_sentence, interval_text
+from results.store.latency import Record
+
+_QUALITY = ("boundary_f1", "dice", "iou", "nsd", "hd95", "assd")
+_PARTS = ("calibration", "search", "report")
+_PACKAGES = ("python", "torch", "medcore-search")
+
+
+@dataclass(frozen=True)
+class Export:
+    """All that the card tells.
+
+    Attributes:
+        study, rule: name of the study, and the rule that chose the trial.
+        row: the trial's row. dense: metrics of the unpruned model on the same images.
+        spec: what is exported.
+        config: the study's resolved configuration as plain values; empty where it is gone.
+        images: metrics of every image of the trial (`dataset`, `name`, metrics); may be empty.
+        hashes: SHA-256 by path of the checkpoints that the study started from, as they were at the export.
+        held_out: figures on images that the search has not seen; not_held_out: else why there are none.
+        tuned: what was done after the search, if it was; then row and images are those of the fine-tuned model.
+        git: revision of the code that exported. checked: what the export's own check measured, a sentence.
+        files: name and meaning of every file. usage: Markdown on how to run them.
+        latency: what was measured at the export, a record a batch size. latency_note: what was not, a sentence.
+    """
+
+    study: str
+    rule: str
+    row: Mapping[str, Any]
+    dense: Mapping[str, float]
+    spec: EncoderSpec
+    checked: str
+    files: Mapping[str, str]
+    usage: str
+    git: str = "unknown"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    images: pd.DataFrame = field(default_factory=pd.DataFrame)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    held_out: HeldOut | None = None
+    not_held_out: str = ""
+    tuned: FineTuned | None = None
+    latency: Sequence[Record] = ()
+    latency_note: str = ""
+
+
+def model_card(export: Export) -> str:
+    """The card as Markdown; what is not known is left out or a dash."""
+    share = cost(export.spec).flops / cost(EncoderSpec.dense(export.spec.arch)).flops
+    parts = [
+        f"# {export.study}, trial {export.row['trial_id']}: a pruned {export.spec.arch.name}",
+        "A promptable segmentation model: an image and a box in, the mask of the object in that box out. "
+        f"Its image encoder needs {share:.1%} of the dense encoder's FLOPs. **Not a medical device.**",
+        "## Origin",
+        _table(("", ""), _origin(export)),
+        "## Data",
+        _data(export),
+        *(["## Fine-tuning", _tuning(export.tuned)] if export.tuned is not None else []),
+        "## Quality",
+        _quality(export),
+        "## Cost of the image encoder",
+        _cost(export.spec),
+        "## Time and memory",
+        _latency(export),
+        "## Structure",
+        _structure(export.spec),
+        "## Files and use",
+        _table(("file", ""), [(f"`{name}`", meaning) for name, meaning in export.files.items()]),
+        export.usage.strip(),
+        f"Checked at the export: {export.checked}",
+        "## Limits",
+        _limits(export),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _origin(export: Export) -> list[tuple[str, str]]:
+    row, model = export.row, export.config.get("model") or {}
+    versions = row.get("versions") or {}
+    seed = export.config.get("seed")
+    rows = [
+        ("study, trial", f"{export.study}, {row['trial_id']}"),
+        ("chosen by the rule", f"`{export.rule}`"),
+        ("budgets from", str(row.get("origin", "–"))),
+        *(
+            (title, _source(export, model.get(key)))
+            for title, key in (("general model", "base"), ("adapted", "adapted"))
+        ),
+        ("seed of the study, of the trial", f"{'–' if seed is None else seed}, {row.get('seed', '–')}"),
+        ("trial finished", str(row.get("finished", "–"))),
+        ("code of the trial, of the export", f"{row.get('git', '–')}, {export.git}"),
+        ("versions", ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions) or "–"),
+    ]
+    return rows
+
+
+def _source(export: Export, path: str | None) -> str:
+    if path is None:
+        return "–"
+    digest = export.hashes.get(path)
+    return f"`{path}`" + (f" (SHA-256 {digest[:16]}…)" if digest else "")
+
+
+def _data(export: Export) -> str:
+    data = export.config.get("data") or {}
+    if not data:
+        return "The study's configuration was not there at the export; ask its author for the data."
+    part = {key: f"`{data[f'{key}_split']}`" if f"{key}_split" in data else "unknown" for key in _PARTS}
+    measured = dict(export.images["dataset"].value_counts()) if len(export.images) else {}
+    rows = [
+        (Path(folder).name, f"`{folder}`", str(measured.get(Path(folder).name, "–")))
+        for folder in data.get("folders", ())
+    ]
+    most = data.get("calibration_per_dataset")
+    return "\n\n".join(
+        [
+            _table(("data set", "folder", "images measured"), rows),
+            f"Scores and recovery: part {part['calibration']}"
+            + (f", at most {most} images of each data set" if most else "")
+            + f". Search: part {part['search']}. Held out for the final figure: part {part['report']}. "
+            "What the two checkpoints above were trained on is not part of this study.",
+        ]
+    )
+
+
+def _tuning(tuned: FineTuned) -> str:
+    head = (f"on `{tuned.about['search_split']}`", "before", "after", "change, 95 % interval")
+    return f"{tuned.summary()}\n\n{_table(head, tuned.rows())}"
+
+
+def _quality(export: Export) -> str:
+    names = [name for name in _QUALITY if name in export.row]
+    if not names and export.held_out is None:
+        return "The trial's row holds no metric."
+    parts = [_held_out(export.held_out)] if export.held_out is not None else []
+    if names:
+        parts += [_on_search_images(export), _metric_table(names, export.row, export.images, export.dense)]
+    if export.held_out is None:
+        parts += [
+            "The search chose by these images, so an honest figure is lower; on images that took no part it was not "
+            f"measured{f' ({export.not_held_out})' if export.not_held_out else ''}."
+        ]
+    parts += [
+        "Intervals are a bootstrap over images; they say nothing of other hospitals or cameras. "
+        "Boxes were exact; boxes drawn by hand give less."
+    ]
+    return "\n\n".join(parts)
+
+
+def _held_out(found: HeldOut) -> str:
+    """The honest figures, with the words that keep them so."""
+    own, names = found.model, [name for name in _QUALITY if name in found.model.metrics]
+    dense = found.dense.metrics if found.dense is not None else {}
+    return (
+        f"**Held out**: part `{own.split}`, {own.images} images that took no part in this study's scoring, training or "
+        f"search, measured {own.measured[:10]} in float32. {candidates_sentence(found.candidates)}\n\n"
+        + _metric_table(names, own.metrics, found.images, dense, found.dense_images)
+    )
+
+
+def _on_search_images(export: Export) -> str:
+    split = (export.config.get("data") or {}).get("search_split")
+    part = f"part `{split}`" if split else "the part that the search saw"
+    if export.held_out is None:
+        return f"On {part}:"
+    by = "The search chose" if export.tuned is None else "The search chose, and fine-tuning ended,"
+    return f"**Search images**, for comparison: {part}. {by} by these, so their figures are somewhat too good."
+
+
+def _metric_table(
+    names: Sequence[str],
+    metrics: Mapping[str, Any],
+    images: pd.DataFrame,
+    dense: Mapping[str, float],
+    dense_images: pd.DataFrame | None = None,
+) -> str:
+    """Macro means with their intervals, the dense model's beside them, and the means of each data set."""
+    datasets = sorted({key.partition("/")[2] for key in metrics for name in names if key.startswith(f"{name}/")})
+    more = [] if dense_images is None else ["95 % interval"]
+    head = ("macro mean", "this model", "95 % interval", "dense model", *more, *datasets)
+    rows = [
+        (
+            METRICS[name].title + (" ↓" if METRICS[name].lower else " ↑"),
+            text(name, metrics[name]),
+            _interval(images, name),
+            text(name, dense.get(name)),
+            *([_interval(dense_images, name)] if dense_images is not None else []),
+            *(text(name, metrics.get(f"{name}/{dataset}")) for dataset in datasets),
+        )
+        for name in names
+    ]
+    return _table(head, rows)
+
+
+def _interval(images: pd.DataFrame, name: str) -> str:
+    return interval_text(images, name, " to ") or "–"
+
+
+def _cost(spec: EncoderSpec) -> str:
+    this, dense = cost(spec), cost(EncoderSpec.dense(spec.arch))
+    rows = []
+    for name in ("encoder_params", "flops", "flops_paper"):
+        value, full = getattr(this, name), getattr(dense, name)
+        rows.append((METRICS[name].title, text(name, value), text(name, full), f"{value / full:.1%}"))
+    return (
+        _table(("one image", "this model", "dense model", "left"), rows)
+        + "\n\nFLOPs are two for each multiply-add: what runs, padded windows included, and the MedCore paper's count."
+    )
+
+
+def _latency(export: Export) -> str:
+    advice = "Other machines differ: `medcore latency` measures a checkpoint on the one that matters."
+    if not export.latency:
+        reason = export.latency_note or "Not measured."
+        return f"{reason} Fewer FLOPs are not the same share of time. {advice}"
+    rows = []
+    for record in export.latency:
+        images = "one image" if record.batch == 1 else f"{record.batch} images"
+        for title, this, dense in (
+            ("encoder", record.model.encoder, record.dense.encoder),
+            ("whole call", record.model.whole, record.dense.whole),
+        ):
+            left = f"{this.median_ms / dense.median_ms:.1%}"
+            rows.append((f"{title}, {images}", _milliseconds(this), _milliseconds(dense), left))
+        this_peak, dense_peak = (f"{each.peak_bytes / 1e6:.1f} MB" for each in (record.model, record.dense))
+        left = f"{record.model.peak_bytes / record.dense.peak_bytes:.1%}"
+        rows.append((f"peak memory, {images}", this_peak, dense_peak, left))
+    return "\n\n".join(
+        [
+            _table(("", "this model", "dense model", "left"), rows),
+            f"Measured at the export in PyTorch on {export.latency[0].setup}: medians of repeated calls, in brackets "
+            "the interquartile range and the number of repeats; the two models took turns. A whole call is the encoder "
+            "and, with a box for each image, the decoder. Memory is that of tensors at the worst moment of a whole "
+            f"call, weights included. {advice}",
+            *filter(None, [export.latency_note]),
+        ]
+    )
+
+
+def _milliseconds(timing: Timing) -> str:
+    return f"{timing.median_ms:.4g} ms ({timing.iqr_ms:.2g}; {timing.repeats})"
+
+
+def _structure(spec: EncoderSpec) -> str:
+    arch = spec.arch
+    rows = [
+        (
+            str(block),
+            f"windows of {arch.window(block)}" if arch.window(block) else "whole image",
+            f"{heads} of {arch.num_heads}",
+            f"{channels} of {arch.mlp_dim}",
+        )
+        for block, (heads, channels) in enumerate(zip(spec.heads, spec.channels, strict=True))
+    ]
+    empty = [
+        *(f"the attention of block {block}" for block, heads in enumerate(spec.heads) if not heads),
+        *(f"the MLP of block {block}" for block, channels in enumerate(spec.channels) if not channels),
+    ]
+    note = f"\n\nEmpty, with nothing but the output bias left: {', '.join(empty)}." if empty else ""
+    size = f"Input {arch.img_size}×{arch.img_size} pixels, patches of {arch.patch_size}, width {arch.embed_dim}.\n\n"
+    return size + _table(("block", "attends to", "heads", "MLP channels"), rows) + note
+
+
+def _limits(export: Export) -> str:
+    return "\n".join(
+        f"- {line}"
+        for line in (
+            "Not a medical device: for research, not for diagnosis or treatment.",
+            "Tested on the data sets above alone; other organs, cameras, scanners and populations are untested.",
+            "It answers every box with a mask, also a box with nothing in it; its own IoU estimate is not calibrated.",
+            "Pruning costs thin and ragged boundaries first, which Dice hardly shows: look at Boundary F1 and HD95.",
+            f"Images are squeezed into a square of {export.spec.arch.img_size} pixels: smaller details are lost.",
+            "The licences of the two checkpoints and of the data sets apply to this model too.",
+        )
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,214 @@
+"""Contact sheets: the same images segmented by the dense and by a pruned model, and where their boundaries fail.
+
+A mean hides what happens to single images, and a high Dice hides a broken boundary: the worst images come first.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from PIL import Image
+from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
+
+from medcore.errors import MedcoreError
+from medcore.quality.metrics import TOLERANCE_PX, Mask
+from results.plots.pictures import BLUE, SKY, STYLE, VERMILION, YELLOW
+from results.store.files import write_by_rename
+
+Pixels = npt.NDArray[np.uint8]
+
+ROWS = 12
+MAX_BYTES = 700_000
+#: Warm is the truth's, cold the prediction's, in masks and in errors.
+_TRUTH, _PREDICTION, _MISSED, _FALSE = YELLOW, SKY, VERMILION, BLUE
+_COLUMNS = ("Image", "Truth", "Dense model", "Pruned model", "Boundary error of the pruned")
+#: Inches: a cell, what lies left of all cells, above, below.
+_CELL, _LEFT, _TOP, _BOTTOM = 1.8, 0.5, 0.7, 0.5
+_SQUARE = np.ones((3, 3), dtype=bool)
+#: Space around the object in its close-up, as a share of its longer side.
+_MARGIN = 0.15
+#: Longer side of what is drawn of an image; more would be thrown away by the sheet's resolution.
+_SIDE = 320
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One image with its masks at original size: image uint8 (h, w, 3), the others bool (h, w).
+
+    dense_metrics, pruned_metrics: at least `hd95` and `boundary_f1`, of each prediction against the truth.
+    """
+
+    dataset: str
+    name: str
+    image: Pixels
+    truth: Mask
+    dense: Mask
+    pruned: Mask
+    dense_metrics: Mapping[str, float]
+    pruned_metrics: Mapping[str, float]
+
+
+def contact_sheet(cases: Sequence[Case], path: Path, title: str, rows: int = ROWS, max_bytes: int = MAX_BYTES) -> None:
+    """Write the sheet as PNG of at most `max_bytes`: a row an image, the pruned model's largest HD95 first.
+
+    Raises `MedcoreError` without images.
+    """
+    if not cases:
+        raise MedcoreError("nothing to draw: a contact sheet needs at least one image")
+    worst = sorted(cases, key=lambda case: (-case.pruned_metrics["hd95"], case.dataset, case.name))[:rows]
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        # laid out by hand: matplotlib's own layout takes seconds for 60 axes
+        width, height = _LEFT + _CELL * len(_COLUMNS), _TOP + _BOTTOM + _CELL * len(worst)
+        figure = Figure(figsize=(width, height))
+        axes = figure.subplots(len(worst), len(_COLUMNS), squeeze=False)
+        figure.subplots_adjust(
+            left=_LEFT / width, right=0.995, top=1 - _TOP / height, bottom=_BOTTOM / height, wspace=0.03, hspace=0.12
+        )
+        for case, line in zip(worst, axes, strict=True):
+            _row(case, line)
+        for ax, name in zip(axes[0], _COLUMNS, strict=True):
+            ax.set_title(name, fontsize=9)
+        figure.text(0.01, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center", parse_math=False)
+        figure.legend(handles=_legend(), loc="lower center", ncols=5)
+        write_by_rename(path, _within(figure, max_bytes))
+
+
+def boundary_error(pred: Mask, truth: Mask, tolerance: float = TOLERANCE_PX) -> tuple[Mask, Mask]:
+    """Missed and false boundary, bool (h, w) each.
+
+    Missed: surface pixels (m ∧ ¬erode3×3(m)) of the truth farther than `tolerance` pixels from the prediction's
+    surface. False: the reverse. If one mask is empty, the whole surface of the other is an error.
+    """
+    surfaces = [mask & ~binary_erosion(mask, _SQUARE) for mask in (truth, pred)]
+    missed, false = (
+        own & (np.asarray(distance_transform_edt(~other)) > tolerance if other.any() else np.ones_like(own))
+        for own, other in (surfaces, surfaces[::-1])
+    )
+    return missed, false
+
+
+def _row(case: Case, axes: Sequence[Axes]) -> None:
+    view = _view(case)
+    whole, close = _shrink(case.image), _shrink(case.image[view])
+    truth, dense, pruned = (mask[view] for mask in (case.truth, case.dense, case.pruned))
+    height, width = case.truth.shape
+    for ax, picture, frame in zip(axes, (whole, close, close, close, _faded(close)), (None, *[view] * 4), strict=True):
+        # in the image's own pixels, whatever resolution is drawn
+        y, x = frame or (slice(0, height), slice(0, width))
+        ax.imshow(
+            picture, extent=(x.start - 0.5, x.stop - 0.5, y.stop - 0.5, y.start - 0.5), interpolation="antialiased"
+        )
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    y, x = view
+    box = Rectangle((x.start, y.start), x.stop - x.start, y.stop - y.start, fill=False, ec="white", lw=1)
+    axes[0].add_patch(box)
+    for ax, mask, colour in ((axes[1], truth, _TRUTH), (axes[2], dense, _PREDICTION), (axes[3], pruned, _PREDICTION)):
+        if ax is not axes[1]:
+            _contour(ax, truth, view, _TRUTH, 0.9)
+        _contour(ax, mask, view, colour, 1.4)
+    _errors(axes[4], pruned, truth, view)
+    axes[0].set_ylabel(f"{case.dataset}\n{_short(case.name)}", fontsize=7, parse_math=False)
+    for ax, metrics in ((axes[2], case.dense_metrics), (axes[3], case.pruned_metrics)):
+        ax.set_xlabel(f"HD95 {metrics['hd95']:.1f} px, BF1 {metrics['boundary_f1']:.2f}", fontsize=7.5, labelpad=2)
+
+
+def _view(case: Case) -> tuple[slice, slice]:
+    """Rows and columns of the close-up: all three masks with a margin, about square, inside the frame."""
+    union = case.truth | case.dense | case.pruned
+    spans = []
+    for axis, size in ((1, union.shape[0]), (0, union.shape[1])):
+        found = np.flatnonzero(union.any(axis=axis))
+        spans.append((int(found[0]), int(found[-1]) + 1, size) if len(found) else (0, size, size))
+    side = (1 + 2 * _MARGIN) * max(stop - start for start, stop, _ in spans)
+    slices = []
+    for start, stop, size in spans:
+        length = min(size, round(side))
+        first = min(max(0, (start + stop - length) // 2), size - length)
+        slices.append(slice(first, first + length))
+    return slices[0], slices[1]
+
+
+def _contour(ax: Axes, mask: Mask, view: tuple[slice, slice], colour: str, width: float) -> None:
+    """The mask's outline, along pixel edges as the metrics see it; nothing for an empty mask."""
+    if mask.any():
+        # background around the close-up closes outlines that its frame cuts
+        padded = np.pad(mask, 1).astype(float)
+        y, x = (np.arange(part.start - 1, part.stop + 1) for part in view)
+        ax.contour(x, y, padded, levels=[0.5], colors=[colour], linewidths=width)
+
+
+def _extent(y: slice, x: slice) -> tuple[float, float, float, float]:
+    """Where matplotlib puts the pixels of a part of an image: left, right, bottom, top."""
+    return x.start - 0.5, x.stop - 0.5, y.stop - 0.5, y.start - 0.5
+
+
+def _errors(ax: Axes, pred: Mask, truth: Mask, view: tuple[slice, slice]) -> None:
+    missed, false = boundary_error(pred, truth)
+    right = pred & ~binary_erosion(pred, _SQUARE) & ~false
+    # one pixel of a close-up of 500 would be lost at the sheet's resolution
+    thick = max(1, round(max(pred.shape) / 150))
+    layer = np.zeros((*pred.shape, 4))
+    for mask, colour in ((right, "#FFFFFF"), (false, _FALSE), (missed, _MISSED)):
+        layer[binary_dilation(mask, _SQUARE, iterations=thick)] = mpl.colors.to_rgba(colour)
+    ax.imshow(layer, extent=_extent(*view), interpolation="nearest")
+
+
+def _shrink(pixels: Pixels) -> Pixels:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def _faded(pixels: Pixels) -> Pixels:
+    """Grey and dark, so that only the errors have colour."""
+    grey = 0.45 * np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float64)
+    return np.repeat(grey[:, :, None].astype(np.uint8), 3, axis=2)
+
+
+def _short(name: str, most: int = 16) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _legend() -> list[Any]:
+    lines = (
+        (_TRUTH, "truth"),
+        (_PREDICTION, "prediction"),
+        (_MISSED, f"missed boundary (> {TOLERANCE_PX:g} px away)"),
+        (_FALSE, f"false boundary (> {TOLERANCE_PX:g} px away)"),
+    )
+    handles: list[Any] = [Line2D([], [], color=colour, lw=2.5, label=label) for colour, label in lines]
+    right = Rectangle((0, 0), 1, 1, fc="white", ec="#777777", label="right boundary")
+    return [*handles, right]
+
+
+def _within(figure: Figure, max_bytes: int) -> bytes:
+    """PNG with a palette of 256 colours, as sharp as `max_bytes` allow: photographs compress badly otherwise."""
+    raw, dpi = io.BytesIO(), 115.0
+    figure.savefig(raw, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+    data = _packed(raw)
+    while len(data) > max_bytes and dpi > 40:
+        # bytes go with the number of pixels, nearly
+        dpi *= 0.97 * (max_bytes / len(data)) ** 0.5
+        raw = io.BytesIO()
+        figure.savefig(raw, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
+        data = _packed(raw)
+    return data
+
+
+def _packed(raw: io.BytesIO) -> bytes:
+    packed = io.BytesIO()
+    with Image.open(raw) as picture:
+        picture.convert("RGB").quantize(256).save(packed, format="png", optimize=True)
+    return packed.getvalue()

@@ -1,0 +1,189 @@
+"""Pictures of a study's front: an interactive figure and a PNG, which draw the same panels.
+
+Colours are Okabe and Ito's and every meaning has a symbol too, so nothing hangs on colour alone.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from plotly.subplots import make_subplots
+
+from results.plots.marks import MARKS, Mark, hover_text
+from results.plots.panels import Panel, groups, panels, subtitle
+from results.plots.parallel import parallel_figure
+from results.plots.pictures import BLACK, SKY, STYLE, save
+from results.stats.pareto import Floats, Objective
+from results.store.files import write_by_rename
+
+STEP_NAME = "front of the two axes"
+#: Intervals overlap where a front is crowded, so they stay behind the points that they belong to.
+_BAR = "rgba(0,0,0,0.3)"
+
+
+def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> go.Figure:
+    """Interactive figure: the first objective against each other one.
+
+    Dominated trials are faint, the front of all objectives is outlined, and a step line joins the front of a
+    panel's own two axes; with three objectives or more an outlined trial can lie off the line. Front members have
+    error bars where `results.stats.uncertainty.with_intervals` has added their columns.
+    Raises `MedcoreError` where no trial can be drawn.
+    """
+    shown, views = panels(df, objectives)
+    hover = np.array([hover_text(row, objectives) for _, row in shown.iterrows()], dtype=object)
+    figure = make_subplots(rows=1, cols=len(views), horizontal_spacing=0.09)
+    for col, view in enumerate(views, start=1):
+        traces = [_step_trace(view)] + [
+            _trace(MARKS[kind], on, view, pick, hover[pick].tolist()) for kind, on, pick in groups(shown, view.front)
+        ]
+        for trace in traces:
+            figure.add_trace(trace.update(showlegend=col == 1), row=1, col=col)
+        figure.update_xaxes(title_text=view.x_title, range=view.x_range, row=1, col=col)
+        figure.update_yaxes(title_text=view.y_title, range=view.y_range, row=1, col=col)
+    figure.update_layout(
+        title={"text": f"{html.escape(title)}<br><sub>{subtitle(shown, views)}</sub>", "x": 0.02},
+        template="plotly_white",
+        height=560,
+        margin={"t": 90, "b": 120, "l": 80, "r": 30},
+        legend={"orientation": "h", "y": -0.2, "x": 0},
+        hoverlabel={"bgcolor": "white", "align": "left"},
+    )
+    return figure
+
+
+def front_divs(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> str:
+    """The interactive figures as a piece of HTML, plotly's script inside: the panels, then parallel coordinates."""
+    figures = {"front": front_figure(df, objectives, title)}
+    if len(objectives) > 1:  # one axis is no coordinates
+        figures["parallel"] = parallel_figure(df, objectives)
+    return "\n".join(
+        figure.to_html(full_html=False, include_plotlyjs=name == "front", div_id=name, config={"responsive": True})
+        for name, figure in figures.items()
+    )
+
+
+def save_front_html(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
+    """One self-contained page of about 5 MB: plotly's script is inside, so it opens without a network."""
+    head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
+    page = f"<!DOCTYPE html>\n<html>{head}\n<body>\n{front_divs(df, objectives, title)}\n</body></html>\n"
+    write_by_rename(path, page.encode())
+
+
+def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
+    """The panels of `front_figure` for a paper or a README."""
+    shown, views = panels(df, objectives)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(0.8 + 4.6 * len(views), 4.4), layout=ConstrainedLayoutEngine(w_pad=0.12))
+        axes = figure.subplots(1, len(views), squeeze=False)[0]
+        for ax, view in zip(axes, views, strict=True):
+            where: Any = "post" if view.step_shape == "hv" else "pre"
+            ax.step(view.step_x, view.step_y, where=where, color=SKY, lw=1.6, zorder=2)
+            for kind, on, pick in groups(shown, view.front):
+                _scatter(ax, MARKS[kind], on, view.x[pick], view.y[pick])
+            _error_bars(ax, view)
+            ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+        axes[0].set_title(subtitle(shown, views), loc="left", color="#555555", fontsize=9)
+        handles = _legend([kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))])
+        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles) if len(views) > 1 else 3)
+        save(figure, path)
+
+
+def _step_trace(view: Panel) -> go.Scatter:
+    line = {"shape": view.step_shape, "color": SKY, "width": 2}
+    return go.Scatter(
+        x=view.step_x,
+        y=view.step_y,
+        mode="lines",
+        line=line,
+        hoverinfo="skip",
+        name=STEP_NAME,
+        legendgroup="step",
+    )
+
+
+def _trace(mark: Mark, on_front: bool, view: Panel, pick: Any, text: list[str]) -> go.Scatter:
+    style = {
+        "symbol": mark.symbol,
+        "color": mark.colour,
+        "size": mark.size + (2 if on_front else -1),
+        "opacity": mark.opacity(on_front),
+        "line": {"color": BLACK, "width": 1 if on_front else 0},
+    }
+    return go.Scatter(
+        x=view.x[pick],
+        y=view.y[pick],
+        text=text,
+        mode="markers",
+        marker=style,
+        error_x=_bars(view.x_error[:, pick]),
+        error_y=_bars(view.y_error[:, pick]),
+        hovertemplate="%{text}<extra></extra>",
+        name=mark.name(on_front),
+        legendgroup=mark.name(on_front),
+    )
+
+
+def _bars(errors: Floats) -> dict[str, Any] | None:
+    """Plotly's error bars of (2, N) lengths below and above; none where no length is known."""
+    if not np.isfinite(errors).any():
+        return None
+    below, above = np.nan_to_num(errors)
+    return {"array": above, "arrayminus": below, "symmetric": False, "thickness": 1, "width": 0, "color": _BAR}
+
+
+def _error_bars(ax: Axes, view: Panel) -> None:
+    for axis, errors in (("xerr", view.x_error), ("yerr", view.y_error)):
+        known = np.isfinite(errors).all(axis=0)
+        bars: dict[str, Any] = {axis: np.maximum(errors[:, known], 0)}
+        if known.any():
+            ax.errorbar(view.x[known], view.y[known], **bars, fmt="none", ecolor=BLACK, elinewidth=0.6, alpha=0.35)
+
+
+def _scatter(ax: Axes, mark: Mark, on_front: bool, x: Any, y: Any) -> None:
+    ax.scatter(
+        x,
+        y,
+        s=(mark.size * 0.72) ** 2 * (1.15 if on_front else 0.75),
+        marker=mark.marker,
+        c=mark.colour,
+        edgecolors=BLACK if on_front else "none",
+        linewidths=0.7,
+        alpha=mark.opacity(on_front),
+        zorder=4 if on_front else 3,
+    )
+
+
+def _legend(kinds: Sequence[str]) -> list[Line2D]:
+    """What symbols say about origin, and, in grey, what outline and faintness say about the front."""
+    points: dict[str, Any] = {"ls": "", "mew": 0.7}
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=mark.colour,
+            marker=mark.marker,
+            ms=0.6 * mark.size,
+            mec="none",
+            label=mark.title,
+            ls="",
+        )
+        for mark in (MARKS[kind] for kind in kinds)
+    ]
+    return [
+        *handles,
+        Line2D([], [], marker="o", ms=6.5, mfc="#BBBBBB", mec=BLACK, label="on the front", **points),
+        Line2D([], [], marker="o", ms=5.5, mfc="#DDDDDD", mec="none", label="dominated", **points),
+        Line2D([], [], color=SKY, lw=1.6, label=STEP_NAME),
+    ]

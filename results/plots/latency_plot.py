@@ -1,0 +1,59 @@
+"""FLOPs against measured time: a saving of FLOPs that is none of time lies above the diagonal."""
+
+from __future__ import annotations
+
+import html
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from results.plots.pictures import BLACK, BLUE, VERMILION
+from results.store.latency import DEVICE
+
+#: Part of a call: its columns, title, colour and plotly's symbol.
+_PARTS = {
+    "encoder_ms": ("encoder", BLUE, "circle"),
+    "latency_ms": ("whole call", VERMILION, "diamond"),
+}
+
+
+def latency_figure(trials: pd.DataFrame) -> go.Figure | None:
+    """Interactive figure of every trial that was measured, one image a call; None where none was."""
+    if DEVICE not in trials or "latency_ms_fraction" not in trials:
+        return None
+    known = trials[trials["latency_ms_fraction"].notna()]
+    if known.empty:
+        return None
+    figure = go.Figure()
+    flops = 100 * known["flops_fraction"].to_numpy(dtype=np.float64)
+    for name, (title, colour, symbol) in _PARTS.items():
+        times = 100 * known[f"{name}_fraction"].to_numpy(dtype=np.float64)
+        texts = [
+            f"trial {html.escape(str(row['trial_id']))}<br>{title}: {row[name]:.4g} ms (interquartile range "
+            f"{row[f'{name}_iqr']:.2g}), {time:.1f} %<br>FLOPs: {share:.1f} %"
+            for (_, row), time, share in zip(known.iterrows(), times, flops, strict=True)
+        ]
+        style = {"color": colour, "symbol": symbol, "size": 10, "line": {"color": BLACK, "width": 1}}
+        figure.add_trace(
+            go.Scatter(
+                x=flops, y=times, mode="markers", marker=style, name=title, text=texts,
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )  # fmt: skip
+    end = 105.0
+    line = {"color": BLACK, "width": 1, "dash": "dot"}
+    figure.add_trace(
+        go.Scatter(x=[0, end], y=[0, end], mode="lines", line=line, name="time as the FLOPs say", hoverinfo="skip")
+    )
+    figure.update_layout(
+        title={"text": f"FLOPs and time<br><sub>{html.escape(str(known[DEVICE].iloc[0]))}</sub>", "x": 0.02},
+        template="plotly_white",
+        height=480,
+        margin={"t": 90, "b": 110, "l": 80, "r": 30},
+        legend={"orientation": "h", "y": -0.22, "x": 0},
+        hoverlabel={"bgcolor": "white", "align": "left"},
+        xaxis={"title": "Encoder FLOPs left (% of dense)", "rangemode": "tozero"},
+        yaxis={"title": "Time left (% of dense)", "rangemode": "tozero"},
+    )
+    return figure

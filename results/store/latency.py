@@ -1,0 +1,172 @@
+"""Measured time and memory of a study's models: `latency.json`, and what of it joins the trial table.
+
+Each record holds a pruned model and the dense one, which took turns with it. Figures of other machines, numbers of
+threads, precisions or versions of torch are not mixed: the table has those of the set-up that was measured last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcore.errors import MedcoreError
+from medcore.files import cannot_write
+from medcore.quality.timing import Latency, Timing
+from results.store.files import read_json, write_by_rename
+
+FILE = "latency.json"
+#: Column of the trial table with the set-up in words; the figures' names are those that `figures` gives.
+DEVICE = "latency_device"
+_MEND = "delete it, and `medcore latency` measures again"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What figures depend on besides the model. `threads`: of the CPU; `torch`: its version."""
+
+    device: str
+    threads: int
+    autocast: bool
+    torch: str
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return f"{self.device}, {threads}, {'bfloat16' if self.autocast else 'float32'}, torch {self.torch}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """`model` and `dense` took turns on batches of `batch` images.
+
+    `flops_fraction`: of the model's encoder, to look at beside its time. `measured`: date, ISO 8601, UTC.
+    """
+
+    trial_id: str
+    flops_fraction: float
+    batch: int
+    setup: Setup
+    measured: str
+    model: Latency
+    dense: Latency
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the set-up's stand beside the others."""
+        values = asdict(self)
+        return {"trial_id": values.pop("trial_id"), **values.pop("setup"), **values}
+
+
+def read_latency(study: Path) -> list[Record]:
+    """All records of a study, oldest first; none where nothing was measured. Raises `MedcoreError` if corrupt."""
+    path = study / FILE
+    if not path.is_file():
+        return []
+    try:
+        records = [_record(value) for value in read_json(path, _MEND)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise MedcoreError(f"{path}: corrupt ({type(error).__name__}: {error}); {_MEND}") from None
+    return sorted(records, key=lambda record: record.measured)
+
+
+def add_latency(study: Path, new: Sequence[Record]) -> None:
+    """Add records to `latency.json`; they replace those of the same trial, batch and set-up.
+
+    Processes that add at the same time wait for one another. Raises `MedcoreError` if the study cannot be written.
+    """
+    replaced = {(record.trial_id, record.batch, record.setup) for record in new}
+    with _only_writer(study):
+        kept = [each for each in read_latency(study) if (each.trial_id, each.batch, each.setup) not in replaced]
+        values = [record.to_dict() for record in (*kept, *new)]
+        write_by_rename(study / FILE, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def latest(records: Sequence[Record]) -> list[Record]:
+    """Records of the set-up that was measured last."""
+    last = max(records, key=lambda record: record.measured, default=None)
+    return [record for record in records if last is not None and record.setup == last.setup]
+
+
+def trial_columns(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
+    """Columns of the trial table by trial, from records of one set-up."""
+    columns: dict[str, dict[str, Any]] = {}
+    for record in records:
+        row = columns.setdefault(record.trial_id, {DEVICE: str(record.setup)})
+        row.update(figures(record.batch, record.model, record.dense))
+    return columns
+
+
+def dense_columns(records: Iterable[Record]) -> dict[str, float]:
+    """The same figures of the dense model: medians over its turns with all the others."""
+    turns: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in figures(record.batch, record.dense, record.dense).items():
+            turns.setdefault(name, []).append(value)
+    return {name: float(np.median(values)) for name, values in turns.items()}
+
+
+def figures(batch: int, model: Latency, dense: Latency) -> dict[str, float]:
+    """`latency_ms` of a whole call, `encoder_ms`, both with `_iqr` and `_fraction` (of dense), and `peak_mb`.
+
+    Names of a batch other than one end in `_batchN`. A call is of the whole batch.
+    """
+    values = {"peak_mb": model.peak_bytes / 1e6}
+    for name, this, other in (
+        ("latency_ms", model.whole, dense.whole),
+        ("encoder_ms", model.encoder, dense.encoder),
+    ):
+        values |= {name: this.median_ms, f"{name}_iqr": this.iqr_ms}
+        values[f"{name}_fraction"] = this.median_ms / other.median_ms
+    return {name + suffix(batch): value for name, value in values.items()}
+
+
+def timed_on(front: Mapping[str, Any]) -> str | None:
+    """What the front's members were timed on, one image a call; None where none was."""
+    return next((member[DEVICE] for member in front["front"] if member.get("latency_ms") is not None), None)
+
+
+def suffix(batch: int) -> str:
+    """End of a figure's name for this batch size."""
+    return "" if batch == 1 else f"_batch{batch}"
+
+
+@contextmanager
+def _only_writer(study: Path) -> Iterator[None]:
+    """Hold the study's lock for these records; a process that is killed lets go of it."""
+    path = study / "latency.lock"
+    try:
+        handle = path.open("a")
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _record(value: Mapping[str, Any]) -> Record:
+    """Raises KeyError, TypeError or ValueError for what is no record."""
+    return Record(
+        str(value["trial_id"]),
+        float(value["flops_fraction"]),
+        int(value["batch"]),
+        Setup(str(value["device"]), int(value["threads"]), bool(value["autocast"]), str(value["torch"])),
+        str(value["measured"]),
+        _latency(value["model"]),
+        _latency(value["dense"]),
+    )
+
+
+def _latency(value: Mapping[str, Any]) -> Latency:
+    return Latency(_timing(value["encoder"]), _timing(value["whole"]), int(value["peak_bytes"]))
+
+
+def _timing(value: Mapping[str, Any]) -> Timing:
+    timing = Timing(float(value["median_ms"]), float(value["iqr_ms"]), int(value["repeats"]))
+    if not timing.median_ms > 0:
+        raise ValueError(f"median_ms {timing.median_ms} is no time")
+    return timing

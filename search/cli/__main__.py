@@ -1,0 +1,5 @@
+"""Entry point of `python -m search.cli`."""
+
+from search.cli.main import main
+
+main()

@@ -1,0 +1,69 @@
+"""The demo's inputs: embedded images of two domains, and a small model pair trained on them; made once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from medcore.data.load import ImageSet, load_image_set
+from medcore.models.checkpoint import load, save
+from medcore.models.sam import MedSam, build
+from medcore.models.spec import EncoderSpec
+from medcore.synthetic.write import DEMO_ARCH, write_folder
+from medcore.training.train import TrainSettings, train
+from search.base.provenance import git_revision
+
+#: Images of each domain, and epochs over them: enough for real boundaries, little enough for a minute or two.
+GENERAL_IMAGES, MEDICAL_IMAGES = 480, 400
+GENERAL_EPOCHS, MEDICAL_EPOCHS = 6, 12
+
+
+def make_pair(folder: Path, console: Console) -> Path:
+    """Write `general.safetensors`, `medical.safetensors` and their images into `folder`; returns the medical images."""
+    general, medical = _data(folder)
+    base = _trained(folder / "general.safetensors", None, general, GENERAL_EPOCHS, 2e-3, console)
+    _trained(folder / "medical.safetensors", base, medical, MEDICAL_EPOCHS, 1e-3, console)
+    return medical
+
+
+def _data(folder: Path) -> tuple[Path, Path]:
+    """Folders with the general and the medical domain, written once."""
+    paths = []
+    for domain, count, seed in (("general", GENERAL_IMAGES, 1), ("medical", MEDICAL_IMAGES, 2)):
+        path = folder / domain
+        if not (path / "splits.json").is_file():
+            write_folder(path, domain, count, DEMO_ARCH.img_size, seed)
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def _trained(path: Path, start: MedSam | None, data: Path, epochs: int, lr: float, console: Console) -> MedSam:
+    """The checkpoint at `path`, trained first if it is not there: from scratch, or from `start`."""
+    if path.is_file():
+        return load(path)
+    torch.manual_seed(0)
+    model = build(EncoderSpec.dense(DEMO_ARCH)) if start is None else start
+    # val/report is for the final figures: it must not choose the epoch whose weights are kept
+    training, validation = (_images(data, split) for split in ("train", "val/search"))
+    settings = TrainSettings(epochs=epochs, lr=lr, batch_size=8, patience=0, autocast=True, horizontal_flip=True)
+    with Progress(console=console) as progress:
+        task = progress.add_task(f"training {path.stem} model", total=epochs)
+        train(
+            model,
+            training,
+            validation,
+            settings,
+            seed=0,
+            on_epoch=lambda _: progress.advance(task),
+            train_prompt_encoder=start is None,
+        )
+    save(path, model, {"origin": "medcore demo", "git": git_revision()})
+    return load(path)
+
+
+def _images(folder: Path, split: str) -> ImageSet:
+    images, _ = load_image_set([folder], split, DEMO_ARCH.img_size, save_splits=folder.parent / "splits")
+    return images

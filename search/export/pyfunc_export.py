@@ -1,0 +1,136 @@
+"""An export as an MLflow model: a folder that `mlflow models serve` and `mlflow.pyfunc.load_model` know how to run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image
+
+from medcore.models.checkpoint import save
+from medcore.models.export import MODEL
+from medcore.models.sam import MedSam, predictor
+from medcore.models.standalone import SCRIPT
+from medcore.synthetic.write import make
+from search.export.check import Sample, agreement, iou, patiently
+from search.tracking import mlflow_client
+
+#: The code of the model, see there for its input and output.
+CODE = Path(__file__).with_name("pyfunc_model.py")
+#: What the code and the loader import, and MLflow itself.
+_PACKAGES = ("mlflow", "torch", "torchvision", "segment-anything", "numpy", "pandas", "pillow")
+#: Numbers of boxes are of `any` type, as MLflow refuses whole ones where it expects `double`.
+_COLUMNS = ({"image": "string", "boxes": [["any"]]}, {"masks": ["string"], "predicted_iou": ["double"]})
+#: What `write_mlflow` writes.
+FILES = {
+    "MLmodel": "what MLflow reads first: how to load the model, its input and output",
+    CODE.name: "what MLflow runs; its first lines describe input and output",
+    f"artifacts/{MODEL}": "weights, and the structure as JSON in the metadata (`spec`)",
+    f"artifacts/{SCRIPT.name}": "rebuilds and runs the model; needs torch, torchvision and segment_anything",
+    "requirements.txt": "the packages that it needs, in the versions that it was checked with",
+    "conda.yaml": "the same for conda",
+    "python_env.yaml": "the same for virtualenv, with Python's version",
+    "input_example.json": "an example of its input, an embedded image",
+    "serving_input_example.json": "the same as the body of a request",
+}
+USAGE = """In this folder, with the packages of `requirements.txt` (`--env-manager virtualenv` installs them):
+
+```
+mlflow models serve -m . --env-manager local -p 5001     # MLFLOW_MODELS_WORKERS: how many copies; one for each core
+```
+
+A request has one row an image: `image`, its file in base64, and `boxes`, one or more `[x0, y0, x1, y1]` in its pixels.
+
+```
+image=$(base64 < image.jpg | tr -d '\\n')
+echo '{"dataframe_records": [{"image": "'$image'", "boxes": [[40, 60, 200, 220]]}]}' > row.json
+curl -H 'Content-Type: application/json' -d @row.json http://127.0.0.1:5001/invocations
+```
+
+The answer has one row an image: `masks`, one PNG file in base64 a box, 0 or 255, of the image's size, and
+`predicted_iou`, the model's own estimates. Wrong input is answered with status 400 and the reason. In Python:
+
+```python
+import base64, io, json, urllib.request
+from PIL import Image
+
+with open("image.jpg", "rb") as file:
+    row = {"image": base64.b64encode(file.read()).decode(), "boxes": [[40, 60, 200, 220]]}
+request = urllib.request.Request(
+    "http://127.0.0.1:5001/invocations",
+    json.dumps({"dataframe_records": [row]}).encode(),
+    {"Content-Type": "application/json"},
+)
+(answer,) = json.load(urllib.request.urlopen(request))["predictions"]
+mask = Image.open(io.BytesIO(base64.b64decode(answer["masks"][0])))
+```
+
+Without a server: `mlflow.pyfunc.load_model(".").predict(pandas.DataFrame([row]))`. It runs on a GPU where there is one;
+`load_model(".", model_config={"device": "cpu"})` says otherwise."""
+
+
+def write_mlflow(folder: Path, model: MedSam, info: Mapping[str, str]) -> None:
+    """Write the MLflow model into the empty `folder`. `info`: further metadata, as for `checkpoint.save`."""
+    pictures, masks = make("medical", 1, 128, seed=0)
+    rows, columns = np.nonzero(masks[0])
+    example = {
+        "image": encode(pictures[0]),
+        "boxes": [[float(value) for value in (columns.min(), rows.min(), columns.max(), rows.max())]],
+    }
+    with tempfile.TemporaryDirectory(prefix=".weights-", dir=folder.parent) as temporary:
+        weights = Path(temporary) / MODEL
+        save(weights, model, info)
+        mlflow_client.save_model(
+            folder,
+            CODE,
+            {"model": weights, "loader": SCRIPT},
+            _COLUMNS,
+            example,
+            # PyPI does not have the builds that a local part such as +cpu names
+            [f"{package}=={version(package).partition('+')[0]}" for package in _PACKAGES],
+            {"device": "auto"},
+        )
+
+
+def check_mlflow(folder: Path, model: MedSam, sample: Sample) -> str:
+    """MLflow's masks for images in base64 against medcore's; raises `MedcoreError` if they differ."""
+    predict = _load(folder)
+    sam = predictor(model)
+    overlaps = []
+    for index in patiently(len(sample.images)):
+        pixels, box = sample.images.images[index].transpose(1, 2, 0), sample.images.boxes[index]
+        sam.set_image(np.ascontiguousarray(pixels))
+        ours = sam.predict(box=box, multimask_output=False)[0][0]
+        answer = predict(pd.DataFrame([{"image": encode(pixels), "boxes": [box.tolist()]}]))
+        overlaps.append(iou(ours, decode(answer["masks"][0][0])))
+    return agreement("the MLflow model", overlaps, sample) + "."
+
+
+def encode(pixels: npt.NDArray[np.uint8]) -> str:
+    """uint8 (h, w, 3) -> a PNG file in base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def decode(text: str) -> npt.NDArray[np.bool_]:
+    """A PNG mask in base64 -> bool (h, w)."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) > 0
+
+
+def _load(folder: Path) -> Any:
+    """On the CPU, as medcore's own; without the compiled copies that Python would leave in the folder."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        return mlflow_client.load_model(folder, {"device": "cpu"})
+    finally:
+        sys.dont_write_bytecode = before

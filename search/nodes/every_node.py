@@ -1,0 +1,82 @@
+"""One function run on every node of the cluster, and what each answers; and what people call a node."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from search.nodes.session import one_line
+
+#: As `ray.nodes()` describes it.
+Node = Mapping[str, Any]
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+class Silence(str):
+    """Why there is no answer: the node may be busy, short of memory or dying, which says nothing of its software."""
+
+
+def ask(
+    function: Callable[[Question], Answer],
+    questions: Mapping[str, Question],
+    seconds: float = 180.0,
+    stop: threading.Event | None = None,
+) -> dict[str, Answer | str]:
+    """Run `function` once on each node, side by side.
+
+    It takes no CPU, so that it also runs beside somebody else's work.
+
+    Args:
+        questions: the function's argument by the node's id.
+        seconds: until a node counts as silent. One that is up answers at once, but with slow storage and many images it
+            may take minutes to look through them.
+        stop: set when the user wants no answer any more.
+
+    Returns:
+        By the node's id the answer, or in one line why the function cannot run there, or a `Silence`; so an answer must
+        not be a string.
+    """
+    pending = {node: _start(function, node, question) for node, question in questions.items()}
+    done = _done(list(pending.values()), seconds, stop)
+    replies: dict[str, Answer | str] = {}
+    for node, ref in pending.items():
+        if ref not in done:
+            replies[node] = Silence(f"no answer within {seconds:g} seconds; look at `ray status`")
+            continue
+        try:
+            replies[node] = ray.get(ref)
+        except (RayTaskError, RuntimeEnvSetupError, ImportError) as error:
+            replies[node] = f"cannot run medcore ({one_line(error)}); install it there, or submit with --pip"
+        except RayError as error:
+            replies[node] = Silence(f"does not answer ({one_line(error)}); look at `ray status`")
+    return replies
+
+
+def node_names(nodes: Sequence[Node]) -> dict[str, str]:
+    """Host name and address of each node by its id; with the start of the id where several share a machine."""
+    plain = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}" for node in nodes}
+    count = Counter(plain.values())
+    return {key: f"node {text}, {key[:8]})" if count[text] > 1 else f"node {text})" for key, text in plain.items()}
+
+
+def _done(refs: list[Any], seconds: float, stop: threading.Event | None) -> set[Any]:
+    """Those that are done after so many seconds at most; `stop` is looked at every second."""
+    done, waiting, end = set[Any](), refs, time.monotonic() + seconds
+    while waiting and time.monotonic() < end and not (stop is not None and stop.is_set()):
+        more, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)
+        done |= set(more)
+    return done
+
+
+def _start(function: Callable[[Question], Answer], node: str, question: Question) -> Any:
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(question)

@@ -1,0 +1,129 @@
+"""The one-file loader beside an export gives medcore's masks in a Python that cannot import medcore."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from medcore.models.checkpoint import save
+from medcore.models.sam import MedSam, build, predictor
+from medcore.models.spec import EncoderSpec
+from medcore.models.standalone import load_pruned
+from tests.support.helpers import TINY
+from tests.support.study_files import environment
+
+SCRIPT = Path(load_pruned.__file__)
+BOX = (6, 10, 70, 44)
+#: Unequal widths, one block without heads, another without channels, and one with neither.
+SPECS = {
+    "unequal": EncoderSpec(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1)),
+    "empty block": EncoderSpec(TINY, heads=(0, 3, 1, 2), channels=(0, 7, 48, 3)),
+    "dense": EncoderSpec.dense(TINY),
+}
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """uint8 (50, 90, 3): neither square nor of the model's size."""
+    return np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
+
+
+def random_model(spec: EncoderSpec) -> MedSam:
+    torch.manual_seed(11)  # its mask covers half of the picture
+    return build(spec)
+
+
+def logits_of(sam: load_pruned.SamPredictor, picture: np.ndarray) -> np.ndarray:
+    """Logits (50, 90) at the picture's size."""
+    sam.set_image(picture)
+    logits: np.ndarray = sam.predict(box=np.array(BOX), multimask_output=False, return_logits=True)[0][0]
+    return logits
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_logits_equal_medcores(name: str, picture: np.ndarray, tmp_path: Path) -> None:
+    model = random_model(SPECS[name])
+    save(tmp_path / "model.safetensors", model)
+    ours = logits_of(predictor(model), picture)
+    theirs = logits_of(load_pruned.predictor(load_pruned.load(tmp_path / "model.safetensors")), picture)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+    assert ours.std() > 1e-3
+
+
+def test_mask_is_the_same_where_medcore_cannot_be_imported(picture: np.ndarray, tmp_path: Path) -> None:
+    model = random_model(SPECS["unequal"])
+    sam = predictor(model)
+    save(tmp_path / "model.safetensors", model)
+    (tmp_path / SCRIPT.name).write_bytes(SCRIPT.read_bytes())
+    expected = logits_of(sam, picture)
+    assert 0.2 < (expected > 0).mean() < 0.8
+    Image.fromarray(picture).save(tmp_path / "image.png")
+    program = f"""
+import sys
+for name in ("medcore", "search", "results", "safetensors", "onnx"):
+    sys.modules[name] = None                     # importing it now raises ImportError
+sys.path.insert(0, {str(tmp_path)!r})
+import load_pruned, numpy
+load_pruned.main("model.safetensors", "image.png", "{",".join(map(str, BOX))}", "mask.png")
+sam = load_pruned.predictor(load_pruned.load("model.safetensors"))
+sam.set_image(numpy.asarray(load_pruned.Image.open("image.png")))
+numpy.save("logits.npy", sam.predict(box=numpy.array({BOX}), multimask_output=False, return_logits=True)[0][0])
+"""
+    command = [sys.executable, "-I", "-W", "error::UserWarning:load_pruned", "-c", program]
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    logits, mask = np.load(tmp_path / "logits.npy"), np.asarray(Image.open(tmp_path / "mask.png"))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert np.array_equal(mask > 0, expected > 0)
+
+
+def test_the_script_says_how_it_is_called(tmp_path: Path) -> None:
+    result = subprocess.run([sys.executable, SCRIPT], env=environment(), capture_output=True, text=True, timeout=240)
+    assert result.returncode == 1 and "python load_pruned.py model.safetensors image.png" in result.stderr
+
+
+def test_the_script_imports_nothing_of_this_project() -> None:
+    found = set()
+    for node in ast.walk(ast.parse(SCRIPT.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    assert found - sys.stdlib_module_names == {"numpy", "torch", "torchvision", "PIL", "segment_anything"}
+    assert len(SCRIPT.read_text().splitlines()) < 250
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_safetensors_reader_equals_the_package(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    state = {"a": torch.randn(3, 5).to(dtype), "none": torch.empty(0, 4, dtype=dtype), "b": torch.randn(7).to(dtype)}
+    save_file(state, path, metadata={"format": "x"})
+    metadata, read = load_pruned.read_safetensors(path)
+    assert metadata == {"format": "x"} and read.keys() == load_file(path).keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in load_file(path).items())
+
+
+def test_wrong_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="not a model exported by medcore"):
+        load_pruned.load(path)
+    save(path, random_model(SPECS["unequal"]))
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"<html>404</html>", whole[:100]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="not safetensors, or truncated"):
+            load_pruned.load(path)
+    state = {name: tensor.clone() for name, tensor in random_model(SPECS["dense"]).state_dict().items()}
+    save_file(state, path, metadata={"format": "medcore-1", "spec": json.dumps(SPECS["unequal"].to_dict())})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_pruned.load(path)

@@ -1,0 +1,163 @@
+"""The model card: every figure from its source, nothing invented where a source is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from medcore.models.cost import cost
+from medcore.models.spec import EncoderSpec
+from medcore.quality.timing import Latency, Timing
+from results.pages.model_card import Export, model_card
+from results.stats.intervals import macro_interval
+from results.stats.labels import text
+from results.store.held_out import HeldOut, Measurement
+from results.store.latency import Record, Setup
+from tests.support.helpers import TINY
+
+SPEC = EncoderSpec(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
+ROW: dict[str, Any] = {
+    "trial_id": "t0007",
+    "seed": 11,
+    "origin": "sampled",
+    "git": "abc123",
+    "finished": "2026-01-02T03:04:05+00:00",
+    "versions": {"python": "3.11.7", "torch": "2.13.0", "ray": "2.60.0"},
+    "dice": 0.9,
+    "dice/kvasir": 0.95,
+    "dice/clinic": 0.85,
+    "dice_worst": 0.85,
+    "hd95": 4.0,
+    "hd95/kvasir": 3.0,
+    "hd95/clinic": 5.0,
+}
+CONFIG = {
+    "seed": 5,
+    "model": {"architecture": "tiny", "base": "w/general.pth", "adapted": "w/medical.pth"},
+    "data": {
+        "folders": ["data/kvasir", "data/clinic"],
+        "calibration_split": "train",
+        "calibration_per_dataset": 128,
+        "search_split": "val/search",
+        "report_split": "val/report",
+    },
+}
+IMAGES = pd.DataFrame(
+    {"dataset": ["kvasir"] * 3 + ["clinic"] * 2, "dice": [0.9, 0.95, 1.0, 0.8, 0.9], "hd95": [3.0, 2, 4, 5, 5]}
+)
+EXPORT = Export(
+    study="polyps",
+    rule="hd95<=8,best:dice",
+    row=ROW,
+    dense={"dice": 0.91, "hd95": 3.9},
+    spec=SPEC,
+    checked="masks agree.",
+    files={"model.safetensors": "weights"},
+    usage="```\nrun it\n```\n",
+    git="def456",
+    config=CONFIG,
+    images=IMAGES,
+    hashes={"w/general.pth": "0123456789abcdef" * 4},
+)
+
+
+def cells(card: str, first: str) -> list[str]:
+    """Cells of the only table row that starts with `first`."""
+    (line,) = [line for line in card.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_origin_data_and_check() -> None:
+    card = model_card(EXPORT)
+    assert card.startswith("# polyps, trial t0007: a pruned tiny\n") and "**Not a medical device.**" in card
+    assert cells(card, "general model")[1] == "`w/general.pth` (SHA-256 0123456789abcdef…)"
+    assert cells(card, "adapted")[1] == "`w/medical.pth`"
+    assert cells(card, "chosen by the rule")[1] == "`hd95<=8,best:dice`"
+    assert cells(card, "seed of the study, of the trial")[1] == "5, 11"
+    assert cells(card, "code of the trial, of the export")[1] == "abc123, def456"
+    assert cells(card, "versions")[1] == "python 3.11.7, torch 2.13.0"
+    assert cells(card, "kvasir") == ["kvasir", "`data/kvasir`", "3"] and cells(card, "clinic")[2] == "2"
+    assert "part `train`, at most 128 images" in card and "`val/search`" in card and "`val/report`" in card
+    assert "Checked at the export: masks agree." in card and "```\nrun it\n```" in card
+
+
+def test_metrics_come_from_the_row_with_intervals_from_the_images() -> None:
+    card = model_card(EXPORT)
+    low, high = macro_interval(IMAGES["dice"], IMAGES["dataset"])
+    assert cells(card, "macro mean")[1:] == ["this model", "95 % interval", "dense model", "clinic", "kvasir"]
+    assert cells(card, "Dice ↑")[1:] == ["0.9", f"{low:.4g} to {high:.4g}", "0.91", "0.85", "0.95"]
+    assert cells(card, "HD95 ↓")[1] == "4 px" and cells(card, "HD95 ↓")[3:] == ["3.9 px", "5 px", "3 px"]
+    assert "Boundary F1 ↑" not in card
+
+
+def test_cost_and_structure_come_from_the_spec() -> None:
+    card, this, dense = model_card(EXPORT), cost(SPEC), cost(EncoderSpec.dense(TINY))
+    share = f"{this.flops / dense.flops:.1%}"
+    assert f"needs {share} of the dense encoder's FLOPs" in card
+    assert cells(card, "Encoder FLOPs")[1:] == [text("flops", this.flops), text("flops", dense.flops), share]
+    assert cells(card, "Encoder parameters")[3] == f"{this.encoder_params / dense.encoder_params:.1%}"
+    assert cells(card, "1") == ["1", "whole image", "0 of 3", "5 of 48"]
+    assert cells(card, "2") == ["2", "windows of 3", "3 of 3", "0 of 48"]
+    assert "nothing but the output bias left: the attention of block 1, the MLP of block 2." in card
+
+
+def test_time_and_memory_as_measured() -> None:
+    dense = Latency(Timing(40.0, 0.5, 9), Timing(50.0, 1.0, 8), 8_000_000)
+    this = Latency(Timing(30.0, 0.25, 7), Timing(45.0, 2.0, 6), 6_000_000)
+    setup = Setup("a CPU", 2, False, "2.0")
+    records = [Record("", 0.5, batch, setup, "2026-01-01", this, dense) for batch in (1, 8)]
+    card = model_card(dataclasses.replace(EXPORT, latency=records, latency_note="That was left out."))
+    assert cells(card, "encoder, one image")[1:] == ["30 ms (0.25; 7)", "40 ms (0.5; 9)", "75.0%"]
+    assert cells(card, "whole call, 8 images")[1:] == ["45 ms (2; 6)", "50 ms (1; 8)", "90.0%"]
+    assert cells(card, "peak memory, 8 images")[1:] == ["6.0 MB", "8.0 MB", "75.0%"]
+    assert "on a CPU, 2 threads, float32, torch 2.0:" in card and "That was left out." in card
+    assert "Not measured." not in card and "Not measured. Fewer FLOPs are not" in model_card(EXPORT)
+
+
+def test_what_is_not_known_is_not_claimed() -> None:
+    row = {"trial_id": "t0000", "dice": 0.5}
+    bare = dataclasses.replace(EXPORT, row=row, config={}, images=pd.DataFrame(), hashes={}, dense={})
+    card = model_card(bare)
+    assert "configuration was not there" in card and "`w/" not in card
+    assert cells(card, "Dice ↑")[1:] == ["0.5", "–", "–"]
+    assert "holds no metric" in model_card(dataclasses.replace(bare, row={"trial_id": "t0000"}))
+    unfinished = dataclasses.replace(EXPORT, images=IMAGES.assign(dice=[0.9, None, 1.0, 0.8, 0.9]))
+    assert cells(model_card(unfinished), "Dice ↑")[2] == "–"
+
+
+@pytest.mark.parametrize("config", [{"data": None}, {"data": {"folders": ["d"]}}, {"model": None}, {"model": {}}])
+def test_configurations_of_other_versions(config: dict[str, Any]) -> None:
+    assert model_card(dataclasses.replace(EXPORT, config=config)).count("\n## ") == 8
+
+
+def test_bars_in_names_do_not_break_the_tables() -> None:
+    card = model_card(dataclasses.replace(EXPORT, files={"a|b": "c"}))
+    assert "| `a\\|b` | c |" in card
+
+
+def test_a_dense_model_has_no_empty_blocks() -> None:
+    assert "output bias left" not in model_card(dataclasses.replace(EXPORT, spec=EncoderSpec.dense(TINY)))
+
+
+def test_held_out_figures_come_first_and_say_how_often_was_looked() -> None:
+    def measured(trial_id: str | None, dice: float) -> Measurement:
+        metrics = {"dice": dice, "dice/kvasir": dice, "dice/clinic": dice}
+        return Measurement(trial_id, False, None, str(dice), "val/report", "d", 5, metrics, "2026-03-04T05:06:07", "g")
+
+    images, other = IMAGES.assign(dice=[0.5, 0.6, 0.7, 0.8, 0.8]), IMAGES.assign(dice=0.75)
+    found = HeldOut(measured("t0007", 0.7), images, measured(None, 0.75), other, candidates=3)
+    card = model_card(dataclasses.replace(EXPORT, held_out=found))
+    held_out, search = (part for part in card.split("## Quality")[1].split("## Cost")[0].split("**Search images**"))
+    low, high = macro_interval(images["dice"], images["dataset"])
+    assert cells(held_out, "Dice ↑") == [
+        *("Dice ↑", "0.7", f"{low:.4g} to {high:.4g}", "0.75", "0.75 to 0.75", "0.7", "0.7")
+    ]
+    assert "part `val/report`, 5 images" in held_out and "measured 2026-03-04" in held_out
+    assert "3 candidates of this study were measured on it" in held_out
+    assert cells(search, "Dice ↑")[1] == "0.9" and "an honest figure is lower" not in card
+    alone = dataclasses.replace(found, dense=None, dense_images=None, candidates=1)
+    card = model_card(dataclasses.replace(EXPORT, held_out=alone, row={"trial_id": "t0007"}))
+    assert cells(card, "Dice ↑")[3] == "–" and "1 candidate of this study was measured on it." in card

@@ -1,0 +1,89 @@
+"""What the command line prints: paths as they are, and commands that can be typed again."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import search.commands
+import search.commands.export
+import search.commands.prune
+import search.commands.search
+import search.tracking.remote
+from search.cli.main import app, resume_command
+from search.cli.terminal import program
+from search.driver.run import Outcome
+from tests.support.study_files import write_tiny_study
+
+#: rich would drop the first pair of brackets, and raise on the second.
+ODD = "data [red]/b[/c]" + 20 * "/long"
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code in (0, 1), result.output
+    return result.output
+
+
+def test_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, odd = write_tiny_study(tmp_path), Path(ODD)
+    cost = {"encoder_params": 1.0, "flops": 1.0, "flops_paper": 1.0}
+    removed = cost | {"heads_removed": 1, "channels_removed": 2, "encoder_params_fraction": 0.5}
+    row = {"trial_id": "t0001", "origin": "[x]", "flops_fraction": 0.5}
+    monkeypatch.setattr(search.commands, "adapt", lambda *_: odd)
+    monkeypatch.setattr(search.commands, "score", lambda *_: (odd, odd))
+    monkeypatch.setattr(search.pruning, "prune", lambda *_: removed)
+    monkeypatch.setattr(search.commands, "cost", lambda *_: cost)
+    monkeypatch.setattr(search.commands, "predict", lambda *_: 0.5)
+    monkeypatch.setattr(search.choose, "export", lambda *_: row)
+    assert f"wrote {ODD}\n" in run("adapt", config)
+    assert f"wrote {ODD}\nwrote {ODD}\n" in run("score", config)
+    assert f"wrote {ODD}\n" in run("prune", config, "--out", odd)
+    assert "[red]" in run("cost", ODD) and "[/c]" in run("cost", ODD)
+    assert f"wrote {ODD}: 50.0 %" in run("predict", "m", "i", "--box", "0,0,1,1", "--out", odd)
+    assert f"t0001 ([x]): 50.0 % of the FLOPs\nwrote {ODD}\n" in run("export", "s", "--out", odd)
+
+
+def test_search_says_how_to_go_on_with_everything_that_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def stopped(settings: Any, *, say: Any, **options: Any) -> Outcome:
+        given.update(options)
+        say(f"study folder: {ODD}")
+        return Outcome(0, 0, 7, False, "")
+
+    monkeypatch.setattr(search.experiment, "search", stopped)
+    folder = tmp_path / "my studies"
+    folder.mkdir()
+    config = write_tiny_study(folder)
+    options = ["--trials", "7", "--name", "n", "--ray-address", "ray://h:1", "--tracking-uri", "http://h/?a=1&b"]
+    assert f"study folder: {ODD}\n" in run("search", config, *options)
+    assert shlex.split(given["command"]) == ["medcore", "search", str(config), *options, "--resume"]
+    run("search", config)
+    assert shlex.split(given["command"]) == ["medcore", "search", str(config), "--resume"]
+
+
+def test_no_login_in_a_printed_command() -> None:
+    assert resume_command(Path("c.yaml"), trials=3, tracking_uri="http://me:secret@h:5000") == (
+        "medcore search c.yaml --trials 3 --resume"
+    )
+
+
+def test_programs_are_named_as_the_user_can_type_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("medcore", "mlflow"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "medcore"), "demo"])
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert program("mlflow") == str(tmp_path / "mlflow")
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
+    assert program("mlflow") == "mlflow"
+    monkeypatch.setattr(sys, "argv", ["/somewhere/search/cli.py"])
+    assert program("medcore") == "medcore"

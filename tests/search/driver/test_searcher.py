@@ -1,0 +1,248 @@
+"""The searcher by itself: no Ray, but real studies on disk, killed and taken up again."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+
+from medcore.errors import MedcoreError
+from results.store.trials import compact, trial_folder, write_row
+from search.base.lock import is_driven, only_driver
+from search.base.objectives import Objective, reference_point, values_of
+from search.driver.searcher import SamplerSettings, StudySearch, derived_seed
+from search.trials.ledger import ROW_WRITTEN, all_issued
+from tests.support.study_files import environment
+
+OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
+WARM = [
+    {"origin": "dense", "params": {"x": 1.0, "kind": "a", "budget": {"heads": [1, 2]}}},
+    {"origin": "uniform 0.5", "params": {"x": 0.5}},
+]
+
+
+def space(trial: Any) -> dict[str, Any]:
+    return {
+        "x": trial.suggest_float("x", 0.01, 1.0, log=True),
+        "y": trial.suggest_float("y", -1.0, 1.0),
+        "kind": trial.suggest_categorical("kind", ("a", "b", "c")),
+        "fixed": 7,
+    }
+
+
+def searcher(folder: Path, name: str = "tpe", **options: Any) -> StudySearch:
+    return StudySearch(folder, space, OBJECTIVES, WARM, SamplerSettings(name, seed=3, population=4), 40, **options)
+
+
+def told(search: StudySearch) -> list[FrozenTrial]:
+    """What the sampler has heard so far."""
+    return search._study.trials
+
+
+def finish(folder: Path, search: StudySearch, tune_id: str, trial_id: str, **row: Any) -> None:
+    """Write the row that a worker would, then report as Tune does."""
+    params = json.loads((folder / "trials" / trial_id / "params.json").read_text())
+    x, y = params["params"]["x"], params["params"]["y"]
+    base = {"trial_id": trial_id, "number": params["number"], "status": "done", "cost": x, "quality": -((x - y) ** 2)}
+    base |= {f"param/{key}": value for key, value in params["params"].items() if key != "budget"}
+    write_row(folder, base | row)
+    search.on_trial_complete(tune_id, {"done": True})
+
+
+def run(folder: Path, search: StudySearch, count: int) -> list[str]:
+    ids = []
+    for i in range(count):
+        ids.append(search.suggest(f"tune{i}")["trial_id"])
+        finish(folder, search, f"tune{i}", ids[-1])
+    return ids
+
+
+def test_warm_starts_come_first_and_exactly(tmp_path: Path) -> None:
+    search = searcher(tmp_path)
+    assert run(tmp_path, search, 3) == ["t0000", "t0001", "t0002"]
+    dense, uniform, sampled = all_issued(tmp_path)
+    assert dense.origin == "dense" and dense.params["budget"] == {"heads": [1, 2]} and dense.params["fixed"] == 7
+    assert (dense.params["x"], dense.params["kind"]) == (1.0, "a")
+    assert uniform.origin == "uniform 0.5" and uniform.params["x"] == 0.5 and -1 <= uniform.params["y"] <= 1
+    assert sampled.origin == "sampled" and set(sampled.params) == {"x", "y", "kind", "fixed"}
+    assert [trial.seed for trial in (dense, uniform, sampled)] == [derived_seed(3, i) for i in range(3)]
+    assert [trial.state for trial in told(search)] == [TrialState.COMPLETE] * 3
+    assert told(search)[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
+    """Finished trials are remembered, interrupted ones come back as they were, numbering goes on."""
+    first = searcher(tmp_path, name)
+    run(tmp_path, first, 12)
+    open_ids = [first.suggest(f"open{i}")["trial_id"] for i in range(2)]
+    before = {trial.trial_id: trial for trial in all_issued(tmp_path)}
+
+    second = searcher(tmp_path, name)
+    known = told(second)
+    assert [trial.state for trial in known] == [TrialState.COMPLETE] * 12
+    assert [trial.values for trial in known] == [told(first)[i].values for i in range(12)]
+    assert [trial.params for trial in known] == [told(first)[i].params for i in range(12)]
+    key = "NSGAIISampler:generation"
+    generations = [trial.system_attrs.get(key) for trial in known]
+    assert generations == [trial.system_attrs.get(key) for trial in told(first)[:12]]
+    assert generations == ([0] * 4 + [1] * 4 + [2] * 4 if name == "nsga2" else [None] * 12)
+
+    again = [second.suggest(f"again{i}")["trial_id"] for i in range(4)]
+    assert again == [*open_ids, "t0014", "t0015"]
+    after = {trial.trial_id: trial for trial in all_issued(tmp_path)}
+    assert all(after[trial_id] == trial for trial_id, trial in before.items())
+    points = [tuple(trial.params[key] for key in ("x", "y")) for trial in after.values()]
+    if name != "nsga2":  # its children may equal a parent
+        assert len(set(points)) == len(points)  # the random stream does not start over
+    for i, trial_id in enumerate(again):
+        finish(tmp_path, second, f"again{i}", trial_id)
+    assert [trial.state for trial in told(second)] == [TrialState.COMPLETE] * 16
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+def test_unusable_results_are_failures(tmp_path: Path, name: str) -> None:
+    """Failed, non-finite, absent, or without a row at all: the sampler hears FAIL, and goes on."""
+    search = searcher(tmp_path, name)
+    ids = [search.suggest(f"s{i}")["trial_id"] for i in range(5)]
+    finish(tmp_path, search, "s0", ids[0], status="failed", reason="MemoryError: x")
+    finish(tmp_path, search, "s1", ids[1], quality=math.nan)
+    finish(tmp_path, search, "s2", ids[2], cost=-math.inf)
+    search.on_trial_complete("s3", error=True)
+    finish(tmp_path, search, "s4", ids[4])
+    search.on_trial_complete("s4")  # twice is once
+    expected = [TrialState.FAIL] * 4 + [TrialState.COMPLETE]
+    assert [trial.state for trial in told(search)] == expected
+    run(tmp_path, search, 15)
+    states = [trial.state for trial in told(searcher(tmp_path, name))]
+    assert states == [TrialState.FAIL] * 3 + [TrialState.COMPLETE] * 16  # s3 has no row: it is run again
+
+
+def test_tpe_learns(tmp_path: Path) -> None:
+    """Single objective, more trials: samples gather where it is good."""
+    search = StudySearch(tmp_path, space, OBJECTIVES[:1], (), SamplerSettings("tpe", seed=1), 40)
+    run(tmp_path, search, 40)
+    costs = [trial.values[0] for trial in told(search)]
+    assert sum(costs[25:]) / 15 < 0.7 * sum(costs[:10]) / 10
+
+
+def test_same_seed_same_trials(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(tmp_path / name, searcher(tmp_path / name), 15)
+    assert all_issued(tmp_path / "a") == all_issued(tmp_path / "b")
+
+
+def test_rows_of_removed_folders_count(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 4)
+    before = told(searcher(tmp_path))
+    compact(tmp_path)
+    for trial_id in ("t0001", "t0003"):
+        shutil.rmtree(trial_folder(tmp_path, trial_id))
+    again = searcher(tmp_path)
+    assert [trial.values for trial in told(again)] == [trial.values for trial in before]
+    assert again.suggest("next")["trial_id"] == "t0004"
+
+
+def test_a_corrupt_row_is_run_again_as_the_message_says(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 4)
+    row = trial_folder(tmp_path, "t0002") / "row.json"
+    row.write_text("{")
+    with pytest.raises(MedcoreError, match="delete this file"):
+        searcher(tmp_path)
+    row.unlink()
+    assert searcher(tmp_path).suggest("next")["trial_id"] == "t0002"
+
+
+def test_tune_cannot_restore_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=f"build one on {tmp_path}"):
+        searcher(tmp_path).restore("searcher.pkl")
+
+
+@pytest.mark.filterwarnings("ignore:The value")
+def test_a_changed_space_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, searcher(tmp_path), 3)
+    for changed in (lambda t: {"z": t.suggest_float("z", 0, 1)}, lambda t: {"y": t.suggest_float("y", 5.0, 6.0)}):
+        with pytest.raises(MedcoreError, match="does not fit the search space"):
+            StudySearch(tmp_path, changed, OBJECTIVES)
+    with pytest.raises(MedcoreError, match="unknown sampler 'nsga'"):
+        searcher(tmp_path, "nsga")
+
+
+def test_values_and_reference() -> None:
+    row = {"status": "done", "cost": 1, "quality": 0.5}
+    assert values_of(row, OBJECTIVES) == (1.0, 0.5)
+    for change in ({"status": "failed"}, {"cost": None}, {"cost": math.nan}, {"cost": math.inf}, {"cost": True}):
+        assert values_of(row | change, OBJECTIVES) is None
+    assert values_of(None, OBJECTIVES) is None
+    objectives = [Objective("flops", "min"), Objective("dice", "max"), Objective("hd95", "min")]
+    dense = {"flops": 100.0, "dice": 0.9, "hd95": 3.0}
+    assert reference_point(objectives, dense, largest_side=1070) == {"flops": 101.0, "dice": 0.0, "hd95": 1070.0}
+    assert reference_point(objectives, dense | {"hd95": 200.0}, largest_side=64)["hd95"] == 202.0
+
+
+def test_one_driver_at_a_time(tmp_path: Path) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from search.ledger import only_driver\n"
+        "with only_driver(Path(sys.argv[1])):\n    print(flush=True)\n    input()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment(),
+    )  # fmt: skip
+    assert other.stdout is not None
+    other.stdout.readline()
+    refusal = rf"another search is writing to this study \(process {other.pid} on"
+    with pytest.raises(MedcoreError, match=refusal), only_driver(tmp_path):
+        pass
+    other.communicate("\n")
+    with only_driver(tmp_path), only_driver(tmp_path):  # this process may hold it twice
+        pass
+    with only_driver(tmp_path):  # free again
+        pass
+
+
+def test_storage_without_locks_is_not_another_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(MedcoreError, match=r"cannot be locked \(Operation not supported\)"), only_driver(tmp_path):
+        pass
+    assert not is_driven(tmp_path)
+
+
+def test_a_row_that_network_storage_shows_late_is_waited_for(tmp_path: Path) -> None:
+    """Otherwise the sampler would take a good trial for a failed one."""
+    search = searcher(tmp_path)
+    trial_id = search.suggest("tune0")["trial_id"]
+    row = {"trial_id": trial_id, "number": 0, "status": "done", "cost": 1.0, "quality": -1.0}
+    shown = threading.Timer(1.5, write_row, (tmp_path, row))
+    shown.start()
+    search.on_trial_complete("tune0", {"done": True, ROW_WRITTEN: True})
+    shown.join()
+    assert [trial.state for trial in told(search)] == [TrialState.COMPLETE]
+
+
+def test_no_more_are_handed_out_than_may_run_and_places_that_come_are_used(tmp_path: Path) -> None:
+    places = 2
+    search = searcher(tmp_path, at_once=lambda: places)
+    handed = [search.suggest(f"tune{number}") for number in range(3)]
+    assert handed == [{"trial_id": "t0000"}, {"trial_id": "t0001"}, None] and len(all_issued(tmp_path)) == 2
+    places = 3
+    assert search.suggest("tune2") == {"trial_id": "t0002"} and search.suggest("tune3") is None
+    finish(tmp_path, search, "tune1", "t0001")
+    assert search.suggest("tune3") == {"trial_id": "t0003"}
+    search.pause()
+    assert search.suggest("tune4") == Searcher.FINISHED and search.problem is None

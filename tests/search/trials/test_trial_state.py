@@ -1,0 +1,104 @@
+"""A trial's schedule that stops in the middle of a recovery goes on from there, and leaves nothing of it behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medcore.models import checkpoint
+from medcore.models.groups import PerGroup
+from medcore.models.spec import EncoderSpec
+from medcore.training.recovery import RecoveryFile, RecoverySettings
+from medcore.training.recovery_state import RecoveryState
+from medcore.training.schedule import Schedule, State, start_of
+from medcore.training.teacher import compute_teacher
+from search.trials.attempt import Superseded, begin
+from search.trials.phase_file import load_state, save_state
+from search.trials.trial import run_recorded
+from tests.support.helpers import TINY
+from tests.support.training_samples import assert_same, random_images, tiny_model, weights
+
+SETTINGS = RecoverySettings(steps=6, lr=1e-3, batch_size=2)
+SCHEDULE = Schedule((EncoderSpec(TINY, (3, 1, 2, 0), (48, 20, 0, 30)),), SETTINGS, SETTINGS)
+
+
+class Dying(RecoveryFile):
+    """Ends the process's work right after the step it is told, counted over all recoveries."""
+
+    left = 0
+
+    def after_step(self, state: RecoveryState) -> None:
+        super().after_step(state)
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def start_state() -> State:
+    random = np.random.default_rng(0)
+    dense = EncoderSpec.dense(TINY)
+    scores = PerGroup(tuple(map(random.random, dense.heads)), tuple(map(random.random, dense.channels)))
+    return start_of(tiny_model(), scores)
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+def test_a_trial_goes_on_within_a_recovery(tmp_path: Path, step: int) -> None:
+    images = random_images(4)
+    teacher = compute_teacher(tiny_model(), images)
+    start = start_state()
+    expected, series = run_recorded(SCHEDULE, start, images, teacher, 7)
+
+    phase, within = tmp_path / "phase.safetensors", tmp_path / "recovery.pt"
+    dying = Dying(within, 2, clock=lambda: 0.0)
+    dying.left = step
+    with pytest.raises(KeyboardInterrupt):
+        run_recorded(SCHEDULE, start, images, teacher, 7, None, phase, dying)
+    assert within.exists() == (step > 1)
+    state, past = load_state(phase)
+    file = Dying(within, 2, clock=lambda: 0.0)
+    model, again = run_recorded(SCHEDULE, state, images, teacher, 7, None, phase, file, past)
+    assert_same(weights(model), weights(expected))
+    assert again == series
+    assert file.left == -(12 - step // 2 * 2)  # steps before the last save are not done again
+    assert not within.exists()
+
+
+def test_a_trial_begun_elsewhere_stops_after_its_phase_and_leaves_the_others_files(tmp_path: Path) -> None:
+    images = random_images(4)
+    phase, within = tmp_path / "phase.safetensors", RecoveryFile(tmp_path / "recovery.pt", 0)
+    attempt = begin(tmp_path, "t0000", "a node")
+    begin(tmp_path, "t0000", "another node")
+    (tmp_path / "recovery.pt").write_bytes(b"the other one's")
+    with pytest.raises(Superseded, match="t0000 was begun again on node another node"):
+        run_recorded(
+            SCHEDULE, start_state(), images, compute_teacher(tiny_model(), images), 7, None, phase, within,
+            attempt=attempt,
+        )  # fmt: skip
+    assert not phase.exists() and (tmp_path / "recovery.pt").read_bytes() == b"the other one's"
+
+
+def test_a_state_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, states = tmp_path / "phase.safetensors", []
+    for done in (1, 2):
+        state = start_state()
+        with torch.no_grad():
+            for parameter in state.model.parameters():
+                parameter.fill_(done)
+        states.append(State(state.model, state.kept, state.scores, done))
+    save_state(path, states[0], [])
+    safe_open = checkpoint.safe_open
+
+    def open_and_replace(*arguments: Any, **options: Any) -> Any:
+        file = safe_open(*arguments, **options)
+        save_state(path, states[1], [])
+        return file
+
+    monkeypatch.setattr(checkpoint, "safe_open", open_and_replace)
+    for done in (1, 2):
+        state, _ = load_state(path)
+        values = {value for parameter in state.model.parameters() for value in parameter.detach().unique().tolist()}
+        assert state.done == done and values == {done}

@@ -1,0 +1,111 @@
+"""The whole path through the command line: search, front, export, and the exported file in a fresh Python."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.support.study_files import environment, medcore, write_tiny_study
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished study of six trials."""
+    folder = tmp_path_factory.mktemp("study")
+    result = medcore("search", write_tiny_study(folder))
+    assert result.returncode == 0, result.stderr
+    assert "on the front" in result.stdout
+    return folder / "runs" / "tiny"
+
+
+def test_every_trial_has_one_row(searched: Path) -> None:
+    trials = pd.read_parquet(searched / "trials.parquet")
+    assert sorted(trials["number"]) == list(range(6))
+    assert set(trials["status"]) == {"done"}, trials["reason"].tolist()
+    assert {"dense", "uniform 0.5", "rule 0.6"} < set(trials["origin"])
+    images = pd.read_parquet(searched / "images.parquet")
+    assert set(images.groupby("trial_id").size()) == {len(images) // 6}
+    dense = trials[trials["origin"] == "dense"].iloc[0]
+    assert dense["flops_fraction"] == 1
+    parts = trials[[f"seconds/{part}" for part in ("leverage", "pruning", "recovery", "evaluation", "saving")]]
+    np.testing.assert_allclose(parts.sum(axis=1), trials["seconds"])
+    series = json.loads((searched / "trials/t0000/phases.json").read_text())
+    assert {entry["name"] for entry in series if entry["phase"] == "system"} >= {"process_memory_megabytes"}
+
+
+def test_front_needs_no_server_and_prints_one_json_object(searched: Path) -> None:
+    result = medcore("front", searched, "--json")
+    front = json.loads(result.stdout)
+    assert front["trials"] == 6 and front["failed"] == 0
+    flops = [row["flops"] for row in front["front"]]
+    assert flops == sorted(flops) and front["hypervolume"] > 0
+
+
+def test_exported_checkpoint_keeps_its_promise(searched: Path, tmp_path: Path) -> None:
+    out = tmp_path / "best.safetensors"
+    front = json.loads(medcore("front", searched, "--json").stdout)["front"]
+    row = front[0]
+    result = medcore("export", searched, "--select", f"trial:{row['trial_id']}", "--out", out)
+    assert result.returncode == 0, result.stderr
+    data = searched.parents[1] / "polyps"
+    result = medcore("evaluate", out, "--data", data, "--split", "val/search", "--json", "-")
+    measured = json.loads(result.stdout)
+    for metric in ("dice", "iou", "boundary_f1", "hd95", "nsd", "assd", "flops", "encoder_params"):
+        assert measured[metric] == pytest.approx(row[metric], abs=1e-3), metric
+
+
+def test_exported_checkpoint_runs_in_segment_anything_alone_with_medcore(searched: Path, tmp_path: Path) -> None:
+    out, mask, direct = (tmp_path / name for name in ("best.safetensors", "mask.png", "direct.npy"))
+    assert medcore("export", searched, "--select", "knee", "--out", out).returncode == 0
+    image = next((searched.parents[1] / "polyps" / "images").glob("*.png"))
+    assert medcore("predict", out, image, "--box", "8,8,50,50", "--out", mask).returncode == 0
+    script = f"""
+import sys, numpy as np
+from PIL import Image
+from medcore.checkpoint import load
+from medcore.sam import predictor
+sam = predictor(load({str(out)!r}))
+assert type(sam).__module__ == "segment_anything.predictor"
+assert not {{"ray", "mlflow", "optuna", "search", "results"}} & set(sys.modules)
+sam.set_image(np.asarray(Image.open({str(image)!r}).convert("RGB")))
+np.save({str(direct)!r}, sam.predict(box=np.array([8, 8, 50, 50]), multimask_output=False)[0][0])
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment(), cwd=tmp_path)
+    assert np.array_equal(np.asarray(Image.open(mask)) > 0, np.load(direct))
+
+
+def test_benchmark_compares_the_front_with_its_baselines(searched: Path, tmp_path: Path) -> None:
+    benchmark = [sys.executable, "-m", "benchmarks.front_against_baselines", searched.parents[1] / "tiny.yaml"]
+    subprocess.run([*benchmark, "--out", tmp_path], check=True, env=environment(), cwd=tmp_path, timeout=240)
+    models = pd.read_csv(tmp_path / "comparison.csv")
+    assert models["method"].tolist() == ["unpruned", "searched", "rule", "rule, schedule of the searched"]
+    assert models["model"][1].startswith("searched ≤ 0.6 (t000")
+    pairs = pd.read_csv(tmp_path / "differences.csv")
+    assert pairs["baseline"].tolist() == ["rule 0.6", "rule 0.6, schedule of the searched"]
+    assert (pairs["boundary_f1_lo"] <= pairs["boundary_f1"]).all()
+
+
+def test_study_that_exists_is_not_overwritten(searched: Path) -> None:
+    result = medcore("search", searched.parents[1] / "tiny.yaml")
+    assert result.returncode == 2
+    assert "--resume" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_finished_study_resumes_without_running_anything(searched: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/row.json")}
+    assert medcore("search", searched.parents[1] / "tiny.yaml", "--resume").returncode == 0
+    assert before == {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/row.json")}
+
+
+def test_changed_configuration_cannot_be_resumed(searched: Path, tmp_path: Path) -> None:
+    text = (searched.parents[1] / "tiny.yaml").read_text().replace("steps: 4", "steps: 5")
+    (tmp_path / "changed.yaml").write_text(text)
+    result = medcore("search", tmp_path / "changed.yaml", "--resume")
+    assert result.returncode == 2 and "recovery.steps" in result.stderr
