@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from medcore.models.checkpoint import load
-from medcore.models.groups import PerGroup
-from medcore.models.prune import mask_model, prune
+from medcore.models.cut import mask_model, prune
 from medcore.models.sam import MedSam, build
-from medcore.models.spec import EncoderSpec
-from tests.support.helpers import TINY, shared_dir
+from medcore.models.sites import PerSite
+from medcore.models.spec import ModelSpec
+from tests.support.helpers import TINY, halves, shared_dir
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 BOXES = torch.tensor([[4.0, 8.0, 40.0, 50.0], [20.0, 1.0, 60.0, 33.0]])
 
 
-def random_model(spec: EncoderSpec, seed: int) -> MedSam:
+def random_model(spec: ModelSpec, seed: int) -> MedSam:
     torch.manual_seed(seed)
     model = build(spec)
     with torch.no_grad():
@@ -26,21 +26,18 @@ def random_model(spec: EncoderSpec, seed: int) -> MedSam:
     return model
 
 
-def random_masks(spec: EncoderSpec, seed: int) -> PerGroup:
+def random_masks(spec: ModelSpec, seed: int) -> PerSite:
     """Each block keeps a random share; about every third loses all its heads or all its channels."""
     rng = np.random.default_rng(seed)
 
     def one(width: int) -> np.ndarray:
         return rng.random(width) < rng.choice([0.0, rng.random(), 1.0])
 
-    return PerGroup(tuple(map(one, spec.heads)), tuple(map(one, spec.channels)))
+    return tuple(map(one, spec.widths))
 
 
-def keep(spec: EncoderSpec, value: bool) -> PerGroup:
-    return PerGroup(
-        tuple(np.full(width, value) for width in spec.heads),
-        tuple(np.full(width, value) for width in spec.channels),
-    )
+def keep(spec: ModelSpec, value: bool) -> PerSite:
+    return tuple(np.full(width, value) for width in spec.widths)
 
 
 def worst(a: MedSam, b: MedSam, images: torch.Tensor = IMAGES, boxes: torch.Tensor = BOXES) -> float:
@@ -50,36 +47,38 @@ def worst(a: MedSam, b: MedSam, images: torch.Tensor = IMAGES, boxes: torch.Tens
 
 @pytest.mark.parametrize("seed", range(8))
 def test_cut_equals_masked(seed: int) -> None:
-    model = random_model(EncoderSpec.dense(TINY), seed)
+    model = random_model(ModelSpec.dense(TINY), seed)
     masks = random_masks(model.spec, seed)
     cut = prune(model, masks)
-    assert cut.spec.heads == tuple(int(mask.sum()) for mask in masks.heads)
-    assert cut.spec.channels == tuple(int(mask.sum()) for mask in masks.channels)
+    heads, channels = halves(masks)
+    assert cut.spec.family("heads") == tuple(int(mask.sum()) for mask in heads)
+    assert cut.spec.family("channels") == tuple(int(mask.sum()) for mask in channels)
     assert worst(cut, mask_model(model, masks)) <= 1e-4
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_cut_model_can_be_cut_again(seed: int) -> None:
-    first = prune(random_model(EncoderSpec.dense(TINY), seed), random_masks(EncoderSpec.dense(TINY), seed))
+    first = prune(random_model(ModelSpec.dense(TINY), seed), random_masks(ModelSpec.dense(TINY), seed))
     masks = random_masks(first.spec, seed + 100)
     assert worst(prune(first, masks), mask_model(first, masks)) <= 1e-4
 
 
 def test_all_and_nothing() -> None:
-    model = random_model(EncoderSpec.dense(TINY), 0)
+    model = random_model(ModelSpec.dense(TINY), 0)
     whole = prune(model, keep(model.spec, True))
     assert whole.spec == model.spec and worst(whole, model) == 0
     nothing = prune(model, keep(model.spec, False))
-    assert set(nothing.spec.heads + nothing.spec.channels) == {0}
+    assert set(nothing.spec.widths) == {0}
     assert worst(nothing, mask_model(model, keep(model.spec, False))) <= 1e-4
     assert worst(nothing, model) > 1e-3
 
 
 def test_the_right_rows_stay() -> None:
-    model = random_model(EncoderSpec.dense(TINY), 0)
+    model = random_model(ModelSpec.dense(TINY), 0)
     masks = keep(model.spec, True)
-    masks.heads[2][1] = False
-    masks.channels[0][:] = np.arange(48) % 2 == 1
+    heads, channels = halves(masks)
+    heads[2][1] = False
+    channels[0][:] = np.arange(48) % 2 == 1
     cut = prune(model, masks)
     old, new = model.image_encoder.blocks[2].attn, cut.image_encoder.blocks[2].attn
     # rows of q, k and v: heads 0 and 2 of 3, eight wide, in each third of 24
@@ -94,7 +93,7 @@ def test_the_right_rows_stay() -> None:
 
 
 def test_the_original_is_left_alone_and_flags_travel() -> None:
-    model = random_model(EncoderSpec.dense(TINY), 0)
+    model = random_model(ModelSpec.dense(TINY), 0)
     model.prompt_encoder.requires_grad_(False)
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -109,7 +108,7 @@ def test_the_original_is_left_alone_and_flags_travel() -> None:
 
 
 def test_a_cut_model_trains() -> None:
-    cut = prune(random_model(EncoderSpec.dense(TINY), 5), random_masks(EncoderSpec.dense(TINY), 5))
+    cut = prune(random_model(ModelSpec.dense(TINY), 5), random_masks(ModelSpec.dense(TINY), 5))
     optimiser = torch.optim.AdamW(cut.image_encoder.parameters(), lr=1e-3)
     losses = []
     for _ in range(3):
@@ -122,14 +121,15 @@ def test_a_cut_model_trains() -> None:
 
 
 def test_unfit_masks_are_refused() -> None:
-    model = random_model(EncoderSpec.dense(TINY), 0)
+    model = random_model(ModelSpec.dense(TINY), 0)
     masks = keep(model.spec, True)
-    with pytest.raises(ValueError, match="heads have shapes"):
-        prune(model, PerGroup(masks.heads[:3], masks.channels))
-    with pytest.raises(ValueError, match="channels have shapes"):
-        mask_model(model, PerGroup(masks.heads, tuple(mask[:5] for mask in masks.channels)))
+    heads, channels = halves(masks)
+    with pytest.raises(ValueError, match="masks have shapes"):
+        prune(model, (*heads[:3], *channels))
+    with pytest.raises(ValueError, match="masks have shapes"):
+        mask_model(model, (*heads, *(mask[:5] for mask in channels)))
     with pytest.raises(ValueError, match="boolean"):
-        prune(model, PerGroup(tuple(mask.astype(float) for mask in masks.heads), masks.channels))
+        prune(model, (*(mask.astype(float) for mask in heads), *channels))
 
 
 def test_real_weights_cut_equals_masked() -> None:
