@@ -46,7 +46,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = answer.read()
             onward.close()
             time.sleep(after)
-            with suppress(OSError):  # whoever asked has gone
+            with suppress(OSError):  # the client has gone
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
                 self.send_header("Content-Length", str(len(content)))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.support.helpers import held_port
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "a-token-of-the-tests-" + 32 * "0"
 
 
@@ -50,7 +50,7 @@ class Nodes:
     def environment(self, **more: str) -> dict[str, str]:
         """Of a process that may use the cluster."""
         known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), "RAY_USAGE_STATS_ENABLED": "0"}
-        known |= {"RAY_worker_niceness": "0"}
+        known |= {"RAY_worker_niceness": "0", "RAY_prestart_worker_first_driver": "0"}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         ours = {"PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "400", "OMP_NUM_THREADS": "1"}
         return {key: value for key, value in os.environ.items() if key[:4] != "RAY_"} | ours | known | more
