@@ -17,7 +17,8 @@ test-slow: $(STAMP)-dev
 lint: $(STAMP)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy medcore results
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/mypy medcore results search
 
 # asks PyPI for known weaknesses of the pinned versions
 audit: $(STAMP)

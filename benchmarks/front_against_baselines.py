@@ -1,9 +1,9 @@
 """Claim: at equal FLOPs and equal recovery the searched front keeps more of the boundary than hand-made budgets.
 
 For each FLOPs fraction that the study's warm starts have, the front member is chosen on the search images alone (best
-Boundary F1 within the fraction) and measured on the report images beside the unpruned model, uniform budgets and the
+Boundary F1 within the fraction) and measured on the report images with the unpruned model, uniform budgets and the
 paper's rule. The baselines are run twice: with the study's own recovery settings, and with those of the front member
-they stand beside; both have the same number of steps.
+they are compared with; both have the same number of steps.
 
     python -m benchmarks.front_against_baselines search/configs/polyps.yaml --out results/published/polyps
 """
@@ -11,7 +11,6 @@ they stand beside; both have the same number of steps.
 from __future__ import annotations
 
 import argparse
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,22 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from benchmarks.comparison_picture import comparison_png
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import evaluate, summarise
-from results.plots.pictures import comparison_png
 from results.stats.intervals import macro_interval
-from results.store.trials import read_study, read_study_info
+from results.store.study_info import read_study_info
+from results.store.trial_row import row_of
+from results.store.trials import read_study
 from search.base.config import load_config
 from search.base.device import best_device
+from search.commands.sections import scoring_job, trial_settings
 from search.study.inputs import Shared, adapted_model, cost_metrics, load_split
 from search.study.prepare import prepare
-from search.trials.space import Plan, decode, domain_of
-from search.trials.trial import prune_and_recover
-from search.trials.warm import warm_starts
+from search.trials.phases import phases
+from search.trials.sampling.space import Plan, decode, domain_of
+from search.trials.sampling.warm import warm_starts
 
 METRICS = ("dice", "boundary_f1", "hd95", "nsd")
 
@@ -41,13 +43,13 @@ class Report:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
-        self.images = shared.search
+        self.images = shared.search_images
         self.rows: list[dict[str, Any]] = []
         self.differences: list[dict[str, Any]] = []
         self.per_image: dict[str, pd.DataFrame] = {}
 
     def add(self, name: str, method: str, model: MedSam) -> None:
-        measured = evaluate(model.to(best_device()), self.images, autocast=self.shared.config.recovery.autocast)
+        measured = evaluate(model.to(best_device()), self.images, autocast=self.shared.settings.recovery.autocast)
         frame = pd.DataFrame(measured)
         row: dict[str, Any] = {"model": name, "method": method, **cost_metrics(model.cpu().spec)}
         summary = summarise(measured)
@@ -92,12 +94,13 @@ def member_name(member: pd.Series[Any], fraction: float, cost: str) -> str:
 def compare(config_path: Path, out: Path, console: Console) -> None:
     config = load_config(config_path)
     # nothing is searched here, so the report images take the place of the search images
-    size = adapted_model(config).arch.img_size
-    shared = prepare(config, load_split(config, config.data.report_split, size, None))
+    adapted = adapted_model(config.model)
+    images = load_split(config.datasets, config.data.report_split, adapted.arch.img_size)
+    shared = prepare(trial_settings(config), scoring_job(config), images)
     study, cost = config.folder, config.search.cost
     trials = read_study(study)
     report = Report(shared)
-    report.add("dense", "unpruned", adapted_model(config))
+    report.add("dense", "unpruned", adapted)
     budgets = config.search.warm_starts
     for fraction in sorted({*budgets.uniform, *budgets.rule}, reverse=True):
         member = chosen_member(trials, fraction, cost)
@@ -116,27 +119,33 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
                 rerun = f"{start['origin']}, schedule of the searched"
                 report.add(rerun, f"{method}, schedule of the searched", run(plan, shared, int(member["seed"])))
                 report.compare(searched, rerun)
-    write(report.rows, report.differences, out, read_study_info(study)["name"], cost)
+    write(report.rows, report.differences, out, read_study_info(study).name, cost)
     console.print(f"wrote comparison.csv, differences.csv, comparison.md, comparison.png in {out}", markup=False)
 
 
 def with_schedule_of(member: pd.Series[Any], plan: Plan) -> Plan:
     """The plan's budget and scores, cut and recovered like a member of the front."""
+    params = row_of(member).params
     return replace(
         plan,
-        lr=member["param/lr"],
-        head_share=member["param/head_share"],
-        order=member["param/order"],
-        rounds=int(member["param/rounds"]),
-        rescore=member["param/rescore"] == "yes",
-        rescore_per_dataset=int(member["param/rescore_per_dataset"]),
+        lr=params["lr"],
+        head_share=params["head_share"],
+        order=params["order"],
+        rounds=int(params["rounds"]),
+        rescore=params["rescore"],
+        rescore_per_dataset=int(params["rescore_per_dataset"]),
     )
 
 
 def run(plan: Plan, shared: Shared, seed: int) -> MedSam:
     """Prune and recover outside of the study."""
-    with tempfile.TemporaryDirectory() as folder:
-        return prune_and_recover(plan, shared, seed, Path(folder))[0].cpu()
+    work = phases(plan, shared, seed)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            model, _ = end.value
+            return model.cpu()
 
 
 def write(rows: list[dict[str, Any]], differences: list[dict[str, Any]], out: Path, study: str, cost: str) -> None:

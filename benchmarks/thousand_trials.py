@@ -22,38 +22,40 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from medcore.errors import MedcoreError
-from results.store.trials import Row, all_rows, compact, read_images, read_phases, write_images, write_phases, write_row
-from search.tracking.tracker import Tracker
+from results.store.trial_row import TrialRow
+from results.store.trials import all_rows, compact, read_images, read_phases, write_images, write_phases, write_row
+from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.tracker import Destination
 
 
 def multiply(source: Path, target: Path, start: int, count: int) -> None:
     """Write trials `start` … `start + count − 1` of a larger study: the source's, over and over, with other metrics."""
-    rows = [row for row in all_rows(source) if row["status"] == "done"]
+    rows = [row for row in all_rows(source) if row.is_done]
     images = read_images(source)
     for number in range(start, start + count):
         row, random = rows[number % len(rows)], np.random.default_rng(number)
         trial_id = f"t{number:04}"
-        own = images[images["trial_id"] == row["trial_id"]].drop(columns="trial_id")
+        own = images[images["trial_id"] == row.trial_id].drop(columns="trial_id")
         write_images(target, trial_id, own.to_dict("records"))
-        write_phases(target, trial_id, read_phases(source, row["trial_id"]))
-        write_row(target, {**_varied(row, random), "trial_id": trial_id, "number": number})
+        write_phases(target, trial_id, read_phases(source, row.trial_id))
+        write_row(target, replace(_varied(row, random), trial_id=trial_id, number=number))
 
 
-def _varied(row: Row, random: np.random.Generator) -> Row:
+def _varied(row: TrialRow, random: np.random.Generator) -> TrialRow:
     def noisy(value: Any) -> Any:
         return value * float(1 + 0.03 * random.standard_normal()) if isinstance(value, float) else value
 
-    return {key: noisy(value) for key, value in row.items()}
+    return TrialRow.from_flat({key: noisy(value) for key, value in row.to_flat().items()})
 
 
 @contextmanager
@@ -119,7 +121,7 @@ def medcore(*arguments: str | Path) -> float:
 
 def measure(source: Path, trials: int, portion: int) -> dict[str, Any]:
     """All figures, by what they are of."""
-    work = pd.DataFrame(all_rows(source))["seconds"].median()
+    work = float(np.median([row.timing.seconds or 0.0 for row in all_rows(source)]))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         study = root / "runs" / source.name
@@ -127,7 +129,7 @@ def measure(source: Path, trials: int, portion: int) -> dict[str, Any]:
         for file in ("study.json", "config.yaml"):
             shutil.copy(source / file, study / file)
         with server(root) as address:
-            tracker = Tracker(study, address, "thousand", source.name)
+            tracker = MlflowTracker(Destination(study, address, "thousand", source.name))
             tracker.start({})
             wall = cpu = 0.0
             for start in track(range(0, trials, portion), description="trials"):

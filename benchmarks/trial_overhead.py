@@ -1,7 +1,7 @@
 """Claim: what the search adds to a trial is a tenth of a second, about what Tune adds with its own Optuna searcher.
 
 Trials only sleep. Overhead is what the wall time has over the sleeping divided by the workers; starting Ray is not
-counted, starting the workers is.
+counted, starting the workers is. A trial has one phase, or several with `--phases`, each a step of Tune.
 
     python -m benchmarks.trial_overhead --trials 200 --seconds 1 --workers 2
 """
@@ -12,44 +12,41 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from results.stats.objectives import Objective
+from results.store.trial_row import TrialRow
 from results.store.trials import write_row
-from search.base.objectives import Objective
+from search.driver.job import Execution, SearchJob, Task
 from search.driver.run import run_search
 from search.nodes.session import Resources, connected
+from search.trials.phase_result import PhaseResult
 
 OBJECTIVES = (Objective("flops", "min"), Objective("boundary_f1", "max"))
 
 
-def nap(trial: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """A trial that sleeps and writes its row."""
-    time.sleep(seconds)
-    row = {key: trial[key] for key in ("trial_id", "number", "seed", "origin")}
-    row |= {"status": "done", "flops": trial["params"]["x"], "boundary_f1": 1 - trial["params"]["x"]}
+def nap(trial: Mapping[str, Any], seconds: float, phases: int = 1) -> Iterator[PhaseResult]:
+    """Sleep in so many phases and write a row."""
+    for number in range(phases):
+        time.sleep(seconds / phases)
+        if number + 1 < phases:
+            yield PhaseResult(f"phase {number}", {"loss": 1.0})
+    row = TrialRow.done(trial, metrics={"flops": trial["params"]["x"], "boundary_f1": 1 - trial["params"]["x"]})
     write_row(Path(trial["study_dir"]), row)
-    return row
+    yield PhaseResult("row", row=row)
 
 
-def ours(trials: int, seconds: float, **options: Any) -> float:
-    """Wall seconds of `run_search` with these options."""
+def ours(trials: int, seconds: float, execution: Execution, phases: int = 1) -> float:
+    """Wall seconds of `run_search` with this execution."""
     with tempfile.TemporaryDirectory() as folder:
+        job = SearchJob(Path(folder), lambda trial: {"x": trial.suggest_float("x", 0, 1)}, OBJECTIVES, trials)
         begin = time.perf_counter()
-        outcome = run_search(
-            Path(folder),
-            lambda trial: {"x": trial.suggest_float("x", 0, 1)},
-            [],
-            OBJECTIVES,
-            trials,
-            nap,
-            shared={"seconds": seconds},
-            **options,
-        )
+        outcome = run_search(job, Task(nap, {"seconds": seconds, "phases": phases}), execution)
         took = time.perf_counter() - begin
     if not outcome.complete:
         raise RuntimeError(outcome.message)
@@ -87,13 +84,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--phases", type=int, default=1)
     arguments = parser.parse_args()
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     asked = (arguments.trials, arguments.seconds, arguments.workers)
     ideal = arguments.trials * arguments.seconds / arguments.workers
     with connected(None, Resources()):
         measured = {
-            "medcore search": ours(arguments.trials, arguments.seconds, concurrency=arguments.workers),
+            "medcore search": ours(*asked[:2], Execution(concurrency=arguments.workers), arguments.phases),
             "Tune with OptunaSearch": tunes_own(*asked),
         }
     table = Table(title=f"{asked[0]} trials of {asked[1]:g} s at {asked[2]} workers, ideal {ideal:.0f} s")

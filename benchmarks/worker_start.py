@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.trial_overhead import ours
+from search.driver.job import Execution
 from search.nodes.session import Resources, connected
 
 #: How many workers Tune gets ready at once; its own for a searcher is 1.
@@ -34,7 +35,7 @@ def get_ready(seconds: float) -> None:
 def measure(at_once: str, address: str, trials: int, seconds: float, ready: float) -> float:
     """Wall seconds of a search on the cluster."""
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = at_once
-    return ours(trials, seconds, ready=functools.partial(get_ready, ready), ray_address=address)
+    return ours(trials, seconds, Execution(ready=functools.partial(get_ready, ready), ray_address=address))
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=6, help="nodes with a place for one trial each")
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seconds", type=float, default=10.0, help="of a trial")
-    parser.add_argument("--ready", type=float, default=5.0, help="seconds until a worker is ready, beside its start")
+    parser.add_argument("--ready", type=float, default=5.0, help="seconds until a worker is ready, after its start")
     arguments = parser.parse_args()
     ideal = arguments.ready + arguments.seconds * -(-arguments.trials // arguments.nodes)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

@@ -12,23 +12,34 @@ from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
-
 T = TypeVar("T")
 
 
-class Parts:
-    """How many images go through a model at once: halved whenever memory runs out, down to 1, and never raised again.
+class Microbatches:
+    """The number of images that go through a model at once.
 
-    `limit`: most images at once; None as long as every batch has fitted.
+    The number is halved whenever memory runs out, down to 1, and never raised again.
+
+    Attributes:
+        limit: most images at once; None as long as every batch has fitted.
     """
 
     def __init__(self) -> None:
+        """Start without a limit."""
         self.limit: int | None = None
 
     def run(self, count: int, work: Callable[[list[slice]], T]) -> T:
-        """`work` on the parts of a batch of `count` images; anew on smaller parts as long as memory runs out.
+        """Do some work on a batch, in smaller microbatches as long as memory runs out.
 
-        Raises: what `work` raises; running out of memory too, if single images do not fit.
+        Args:
+            count: number of images of the batch.
+            work: takes the microbatches, which cover the batch in order; called again with smaller ones.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            RuntimeError: what `work` raises, or memory runs out for a single image.
         """
         while True:
             size = min(count, self.limit or count)
@@ -39,25 +50,30 @@ class Parts:
                     raise
                 self.limit = (size + 1) // 2
                 logger.warning("%s", self.note(count))
-            # only here: while the error is handled, its frames hold the memory that ran out
+            # not in the handler: while the error is handled, its frames hold the memory that ran out
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
     def backward(self, count: int, loss: Callable[[slice], Tensor], optimizer: torch.optim.Optimizer) -> Tensor:
-        """Leave the gradient of a batch's mean loss in the parameters, computed part by part.
+        """Compute the gradient of a batch's mean loss by microbatches.
+
+        The gradient is left in the parameters.
 
         Args:
-            loss: figures (K,) of one part, each a mean over its images; the first is the loss to differentiate.
+            count: number of images of the batch.
+            loss: takes a microbatch and returns figures (K,), each a mean over its images; the first is the loss.
+            optimizer: of the parameters; their old gradients are deleted.
 
-        Returns: (K,), detached: the means over the batch.
+        Returns:
+            (K,), detached: the means over the batch.
         """
 
-        def accumulate(parts: list[slice]) -> Tensor:
+        def accumulate(pieces: list[slice]) -> Tensor:
             optimizer.zero_grad(set_to_none=True)
             means = []
-            for part in parts:
-                share = (part.stop - part.start) / count
-                figures = share * loss(part)
+            for piece in pieces:
+                share = (piece.stop - piece.start) / count
+                figures = share * loss(piece)
                 figures[0].backward()
                 means.append(figures.detach())
             return torch.stack(means).sum(dim=0)
@@ -65,21 +81,40 @@ class Parts:
         return self.run(count, accumulate)
 
     def note(self, count: int) -> str | None:
-        """What became of a batch of `count` images; None if it goes through in one piece."""
+        """Return in words into how many microbatches a batch is cut.
+
+        Args:
+            count: number of images of the batch.
+
+        Returns:
+            The sentence; None if the batch fits as a whole.
+        """
         if self.limit is None or self.limit >= count:
             return None
+        # rows of trials hold this sentence, so it stays as it is
         return f"batch {count} in {len(slices(count, self.limit))} parts: out of memory"
 
 
 def slices(count: int, size: int) -> list[slice]:
-    """`count` items in as few parts of at most `size` as possible, of lengths that differ by at most one."""
-    parts = -(-count // size)
-    ends = [count * number // parts for number in range(parts + 1)]
+    """Cut `count` items into as few slices as possible.
+
+    Args:
+        count: number of items, at least 1.
+        size: most items of a slice.
+
+    Returns:
+        Slices that cover the items in order. Their lengths differ by at most one.
+    """
+    pieces = -(-count // size)
+    ends = [count * number // pieces for number in range(pieces + 1)]
     return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or on the CPU (there torch raises a plain RuntimeError)."""
+    """Tell whether an allocation failed, on a GPU or on the CPU.
+
+    On the CPU torch raises a plain RuntimeError, so its text decides.
+    """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -88,10 +123,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def mixed_precision(device: torch.device, enabled: bool) -> torch.autocast:
-    """bfloat16 autocast on the device (CPU or CUDA); nothing if not `enabled`. Needs no loss scaling."""
+    """Return bfloat16 autocast on the device (CPU or CUDA), or no autocast.
+
+    bfloat16 has the range of float32, so the loss needs no scaling.
+    """
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device of the model's first parameter."""
+    """Return the device of the model's first parameter."""
     return next(model.parameters()).device

@@ -1,12 +1,62 @@
 """Exceptions that mean "the input or the machine is wrong", as opposed to "the program is wrong"."""
 
+from __future__ import annotations
+
+import re
+
+#: Colours and other control sequences of terminals, which Ray puts into its messages.
+_CONTROL = re.compile(r"\x1b\[[0-9;]*m")
+
 
 class MedcoreError(Exception):
-    """A problem the user can mend: one line that says what is wrong, where, and what to do about it.
+    """A problem that the user can fix.
 
-    The command line prints the message without a traceback and ends with exit code 2.
+    The message is one line that says what is wrong, where, and what to do about it. The command line prints it without
+    a traceback and ends with exit code 2. Code that can name the kind of problem raises one of the subclasses below.
     """
 
 
+class ConfigError(MedcoreError):
+    """A mistake in the configuration, an option of a command or a rule."""
+
+
+class DataError(MedcoreError):
+    """An image, a mask, a data folder or its splits that cannot be used."""
+
+
+class CheckpointError(MedcoreError):
+    """A checkpoint, architecture, score table or training state that cannot be used."""
+
+
+class ClusterError(MedcoreError):
+    """A failure of Ray, of a node or of a process on a cluster."""
+
+
+class TrackingError(MedcoreError):
+    """A tracking server that is unreachable, refuses a request or lacks its object."""
+
+
 class StorageError(MedcoreError):
-    """A file could not be written: the disk is full, read-only or away. No fault of the work that wanted to write."""
+    """A file that cannot be written: the disk is full, read-only or away."""
+
+
+def brief(error: object, *, first: int | None = None, last: int | None = None) -> str:
+    """Shorten an error to one line, without the colours of a terminal.
+
+    Args:
+        error: an exception, or the text of one; None or an empty text has an unknown reason.
+        first: keep the first line that is not blank, at most so many characters of it.
+        last: keep the last such line, at most so many characters of it. With neither, all lines are joined.
+
+    Returns:
+        The line; the name of the exception's type if it has no text.
+    """
+    text = _CONTROL.sub("", str(error)) if isinstance(error, BaseException) or error else "unknown reason"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if first is not None:
+        return lines[0][:first]
+    if last is not None:
+        return lines[-1][:last]
+    return " ".join(text.split())

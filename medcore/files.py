@@ -1,8 +1,9 @@
-"""Files that appear whole or not at all, and what reading a damaged one or writing to a full disk can raise."""
+"""Files that appear whole or not at all, locks on files, and what damaged files and full disks raise."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
 import re
@@ -13,14 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from medcore.errors import StorageError
+from medcore.errors import StorageError, brief
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: What tells of the storage and not of the program that wanted to write.
+#: Errors of the storage, which say nothing about the program that writes.
 _STORAGE = (*_FULL, errno.EROFS, errno.EIO, errno.ESTALE)
 
-#: What `torch.load(weights_only=True)` raises on files that are damaged or something else entirely.
-UNREADABLE = (
+#: What `torch.load(weights_only=True)` raises for a file that is damaged or something else entirely. Catch these around
+#: that call only, because around other code they would hide mistakes of ours.
+READ_ERRORS = (
     pickle.UnpicklingError,
     RuntimeError,
     OSError,
@@ -36,12 +38,20 @@ UNREADABLE = (
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it is flushed to disk and takes `path`'s place at the block's end.
+    """Yield a temporary path that replaces `path` at the end of the block.
 
-    No other process has the same temporary path, also where machines share the folder. If the block or the renaming
-    fails, the temporary file is removed and `path` stays as it was.
+    The file is flushed to disk before it is renamed. No other process has the same temporary path, even if several
+    machines share the folder. If the block or the renaming fails, the temporary file is removed and `path` stays as it
+    was.
 
-    Raises: OSError, FileNotFoundError included if the block has written nothing.
+    Args:
+        path: file to replace or create; its folder must exist.
+
+    Yields:
+        A path in the same folder, to write to.
+
+    Raises:
+        OSError: the file cannot be flushed or renamed; FileNotFoundError if the block has written nothing.
     """
     # process numbers repeat between machines and, in containers, host names do too
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -55,29 +65,90 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def first_line(error: BaseException) -> str:
-    """The error's first line, at most 120 characters; its type where it has no text."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:120] if lines else type(error).__name__
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold the lock on a file, which is created if it is absent.
+
+    The kernel drops the lock when the process ends, so none is ever stale. The file may hold text. The package
+    `filelock` is not used, because it polls instead of waiting in the kernel and in older versions empties the file.
+
+    Args:
+        path: The file.
+        wait: Wait for another process that holds the lock.
+
+    Yields:
+        The file's descriptor.
+
+    Raises:
+        BlockingIOError: Another process holds the lock, and `wait` is false.
+        StorageError: The file cannot be written, or its storage has no locks.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise StorageError(
+                f"{path}: cannot be locked ({error.strerror}); choose a folder on storage with file locks (flock)"
+            ) from None
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock on a file.
+
+    The answer is False if there is no such file, or if its storage has no locks.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # storage without locks, where no process can hold one
+        return False
+    finally:
+        os.close(handle)
+    return False
 
 
 def cannot_write(path: Path, error: BaseException, what: str = "cannot be written") -> StorageError:
-    """The one line for a file that could not be written, with advice that fits the reason."""
-    # torch ends a failed write with an error of its own, and the system's is behind it
+    """Build the error for a file that cannot be written.
+
+    Its message gives advice that fits the reason.
+
+    Args:
+        path: the file.
+        error: what the attempt raised.
+        what: what failed; the message has it after the path.
+
+    Returns:
+        The error to raise.
+    """
+    # torch ends a failed write with an error of its own, which has the system's as its cause
     error = next((link for link in chain(error) if isinstance(link, OSError)), error)
     number = _number(error)
-    reason = os.strerror(number) if number else first_line(error)
+    reason = os.strerror(number) if number else brief(error, first=120)
     advice = "free some space there" if number in _FULL else "choose a writable folder"
     return StorageError(f"{path}: {what} ({reason}); {advice}")
 
 
 def is_storage_trouble(error: BaseException) -> bool:
-    """Whether an error, or one behind it, says that files cannot be written, whatever the program does."""
+    """Tell whether an error, or a cause of it, says that the storage takes no files."""
     return any(isinstance(link, StorageError) or _number(link) in _STORAGE for link in chain(error))
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """Yield the error, its cause, the cause of that, and so on."""
     link: BaseException | None = error
     while link is not None:
         yield link
@@ -85,8 +156,11 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _number(error: BaseException) -> int | None:
-    """The system's error number; libraries in Rust have it in their text only."""
+    """Return the system's error number, None if the error has none.
+
+    Libraries in Rust have it in their text only.
+    """
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return int(number[1]) if number else None

@@ -1,6 +1,6 @@
 """Losses on logits: the scoring loss (method §3), the recovery loss and the training loss (method §6).
 
-All sums and transforms run in float32 at least, also under autocast; float64 input stays float64.
+All sums and transforms are in float32 or better, also under autocast; float64 input stays float64.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ LAMBDAS = (1.0, 0.5, 2.0, 0.5)
 
 
 def boundary_band(mask: Tensor) -> Tensor:
-    """Band b = dilate3×3(mask) − erode3×3(mask).
+    """Return the band b = dilate3×3(mask) − erode3×3(mask) (3.1).
 
-    Pixels outside the frame are ignored (they neither dilate nor erode): where the frame cuts an object, the
-    cut is no boundary to be learnt. A mask that fills the frame therefore has an empty band.
+    Pixels outside the frame neither dilate nor erode, because a cut by the frame is no boundary to learn. So a mask
+    that fills the frame has an empty band.
 
     Args:
-        mask: (B, 1, H, W) floating, values 0 and 1.
+        mask: (B, 1, H, W), floating, values 0 and 1.
 
-    Returns: (B, 1, H, W), same dtype, values 0 and 1.
+    Returns:
+        (B, 1, H, W), same dtype, values 0 and 1.
     """
     dilated = F.max_pool2d(mask, kernel_size=3, stride=1, padding=1)
     eroded = -F.max_pool2d(-mask, kernel_size=3, stride=1, padding=1)
@@ -34,12 +35,16 @@ def boundary_band(mask: Tensor) -> Tensor:
 
 
 def soft_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """1 − (2·Σ σ(z)y + 1e-5) / (Σ σ(z)² + Σ y² + 1e-5), summed over each image's pixels.
+    """Return the soft Dice loss of each image, the second half of (3.2).
+
+    It is 1 − (2·Σ σ(z)y + 1e-5) / (Σ σ(z)² + Σ y² + 1e-5), with sums over the image's pixels.
 
     Args:
-        logits: (B, 1, H, W). mask: (B, 1, H, W), values 0 and 1.
+        logits: z, (B, 1, H, W).
+        mask: y, (B, 1, H, W), values 0 and 1.
 
-    Returns: (B,), one loss an image.
+    Returns:
+        (B,), one loss an image.
     """
     probability = _full_precision(logits).sigmoid().flatten(1)
     truth = _like(mask, probability).flatten(1)
@@ -49,17 +54,23 @@ def soft_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def score_loss_parts(logits: Tensor, mask: Tensor, band: Tensor) -> tuple[Tensor, Tensor]:
-    """The two parts of the scoring loss of one image; loss(w) = region + w·boundary for every w (method §3).
+    """Return the two terms of one image's scoring loss (3.2).
+
+    The loss is region + w·boundary for every boundary weight w.
 
     Args:
-        logits: z, (1, 1, low, low). mask: y, same shape, values 0 and 1. band: `boundary_band(mask)`.
+        logits: z, (1, 1, low, low).
+        mask: y, same shape, values 0 and 1.
+        band: `boundary_band(mask)`.
 
-    Returns: (region, boundary), two scalars: Σ BCE + soft Dice loss, and Σ band·BCE.
+    Returns:
+        Region and boundary, two scalars: Σ BCE + soft Dice loss, and Σ band·BCE.
 
-    Raises: ValueError for more than one image: the Fisher is a mean of squared per-image gradients.
+    Raises:
+        ValueError: There is more than one image, but the Fisher is a mean of squared gradients of single images.
     """
     if logits.shape[0] != 1 or logits.shape != mask.shape or logits.shape != band.shape:
-        shapes = [tuple(part.shape) for part in (logits, mask, band)]
+        shapes = [tuple(tensor.shape) for tensor in (logits, mask, band)]
         raise ValueError(f"logits, mask and band of one image expected, each (1, 1, h, w), got {shapes}")
     z = _full_precision(logits)
     cross_entropy = F.binary_cross_entropy_with_logits(z, _like(mask, z), reduction="none")
@@ -68,31 +79,37 @@ def score_loss_parts(logits: Tensor, mask: Tensor, band: Tensor) -> tuple[Tensor
 
 
 def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Soft Dice (mean over images) + BCE (mean over pixels), for training and fine-tuning.
+    """Return soft Dice + BCE, the loss of training and fine-tuning (method §6).
+
+    Dice is a mean over images, BCE a mean over pixels.
 
     Args:
-        logits: (B, 1, h, w); brought to the mask's size bilinearly (align_corners=False) if it differs.
+        logits: (B, 1, h, w); resized to the mask's size bilinearly (align_corners=False) if it differs.
         mask: (B, 1, H, W), values 0 and 1.
 
-    Returns: scalar.
+    Returns:
+        Scalar.
     """
     z = _resize(_full_precision(logits), mask)
     return soft_dice_loss(z, mask).mean() + F.binary_cross_entropy_with_logits(z, _like(mask, z))
 
 
 def high_frequency_distance(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean of |FFT(σ(z)) − FFT(y)| over the frequencies whose radius exceeds 0.25 cycles per pixel.
+    """Return the mean of |FFT(σ(z)) − FFT(y)| over high frequencies (6.2).
 
-    The radius of bin (i, j) is hypot(fftfreq(h)[i], fftfreq(w)[j]), as in `numpy.fft.fftfreq`. The transform
-    is the plain, unscaled sum (`norm="backward"`), so the figure grows with the image's side.
+    High are radii of more than 0.25 cycles per pixel. The radius of bin (i, j) is hypot(fftfreq(h)[i], fftfreq(w)[j]),
+    as in `numpy.fft.fftfreq`. The transform is the plain, unscaled sum (`norm="backward"`), so the figure grows with
+    the image's side.
 
     Args:
-        logits: (B, 1, h, w). mask: (B, 1, h, w), values 0 and 1.
+        logits: z, (B, 1, h, w).
+        mask: y, (B, 1, h, w), values 0 and 1.
 
-    Returns: scalar.
+    Returns:
+        Scalar.
     """
     probability = _full_precision(logits).sigmoid()
-    # The transform is linear: one transform of the difference.
+    # the transform is linear, so one transform of the difference is enough
     spectrum = torch.fft.fft2(probability - _like(mask, probability))
     height, width = spectrum.shape[-2:]
     rows = torch.fft.fftfreq(height, device=logits.device, dtype=torch.float64)
@@ -111,16 +128,22 @@ def recovery_loss(
     teacher_logits: Tensor,
     lambdas: tuple[float, float, float, float] = LAMBDAS,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The recovery loss (method §6). Every mean runs over all pixels (entries) of the batch.
+    """Return the recovery loss (6.2).
+
+    Every mean is over all pixels or entries of the batch.
 
     Args:
-        logits_low: z, (B, 1, low, low). mask_low: (B, 1, low, low), values 0 and 1.
+        logits_low: z, (B, 1, low, low), of any floating dtype, as all that follow.
+        mask_low: (B, 1, low, low), values 0 and 1.
         mask_full: (B, 1, S, S), values 0 and 1; segmentation and boundary terms are taken at this size.
-        embedding, teacher_embedding: (B, C, g, g). teacher_logits: (B, 1, low, low). Any floating dtype.
+        embedding: (B, C, g, g).
+        teacher_embedding: (B, C, g, g).
+        teacher_logits: (B, 1, low, low).
         lambdas: weights λ1..λ4 of boundary, embedding, boundary_logits and frequency.
 
-    Returns: (total, terms): the weighted sum, a scalar that carries the gradient, and the five detached terms
-        before weighting: segmentation = ½·BCE + ½·Dice, boundary = mean((1 + 4·band)·BCE), embedding = MSE,
+    Returns:
+        The weighted sum, a scalar that carries the gradient; and the five detached terms before weighting:
+        segmentation = ½·BCE + ½·Dice, boundary = mean((1 + 4·band)·BCE), embedding = MSE,
         boundary_logits = mean(band·(z − z_teacher)²), frequency = `high_frequency_distance`.
     """
     z = _full_precision(logits_low)

@@ -1,4 +1,4 @@
-"""Registries: one home for the things that a setting chooses by name, open to users' own entries."""
+"""Registries of the things that a setting chooses by name. Users can add their own entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Generic, TypeVar
 
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, brief
 
 T = TypeVar("T")
 
@@ -29,7 +29,10 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Add the decorated object as `name`.
+        """Return a decorator that adds an object as `name`.
+
+        Args:
+            name: name of the entry.
 
         Raises:
             ValueError: another object has this name.
@@ -49,7 +52,7 @@ class Registry(Generic[T]):
             MedcoreError: there is none; the message lists the known names.
         """
         if name not in self:
-            raise MedcoreError(f"unknown {self._what} '{name}'; known are {', '.join(self.names())}")
+            raise ConfigError(f"unknown {self._what} '{name}'; known are {', '.join(self.names())}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
@@ -65,6 +68,11 @@ class Registry(Generic[T]):
         return tuple(self._entries)
 
 
+def plugin_names() -> list[str]:
+    """Return the modules that `MEDCORE_PLUGINS` names."""
+    return list(filter(None, map(str.strip, os.environ.get(PLUGINS, "").split(","))))
+
+
 @lru_cache(maxsize=1)
 def load_plugins() -> None:
     """Import the modules named in `MEDCORE_PLUGINS`, once per process.
@@ -72,8 +80,9 @@ def load_plugins() -> None:
     Raises:
         MedcoreError: a module cannot be imported.
     """
-    for module in filter(None, os.environ.get(PLUGINS, "").split(",")):
+    for module in plugin_names():
         try:
-            importlib.import_module(module.strip())
-        except ImportError as error:
-            raise MedcoreError(f"{PLUGINS}: cannot import {module.strip()} ({error})") from None
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001  a user's module may raise anything
+            reason = f"{type(error).__name__}: {brief(error)}"
+            raise ConfigError(f"{PLUGINS}: cannot import {module} ({reason})") from None

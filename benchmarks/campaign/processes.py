@@ -29,7 +29,7 @@ class Process:
 
 
 def all_processes() -> list[Process]:
-    """Everything that runs; ended processes that nobody has collected yet do not."""
+    """Return all processes that run, without those that have ended but are not collected yet."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile

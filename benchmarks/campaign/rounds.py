@@ -116,7 +116,7 @@ class Stage:
 
         def left() -> list[str]:
             machines = [self.cluster.head, *self.cluster.workers]
-            parts = ("ray::TrialWorker", "search.cli", "ray::_write_part")
+            parts = ("ray::TrialWorker", "search.cli", "ray::_write_shard_on_worker")
             return [
                 f"{machine.name}: {process.command[:80]}"
                 for machine in machines

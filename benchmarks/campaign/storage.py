@@ -31,5 +31,5 @@ class Disk:
         self._filler.unlink(missing_ok=True)
 
     def unmount(self) -> None:
-        """Take it out of this process's sight, whoever still uses it."""
+        """Take it out of this process's sight, even if it is still in use."""
         run(["umount", "--lazy", str(self.place)])

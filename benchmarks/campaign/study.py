@@ -9,10 +9,11 @@ import yaml
 
 from medcore.models.checkpoint import save
 from medcore.models.sam import build
-from medcore.models.spec import Architecture, DecoderSpec, EncoderSpec
+from medcore.models.spec import DecoderSpec, ModelSpec
+from medcore.models.vit import SamVit
 from medcore.synthetic.write import write_folder
 
-_MODEL = Architecture(
+_MODEL = SamVit(
     name="campaign",
     img_size=64,
     patch_size=8,
@@ -35,7 +36,7 @@ def write_study(folder: Path, output: Path, trials: int, seed: int, concurrency:
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(("base", "adapted")):
         torch.manual_seed(number)
-        save(folder / f"{name}.safetensors", build(EncoderSpec.dense(_MODEL)))
+        save(folder / f"{name}.safetensors", build(ModelSpec.dense(_MODEL)))
     if not (folder / "polyps").is_dir():
         write_folder(folder / "polyps", "medical", 80, _MODEL.img_size, seed=3)
     config = {

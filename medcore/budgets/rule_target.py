@@ -1,16 +1,14 @@
-"""The paper's rule brought to a FLOPs target, so that it can stand beside budgets of the same cost (method §5)."""
+"""The paper's rule at a cost target, so that budgets of the same cost can be compared (method §5)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from medcore.budgets.rule import MIN_CHANNEL_SHARE, MIN_HEADS, channels_of, rule
-from medcore.budgets.targets import Floats, Metric, check_blocks, group_costs
-from medcore.errors import MedcoreError
-from medcore.models.spec import Architecture, EncoderSpec
-
-#: Head sparsity per MLP sparsity in the paper's two operating points, 0.5/0.7 and 0.84/0.95 (0.71 and 0.88).
-HEAD_TO_MLP = 0.5 / 0.7
+from medcore.budgets.limits import DECIMAL, Floats, Limits, Metric, check_blocks, group_costs, with_rule_minima
+from medcore.budgets.rule import rule
+from medcore.errors import ConfigError
+from medcore.models.sites import Family
+from medcore.models.spec import Architecture, ModelSpec
 
 
 def rule_to_target(
@@ -19,54 +17,73 @@ def rule_to_target(
     sensitivity: Floats,
     metric: Metric = "flops_paper",
     protected: Collection[int] | None = None,
-) -> EncoderSpec:
-    """The rule at an MLP sparsity whose cost is at most, and close to, `fraction` of the dense encoder's.
+) -> ModelSpec:
+    """Apply the rule at a sparsity that meets a cost (method §5, rule at a target).
 
-    The head sparsity follows in the paper's proportion until it cannot grow; the last two blocks are protected unless
-    `protected` says otherwise. Where protection makes the target unreachable, it is given up, as the paper's second
-    stage does.
+    The cost is at most `fraction` of the dense encoder's, and close to it. The last family leads, and the others follow
+    at their own pace until they cannot grow. The last two blocks are protected unless `protected` is given. They lose
+    this protection if the target is out of reach with it, as in the paper's second stage. Families that the rule does
+    not cut by default stay whole.
 
-    A slightly lower sparsity may meet the target too: one more group to remove can make the rounded quotas move others
+    A slightly lower sparsity may meet the target too. One more group to remove can make the rounded quotas move others
     between blocks where they cost more or less, so the cost does not fall strictly with the sparsity.
 
     Args:
-        fraction: of the dense encoder's `metric`, in (0, 1]. sensitivity: (L,) s_b of the blocks.
+        arch: the dense architecture.
+        fraction: share of the dense encoder's `metric`, in (0, 1].
+        sensitivity: (L,) s_b of the blocks.
+        metric: which cost to meet.
+        protected: blocks that give up nothing.
 
     Raises:
-        MedcoreError: the rule's minima (`MIN_HEADS`, `MIN_CHANNEL_SHARE`) cost more than the target, or `protected`
-            names a block that does not exist.
+        MedcoreError: the rule's minima cost more than the target, or `protected` names a block that does not exist.
     """
+    if not any(family.sparsity for family in arch.families):
+        raise ConfigError(f"budget: MedCore's rule removes nothing of {arch.name}; use another allocator")
+    depth = len(arch.blocks)
     if protected is None:
-        attempts = [tuple(range(max(0, arch.depth - 2), arch.depth)), ()]
+        attempts = [tuple(range(max(0, depth - 2), depth)), ()]
     else:
         attempts = [check_blocks(arch, protected, "protected")]
     for blocks in attempts:
         spec = _bisected(arch, fraction, sensitivity, metric, blocks)
         if spec is not None:
             return spec
-    raise MedcoreError(
-        f"budget: the rule cannot reach a {metric} fraction of {fraction:g} with {MIN_HEADS} head and "
-        f"{100 * MIN_CHANNEL_SHARE:g} % of the channels kept in each block; ask for a larger fraction or use another "
-        "allocator"
+    minima = " and ".join(
+        f"{family.least_count} {family.singular}"
+        if family.least_count
+        else f"{100 * family.least_share:g} % of the {family.name}"
+        for family in arch.families
+        if family.sparsity
+    )
+    raise ConfigError(
+        f"budget: the rule cannot reach a {metric} fraction of {fraction:g} with {minima} kept in each block; "
+        "ask for a larger fraction or use another allocator"
     )
 
 
 def _bisected(
     arch: Architecture, fraction: float, sensitivity: Floats, metric: Metric, protected: tuple[int, ...]
-) -> EncoderSpec | None:
-    """Bisection over the MLP sparsity, in steps of one channel; None if even the highest misses the target."""
-    blocks = arch.depth - len(protected)
-    most_heads = blocks * (arch.num_heads - MIN_HEADS) / (arch.depth * arch.num_heads)
-    most_channels = blocks * (arch.mlp_dim - channels_of(arch, MIN_CHANNEL_SHARE))
-    total = arch.depth * arch.mlp_dim
+) -> ModelSpec | None:
+    """Bisect over the leading family's sparsity, in steps of one group.
 
-    def at(removed: int) -> EncoderSpec:
-        # past the point where the MLP can give no more, heads alone go on to their own limit
-        sparsity = min(removed, most_channels) / total
-        heads = min(removed / total * HEAD_TO_MLP, most_heads)
-        return rule(arch, heads, sparsity, sensitivity, protected=protected)
+    Returns:
+        The budget; None if even the highest sparsity misses the target.
+    """
+    families = [family for family in arch.families if family.sparsity]
+    limits = Limits(protected)
+    most = {family.name: _most(arch, family, limits) for family in families}
+    leader = families[-1]
+    pace = {family.name: family.sparsity / leader.sparsity for family in families}
+    total = sum(site.width for site in arch.sites if site.family == leader)
 
-    low, high = 0, int(max(most_channels, most_heads / HEAD_TO_MLP * total))
+    def at(removed: int) -> ModelSpec:
+        # past the point where the leader can give no more, the others continue up to their own limits
+        sparsity = {family.name: min(removed / total * pace[family.name], most[family.name]) for family in families}
+        return rule(arch, sparsity, sensitivity, limits)
+
+    # DECIMAL, because a share times its whole can fall short of the whole number it stands for
+    low, high = 0, int(max(most[family.name] / pace[family.name] * total for family in families) + DECIMAL)
     if _fraction(at(high), metric) > fraction:
         return None
     while low < high:
@@ -78,6 +95,14 @@ def _bisected(
     return at(low)
 
 
-def _fraction(spec: EncoderSpec, metric: Metric) -> float:
+def _most(arch: Architecture, family: Family, limits: Limits) -> float:
+    """Return the highest sparsity of a family that the rule's minima allow."""
+    minima = with_rule_minima(limits, arch)
+    sites = [site for site in arch.sites if site.family == family]
+    free = sum(site.width - minima.least(site) for site in sites if site.block not in limits.protected)
+    return free / sum(site.width for site in sites)
+
+
+def _fraction(spec: ModelSpec, metric: Metric) -> float:
     costs = group_costs(spec.arch, metric)
-    return float(costs.fixed + costs.heads @ spec.heads + costs.channels @ spec.channels) / costs.dense
+    return float(costs.fixed + costs.groups @ spec.widths) / costs.dense

@@ -1,184 +1,180 @@
-"""Budgets that meet a cost target: per-block preferences on one common scale (method §5, to-target).
+"""Budgets that meet a cost target: preferences of sites on one common scale (method §5, to-target).
 
-Group number k of a family of W groups and preference p is kept from the scale s = (k - ½)/(p·W) on. So a
-larger scale keeps a superset, all families grow together, and the cost is a step function of s that bisection
-inverts.
+Group number k of a site of W groups and preference p is kept from the scale s = (k - ½)/(p·W) on. So a larger scale
+keeps a superset, all sites grow together, and the cost is a step function of s that bisection inverts. Groups within
+another group are kept from that group's scale on at the earliest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from medcore.errors import MedcoreError
-from medcore.models.cost import cost
-from medcore.models.spec import Architecture, EncoderSpec
-
-Metric = Literal["flops_paper", "flops", "encoder_params"]
-Floats = Sequence[float] | npt.NDArray[np.float64]
+from medcore.budgets.limits import Floats, Limits, Metric, group_costs
+from medcore.errors import ConfigError
+from medcore.models.spec import Architecture, ModelSpec
 
 #: A preference of 0 counts as this share of the largest: such groups come last, but any fraction is in reach.
 _LEAST_PREFERENCE = 1e-6
 
 
-@dataclass(frozen=True)
-class GroupCosts:
-    """Cost of one group in every block; exact, because every cost figure is linear in the counts.
-
-    heads, channels: (L,) float64. dense: cost of the dense encoder. fixed: of what no pruning removes.
-    """
-
-    heads: npt.NDArray[np.float64]
-    channels: npt.NDArray[np.float64]
-    dense: float
-    fixed: float
-
-
-@lru_cache(maxsize=64)
-def group_costs(arch: Architecture, metric: Metric) -> GroupCosts:
-    """Per-group costs by differencing `cost.cost`, so that there is one cost model only."""
-    if metric not in ("flops_paper", "flops", "encoder_params"):
-        raise MedcoreError(f"budget: unknown metric '{metric}'; known are flops_paper, flops, encoder_params")
-    full = EncoderSpec.dense(arch)
-    dense = float(getattr(cost(full), metric))
-
-    def saved(spec: EncoderSpec) -> float:
-        return dense - float(getattr(cost(spec), metric))
-
-    def one_less(counts: tuple[int, ...], block: int) -> tuple[int, ...]:
-        return (*counts[:block], counts[block] - 1, *counts[block + 1 :])
-
-    blocks = range(arch.depth)
-    heads = np.array([saved(replace(full, heads=one_less(full.heads, b))) for b in blocks])
-    channels = np.array([saved(replace(full, channels=one_less(full.channels, b))) for b in blocks])
-    fixed = dense - float(heads.sum()) * arch.num_heads - float(channels.sum()) * arch.mlp_dim
-    return GroupCosts(heads, channels, dense, fixed)
-
-
 def to_target(
     arch: Architecture,
-    head_preferences: Floats,
-    channel_preferences: Floats,
+    preferences: Floats,
     fraction: float,
     metric: Metric = "flops_paper",
-    protected: Collection[int] = (),
-    min_heads: int = 0,
-    min_channels: int = 0,
-    multiple: int = 1,
-    current: EncoderSpec | None = None,
-) -> EncoderSpec:
-    """Budget whose cost is `fraction` of the dense encoder's, shaped by per-block preferences.
+    limits: Limits | None = None,
+) -> ModelSpec:
+    """Find the budget of a given cost that is shaped by preferences of sites.
 
-    First the scale is found at which heads and channels together come closest to the target, which settles
-    the heads; then the channels alone move along the same order to close what is left of a head's cost. So
-    the cost misses the target by at most half a channel, or by half a head where the channels are at their
-    limits. Head counts never fall when the fraction rises, nor does the cost for fractions at least a
-    channel's cost apart. Equal preferences give equal blocks, to one group.
+    The scale at which all families together come closest to the target settles the first family. The others then
+    move along the same order to close what is left of a group's cost, one family after the other.
+
+    Guarantees, if families come with falling cost of a group: the cost misses the target by at most half a group of the
+    last family, or of the one before it if the last is at its limits. Counts of the first family are monotone in
+    `fraction`. The cost is monotone up to one group of the last. Equal preferences give equal blocks, to one group.
 
     Args:
-        head_preferences, channel_preferences: (L,) >= 0, relative to each other only: twice the preference
-            keeps twice the share. 0 keeps groups only when nothing else is left to keep.
-        fraction: of the dense encoder's `metric`, in (0, 1].
-        protected: blocks that keep everything they have. min_heads, min_channels: kept in every block (or all it has).
-        multiple: channel counts are multiples of this, because odd widths cost real time; a "group" of channels above
-            is then this many of them. It must divide the dense width.
-        current: widths of a model that is pruned already; no block grows beyond them.
+        arch: the dense architecture.
+        preferences: (S,) >= 0, one a site, relative to each other only: twice the preference keeps twice the share.
+            0 keeps groups only when nothing else is left to keep.
+        fraction: share of the dense encoder's `metric`, in (0, 1].
+        metric: which cost to meet.
+        limits: what to leave alone. A "group" of a rounded family above is then `limits.multiple` of them, which
+            must divide the widths.
 
     Raises:
         MedcoreError: the fraction is below what the unprunable parts, minima and protected blocks cost; the
             message names the smallest attainable fraction.
     """
     if not 0 < fraction <= 1:
-        raise MedcoreError(f"budget: fraction must lie in (0, 1], got {fraction}")
-    if not 0 <= min_heads <= arch.num_heads or not 0 <= min_channels <= arch.mlp_dim:
-        raise MedcoreError(
-            f"budget: min_heads must lie in 0..{arch.num_heads} and min_channels in 0..{arch.mlp_dim}, "
-            f"got {min_heads} and {min_channels}"
-        )
-    current = EncoderSpec.dense(arch) if current is None else current
-    if multiple < 1 or any(width % multiple for width in (arch.mlp_dim, *current.channels)):
-        raise MedcoreError(f"budget: channel counts {sorted({*current.channels})} are no multiples of {multiple}")
-    costs, depth = group_costs(arch, metric), arch.depth
-    most = np.concatenate([current.heads, np.asarray(current.channels) // multiple])
-    least = np.minimum(np.repeat([min_heads, -(-min_channels // multiple)], depth), most)
-    blocks = list(check_blocks(arch, protected, "protected"))
-    for block in (*blocks, *(depth + block for block in blocks)):
-        least[block] = most[block]
-    families = _Families(
-        np.repeat([arch.num_heads, arch.mlp_dim // multiple], depth), least, most,
-        _preferences(arch, head_preferences, channel_preferences),
-        np.concatenate([costs.heads, costs.channels * multiple]),
-    )  # fmt: skip
+        raise ConfigError(f"budget: fraction must lie in (0, 1], got {fraction}")
+    limits = limits or Limits()
+    costs, blocks = group_costs(arch, metric), limits.blocks(arch)
+    steps = np.array([limits.multiple if site.family.rounded else 1 for site in arch.sites])
+    _check_multiple(arch, limits)
+    most = np.array(limits.widths(arch)) // steps
+    least = np.minimum(-(-np.array([limits.least(site) for site in arch.sites]) // steps), most)
+    kept = np.array([site.block in blocks for site in arch.sites])
+    least[kept] = most[kept]
+    sites = _Scale(
+        widths=np.array(arch.dense_widths) // steps,
+        least=least,
+        most=most,
+        preferences=_preferences(arch, preferences),
+        costs=costs.groups * steps,
+        owners=_owners(arch),
+    )
     target = fraction * costs.dense - costs.fixed
-    floor = float(least @ families.costs)
+    floor = float(sites.counts(0.0) @ sites.costs)
     if target < floor - 1e-9 * costs.dense:
         smallest = (floor + costs.fixed) / costs.dense
-        raise MedcoreError(
+        raise ConfigError(
             f"budget: a {metric} fraction of {fraction:g} is out of reach; the smallest attainable is "
             f"{np.ceil(smallest * 1e4) / 1e4:.4f} with {len(blocks)} protected blocks and these minima"
         )
-    heads = families.closest(target)[:depth]
-    channels = families.part(slice(depth, None)).closest(target - float(heads @ costs.heads))
-    return EncoderSpec(arch, tuple(map(int, heads)), tuple(int(count) * multiple for count in channels))
-
-
-def smallest_fraction(arch: Architecture, metric: Metric = "flops_paper", protected: Collection[int] = ()) -> float:
-    """Share of the dense encoder's cost that is left when all but the protected blocks lose every group."""
-    costs, blocks = group_costs(arch, metric), list(check_blocks(arch, protected, "protected"))
-    kept = costs.heads[blocks].sum() * arch.num_heads + costs.channels[blocks].sum() * arch.mlp_dim
-    return float(costs.fixed + kept) / costs.dense
+    counts = _settle(arch, sites, target)
+    return ModelSpec(arch, tuple(int(count) for count in counts * steps))
 
 
 def uniform_to_target(
-    arch: Architecture,
-    fraction: float,
-    metric: Metric = "flops_paper",
-    protected: Collection[int] = (),
-    multiple: int = 1,
-    current: EncoderSpec | None = None,
-) -> EncoderSpec:
-    """Uniform budget of a given cost: the same share in every block that is not protected, to one group."""
-    equal = np.ones(arch.depth)
-    return to_target(arch, equal, equal, fraction, metric, protected, multiple=multiple, current=current)
+    arch: Architecture, fraction: float, metric: Metric = "flops_paper", limits: Limits | None = None
+) -> ModelSpec:
+    """Find the uniform budget of a given cost.
+
+    Every site that may give keeps the same share, to one group. Elective families stay whole.
+
+    Args:
+        arch: the dense architecture.
+        fraction: share of the dense encoder's `metric`, in (0, 1].
+        metric: which cost to meet.
+        limits: what to leave alone.
+
+    Raises:
+        MedcoreError: the fraction is out of reach, as for `to_target`.
+    """
+    limits = limits or Limits()
+    whole = {family.name: 1.0 for family in arch.families if family.elective}
+    kept = Limits(
+        limits.protected, limits.least_count, {**limits.least_share, **whole}, limits.multiple, limits.current
+    )
+    return to_target(arch, np.ones(len(arch.sites)), fraction, metric, kept)
 
 
-def check_blocks(arch: Architecture, blocks: Collection[int], name: str) -> tuple[int, ...]:
-    """The distinct block numbers in order; raises `MedcoreError` for one that does not exist."""
-    for block in blocks:
-        if not 0 <= block < arch.depth:
-            raise MedcoreError(f"budget: {name} names block {block}; blocks are 0..{arch.depth - 1}")
-    return tuple(sorted(set(blocks)))
+def _settle(arch: Architecture, sites: _Scale, target: float) -> npt.NDArray[np.int64]:
+    """Return counts of all sites, (S,), one family after the other."""
+    counts = np.zeros(len(arch.sites), dtype=np.int64)
+    open_sites = np.arange(len(arch.sites))
+    for family in arch.families:
+        own = np.array([arch.sites[index].family == family for index in open_sites], dtype=bool)
+        settled = open_sites[own]
+        counts[settled] = sites.part(open_sites).closest(target)[own]
+        target -= float(counts[settled] @ sites.costs[settled])
+        open_sites = open_sites[~own]
+        gone = {arch.sites[index].name for index in settled if not counts[index]}
+        sites = sites.without([index for index in open_sites if arch.sites[index].within in gone])
+    return counts
 
 
 @dataclass(frozen=True)
-class _Families:
-    """Families of equal groups (one per block and kind); (F,) each: dense width, least and most, preference, cost."""
+class _Scale:
+    """Sites of equal groups on one scale.
+
+    Attributes:
+        widths: groups of the dense site, (F,).
+        least: fewest groups to keep, (F,).
+        most: most groups to keep, (F,).
+        preferences: positive numbers, (F,).
+        costs: cost of one group, (F,).
+        owners: index of the site whose group holds a site, or -1, (F,). Owners come before what they hold.
+    """
 
     widths: npt.NDArray[np.int64]
     least: npt.NDArray[np.int64]
     most: npt.NDArray[np.int64]
     preferences: npt.NDArray[np.float64]
     costs: npt.NDArray[np.float64]
+    owners: npt.NDArray[np.int64]
 
-    def part(self, which: slice) -> _Families:
-        return _Families(
-            self.widths[which], self.least[which], self.most[which], self.preferences[which], self.costs[which]
+    def part(self, which: npt.NDArray[np.int64]) -> _Scale:
+        """Return some of the sites.
+
+        A site whose owner is not among them has none.
+        """
+        places = {old: new for new, old in enumerate(which.tolist())}
+        return _Scale(
+            widths=self.widths[which],
+            least=self.least[which],
+            most=self.most[which],
+            preferences=self.preferences[which],
+            costs=self.costs[which],
+            owners=np.array([places.get(owner, -1) for owner in self.owners[which].tolist()], dtype=np.int64),
         )
 
+    def without(self, which: list[int]) -> _Scale:
+        """Return the same sites, of which some can keep nothing."""
+        least, most = self.least.copy(), self.most.copy()
+        least[which] = most[which] = 0
+        return replace(self, least=least, most=most)
+
     def counts(self, scale: float) -> npt.NDArray[np.int64]:
-        """(F,) groups kept at a scale."""
+        """Return the number of groups kept at a scale (5.5), (F,)."""
         wanted = np.floor(scale * self.preferences * self.widths + 0.5)
-        return np.clip(wanted, self.least, self.most).astype(np.int64)
+        counts = np.clip(wanted, self.least, self.most).astype(np.int64)
+        for site in np.flatnonzero(self.owners >= 0):
+            if not counts[self.owners[site]]:
+                counts[site] = 0
+        return counts
 
     def closest(self, target: float) -> npt.NDArray[np.int64]:
-        """(F,) counts along the scale whose cost is closest to `target`; of two equally close the cheaper."""
+        """Return the counts along the scale whose cost is closest to `target`, (F,).
+
+        Of two equally close ones it is the cheaper.
+        """
         low, high = 0.0, float(2 / self.preferences.min())
-        below, above = self.least, self.most
+        below, above = self.counts(low), self.most
         while (above - below).sum() > 1:
             middle = (low + high) / 2
             if not low < middle < high:
@@ -193,28 +189,74 @@ class _Families:
     def _nearest_between(
         self, below: npt.NDArray[np.int64], above: npt.NDArray[np.int64], target: float
     ) -> npt.NDArray[np.int64]:
-        """Add single groups to `below` by rising threshold, up to the cost closest to `target`."""
-        family = np.repeat(np.arange(len(below)), above - below)
+        """Add single groups to `below` by rising threshold.
+
+        The sum of costs gets as close to `target` as it can. A group that holds sites comes with the least of them.
+
+        Args:
+            below: counts of too low a cost, (F,).
+            above: counts of too high a cost, (F,), of the same sites.
+            target: cost to meet.
+
+        Returns:
+            Counts, (F,).
+        """
+        site = np.repeat(np.arange(len(below)), above - below)
         number = 1 + np.concatenate([np.arange(*ends) for ends in zip(below, above, strict=True)])
-        threshold = (number - 0.5) / (self.preferences[family] * self.widths[family])
-        order = np.lexsort((family, threshold))
-        reached = float(below @ self.costs) + np.concatenate([[0.0], np.cumsum(self.costs[family[order]])])
-        added = family[order[: int(np.argmin(np.abs(reached - target)))]]
+        tied = number <= self.least[site]
+        threshold = np.where(tied, 0.0, (number - 0.5) / (self.preferences[site] * self.widths[site]))
+        threshold = np.maximum(threshold, self._openings()[site])
+        order = np.lexsort((tied, np.where(tied, self.owners[site], site), threshold))
+        reached = float(below @ self.costs) + np.concatenate([[0.0], np.cumsum(self.costs[site[order]])])
+        # a group and what is tied to it come together, so no budget ends between them
+        reached[:-1][tied[order]] = np.inf
+        added = site[order[: int(np.argmin(np.abs(reached - target)))]]
         return below + np.bincount(added, minlength=len(below))
 
+    def _openings(self) -> npt.NDArray[np.float64]:
+        """Return the scale from which the group that holds a site is kept, (F,).
 
-def _preferences(arch: Architecture, heads: Floats, channels: Floats) -> npt.NDArray[np.float64]:
-    """(2L,) positive preferences, heads before channels."""
-    parts = []
-    for name, given in (("head_preferences", heads), ("channel_preferences", channels)):
-        values = np.asarray(given, dtype=np.float64)
-        if values.shape != (arch.depth,):
-            raise MedcoreError(f"budget: {name} has shape {values.shape}, expected ({arch.depth},)")
-        if not np.isfinite(values).all() or (values < 0).any():
-            raise MedcoreError(f"budget: {name} must be finite and not negative, got {values.tolist()}")
-        parts.append(values)
-    joined = np.concatenate(parts)
-    largest = float(joined.max())
+        It is 0 for a site that no group holds.
+        """
+        openings = np.zeros(len(self.widths))
+        for site in np.flatnonzero(self.owners >= 0):
+            owner = self.owners[site]
+            own = 0.0 if self.least[owner] else 0.5 / (self.preferences[owner] * self.widths[owner])
+            openings[site] = max(openings[owner], own)
+        return openings
+
+
+def _owners(arch: Architecture) -> npt.NDArray[np.int64]:
+    """Return the index of the site whose group holds a site, or -1, (S,)."""
+    places = {site.name: index for index, site in enumerate(arch.sites)}
+    return np.array([-1 if site.within is None else places[site.within] for site in arch.sites], dtype=np.int64)
+
+
+def _check_multiple(arch: Architecture, limits: Limits) -> None:
+    rounded = [index for index, site in enumerate(arch.sites) if site.family.rounded]
+    widths = limits.widths(arch)
+    if limits.multiple < 1 or any(
+        width % limits.multiple for index in rounded for width in (arch.dense_widths[index], widths[index])
+    ):
+        counts = sorted({widths[index] for index in rounded})
+        names = " and ".join(dict.fromkeys(arch.sites[index].family.singular for index in rounded))
+        raise ConfigError(f"budget: {names} counts {counts} are no multiples of {limits.multiple}")
+
+
+def _preferences(arch: Architecture, given: Floats) -> npt.NDArray[np.float64]:
+    """Return positive preferences, (S,), the largest 1."""
+    values = np.asarray(given, dtype=np.float64)
+    if values.shape != (len(arch.sites),):
+        raise ConfigError(f"budget: preferences have shape {values.shape}, expected ({len(arch.sites)},)")
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise ConfigError(f"budget: preferences must be finite and not negative, got {values.tolist()}")
+    largest = float(values.max())
     if largest == 0:
-        raise MedcoreError("budget: all preferences are 0; give at least one block a positive preference")
-    return np.maximum(joined / largest, _LEAST_PREFERENCE)
+        raise ConfigError("budget: all preferences are 0; give at least one site a positive preference")
+    return np.maximum(values / largest, _LEAST_PREFERENCE)
+
+
+def per_site(arch: Architecture, per_block: Floats) -> npt.NDArray[np.float64]:
+    """Spread one value a block over the sites, (L,) -> (S,)."""
+    values = np.asarray(per_block, dtype=np.float64)
+    return values[[site.block for site in arch.sites]]

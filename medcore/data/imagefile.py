@@ -1,15 +1,18 @@
 """Reading an image or mask file: what counts as foreground, and how a picture reaches the model's square.
 
-Rules, in one place:
+The rules:
 
 - Images of any mode become RGB: grey is repeated, alpha is dropped, palettes are looked up. Pixels of more
   than 8 bits (16-bit grey, 32-bit integer, float) are min-max scaled to 0..255 first, as MedSAM's protocol
   would do anyway. The first page of a file counts. EXIF orientation is applied.
-- Masks: the largest colour channel decides (alpha is dropped). Foreground is > 127; in files of more than
-  8 bits whose values exceed 255 it is > 32767, half of the 16-bit range; a boolean mask, and a lossless mask
-  with no value above 1, is foreground where it is not 0.
-- The model's frame is a square: PIL's bicubic filter for images (MedSAM: cubic with anti-aliasing), nearest
-  neighbour for masks. A picture that already has the size stays untouched, bit for bit.
+- In a mask, the largest colour channel decides, and alpha is dropped. Foreground is > 127. In files of more than
+  8 bits with values above 255, it is > 32767, half of the 16-bit range. In a boolean mask, and in a lossless mask
+  with no value above 1, it is whatever is not 0.
+- The model's frame is a square. Images go through PIL's bicubic filter (MedSAM: cubic with anti-aliasing), masks
+  take the nearest neighbour. A picture that already has the size stays the same, bit for bit.
+
+An exported MLflow model has a copy of `read_image` (`search/export/pyfunc_model.py`), because that file runs without
+this project. A change of the rules for images belongs in both.
 """
 
 from __future__ import annotations
@@ -22,10 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-#: Endings of the files that are looked at, lower case.
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 #: What PIL raises, depending on the format, for a file that is truncated, damaged or not an image.
-UNREADABLE = (
+IMAGE_ERRORS = (
     OSError,
     ValueError,
     SyntaxError,
@@ -42,7 +43,11 @@ _DEEP = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 
 
 def read_image(path: Path) -> Image.Image:
-    """The file as an 8-bit RGB picture. Raises one of `UNREADABLE`."""
+    """Read a file as an RGB picture of 8 bits a channel.
+
+    Raises:
+        IMAGE_ERRORS: The file is missing, damaged or no image.
+    """
     with Image.open(path) as file:
         picture = ImageOps.exif_transpose(file)
         if picture.mode in _DEEP:
@@ -51,7 +56,14 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """The file as a bool array (height, width) by the rules above. Raises one of `UNREADABLE`."""
+    """Read a file as a mask by the rules above.
+
+    Returns:
+        Bool (height, width).
+
+    Raises:
+        IMAGE_ERRORS: The file is missing, damaged or no image.
+    """
     with Image.open(path) as file:
         lossless = file.format not in _LOSSY
         picture = ImageOps.exif_transpose(file)
@@ -71,21 +83,33 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def to_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """An RGB picture in the model's frame: uint8 (3, size, size), not min-max scaled."""
+    """Return an RGB picture in the model's frame.
+
+    Returns:
+        Uint8 (3, size, size), not min-max scaled.
+    """
     resized = picture.resize((size, size), Image.Resampling.BICUBIC)
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def mask_to_square(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
-    """A mask (height, width) in the model's frame: uint8 (size, size), 0 or 1."""
+    """Return a mask (height, width) in the model's frame: uint8 (size, size), 0 or 1."""
     picture = Image.fromarray(mask.astype(np.uint8))
     return np.array(picture.resize((size, size), Image.Resampling.NEAREST), dtype=np.uint8)
 
 
 def box_of(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Exact box of a mask (height, width): float32 (x0, y0, x1, y1), smallest and largest foreground indices.
+    """Return the exact box of a mask.
 
-    Both ends are inclusive, as in MedSAM: one pixel gives x0 = x1. Raises `ValueError` for an empty mask.
+    Args:
+        mask: (height, width), not 0 in the foreground.
+
+    Returns:
+        Float32 (x0, y0, x1, y1), the smallest and largest foreground indices. Both ends are inclusive, as in MedSAM,
+        so one pixel gives x0 = x1.
+
+    Raises:
+        ValueError: The mask is empty.
     """
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not columns.size:

@@ -1,4 +1,4 @@
-"""Images, masks and boxes in memory: plain NumPy arrays that processes share read-only, and tensors."""
+"""Images, masks and boxes in memory, as NumPy arrays that processes share read-only and as tensors."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from numpy.typing import NDArray
 
 from medcore.losses import boundary_band
 
-#: Which images: positions in the set, in any order, repeats allowed; None means all of them.
+#: Positions of images in a set, in any order, repeats allowed; None means all of them.
 Indices = Sequence[int] | NDArray[np.integer] | torch.Tensor | None
-#: Masks worked on at a time, so that full-size float copies of a whole set are never made.
+#: Number of masks in work at a time, so that no full-size float copy of a whole set is ever made.
 _CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """N samples in the model's frame, a square of S pixels, beside the masks in their original size.
+    """N samples in the model's frame, with their masks at original size.
 
-    Arrays may be read-only views (shared memory): nothing here writes to them, nor may others, since what is derived
-    from them is kept.
+    The frame is a square of S pixels. Arrays may be read-only views of shared memory. No code may write to them,
+    because results that are derived from them are kept.
 
     Attributes:
-        images: uint8 (N, 3, S, S), resized but not min-max scaled.
-        masks: uint8 (N, S, S), 0 or 1, each with some foreground.
-        boxes: float32 (N, 4), XYXY in model-frame pixels, exact: the smallest and largest foreground indices.
+        images: Uint8 (N, 3, S, S), resized but not min-max scaled.
+        masks: Uint8 (N, S, S), 0 or 1, each with some foreground.
+        boxes: Float32 (N, 4), XYXY in pixels of the square: the smallest and largest foreground indices.
         truths: N bool arrays (height, width), the masks at original size, for evaluation.
-        datasets: name of the data set of each sample.
-        names: name of each sample within its data set.
+        datasets: Name of the data set of each sample.
+        names: Name of each sample within its data set.
     """
 
     images: NDArray[np.uint8]
@@ -45,6 +45,11 @@ class ImageSet:
     names: list[str]
 
     def __post_init__(self) -> None:
+        """Check that the arrays fit together.
+
+        Raises:
+            ValueError: They do not.
+        """
         count, side = len(self.names), self.images.shape[-1]
         if self.images.shape != (count, 3, side, side) or self.masks.shape != (count, side, side):
             raise ValueError(f"{count} names, images {self.images.shape} and masks {self.masks.shape} do not fit")
@@ -56,29 +61,25 @@ class ImageSet:
 
     @property
     def size(self) -> int:
-        """Side S of the model's square in pixels."""
+        """Return the side S of the model's square in pixels."""
         return int(self.images.shape[-1])
 
     def subset(self, indices: Indices) -> ImageSet:
-        """The chosen samples as a set of their own, in the order given (copies)."""
+        """Return copies of the chosen samples as a set of their own, in the order given."""
         chosen = self._positions(indices)
         return ImageSet(
-            self.images[chosen],
-            self.masks[chosen],
-            self.boxes[chosen],
-            [self.truths[i] for i in chosen],
-            [self.datasets[i] for i in chosen],
-            [self.names[i] for i in chosen],
+            images=self.images[chosen],
+            masks=self.masks[chosen],
+            boxes=self.boxes[chosen],
+            truths=[self.truths[i] for i in chosen],
+            datasets=[self.datasets[i] for i in chosen],
+            names=[self.names[i] for i in chosen],
         )
 
-    def of_dataset(self, dataset: str) -> NDArray[np.intp]:
-        """Positions of the samples of one data set."""
-        return np.flatnonzero(np.array(self.datasets, dtype=object) == dataset)
-
     def tensor(self, indices: Indices = None) -> torch.Tensor:
-        """Model input: float32 (B, 3, S, S), each image min-max scaled to [0, 1] over all channels (§1).
+        """Return the model's input: float32 (B, 3, S, S).
 
-        A constant image becomes zeros.
+        Each image is min-max scaled to [0, 1] over all colours (1.1). A constant image becomes zeros.
         """
         pixels = torch.from_numpy(self.images[self._positions(indices)]).float()
         low = pixels.amin(dim=(1, 2, 3), keepdim=True)
@@ -86,18 +87,25 @@ class ImageSet:
         return (pixels - low) / (high - low).clamp(min=1e-8)
 
     def mask_tensor(self, indices: Indices = None) -> torch.Tensor:
-        """Masks in the model's frame: float32 (B, 1, S, S), 0 or 1."""
+        """Return masks in the model's frame: float32 (B, 1, S, S), 0 or 1."""
         return torch.from_numpy(self.masks[self._positions(indices)]).float().unsqueeze(1)
 
     def box_tensor(self, indices: Indices = None) -> torch.Tensor:
-        """Exact boxes: float32 (B, 4), XYXY in model-frame pixels."""
+        """Return exact boxes: float32 (B, 4), XYXY in pixels of the square."""
         return torch.from_numpy(self.boxes[self._positions(indices)])
 
     def low_masks(self, low: int, indices: Indices = None) -> NDArray[np.float32]:
-        """Masks at the decoder's resolution: float32 (B, low, low), 1 where half a cell is foreground.
+        """Return masks at the decoder's resolution (method §1).
 
-        Cells are those of adaptive average pooling, so `low` need not divide the image size. Each mask is reduced once
-        and then kept (low² bytes); only the masks asked for are read.
+        A cell is 1 if at least half of it is foreground. Each mask is reduced once and then kept (low² bytes). Only the
+        chosen masks are read.
+
+        Args:
+            low: Side of the result; it need not divide S, because cells are those of adaptive average pooling.
+            indices: Which masks.
+
+        Returns:
+            Float32 (B, low, low), 0 or 1.
         """
         chosen = self._positions(indices)
         if low not in self._reduced:
@@ -112,16 +120,19 @@ class ImageSet:
         return cells[chosen].astype(np.float32)
 
     def low_mask_tensor(self, low: int, indices: Indices = None) -> torch.Tensor:
-        """`low_masks` as a tensor: float32 (B, 1, low, low)."""
+        """Return `low_masks` as a tensor: float32 (B, 1, low, low)."""
         return torch.from_numpy(self.low_masks(low, indices)).unsqueeze(1)
 
     @cached_property
     def complexity(self) -> NDArray[np.float64]:
-        """`boundary_complexity` of the masks, (N,)."""
+        """Return the `boundary_complexity` of the masks, (N,)."""
         return boundary_complexity(self.masks)
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that a model can be trained or scored on here: pixels, masks, boxes, names, data sets."""
+        """Return a SHA-256 of all that training and scores depend on.
+
+        That is pixels, masks, boxes, names and data sets.
+        """
         digest = hashlib.sha256()
         for array in (self.images, self.masks, self.boxes):
             digest.update(f"{array.dtype} {array.shape}".encode())
@@ -131,11 +142,15 @@ class ImageSet:
 
     @cached_property
     def _reduced(self) -> dict[int, tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-        """By side: low masks (N, low, low), 0 or 1, and which of them are known (N,)."""
+        """Return the low masks that are known so far, by their side.
+
+        Returns:
+            For each side the masks (N, low, low), 0 or 1, and which of them are known, (N,).
+        """
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        # arrays come back read-only from shared memory, and low masks could not be added to
+        # arrays come back read-only from shared memory, where no low masks could be added
         return {name: value for name, value in vars(self).items() if name != "_reduced"}
 
     def _positions(self, indices: Indices) -> NDArray[np.intp]:
@@ -145,12 +160,16 @@ class ImageSet:
 
 
 def boundary_complexity(masks: NDArray[np.uint8], chunk: int = _CHUNK) -> NDArray[np.float64]:
-    """perimeter / (√area + 1) of each mask; the perimeter is the size of the 3×3 band (dilation − erosion).
+    """Return perimeter / (√area + 1) of each mask (6.1).
+
+    The perimeter is the size of the 3×3 band (dilation − erosion).
 
     Args:
-        masks: uint8 0/1 (N, S, S), model frame; `chunk` masks are worked on at a time to bound memory.
+        masks: Uint8 (N, S, S), 0 or 1.
+        chunk: Number of masks in work at a time, which bounds memory.
 
-    Returns: (N,), 0 for an empty mask.
+    Returns:
+        (N,), 0 for an empty mask.
     """
     values = np.empty(len(masks), np.float64)
     for start in range(0, len(masks), chunk):
@@ -164,16 +183,21 @@ def boundary_complexity(masks: NDArray[np.uint8], chunk: int = _CHUNK) -> NDArra
 def jitter_boxes(
     boxes: NDArray[np.float32], generator: np.random.Generator, share: float = 0.05, *, size: int
 ) -> NDArray[np.float32]:
-    """Boxes as a user would draw them: each edge moves by up to ±`share` of the box's width or height.
+    """Move the edges of boxes at random, as if a user had drawn them (method §6).
+
+    Each edge moves by up to ±`share` of the box's width or height.
 
     Args:
         boxes: (B, 4) XYXY in pixels, inclusive ends.
-        generator: the source of chance; 4·B uniform numbers are drawn.
-        share: largest move as a share of the box's side, below 0.5 so that edges cannot cross.
-        size: side of the image in pixels; results are clipped to [0, size − 1].
+        generator: Source of randomness; 4·B uniform numbers are drawn.
+        share: Largest move as a share of the box's side, below 0.5 so that edges cannot cross.
+        size: Side of the image in pixels; results are clipped to [0, size − 1].
 
     Returns:
-        float32 (B, 4); the input is left alone.
+        Float32 (B, 4), a new array.
+
+    Raises:
+        ValueError: The share is outside of [0, 0.5).
     """
     if not 0 <= share < 0.5:
         raise ValueError(f"share must lie in [0, 0.5), got {share}")

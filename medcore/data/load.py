@@ -1,7 +1,7 @@
-"""Image folders to arrays; the place to import data handling from.
+"""Data folders to arrays; the place to import data handling from.
 
-Folders are listed by `folders`, files read by `imagefile`, parts come from `splits`, arrays in `imageset`.
-Nothing is dropped in silence: what cannot be used is listed as `Skipped` with its reason.
+`readers` lists folders and reads files, `splits` says which image belongs to which split, `imageset` holds the arrays.
+Every file that cannot be used is reported as `Skipped` with its reason.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medcore.data.folders import Listing, Sample, Skipped, list_folder
-from medcore.data.imagefile import UNREADABLE, box_of, mask_to_square, read_image, read_mask, to_square
+from medcore.data.imagefile import box_of, mask_to_square, read_image, read_mask, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
-from medcore.data.splits import Splits, natural_key, read_splits, saved_file
-from medcore.errors import MedcoreError
+from medcore.data.names import natural_key
+from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
+from medcore.data.readers import list_folder, stem
+from medcore.data.splits import Splits, read_splits, saved_file
+from medcore.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ __all__ = [
     "Listing",
     "Sample",
     "Skipped",
+    "UnreadableFile",
     "box_of",
     "jitter_boxes",
     "list_folder",
@@ -45,7 +48,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Decoded:
-    """One sample in the model's frame (uint8 (3, S, S) and (S, S)) and its mask at original size (bool)."""
+    """One sample in the model's frame.
+
+    Attributes:
+        sample: The sample's files.
+        image: Uint8 (3, S, S).
+        mask: Uint8 (S, S), 0 or 1.
+        truth: Bool (height, width), the mask at original size.
+    """
 
     sample: Sample
     image: NDArray[np.uint8]
@@ -64,90 +74,117 @@ def load_image_set(
     save_splits: Path | None = None,
     deal_splits: bool = True,
 ) -> tuple[ImageSet, list[Skipped]]:
-    """Reads one part of several data folders into memory, in the order of the folders and of natural names.
+    """Read one split of several data folders into memory.
+
+    The images have the order of the folders and, within a folder, the natural order of names.
 
     Args:
-        folders: data folders; the folder's name is the data set's name.
-        split: part to read: one of `splits.json`, `val/search`, `val/report`, `all` (`splits.read_splits`).
-        size: side of the model's square in pixels.
-        per_dataset: at most so many readable images of each data set, chosen by `seed`; None takes all.
-        seed: for this choice only.
-        split_seed: for parts that the folder's manifest does not have. Apart from `seed` on purpose: another
-            seed for calibration images must not move an image from the reported half into the searched one.
-        save_splits: folder that keeps such parts (see `splits.read_splits` and `splits.saved_file`). Without it a part
-            that has to be dealt out is a logged warning: nothing ties it to the part that others have seen.
-        deal_splits: False: a part that is neither in the folder's manifest nor in `save_splits` is an error.
+        folders: Data folders; the folder's name is the data set's name.
+        split: One of `splits.json`, `val/search`, `val/report` or `all` (see `splits.read_splits`).
+        size: Side of the model's square in pixels.
+        per_dataset: At most so many readable images of each data set, chosen by `seed`; None takes all.
+        seed: For this choice only.
+        split_seed: For splits that the folder's manifest does not have. It differs from `seed` on purpose, because
+            another seed for calibration images must not move an image from the reported half into the searched one.
+        save_splits: Folder that keeps such splits (see `splits.saved_file`). Without it, dealing a split out causes a
+            logged warning, because nothing ties it to the split that others have seen.
+        deal_splits: False makes a split that is neither in the folder's manifest nor in `save_splits` an error.
 
     Returns:
-        The images, and what was left out: every file of these folders that has no pair or is in no part, and of the
-        part what cannot be read, masks without foreground or of another size than their image, entries without files.
+        The images, and what was left out: every file of these folders that has no pair or is in no split, and every
+        sample of this split that cannot be used.
 
     Raises:
-        MedcoreError: for a missing folder, an unknown part, two folders of one name, or if no image is left.
+        DataError: A folder or manifest cannot be used, two folders have the same name, or no image is left.
     """
-    if not folders:
-        raise MedcoreError("no data folder given; name at least one folder with images/ and masks/")
-    if size < 1 or (per_dataset is not None and per_dataset < 1):
-        raise MedcoreError(f"image size {size} and images per data set {per_dataset} must be positive")
-    decoded: list[_Decoded] = []
     skipped: list[Skipped] = []
-    seen: dict[str, Path] = {}
+    decoded: list[_Decoded] = []
     dealt: list[str] = []
-    for folder in map(Path, folders):
-        name = folder.resolve().name
-        if name in seen:
-            raise MedcoreError(f"{seen[name]} and {folder} are both data set '{name}'; rename one folder")
-        seen[name] = folder
+    places = _by_dataset(folders)
+    for dataset, folder in places.items():
         listing = list_folder(folder)
         keep = None if save_splits is None else saved_file(folder, Path(save_splits))
         splits = read_splits(folder, [s.name for s in listing.samples], split_seed, save_to=keep, deal=deal_splits)
+        if split not in splits.names:
+            raise _no_such_split(folder, split, splits.names, keep)
         if split in splits.fleeting:
             dealt.append(str(folder))
-        wanted, left_out = _of_part(folder, listing, splits, split, keep)
-        usable, broken = _decode_some(wanted, size, per_dataset, seed)
+        wanted, left_out = _of_split(dataset, listing, splits, split)
+        usable, broken = _decode_some(listing.reader, wanted, size, per_dataset, seed)
         decoded += usable
         skipped += left_out + broken
     if dealt:
         logger.warning(
-            "part '%s' of %s is in no file and was dealt out just now; for the part that a study used, name the folder "
-            "with its saved splits",
+            "split '%s' of %s is in no file and was dealt out just now; for the split that a study used, name the "
+            "folder with its saved splits",
             *(split, ", ".join(dealt)),
         )
     if not decoded:
-        places = ", ".join(map(str, seen.values()))
-        raise MedcoreError(f"no usable image in part '{split}' of {places}{_summary(skipped)}")
+        where = ", ".join(map(str, places.values()))
+        raise DataError(f"no usable image in split '{split}' of {where}{_summary(skipped)}")
     return _assemble(decoded, size), skipped
 
 
-def _of_part(
-    folder: Path, listing: Listing, splits: Splits, split: str, keep: Path | None
-) -> tuple[list[Sample], list[Skipped]]:
-    """Samples of the part in natural order; entries without any file and images in no part join the skipped."""
-    if split not in splits.parts:
-        known = ", ".join(sorted(splits.parts))
-        hint = f"; there are no saved splits {keep}" if keep is not None and not keep.is_file() else ""
-        raise MedcoreError(f"{folder}: no part '{split}'; known are {known}{hint}")
-    dataset = folder.resolve().name
+def _no_such_split(folder: Path, split: str, names: Iterable[str], keep: Path | None) -> DataError:
+    """Build the error for a split that neither the folder's manifest nor the saved splits have."""
+    hint = f"; there are no saved splits {keep}" if keep is not None and not keep.is_file() else ""
+    return DataError(f"{folder}: no split '{split}'; known are {', '.join(sorted(names))}{hint}")
+
+
+def _by_dataset(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the folders by the name of their data set.
+
+    Raises:
+        DataError: There are none, or two have the same name.
+    """
+    if not folders:
+        raise DataError("no data folder given; name at least one folder with images/ and masks/")
+    places: dict[str, Path] = {}
+    for folder in map(Path, folders):
+        name = folder.resolve().name
+        if name in places:
+            raise DataError(f"{places[name]} and {folder} are both data set '{name}'; rename one folder")
+        places[name] = folder
+    return places
+
+
+def _of_split(dataset: str, listing: Listing, splits: Splits, split: str) -> tuple[list[Sample], list[Skipped]]:
+    """Return the samples of a split, and what was skipped.
+
+    Returns:
+        Samples in natural order; skipped files, names that have no file, and images in no split.
+    """
     by_name = {sample.name: sample for sample in listing.samples}
-    ordered = sorted(splits.parts[split], key=natural_key)
-    unpaired = {entry.path.stem for entry in listing.skipped}
+    ordered = sorted(splits.names[split], key=natural_key)
+    unpaired = {name for entry in listing.skipped for name in (entry.path.stem, stem(entry.path.name))}
     missing = [
-        Skipped(dataset, folder / "images" / name, "named by the splits, but there is no such file")
+        Skipped(dataset, listing.place / name, "named by the splits, but there is no such file")
         for name in ordered
         if name not in by_name and name not in unpaired
     ]
-    where, val = " and ".join(map(str, splits.files)), set(splits.parts.get("val", ()))
-    homeless = [
-        Skipped(dataset, by_name[name].image, f"in {'neither half' if name in val else 'no part'} of {where}")
+    where, val = " and ".join(map(str, splits.files)), set(splits.names.get("val", ()))
+    unassigned = [
+        Skipped(dataset, by_name[name].image, f"in {'neither half' if name in val else 'no split'} of {where}")
         for name in sorted(splits.unassigned(split), key=natural_key)
     ]
-    return [by_name[name] for name in ordered if name in by_name], listing.skipped + missing + homeless
+    return [by_name[name] for name in ordered if name in by_name], listing.skipped + missing + unassigned
 
 
 def _decode_some(
-    samples: Sequence[Sample], size: int, most: int | None, seed: int
+    reader: Reader, samples: Sequence[Sample], size: int, most: int | None, seed: int
 ) -> tuple[list[_Decoded], list[Skipped]]:
-    """Decodes the samples, or `most` readable ones chosen by `seed`, in threads (PIL lets go of the lock)."""
+    """Decode the samples in threads, because Pillow releases Python's lock.
+
+    Args:
+        reader: Reads the samples.
+        samples: The samples of one data set.
+        size: Side of the model's square in pixels.
+        most: At most so many readable samples, chosen by `seed`; None takes all.
+        seed: For this choice.
+
+    Returns:
+        The readable samples in the order of `samples`, and the others.
+    """
     order = list(range(len(samples)))
     if most is not None and samples:
         chance = np.random.default_rng([seed, zlib.crc32(samples[0].dataset.encode())])
@@ -159,7 +196,7 @@ def _decode_some(
         while order and len(usable) < target:
             need = target - len(usable)
             batch, order = order[:need], order[need:]
-            outcomes = pool.map(lambda index: _decode(samples[index], size), batch)
+            outcomes = pool.map(lambda index: _decode(reader, samples[index], size), batch)
             for index, outcome in zip(batch, outcomes, strict=True):
                 if isinstance(outcome, Skipped):
                     broken.append(outcome)
@@ -168,15 +205,12 @@ def _decode_some(
     return [usable[index] for index in sorted(usable)], broken
 
 
-def _decode(sample: Sample, size: int) -> _Decoded | Skipped:
+def _decode(reader: Reader, sample: Sample, size: int) -> _Decoded | Skipped:
+    """Read a sample and resize it, or return why it cannot be used."""
     try:
-        picture = read_image(sample.image)
-    except UNREADABLE as error:
-        return Skipped(sample.dataset, sample.image, f"unreadable image ({_one_line(error)})")
-    try:
-        truth = read_mask(sample.mask)
-    except UNREADABLE as error:
-        return Skipped(sample.dataset, sample.mask, f"unreadable mask ({_one_line(error)})")
+        picture, truth = reader.read(sample)
+    except UnreadableFile as error:
+        return Skipped(sample.dataset, error.path, error.reason)
     if truth.shape != (picture.height, picture.width):
         sizes = f"{truth.shape[1]}x{truth.shape[0]} for an image of {picture.width}x{picture.height}"
         return Skipped(sample.dataset, sample.mask, f"mask of another size than its image: {sizes}")
@@ -189,7 +223,10 @@ def _decode(sample: Sample, size: int) -> _Decoded | Skipped:
 
 
 def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
-    """Moves the samples into contiguous arrays and empties the list, so that images are held once."""
+    """Move the samples into contiguous arrays.
+
+    The list is emptied on the way, so that images are held once.
+    """
     count = len(decoded)
     samples = [item.sample for item in decoded]
     truths = [item.truth for item in decoded]
@@ -199,7 +236,8 @@ def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
         item = decoded.pop()
         images[index], masks[index] = item.image, item.mask
     boxes = np.stack([box_of(mask) for mask in masks])
-    return ImageSet(images, masks, boxes, truths, [s.dataset for s in samples], [s.name for s in samples])
+    datasets, names = [sample.dataset for sample in samples], [sample.name for sample in samples]
+    return ImageSet(images=images, masks=masks, boxes=boxes, truths=truths, datasets=datasets, names=names)
 
 
 def _summary(skipped: Sequence[Skipped]) -> str:
@@ -207,7 +245,3 @@ def _summary(skipped: Sequence[Skipped]) -> str:
         return ""
     first = skipped[0]
     return f"; {len(skipped)} left out, the first: {first.path} ({first.reason})"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

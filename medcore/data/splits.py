@@ -1,9 +1,8 @@
-"""Which image belongs to which part: `splits.json`, seeded parts where there is none, and halves of `val`.
+"""Which image belongs to which split: `splits.json`, seeded splits where there is none, and halves of `val`.
 
-A manifest is a JSON object `{"train": [names], "val": [names], ...}`; names stand with or without the file
-ending. Video frames come in runs of near copies, so every part made here consists of blocks of neighbours in
-natural name order (`f2` before `f10`): blocks of 20, smaller ones in a small set so that there are at least
-four.
+A manifest is a JSON object `{"train": [names], "val": [names], ...}`; a name may have the file's ending or not. Video
+frames come in runs of near copies. So every split made here consists of blocks of neighbours in natural order of their
+names (`f2` before `f10`): blocks of 20, and smaller ones in a small set so that there are at least four.
 """
 
 from __future__ import annotations
@@ -12,86 +11,94 @@ import hashlib
 import itertools
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from medcore.data.imagefile import EXTENSIONS
-from medcore.errors import MedcoreError
+from medcore.data.names import natural_key
+from medcore.data.readers import stem
+from medcore.errors import DataError, StorageError
 from medcore.files import replacing
 
 FILE_NAME = "splits.json"
-#: Parts of a data set without a manifest.
+#: Shares of the splits of a data set without a manifest.
 FRACTIONS: Mapping[str, float] = {"train": 0.75, "val": 0.25}
-#: Half of `val` that a search may look at, and half that is reported once.
+#: The half of `val` that a search may look at, and the half that is reported once.
 SEARCH, REPORT = "val/search", "val/report"
-#: Every image of the folder, whatever part it belongs to.
+#: Every image of the folder, whatever split it belongs to.
 ALL = "all"
 NEIGHBOURS = 20
 _EXCLUSIVE = ("train", "val", "test", SEARCH, REPORT)
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sorting key that reads runs of digits as numbers."""
-    pieces = re.split(r"(\d+)", name)
-    return tuple((0, int(p), p) if p.isdecimal() else (1, 0, p) for p in pieces if p)
+def make_splits(names: Sequence[str], fractions: Mapping[str, float], seed: int) -> dict[str, list[str]]:
+    """Deal blocks of neighbours out to splits, in proportion to given fractions.
 
+    Args:
+        names: Names of images; their order does not matter.
+        fractions: Share of each split, positive, with any sum.
+        seed: Decides which block goes where.
 
-def stem(name: str) -> str:
-    """A manifest's entry without folder and without the ending of an image file (other dots stay)."""
-    base = Path(name)
-    return base.stem if base.suffix.lower() in EXTENSIONS else base.name
-
-
-def make_parts(names: Sequence[str], fractions: Mapping[str, float], seed: int) -> dict[str, list[str]]:
-    """Deals blocks of neighbours out to parts, in proportion to `fractions` (positive, any sum), by `seed`.
-
-    Every name lands in exactly one part; parts keep natural order. The result does not depend on the order of
-    `names`. With at least as many names as parts no part is empty.
+    Returns:
+        Names by split, in natural order. Every name is in exactly one split, and no split is empty if there are at
+        least as many names as splits.
     """
     ordered = sorted(set(names), key=natural_key)
     width = max(1, min(NEIGHBOURS, len(ordered) // max(4, len(fractions))))
     blocks = [ordered[i : i + width] for i in range(0, len(ordered), width)]
     shares = np.array(list(fractions.values()), dtype=float) / sum(fractions.values())
-    parts: dict[str, list[str]] = {part: [] for part in fractions}
+    splits: dict[str, list[str]] = {split: [] for split in fractions}
     for index in np.random.default_rng(seed).permutation(len(blocks)):
-        # the part that lags most behind its share of all names takes the block
-        lag = [share * len(ordered) - len(part) for share, part in zip(shares, parts.values(), strict=True)]
-        untouched = [gap if not part else -np.inf for gap, part in zip(lag, parts.values(), strict=True)]
+        # the split that lags most behind its share of all names takes the block
+        lag = [share * len(ordered) - len(split) for share, split in zip(shares, splits.values(), strict=True)]
+        untouched = [gap if not split else -np.inf for gap, split in zip(lag, splits.values(), strict=True)]
         chosen = int(np.argmax(untouched if max(untouched) > -np.inf else lag))
-        parts[list(parts)[chosen]].extend(blocks[index])
-    return {part: sorted(members, key=natural_key) for part, members in parts.items()}
+        splits[list(splits)[chosen]].extend(blocks[index])
+    return {split: sorted(members, key=natural_key) for split, members in splits.items()}
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Parts of a data folder.
+    """The splits of a data folder.
 
     Attributes:
-        parts: name of the part -> names of images; `all` among them.
-        files: where they stand: the folder's manifest and the saved file, as far as these exist.
-        fleeting: parts that were dealt out by seed and are saved nowhere.
+        names: Names of images by split; `all` among them.
+        files: Where the splits are written: the folder's manifest and the saved file, if they exist.
+        fleeting: Splits that were dealt out by seed and are saved nowhere.
     """
 
-    parts: dict[str, list[str]]
+    names: dict[str, list[str]]
     files: tuple[Path, ...]
     fleeting: frozenset[str]
 
-    def unassigned(self, part: str) -> set[str]:
-        """Images of the folder that a reader of `part` may miss: those in no part, for a half those in no half too."""
-        if part == ALL:
+    def unassigned(self, split: str) -> set[str]:
+        """Return the images of the folder that a reader of `split` may miss.
+
+        Args:
+            split: Any split.
+
+        Returns:
+            Names that are in no split; for a half of `val`, also those of `val` that are in neither half.
+        """
+        if split == ALL:
             return set()
-        known = {name for each, names in self.parts.items() if each != ALL for name in names}
-        if part in (SEARCH, REPORT):
-            known -= set(self.parts.get("val", ())) - {*self.parts.get(SEARCH, ()), *self.parts.get(REPORT, ())}
-        return set(self.parts[ALL]) - known
+        known = {name for each, names in self.names.items() if each != ALL for name in names}
+        if split in (SEARCH, REPORT):
+            known -= set(self.names.get("val", ())) - {*self.names.get(SEARCH, ()), *self.names.get(REPORT, ())}
+        return set(self.names[ALL]) - known
 
 
 def saved_file(folder: Path, place: Path) -> Path:
-    """Where the parts of a data folder are saved in `place`; a hash of its path keeps folders of one name apart."""
+    """Return the file in `place` that keeps a data folder's splits.
+
+    A hash of the folder's path keeps folders of one name apart.
+
+    Args:
+        folder: The data folder.
+        place: Folder of saved splits.
+    """
     whole = folder.resolve()
     return place / f"{whole.name}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:8]}.splits.json"
 
@@ -104,61 +111,65 @@ def read_splits(
     save_to: Path | None = None,
     deal: bool = True,
 ) -> Splits:
-    """Parts of a data folder.
+    """Read the splits of a data folder, and make those that are missing.
 
-    `splits.json` in `root` decides; without it the `names` are dealt out by `seed`. Halves of `val` that the manifest
-    does not have are dealt out too, or are the rest of `val` where it has one of them. The manifest may name images
-    that do not exist; they stay in the result.
+    `splits.json` in `root` decides. Without it the names are dealt out by `seed`. Halves of `val` that the manifest
+    does not have are dealt out too, or are the rest of `val` if it has one of them. The manifest may name images that
+    do not exist; they stay in the result.
 
     Args:
-        root: data folder.
-        names: names (stems) of the images that exist.
-        seed: for the parts made here.
-        fractions: shares of the parts of a folder without manifest.
-        save_to: file that keeps what was made here. Parts in it are not made anew, so that a study's parts survive
+        root: The data folder.
+        names: Names of the images that exist.
+        seed: For the splits made here.
+        fractions: Shares of the splits of a folder without manifest.
+        save_to: File that keeps what is made here. Splits in it are not made again, so that a study's splits survive
             added images and other seeds.
-        deal: False: only manifest and saved file count; parts that would have to be dealt out are left out.
+        deal: False uses only the manifest and the saved file; splits that would have to be dealt out are left out.
 
     Raises:
-        MedcoreError: for a manifest that is no such JSON object, or for parts (of both files together) that share
-            images though they must not, or halves of `val` that reach beyond it.
+        DataError: The manifest is no such JSON object, splits (of both files together) share images though they must
+            not, or halves of `val` hold images that are not in it.
     """
     manifest = Path(root) / FILE_NAME
     given = load_manifest(manifest) if manifest.is_file() else {}
     saved = load_manifest(save_to) if save_to is not None and save_to.is_file() else {}
     dealt: dict[str, list[str]] = {}
     if deal and not given and not any(saved.values()):
-        dealt = make_parts(names, fractions, seed)
-    parts = saved | dealt | given
-    halves = [half for half in (SEARCH, REPORT) if half in parts]
+        dealt = make_splits(names, fractions, seed)
+    splits = saved | dealt | given
+    halves = [half for half in (SEARCH, REPORT) if half in splits]
     rest: dict[str, list[str]] = {}
-    if val := parts.get("val"):
+    if val := splits.get("val"):
         if deal and not halves:
-            dealt |= make_parts(val, {SEARCH: 0.5, REPORT: 0.5}, seed)
+            dealt |= make_splits(val, {SEARCH: 0.5, REPORT: 0.5}, seed)
         elif len(halves) == 1:
-            taken = set(parts[halves[0]])
+            taken = set(splits[halves[0]])
             rest[REPORT if halves == [SEARCH] else SEARCH] = [name for name in val if name not in taken]
-    parts |= dealt | rest
+    splits |= dealt | rest
     files = tuple(file for file in (manifest, save_to) if file is not None and file.is_file())
-    _check_apart(parts, files, save_to)
+    _check_apart(splits, files, save_to)
     if save_to is not None and deal and any((dealt | rest).values()):
         save_manifest(save_to, saved | dealt | rest)
         files = (*files, save_to) if save_to not in files else files
     fleeting = frozenset(dealt) if save_to is None else frozenset()
-    return Splits({ALL: sorted(set(names), key=natural_key)} | parts, files, fleeting)
+    return Splits({ALL: sorted(set(names), key=natural_key)} | splits, files, fleeting)
 
 
-def _check_apart(parts: Mapping[str, Sequence[str]], files: Sequence[Path], saved: Path | None) -> None:
-    """Raise `MedcoreError` naming the files if images are in two parts of which one must not know the other."""
+def _check_apart(splits: Mapping[str, Sequence[str]], files: Sequence[Path], saved: Path | None) -> None:
+    """Check that splits which must not know each other share no image.
+
+    Raises:
+        DataError: Two of them do, or a half of `val` holds images that are not in it; the message names the files.
+    """
     where = " and ".join(map(str, files))
-    remedy = "keep them apart" + (f", or delete {saved} to deal out its parts anew" if saved in files else "")
-    for one, other in itertools.combinations([part for part in _EXCLUSIVE if part in parts], 2):
-        common = set(parts[one]) & set(parts[other])
+    remedy = "keep them apart" + (f", or delete {saved} to deal out its splits again" if saved in files else "")
+    for one, other in itertools.combinations([split for split in _EXCLUSIVE if split in splits], 2):
+        common = set(splits[one]) & set(splits[other])
         if common and not (one == "val" and other in (SEARCH, REPORT)):
-            raise MedcoreError(f"{where}: {_some(common)} are in both '{one}' and '{other}'; {remedy}")
+            raise DataError(f"{where}: {_some(common)} are in both '{one}' and '{other}'; {remedy}")
     for half in (SEARCH, REPORT):
-        if "val" in parts and (outside := set(parts.get(half, ())) - set(parts["val"])):
-            raise MedcoreError(f"{where}: {_some(outside)} of '{half}' are not in 'val'; {remedy}")
+        if "val" in splits and (outside := set(splits.get(half, ())) - set(splits["val"])):
+            raise DataError(f"{where}: {_some(outside)} of '{half}' are not in 'val'; {remedy}")
 
 
 def _some(names: set[str]) -> str:
@@ -166,27 +177,45 @@ def _some(names: set[str]) -> str:
 
 
 def load_manifest(path: Path) -> dict[str, list[str]]:
-    """Reads a manifest; repeated names are dropped. Raises `MedcoreError` naming the file."""
+    """Read a manifest; repeated names are dropped.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        Names by split, without the endings of files.
+
+    Raises:
+        DataError: The file is no manifest.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MedcoreError(f"{path}: not a readable splits file ({error})") from None
+        raise DataError(f"{path}: not a readable splits file ({error})") from None
     shape = 'expected an object {"train": [names], "val": [names]}'
     if not isinstance(content, dict):
-        raise MedcoreError(f"{path}: {shape}")
-    parts: dict[str, list[str]] = {}
-    for part, entries in content.items():
+        raise DataError(f"{path}: {shape}")
+    splits: dict[str, list[str]] = {}
+    for split, entries in content.items():
         if not isinstance(entries, list) or not all(isinstance(entry, (str, int)) for entry in entries):
-            raise MedcoreError(f"{path}: part '{part}' is no list of names; {shape}")
-        parts[part] = list(dict.fromkeys(stem(str(entry)) for entry in entries))
-    return parts
+            raise DataError(f"{path}: split '{split}' is no list of names; {shape}")
+        splits[split] = list(dict.fromkeys(stem(str(entry)) for entry in entries))
+    return splits
 
 
-def save_manifest(path: Path, parts: Mapping[str, Sequence[str]]) -> None:
-    """Writes a manifest by rename. Raises `MedcoreError` if the place cannot be written."""
+def save_manifest(path: Path, splits: Mapping[str, Sequence[str]]) -> None:
+    """Write a manifest by rename.
+
+    Args:
+        path: The file; its folder is made if it does not exist.
+        splits: Names by split.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise MedcoreError(f"{path}: cannot write the splits ({error}); choose a writable place") from None
+        raise StorageError(f"{path}: cannot write the splits ({error}); choose a writable place") from None

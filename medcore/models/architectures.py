@@ -1,17 +1,37 @@
-"""Registry of the dense architectures that are known by name."""
+"""Registry of architectures: the kinds that files name, and dense sizes that are known by name."""
 
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from medcore.errors import MedcoreError
-from medcore.models.spec import Architecture
+from medcore.errors import CheckpointError
+from medcore.models.sites import Family
+from medcore.models.spec import DEFAULT_KIND, Architecture, DecoderSpec, ModelSpec, construct, is_number
+from medcore.models.vit import SamVit
+from medcore.registry import Registry
+
+#: Classes of architecture by the `kind` that files hold.
+KINDS: Registry[type[Architecture]] = Registry("kind of architecture")
+KINDS.register(SamVit.kind)(SamVit)
 
 
-def _vit(name: str, embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> Architecture:
-    return Architecture(name, 1024, 16, embed_dim, depth, num_heads, 4.0, 256, 14, global_attn_indexes)
+def _vit(name: str, embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> SamVit:
+    return SamVit(
+        name=name,
+        img_size=1024,
+        patch_size=16,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=4.0,
+        out_chans=256,
+        window_size=14,
+        global_attn_indexes=global_attn_indexes,
+    )
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -24,25 +44,107 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def resolve_architecture(name: str | Path, beside: Path | None = None) -> Architecture:
-    """Architecture by name (`vit_b`), by path to a JSON file, or as `NAME.json` in the folder `beside`.
+def families() -> dict[str, Family]:
+    """Return the families of all registered kinds by name.
 
-    Raises `MedcoreError` if none of these exists or the file does not describe an architecture.
+    Settings derive their keys from them.
+    """
+    return {family.name: family for kind in KINDS.names() for family in KINDS[kind].families}
+
+
+def architecture_from(fields: Mapping[str, Any], where: str = "architecture") -> Architecture:
+    """Undo `Architecture.to_dict`.
+
+    Args:
+        fields: plain values; `kind` is absent for segment-anything's ViT.
+        where: place of the fields, for messages.
+
+    Raises:
+        MedcoreError: the kind is not registered; a field is unknown, missing or of the wrong type.
+    """
+    values = dict(fields)
+    name = values.pop("kind", DEFAULT_KIND)
+    if name not in KINDS.names():
+        raise CheckpointError(f"{where}: unknown kind {name!r}; known are {', '.join(KINDS.names())}")
+    kind = KINDS[name]
+    decoder = values.pop("decoder", {})
+    if not isinstance(decoder, Mapping):
+        raise CheckpointError(f"{where}: decoder must be an object, not {type(decoder).__name__}")
+    values["decoder"] = construct(DecoderSpec, decoder, f"{where}: decoder")
+    hints = typing.get_type_hints(kind)
+    tuples = [field for field, hint in hints.items() if typing.get_origin(hint) is tuple]
+    return construct(kind, values, where, lists=tuples)
+
+
+def spec_from(fields: Mapping[str, Any], where: str = "spec") -> ModelSpec:
+    """Undo `ModelSpec.to_dict`.
+
+    Args:
+        fields: plain values.
+        where: place of the fields, for messages.
+
+    Raises:
+        MedcoreError: a field is missing or of the wrong type, or the widths do not fit the architecture.
+    """
+    if "arch" not in fields:
+        raise CheckpointError(f"{where}: field 'arch' is missing")
+    if not isinstance(fields["arch"], Mapping):
+        raise CheckpointError(f"{where}: arch must be an object")
+    arch = architecture_from(fields["arch"], where)
+    budget = {family.name: fields[family.name] for family in arch.families if family.name in fields}
+    for name, widths in budget.items():
+        if not (isinstance(widths, list) and all(is_number(width, int) for width in widths)):
+            raise CheckpointError(f"{where}: {name} must be a list of whole numbers, not {widths!r:.40}")
+    return ModelSpec.of(arch, budget, where)
+
+
+def spec_from_json(text: str, where: str = "spec") -> ModelSpec:
+    """Undo `ModelSpec.to_json`.
+
+    Args:
+        text: one JSON object.
+        where: place of the text, for messages.
+
+    Raises:
+        MedcoreError: the text is no JSON object, or `spec_from` refuses its fields.
+    """
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where}: not JSON ({error})") from None
+    if not isinstance(fields, Mapping):
+        raise CheckpointError(f"{where}: expected a JSON object")
+    return spec_from(fields, where)
+
+
+def resolve_architecture(name: str | Path, folder: Path | None = None) -> Architecture:
+    """Return the architecture of a name or a JSON file.
+
+    Args:
+        name: a known name such as `vit_b`, or the path of a JSON file.
+        folder: folder in which to look for `NAME.json` too.
+
+    Raises:
+        MedcoreError: none of these exists, or the file does not describe an architecture.
     """
     if str(name) in ARCHITECTURES:
         return ARCHITECTURES[str(name)]
     candidates = [Path(name)] if Path(name).suffix == ".json" else []
-    if beside is not None:
-        candidates += [beside / name, beside / f"{name}.json"]
+    if folder is not None:
+        candidates += [folder / name, folder / f"{name}.json"]
     for path in candidates:
         if path.is_file() and path.suffix == ".json":
-            try:
-                fields = json.loads(path.read_text())
-            except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-                raise MedcoreError(f"{path}: not a readable architecture file ({error})") from None
-            if not isinstance(fields, Mapping):
-                raise MedcoreError(f"{path}: expected a JSON object with an architecture's fields")
-            return Architecture.from_dict(fields, str(path))
+            return _read_architecture(path)
     known = ", ".join(ARCHITECTURES)
-    where = f" or as {name}.json in {beside}" if beside is not None else ""
-    raise MedcoreError(f"unknown architecture '{name}': not one of {known}, not a JSON file{where}")
+    where = f" or as {name}.json in {folder}" if folder is not None else ""
+    raise CheckpointError(f"unknown architecture '{name}': not one of {known}, not a JSON file{where}")
+
+
+def _read_architecture(path: Path) -> Architecture:
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a readable architecture file ({error})") from None
+    if not isinstance(fields, Mapping):
+        raise CheckpointError(f"{path}: expected a JSON object with an architecture's fields")
+    return architecture_from(fields, str(path))

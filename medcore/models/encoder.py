@@ -1,4 +1,4 @@
-"""The image encoder with blocks of unequal width: segment-anything's ViT, with faster attention.
+"""segment-anything's ViT image encoder with blocks of unequal width and faster attention.
 
 `attention="plain"` runs the operations of segment-anything one by one, so that a counter of operations sees
 what it would see there. `attention="fast"` gives the same numbers to float tolerance:
@@ -7,20 +7,22 @@ what it would see there. `attention="fast"` gives the same numbers to float tole
   k' = [k, onehot_h, onehot_w]), which is exact and needs no bias of N x N.
 - Padding tokens of windows do not pass through qkv and proj: their q, k and v are the bias.
 
-The numbers of heads H and MLP channels M differ between blocks and may be 0; then what is left of that half
-of the block is its output bias (method §2). Parameters have segment-anything's names.
+The numbers of heads H and MLP channels M differ between blocks and may be 0. Then that half of the block adds only
+its output bias (method §2). Parameters have segment-anything's names.
 """
 
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcore.models.spec import EncoderSpec
+if TYPE_CHECKING:
+    from medcore.models.vit import SamVit
 
 AttentionMode = Literal["fast", "plain"]
 
@@ -30,20 +32,31 @@ _MOST_TOKENS_UNFUSED = 1024
 
 
 class ImageEncoder(nn.Module):
-    """ViT with the widths of `spec`: normalised images (B, 3, S, S) -> embeddings (B, out_chans, g, g)."""
+    """ViT encoder with blocks of unequal width.
 
-    def __init__(self, spec: EncoderSpec, attention: AttentionMode = "fast") -> None:
+    Args:
+        arch: the dense architecture.
+        heads: attention heads that each of the L blocks keeps.
+        channels: MLP channels that each of the L blocks keeps.
+        attention: how attention is computed.
+
+    Raises:
+        ValueError: `attention` is unknown.
+    """
+
+    def __init__(
+        self, arch: SamVit, heads: Sequence[int], channels: Sequence[int], attention: AttentionMode = "fast"
+    ) -> None:
         super().__init__()
         if attention not in ("fast", "plain"):
             raise ValueError(f"attention must be 'fast' or 'plain', not {attention!r}")
-        arch = spec.arch
         self.img_size = arch.img_size
         self.patch_embed = PatchEmbed(arch.embed_dim, arch.patch_size)
         self.pos_embed = nn.Parameter(torch.empty(1, arch.grid, arch.grid, arch.embed_dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.ModuleList(
-            Block(arch.embed_dim, arch.head_dim, heads, channels, arch.grid, arch.window(index), attention)
-            for index, (heads, channels) in enumerate(zip(spec.heads, spec.channels, strict=True))
+            Block(arch, index, heads_kept, channels_kept, attention)
+            for index, (heads_kept, channels_kept) in enumerate(zip(heads, channels, strict=True))
         )
         self.neck = nn.Sequential(
             nn.Conv2d(arch.embed_dim, arch.out_chans, kernel_size=1, bias=False),
@@ -53,6 +66,7 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode normalised images: (B, 3, S, S) -> embeddings (B, out_chans, g, g)."""
         x = self.patch_embed(x) + self.pos_embed
         for block in self.blocks:
             x = block(x)
@@ -62,19 +76,20 @@ class ImageEncoder(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image (B, 3, S, S) -> tokens (B, g, g, C), one per patch."""
+    """Linear embedding of patches."""
 
     def __init__(self, embed_dim: int, patch_size: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Turn images (B, 3, S, S) into tokens (B, g, g, C), one per patch."""
         patches: Tensor = self.proj(x)
         return patches.permute(0, 2, 3, 1)
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of (B, C, H, W)."""
+    """Layer normalisation over channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -82,30 +97,24 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W) over C."""
         last = x.permute(0, 2, 3, 1)
         return F.layer_norm(last, self.weight.shape, self.weight, self.bias, eps=1e-6).permute(0, 3, 1, 2)
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a layer normalisation and added to the residual stream (B, g, g, C)."""
+    """Attention and MLP, each behind a layer normalisation."""
 
-    def __init__(
-        self,
-        dim: int,
-        head_dim: int,
-        heads: int,
-        channels: int,
-        grid: int,
-        window: int,
-        attention: AttentionMode,
-    ) -> None:
+    def __init__(self, arch: SamVit, index: int, heads: int, channels: int, attention: AttentionMode) -> None:
         super().__init__()
+        dim, window = arch.embed_dim, arch.window(index)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, head_dim, heads, window or grid, windowed=window > 0, mode=attention)
+        self.attn = Attention(dim, arch.head_dim, heads, window or arch.grid, windowed=window > 0, mode=attention)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add attention and MLP to the residual stream, (B, g, g, C) -> (B, g, g, C)."""
         x = x + (self.attn(self.norm1(x)) if self.attn.heads else self.attn.proj.bias)
         return x + (self.mlp(self.norm2(x)) if self.mlp.channels else self.mlp.lin2.bias)
 
@@ -120,17 +129,21 @@ class Mlp(nn.Module):
         self.lin2 = _linear(channels, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Transform tokens, (..., C) -> (..., C)."""
         out: Tensor = self.lin2(F.gelu(self.lin1(x)))
         return out
 
 
 class Attention(nn.Module):
-    """Self-attention with decomposed relative positions, over the whole grid or within windows.
+    """Self-attention with decomposed relative positions, in windows or over the grid.
 
     Args:
-        dim: C of the residual stream. head_dim: d. heads: H.
+        dim: C, width of the residual stream.
+        head_dim: d, width of a head.
+        heads: H, number of heads.
         side: S, tokens along one side of what is attended to (window or grid); tables have 2·S - 1 rows.
         windowed: whether the grid is cut into windows, zero-padded right and below to a multiple of S.
+        mode: how attention is computed.
     """
 
     def __init__(self, dim: int, head_dim: int, heads: int, side: int, windowed: bool, mode: AttentionMode) -> None:
@@ -146,7 +159,7 @@ class Attention(nn.Module):
         nn.init.trunc_normal_(self.rel_pos_w, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, h, w, C) -> (B, h, w, C)."""
+        """Attend: tokens (B, h, w, C) -> (B, h, w, C)."""
         height, width = x.shape[1:3]
         if self.mode == "plain":
             attended = self.proj(self._attend(self.qkv(self._to_windows(x))))
@@ -164,7 +177,10 @@ class Attention(nn.Module):
         return -length % self.side
 
     def _to_windows(self, x: Tensor) -> Tensor:
-        """(B, h, w, K) -> (B·windows, S, S, K), zero-padded; unchanged without windows."""
+        """Cut into windows: (B, h, w, K) -> (B·windows, S, S, K).
+
+        The right and lower windows are zero-padded. The result is `x` itself if attention is global.
+        """
         if not self.windowed:
             return x
         x = F.pad(x, (0, 0, 0, self._padding(x.shape[2]), 0, self._padding(x.shape[1])))
@@ -174,7 +190,7 @@ class Attention(nn.Module):
         return x.transpose(2, 3).flatten(0, 2)
 
     def _from_windows(self, x: Tensor, height: int, width: int) -> Tensor:
-        """(B·windows, S, S, K) -> (B, height, width, K), padding cut off."""
+        """Undo `_to_windows`: (B·windows, S, S, K) -> (B, height, width, K)."""
         if not self.windowed:
             return x
         rows = (height + self._padding(height)) // self.side
@@ -184,7 +200,7 @@ class Attention(nn.Module):
         return x.flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """Projected tokens (B, S, S, 3·H·d) -> attended values (B, S, S, H·d)."""
+        """Attend within windows: (B, S, S, 3·H·d) -> attended values (B, S, S, H·d)."""
         # (B, S, S, 3·H·d) -> q, k, v of (B, H, S, S, d)
         split = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)
         q, k, v = split.permute(3, 0, 4, 1, 2, 5).unbind(0)
@@ -209,7 +225,10 @@ class Attention(nn.Module):
         return out
 
     def _folded(self, q: Tensor, k: Tensor, v: Tensor, along_h: Tensor, along_w: Tensor) -> Tensor:
-        """The one-hot part of a key picks its row's and its column's entry: q'·k' = s·q·k + rel_h + rel_w."""
+        """Attend with relative positions inside queries and keys.
+
+        The one-hot part of a key picks the entries of its row and its column, so q'·k' = s·q·k + rel_h + rel_w.
+        """
         side = self.side
         axis = torch.eye(side, dtype=k.dtype, device=k.device)
         # one-hot of each key's row and column, (S, S, S) -> (B, H, S, S, S)
@@ -220,13 +239,13 @@ class Attention(nn.Module):
         value = v.flatten(2, 3)
         if query.device.type == "cpu" and query.shape[2] <= _MOST_TOKENS_UNFUSED:
             return (query @ key.transpose(-2, -1)).softmax(dim=-1) @ value
-        # fused kernels want one width for queries, keys and values
+        # fused kernels need one width for queries, keys and values
         value = F.pad(value, (0, query.shape[-1] - self.head_dim))
         return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., : self.head_dim]
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that may have no inputs or no outputs."""
+    """Return a linear layer that may have no inputs or no outputs."""
     if inputs and outputs:
         return nn.Linear(inputs, outputs)
     with warnings.catch_warnings():

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcore.errors import MedcoreError
-from medcore.files import first_line
+from medcore.errors import CheckpointError, ConfigError, StorageError, brief
 from medcore.models.checkpoint import FORMAT, save
 from medcore.models.sam import MedSam
+from medcore.models.spec import DEFAULT_KIND
 from medcore.models.standalone import SCRIPT
 
 MODEL, STRUCTURE, ENCODER, DECODER = "model.safetensors", "model.json", "encoder.onnx", "decoder.onnx"
@@ -37,52 +37,76 @@ INSTALL = 'pip install "medcore-search[onnx]"'
 
 #: The newest opset that ONNX Runtime's stable kernels cover and in which layer normalisation is one operator.
 _OPSET = 18
-#: Protocol buffers end at 2 GiB; larger weights go into a file beside the graph.
+#: Protocol buffers end at 2 GiB, so larger weights go into a file next to the graph.
 _MOST_BYTES_INSIDE = 1_800_000_000
 
 
 def write_standalone(folder: Path, model: MedSam, info: Mapping[str, str] | None = None) -> list[Path]:
-    """Write weights, structure and the loader that needs only torch and segment_anything. Returns the files.
+    """Write weights, structure and the standalone loader.
+
+    The loader needs only torch and segment_anything.
 
     Args:
-        folder: exists; files of the same names are replaced. info: further metadata, as for `checkpoint.save`.
+        folder: exists; files of the same names are replaced.
+        model: of segment-anything's kind.
+        info: further metadata, as for `checkpoint.save`.
 
-    Raises: MedcoreError if the folder cannot be written.
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: the model is of another kind, which the loader does not know.
+        StorageError: the folder cannot be written.
     """
+    if model.arch.kind != DEFAULT_KIND:
+        raise ConfigError(f"the standalone loader rebuilds models of kind {DEFAULT_KIND} only, not {model.arch.kind}")
     save(folder / MODEL, model, info)
     try:
         shutil.copyfile(SCRIPT, folder / SCRIPT.name)
     except OSError as error:
-        raise MedcoreError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
+        raise StorageError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     return [folder / MODEL, _write_structure(folder, model, info), folder / SCRIPT.name]
 
 
 def write_onnx(folder: Path, model: MedSam, info: Mapping[str, str] | None = None) -> list[Path]:
-    """Write encoder, decoder (see the module's text) and structure. Returns the files.
+    """Write encoder and decoder (see the module's text) and structure.
 
-    Args: as `write_standalone`. `model` is left as it is; its copy is exported on the CPU, in float32.
+    `model` is left as it is. A copy of it is exported on the CPU, in float32.
 
-    Raises: MedcoreError if a package for ONNX is missing, the model cannot be exported or the folder not written.
+    Args:
+        folder: exists; files of the same names are replaced.
+        model: the model.
+        info: further metadata, as for `checkpoint.save`.
+
+    Returns:
+        The files.
+
+    Raises:
+        MedcoreError: a package for ONNX is missing, or the model cannot be exported, or the folder cannot be written.
     """
     require_onnx()
     arch = model.arch
     still = copy.deepcopy(model).cpu().float().eval()
     embedding = torch.zeros(1, arch.out_chans, arch.grid, arch.grid)
-    # two boxes: the exporter takes a size of 1 for fixed
+    # two boxes, because the exporter takes a size of 1 for fixed
     boxes = torch.tensor([[0.0, 0.0, arch.img_size / 2, arch.img_size / 2]]).repeat(2, 1)
     image = torch.zeros(1, 3, arch.img_size, arch.img_size)
     _export(folder / ENCODER, _Encoder(still), {"image": image}, "embedding", None)
     free = {"embedding": None, "boxes": {0: torch.export.Dim("prompts", min=1)}}
     _export(folder / DECODER, _Decoder(still), {"embedding": embedding, "boxes": boxes}, "logits", free)
-    beside = sorted(path for name in (ENCODER, DECODER) for path in folder.glob(f"{name}.data"))
-    return [folder / ENCODER, folder / DECODER, *beside, _write_structure(folder, model, info)]
+    weights = sorted(path for name in (ENCODER, DECODER) for path in folder.glob(f"{name}.data"))
+    return [folder / ENCODER, folder / DECODER, *weights, _write_structure(folder, model, info)]
 
 
 def require_onnx() -> None:
-    """Raises `MedcoreError` with the cure if a package that torch's exporter asks for is missing."""
+    """Check that the packages that torch's exporter needs are installed.
+
+    Raises:
+        MedcoreError: one is missing; the message says how to install it.
+    """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise MedcoreError(f"ONNX files need the package {package}, which is missing; {INSTALL}")
+            raise ConfigError(f"ONNX files need the package {package}, which is missing; {INSTALL}")
 
 
 class _Encoder(nn.Module):
@@ -121,14 +145,17 @@ def _export(path: Path, module: nn.Module, inputs: dict[str, Tensor], output: st
                 verbose=False,
             )
     except OSError as error:
-        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
     except torch.onnx.OnnxExporterError as error:
-        raise MedcoreError(f"{path}: this model cannot be written as ONNX ({first_line(error)})") from None
+        raise CheckpointError(f"{path}: this model cannot be written as ONNX ({brief(error, first=120)})") from None
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress, and warns of details of its own that no user can change."""
+    """Silence the exporter.
+
+    It prints its progress, and warns of details of its own that no user can change.
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -141,7 +168,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_structure(folder: Path, model: MedSam, info: Mapping[str, str] | None) -> Path:
-    """`model.json`: the spec, and `info` in which texts that are JSON are objects."""
+    """Write `model.json` with the spec and `info`, whose JSON texts become objects."""
     entries: dict[str, Any] = {"format": FORMAT, "spec": model.spec.to_dict()}
     for name, text in (info or {}).items():
         try:
@@ -152,5 +179,5 @@ def _write_structure(folder: Path, model: MedSam, info: Mapping[str, str] | None
     try:
         path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
     return path

@@ -1,55 +1,87 @@
-"""Prunable groups of the image encoder: attention heads and MLP channels (method §2).
-
-Everything per group is held as one array per block, because blocks of a pruned model differ in width.
-"""
+"""Sums over groups and entries of groups, for any site (method §2)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:  # what only ranks groups, as a configuration does, need not wait for torch
-    from torch import Tensor
-
-Array = npt.NDArray[Any]
+from medcore.models.sites import Site, TensorSlice
 
 
-@dataclass(frozen=True)
-class PerGroup:
-    """One value per group: `heads[l]` has shape (H_l,), `channels[l]` has shape (M_l,). Scores or keep masks."""
-
-    heads: tuple[Array, ...]
-    channels: tuple[Array, ...]
-
-    @property
-    def depth(self) -> int:
-        return len(self.heads)
-
-
-def head_sums(qkv_weight: Tensor, qkv_bias: Tensor, proj_weight: Tensor, heads: int) -> Tensor:
-    """Sum a per-parameter quantity over each head: its rows of Q, K, V (weight and bias) and its columns of proj.
+def group_sums(site: Site, width: int, values: Mapping[str, Tensor]) -> Tensor:
+    """Sum a per-parameter quantity over each group of a site.
 
     Args:
-        qkv_weight: (3·H·d, C). qkv_bias: (3·H·d,). proj_weight: (C, H·d). heads: H.
+        site: the site.
+        width: G, groups that it has now.
+        values: the quantity by the parameter's name in the model. Tensors that are no parameters are left out.
 
-    Returns: (H,)
+    Returns:
+        (G,), on the device of `values`.
     """
-    if heads == 0:
-        return qkv_bias.new_zeros(0)
-    # (3·H·d, C) -> (3, H, d·C) -> (H,)
-    rows = qkv_weight.reshape(3, heads, -1).sum(dim=(0, 2)) + qkv_bias.reshape(3, heads, -1).sum(dim=(0, 2))
-    # (C, H·d) -> (C, H, d) -> (H,)
-    return rows + proj_weight.reshape(proj_weight.shape[0], heads, -1).sum(dim=(0, 2))
+    sums = [slice_sums(part, width, values[part.name]) for part in site.tensors if part.name in values]
+    total = sums[0]
+    for other in sums[1:]:
+        total = total + other
+    return total
 
 
-def channel_sums(lin1_weight: Tensor, lin1_bias: Tensor, lin2_weight: Tensor) -> Tensor:
-    """Sum a per-parameter quantity over each MLP channel: its row and bias of lin1 and its column of lin2.
+def gate_gradients(site: Site, width: int, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> Tensor:
+    """Return ∂loss/∂gate of a gate on each group's output.
+
+    The gate scales the slices that carry the output, so its gradient is the sum of weight times gradient over them.
 
     Args:
-        lin1_weight: (M, C). lin1_bias: (M,). lin2_weight: (C, M).
+        site: the site.
+        width: G, groups that it has now.
+        weights: parameters of the model by name.
+        gradients: gradients of the loss by name.
 
-    Returns: (M,)
+    Returns:
+        (G,) float64, on the device of `weights`.
     """
-    return lin1_weight.sum(dim=1) + lin1_bias + lin2_weight.sum(dim=0)
+    parts = [part for part in site.tensors if part.output and part.name in weights]
+    products = ((weights[part.name] * gradients[part.name]).double() for part in parts)
+    # over all other axes first, then within groups
+    sums = [_arranged(part, width, values).sum(dim=0).sum(dim=1) for part, values in zip(parts, products, strict=True)]
+    return torch.stack(sums).sum(dim=0)
+
+
+def slice_sums(part: TensorSlice, width: int, values: Tensor) -> Tensor:
+    """Sum the entries of one tensor over each group.
+
+    Args:
+        part: how groups lie in the tensor.
+        width: G, groups that the tensor has now.
+        values: of the tensor's shape.
+
+    Returns:
+        (G,).
+    """
+    if width == 0:
+        return values.new_zeros(0)
+    return _arranged(part, width, values).sum(dim=(0, 2))
+
+
+def _arranged(part: TensorSlice, width: int, values: Tensor) -> Tensor:
+    """Reshape to (everything before, G, everything within a group and after)."""
+    if part.axis is None:
+        return values.reshape(1, 1, values.numel())
+    before, after = values.shape[: part.axis].numel(), values.shape[part.axis + 1 :].numel()
+    # nothing inferred, because another site may have left another axis without entries
+    return values.reshape(before * part.outer, width, values.shape[part.axis] // (part.outer * width) * after)
+
+
+def kept_entries(part: TensorSlice, keep: Tensor) -> Tensor:
+    """Mark the entries of the tensor's axis that belong to kept groups.
+
+    Args:
+        part: how groups lie in the tensor; its axis must not be None.
+        keep: bool (G,).
+
+    Returns:
+        bool (outer·G·inner,).
+    """
+    return keep.repeat_interleave(part.inner).repeat(part.outer)

@@ -1,6 +1,7 @@
-"""What a model looks like, as text: the dense architecture and the width each encoder block keeps.
+"""The structure of a model: the dense architecture and the groups that each site keeps.
 
-A pruned checkpoint is an `EncoderSpec` (JSON) and a state dictionary; nothing else is needed to rebuild it.
+A pruned checkpoint is a `ModelSpec` (JSON) and a state dictionary; nothing else is needed to rebuild it. The registry
+of kinds of architecture is in `medcore.models.architectures`.
 """
 
 from __future__ import annotations
@@ -8,41 +9,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError
+from medcore.models.sites import Block, Cost, Family, Site, by_family, from_families
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medcore.models.encoder import AttentionMode
 
 T = TypeVar("T")
 
 
-def _check_types(values: Any, where: str) -> None:
-    """Raise `MedcoreError` unless numbers are positive and finite and tuples hold finite numbers, as annotated."""
-    for field in dataclasses.fields(values):
-        value = getattr(values, field.name)
-        if field.type == "str" and not (isinstance(value, str) and value):
-            raise MedcoreError(f"{where}: {field.name} must be a text, not {value!r}")
-        if field.type == "int" and not (_is_number(value, int) and value >= 1):
-            raise MedcoreError(f"{where}: {field.name} must be a positive whole number, not {value!r}")
-        if field.type == "float" and not (_is_number(value, int, float) and value > 0):
-            raise MedcoreError(f"{where}: {field.name} must be a positive, finite number, not {value!r}")
-        if str(field.type).startswith("tuple"):
-            kinds, words = ((int,), "whole numbers") if "int" in str(field.type) else ((int, float), "finite numbers")
-            if not (isinstance(value, tuple) and all(_is_number(item, *kinds) for item in value)):
-                raise MedcoreError(f"{where}: {field.name} must be a list of {words}, not {value!r}")
-
-
-def _is_number(value: Any, *kinds: type) -> bool:
-    """Whether it is finite and of one of these types; True and False, which Python counts as integers, are not."""
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        return False
-    return not isinstance(value, float) or math.isfinite(value)
-
-
 @dataclass(frozen=True)
 class DecoderSpec:
-    """Mask decoder of segment-anything: the two-way transformer and the IoU head."""
+    """Shape of segment-anything's mask decoder.
+
+    Attributes:
+        depth: layers of the two-way transformer.
+        mlp_dim: hidden width of its MLPs.
+        num_heads: heads of its attention.
+        iou_head_depth: layers of the IoU head.
+        iou_head_hidden_dim: hidden width of the IoU head.
+    """
 
     depth: int = 2
     mlp_dim: int = 2048
@@ -51,154 +46,275 @@ class DecoderSpec:
     iou_head_hidden_dim: int = 256
 
     def __post_init__(self) -> None:
-        _check_types(self, "decoder")
+        check_fields(self, "decoder")
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A dense SAM-style model. Field names are those of segment-anything's `ImageEncoderViT`.
+class Architecture(ABC):
+    """A dense model: its shape, and what can be pruned.
 
-    `pixel_mean` and `pixel_std` are applied after each image has been min-max scaled to [0, 1] (MedSAM's protocol).
+    Prompt encoder and mask decoder are segment-anything's. Subclasses are frozen dataclasses that have at least the
+    fields below. A new encoder is one file with its modules and such a class, and an entry in the registry of kinds.
+
+    Attributes:
+        kind: key in the registry of kinds, written into files.
+        families: families of the sites, coarse groups before fine ones. A budget settles them in this order.
+        name: name of this size, such as "vit_b".
+        img_size: side of the model's square in pixels.
+        out_chans: width of the image embedding.
+        decoder: shape of the mask decoder.
+        pixel_mean: three numbers, subtracted from the colours of an image in [0, 1].
+        pixel_std: three numbers, by which the result is divided.
     """
+
+    kind: ClassVar[str]
+    families: ClassVar[tuple[Family, ...]]
 
     name: str
     img_size: int
-    patch_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    mlp_ratio: float
     out_chans: int
-    window_size: int
-    global_attn_indexes: tuple[int, ...]
-    decoder: DecoderSpec = DecoderSpec()
-    pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    decoder: DecoderSpec
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
 
     def __post_init__(self) -> None:
         where = f"architecture {self.name}"
-        _check_types(self, where)
-        if self.img_size % self.patch_size:
-            raise MedcoreError(f"{where}: img_size {self.img_size} is no multiple of patch_size")
-        if self.embed_dim % self.num_heads:
-            raise MedcoreError(f"{where}: embed_dim {self.embed_dim} is no multiple of num_heads")
-        if not 1 <= self.embed_dim * self.mlp_ratio < math.inf:
-            raise MedcoreError(f"{where}: mlp_ratio {self.mlp_ratio} makes an MLP of no or endlessly many channels")
+        check_fields(self, where)
         # segment_anything's decoder ends at an eighth of this width and halves it in its cross-attention
         if self.out_chans % 8 or self.out_chans % (2 * self.decoder.num_heads):
-            raise MedcoreError(
+            raise CheckpointError(
                 f"{where}: out_chans {self.out_chans} is no multiple of 8 and of twice the decoder's num_heads, "
                 f"{2 * self.decoder.num_heads}"
             )
-        if not all(0 <= block < self.depth for block in self.global_attn_indexes):
-            raise MedcoreError(f"{where}: global_attn_indexes name a block outside 0..{self.depth - 1}")
         if len(self.pixel_mean) != 3:
-            raise MedcoreError(f"{where}: pixel_mean must hold three numbers, not {self.pixel_mean}")
+            raise CheckpointError(f"{where}: pixel_mean must hold three numbers, not {self.pixel_mean}")
         if len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
-            raise MedcoreError(f"{where}: pixel_std must hold three positive numbers, not {self.pixel_std}")
+            raise CheckpointError(f"{where}: pixel_std must hold three positive numbers, not {self.pixel_std}")
 
     @property
-    def head_dim(self) -> int:
-        """Width of one attention head; pruning never changes it."""
-        return self.embed_dim // self.num_heads
-
-    @property
-    def mlp_dim(self) -> int:
-        """Hidden channels of a dense block's MLP."""
-        return int(self.embed_dim * self.mlp_ratio)
-
-    @property
+    @abstractmethod
     def grid(self) -> int:
-        """Patches along one side of the image."""
-        return self.img_size // self.patch_size
+        """Return the side of the image embedding."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the L blocks of the model, in the order of the forward pass."""
+
+    @property
+    @abstractmethod
+    def sites(self) -> tuple[Site, ...]:
+        """Return all sites, family by family, by block within a family.
+
+        Families have the order of `families`.
+        """
+
+    @property
+    @abstractmethod
+    def fixed(self) -> Cost:
+        """Return the cost of what no pruning removes."""
+
+    @abstractmethod
+    def build_encoder(self, spec: ModelSpec, attention: AttentionMode) -> nn.Module:
+        """Build the image encoder with the widths of `spec`.
+
+        It takes images (B, 3, S, S) and returns embeddings (B, out_chans, g, g).
+
+        Args:
+            spec: the widths.
+            attention: how attention is computed.
+        """
+
+    @property
+    def summary(self) -> str:
+        """Return the dense model in a few words for model cards."""
+        return f"Input {self.img_size}×{self.img_size} pixels"
+
+    @property
+    def activations(self) -> int:
+        """Return roughly how many values an image leaves for a backward pass."""
+        return 20 * len(self.blocks) * self.grid**2 * self.out_chans
 
     @property
     def low_res(self) -> int:
-        """Side of the decoder's low-resolution logits in pixels (image size / 4 for patches of 16)."""
+        """Return the side of the decoder's low-resolution logits in pixels."""
         return 4 * self.grid
 
-    def window(self, block: int) -> int:
-        """Window side of a block in patches; 0 means global attention."""
-        return 0 if block in self.global_attn_indexes else self.window_size
+    @cached_property
+    def dense_widths(self) -> tuple[int, ...]:
+        """Return the groups of every site of the dense model."""
+        return tuple(site.width for site in self.sites)
+
+    def family(self, name: str) -> Family:
+        """Return the family of this name.
+
+        Raises:
+            KeyError: the architecture has none.
+        """
+        return {family.name: family for family in self.families}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Return plain fields, with `kind` unless it is the default kind."""
+        fields = dataclasses.asdict(typing.cast(Any, self))
+        return fields if self.kind == DEFAULT_KIND else {"kind": self.kind, **fields}
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], where: str = "architecture") -> Architecture:
-        """Raises `MedcoreError` naming `where` for unknown, missing or ill-typed fields."""
-        values = dict(fields)
-        decoder = values.pop("decoder", {})
-        if not isinstance(decoder, Mapping):
-            raise MedcoreError(f"{where}: decoder must be an object, not {type(decoder).__name__}")
-        values["decoder"] = _construct(DecoderSpec, decoder, f"{where}: decoder")
-        for name in ("global_attn_indexes", "pixel_mean", "pixel_std"):
-            if isinstance(values.get(name), list):
-                values[name] = tuple(values[name])
-        return _construct(cls, values, where)
+
+#: The kind that architecture files without `kind` describe.
+DEFAULT_KIND = "sam_vit"
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
-    """An encoder of unequal widths: heads and MLP channels that each of the L blocks keeps (zero allowed)."""
+class ModelSpec:
+    """A model of unequal widths: the groups that each site keeps, zero allowed.
+
+    A site within a group that is cut keeps nothing.
+
+    Attributes:
+        arch: the dense architecture.
+        widths: one number a site, in the order of `arch.sites`.
+
+    Raises:
+        MedcoreError: the number of widths is wrong, a width is negative or beyond the dense one, or a family of the
+            architecture has no site.
+    """
 
     arch: Architecture
-    heads: tuple[int, ...]
-    channels: tuple[int, ...]
+    widths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        for family, counts, most in (
-            ("heads", self.heads, self.arch.num_heads),
-            ("channels", self.channels, self.arch.mlp_dim),
-        ):
-            if len(counts) != self.arch.depth:
-                raise MedcoreError(f"spec: {len(counts)} {family} counts for {self.arch.depth} blocks")
-            if not all(0 <= count <= most for count in counts):
-                raise MedcoreError(f"spec: {family} counts must lie in 0..{most}, got {list(counts)}")
+        sites = self.arch.sites
+        if idle := {family.name for family in self.arch.families} - {site.family.name for site in sites}:
+            raise CheckpointError(f"architecture {self.arch.name}: {', '.join(sorted(idle))} has no site")
+        if len(self.widths) != len(sites):
+            raise CheckpointError(f"spec: {len(self.widths)} widths for {len(sites)} sites")
+        for site, width in zip(sites, self.widths, strict=True):
+            if not 0 <= width <= site.width:
+                raise CheckpointError(f"spec: the width of {site.name} must lie in 0..{site.width}, got {width}")
+        kept, gone = list(self.widths), set()
+        for index, site in enumerate(sites):
+            # sites come after the site that holds them
+            if site.within in gone:
+                kept[index] = 0
+            if not kept[index]:
+                gone.add(site.name)
+        object.__setattr__(self, "widths", tuple(kept))
 
     @classmethod
-    def dense(cls, arch: Architecture) -> EncoderSpec:
-        return cls(arch, (arch.num_heads,) * arch.depth, (arch.mlp_dim,) * arch.depth)
+    def dense(cls, arch: Architecture) -> ModelSpec:
+        """Return the widths of the unpruned model."""
+        return cls(arch, arch.dense_widths)
+
+    @classmethod
+    def of(cls, arch: Architecture, budget: Mapping[str, Sequence[int]], where: str = "spec") -> ModelSpec:
+        """Return the spec of a budget.
+
+        Args:
+            arch: the dense architecture.
+            budget: family name -> one width a site of that family.
+            where: place of the budget, for messages.
+
+        Raises:
+            MedcoreError: a family is missing, or has more or fewer widths than sites.
+        """
+        for family in arch.families:
+            if family.name not in budget:
+                raise CheckpointError(f"{where}: field '{family.name}' is missing")
+            sites = sum(site.family == family for site in arch.sites)
+            if len(budget[family.name]) != sites:
+                raise CheckpointError(f"{where}: {len(budget[family.name])} {family.name} counts for {sites} sites")
+        return cls(arch, tuple(from_families(arch.sites, budget)))
 
     @property
     def is_dense(self) -> bool:
-        return self == EncoderSpec.dense(self.arch)
+        """Return whether no group is gone."""
+        return self.widths == self.arch.dense_widths
+
+    @property
+    def budget(self) -> dict[str, list[int]]:
+        """Return the widths by family, as files and rows hold them."""
+        return by_family(self.arch.sites, self.widths)
+
+    def family(self, name: str) -> tuple[int, ...]:
+        """Return the widths of one family's sites.
+
+        Raises:
+            KeyError: the architecture has no such family.
+        """
+        return tuple(self.budget[name])
 
     def to_dict(self) -> dict[str, Any]:
-        return {"arch": self.arch.to_dict(), "heads": list(self.heads), "channels": list(self.channels)}
+        """Return plain fields: `arch`, and one list of widths a family."""
+        return {"arch": self.arch.to_dict(), **self.budget}
 
     def to_json(self) -> str:
+        """Return `to_dict` as one line."""
         return json.dumps(self.to_dict())
 
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], where: str = "spec") -> EncoderSpec:
-        try:
-            arch, heads, channels = fields["arch"], fields["heads"], fields["channels"]
-            counts = tuple(map(int, heads)), tuple(map(int, channels))
-        except KeyError as missing:
-            raise MedcoreError(f"{where}: field {missing} is missing") from None
-        except (TypeError, ValueError):
-            raise MedcoreError(f"{where}: heads and channels must be lists of whole numbers") from None
-        if not isinstance(arch, Mapping):
-            raise MedcoreError(f"{where}: arch must be an object")
-        return cls(Architecture.from_dict(arch, where), *counts)
 
-    @classmethod
-    def from_json(cls, text: str, where: str = "spec") -> EncoderSpec:
-        try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise MedcoreError(f"{where}: not JSON ({error})") from None
-        if not isinstance(fields, Mapping):
-            raise MedcoreError(f"{where}: expected a JSON object")
-        return cls.from_dict(fields, where)
+#: Largest whole number of a description. A file that names more cannot be of a real model, and must not be allocated.
+LARGEST = 2**16
+#: Largest depth of an encoder, a decoder or a head, because every layer is built.
+DEEPEST = 512
 
 
-def _construct(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+def check_fields(values: Any, where: str) -> None:
+    """Check a dataclass's fields against their annotations.
+
+    Args:
+        values: the dataclass.
+        where: place of the values, for messages.
+
+    Raises:
+        MedcoreError: a text is empty, a number is not positive and finite or too large, or a tuple holds anything but
+            finite numbers.
+    """
+    hints = typing.get_type_hints(type(values))
+    for field in dataclasses.fields(values):
+        value, kind = getattr(values, field.name), hints[field.name]
+        if kind is str and not (isinstance(value, str) and value):
+            raise CheckpointError(f"{where}: {field.name} must be a text, not {value!r}")
+        most = DEEPEST if field.name.endswith("depth") else LARGEST
+        if kind is int and not (is_number(value, int) and value >= 1):
+            raise CheckpointError(f"{where}: {field.name} must be a positive whole number, not {value!r:.40}")
+        if kind is float and not (is_number(value, int, float) and value > 0):
+            raise CheckpointError(f"{where}: {field.name} must be a positive, finite number, not {value!r:.40}")
+        if kind in (int, float) and value > most:
+            raise CheckpointError(f"{where}: {field.name} must be at most {most}")
+        if typing.get_origin(kind) is tuple:
+            whole = typing.get_args(kind)[0] is int
+            kinds, words = ((int,), "whole numbers") if whole else ((int, float), "finite numbers")
+            if not (isinstance(value, tuple) and all(is_number(item, *kinds) for item in value)):
+                raise CheckpointError(f"{where}: {field.name} must be a list of {words}, not {value!r:.40}")
+            if len(value) > LARGEST or any(abs(item) > LARGEST for item in value):
+                raise CheckpointError(f"{where}: {field.name} is too long, or holds a number above {LARGEST}")
+
+
+def is_number(value: Any, *kinds: type) -> bool:
+    """Return whether `value` is finite and of one of these types.
+
+    True and False are no numbers here.
+    """
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        return False
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def construct(kind: type[T], values: Mapping[str, Any], where: str, lists: Collection[str] = ()) -> T:
+    """Build a dataclass from plain values.
+
+    Args:
+        kind: the dataclass.
+        values: values by field name.
+        where: place of the values, for messages.
+        lists: fields that are tuples in the dataclass and lists in files.
+
+    Raises:
+        MedcoreError: a field is unknown, missing or of the wrong type.
+    """
+    names = {field.name for field in dataclasses.fields(typing.cast(Any, kind))}
     if unknown := sorted(set(values) - names):
-        raise MedcoreError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(names))}")
+        raise CheckpointError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(names))}")
+    plain = {key: tuple(value) if key in lists and isinstance(value, list) else value for key, value in values.items()}
     try:
-        return kind(**values)
+        return kind(**plain)
     except TypeError as error:
-        raise MedcoreError(f"{where}: {str(error).removeprefix(kind.__name__ + '.__init__() ')}") from None
+        raise CheckpointError(f"{where}: {str(error).removeprefix(kind.__name__ + '.__init__() ')}") from None

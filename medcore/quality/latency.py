@@ -1,7 +1,7 @@
-"""Time and memory of a model where it runs, since a saving of FLOPs is not always one of time.
+"""Time and memory of a model on the device that runs it, because fewer FLOPs do not always take less time.
 
-Models that are to be compared take turns, so that a machine that slows down or is shared slows all of them. Each turn
-begins with calls that warm up and do not count; on a GPU every timed block ends when the GPU has ended.
+Models that are compared take turns, so that a machine that slows down or is shared slows all of them. Each turn
+begins with calls that warm up and do not count. On a GPU every timed block includes the wait for the GPU.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ Name = TypeVar("Name", bound=Hashable)
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: `rounds` turns a model, of calls for `block_seconds` (one at least) each.
+    """Length of a measurement.
 
-    Once `most_seconds` have gone, a round that has begun is the last one.
+    Attributes:
+        rounds: Turns of each model.
+        block_seconds: Length of a turn, which has one call at least.
+        most_seconds: No round begins after this time.
     """
 
     rounds: int = 15
@@ -46,7 +49,18 @@ class Effort:
 def measure(
     model: MedSam, batch: int = 1, threads: int | None = None, autocast: bool = False, effort: Effort | None = None
 ) -> Latency:
-    """`compare` of a single model."""
+    """Measure time and memory of a single model, as `compare` does.
+
+    Args:
+        model: Runs on the device of its parameters.
+        batch: Images in a call.
+        threads: Of the CPU; by default as many as torch uses now.
+        autocast: Whether to run in bfloat16.
+        effort: How long to measure.
+
+    Returns:
+        The model's figures.
+    """
     return compare({"": model}, batch, threads, autocast, effort)[""]
 
 
@@ -57,28 +71,45 @@ def compare(
     autocast: bool = False,
     effort: Effort | None = None,
 ) -> dict[str, Latency]:
-    """Time and memory of every model, each where its parameters lie, on random images and boxes.
+    """Measure time and memory of every model on random images and boxes.
 
     Args:
-        batch: images in a call. threads: of the CPU; default: as many as torch uses now. autocast: run in bfloat16.
+        models: Each runs on the device of its parameters.
+        batch: Images in a call.
+        threads: Of the CPU; by default as many as torch uses now.
+        autocast: Whether to run in bfloat16.
+        effort: How long to measure.
 
-    Raises: torch.OutOfMemoryError where a GPU cannot hold a call.
+    Returns:
+        Figures by name.
+
+    Raises:
+        torch.OutOfMemoryError: A GPU cannot hold a call.
     """
-    parts = {name: _Calls(model, batch, autocast) for name, model in models.items()}
-    # what is compared is timed next to one another
-    calls: dict[tuple[str, str], Call] = {(name, "encoder"): part.encode for name, part in parts.items()}
-    calls |= {(name, "whole"): part.segment for name, part in parts.items()}
+    timed = {name: _Calls(model, batch, autocast) for name, model in models.items()}
+    # encoders are timed next to one another, then whole calls
+    calls: dict[tuple[str, str], Call] = {(name, "encoder"): each.encode for name, each in timed.items()}
+    calls |= {(name, "whole"): each.segment for name, each in timed.items()}
     timings = take_turns(calls, threads, effort)
     return {
-        name: Latency(timings[name, "encoder"], timings[name, "whole"], part.peak_bytes())
-        for name, part in parts.items()
+        name: Latency(timings[name, "encoder"], timings[name, "whole"], each.peak_bytes())
+        for name, each in timed.items()
     }
 
 
 def take_turns(
     calls: Mapping[Name, Call], threads: int | None = None, effort: Effort | None = None
 ) -> dict[Name, Timing]:
-    """Time functions one after the other, round by round; arguments as `compare`."""
+    """Time functions one after the other, round by round.
+
+    Args:
+        calls: The functions by name.
+        threads: Of the CPU; by default as many as torch uses now.
+        effort: How long to measure.
+
+    Returns:
+        Times by name.
+    """
     effort = effort or Effort()
     count = threads or torch.get_num_threads()
     timers = {name: Timer("call()", globals={"call": call}, num_threads=count) for name, call in calls.items()}
@@ -93,7 +124,10 @@ def take_turns(
 
 
 def extra_bytes(call: Call, device: torch.device) -> int:
-    """The most that torch's allocator for `device` holds at once during a call, beyond what it held before."""
+    """Return the bytes that a call needs at most, beyond what was held before it.
+
+    They are those of torch's allocator for `device`.
+    """
     if device.type != "cuda":
         return _extra_bytes_on_cpu(call)
     torch.cuda.synchronize(device)
@@ -106,7 +140,7 @@ def extra_bytes(call: Call, device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """Model of the GPU or the CPU, as its driver or the operating system calls it."""
+    """Return the name of the GPU or CPU that its driver or the system gives."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -148,10 +182,13 @@ def _timing(seconds: list[float]) -> Timing:
 
 
 def _extra_bytes_on_cpu(call: Call) -> int:
-    """From the profiler's record of every allocation and release, in the form that it writes for other programs."""
-    # read once, when the profiler first starts: it would tell on standard error that it starts and stops
+    """Add up the profiler's record of every allocation and release.
+
+    The record is read in the form that the profiler writes for other programs.
+    """
+    # the profiler reads this when it first starts; without it, it reports start and stop on standard error
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    gc.collect()  # or what an earlier call left behind may go during this one, and is taken from its peak
+    gc.collect()  # garbage of an earlier call that is freed during this one would lower its peak
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as record:
         call()
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:

@@ -1,16 +1,15 @@
 """Boundary leverage: how far removing one per cent of the encoder moves the mask's edge (method §8).
 
-A level set {z = 0} that meets a small change δz shifts by |δz| / |∇z| pixels, to first order. Logit fields are
-handled in the model's frame: the low-resolution logits, upsampled bilinearly (align_corners=False) to the square of
-side S in which images and true masks lie. So ∇z, τ and displacements are in pixels of that square, not of the
-original image.
+A level set {z = 0} shifts by |δz| / |∇z| pixels under a small change δz, to first order. Logit fields are those of the
+model's frame: the low-resolution logits, upsampled bilinearly (align_corners=False) to the square of side S of images
+and true masks. So ∇z, τ and displacements are in pixels of that square, not of the original image.
 
 One step A → B removes ΔC percentage points of the dense encoder's parameters. For each image λ_bd95 is the 95th
 percentile, near the true boundary, of the predicted displacement, over ΔC; λ_reg is the mean over the whole frame of
 |z_B − z_A|, over ΔC. A step's value is the mean over images; `summary` takes medians over steps.
 
-An image counts in neither λ where the displacement is undefined: its true mask is empty, z_A is constant (no level
-set to move), or a logit is not finite. `images` says how many did count.
+An image counts in neither λ if the displacement is undefined: its true mask is empty, z_A is constant (no level set
+to move), or a logit is not finite. `images` says how many count.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import distance_transform_edt
 
 from medcore.quality.leverage_grid import (
     HEAD_SPARSITIES,
@@ -34,6 +33,7 @@ from medcore.quality.leverage_grid import (
     grid_steps,
     summary,
 )
+from medcore.quality.surfaces import surface
 
 __all__ = [
     "HEAD_SPARSITIES",
@@ -57,7 +57,7 @@ __all__ = [
 
 Floats = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
-#: Distances from the true boundary within which λ_bd95 looks, in pixels.
+#: Distances from the true boundary, in pixels, within which λ_bd95 is measured.
 TAUS = (3.0, 5.0)
 #: Steps that remove no more than this many percentage points of the parameters are skipped: λ divides by it.
 LEAST_POINTS = 0.01
@@ -68,7 +68,7 @@ _BOUNDARY_PERCENTILE = 95
 
 @dataclass(frozen=True, eq=False)
 class Leverage:
-    """What one step does to the fields at one τ.
+    """Effect of one step on the fields at one τ.
 
     Attributes:
         displacements: (N,) 95th percentile of the predicted displacement near each image's true boundary, in pixels;
@@ -83,46 +83,50 @@ class Leverage:
 
     @property
     def images(self) -> int:
-        """How many images count."""
+        """Return how many images count."""
         return int(np.isfinite(self.displacements).sum())
 
     @property
     def displacement_p95(self) -> float:
-        """Mean over the images that count, in pixels; NaN where none does."""
+        """Return the mean over the images that count, in pixels; NaN if none does."""
         return float(np.nanmean(self.displacements)) if self.images else float("nan")
 
     @property
     def logit_change(self) -> float:
-        """Mean over the images that count; NaN where none does."""
+        """Return the mean over the images that count; NaN if none does."""
         return float(np.nanmean(self.changes)) if self.images else float("nan")
 
     @property
     def skipped(self) -> bool:
-        """Whether ΔC is too small for λ (`LEAST_POINTS`)."""
+        """Return whether ΔC is too small for λ (`LEAST_POINTS`)."""
         return self.removed_points <= LEAST_POINTS
 
     @property
     def lambda_bd95(self) -> float:
-        """Pixels per percentage point; NaN for a skipped step."""
+        """Return λ_bd95 in pixels per percentage point (8.1); NaN for a skipped step."""
         return float("nan") if self.skipped else self.displacement_p95 / self.removed_points
 
     @property
     def lambda_reg(self) -> float:
-        """Logits per percentage point; NaN for a skipped step."""
+        """Return λ_reg in logits per percentage point (8.2); NaN for a skipped step."""
         return float("nan") if self.skipped else self.logit_change / self.removed_points
 
 
 def upsample(logits: Floats, side: int) -> Floats:
-    """Low-resolution logits (N, low, low) -> float32 (N, side, side), bilinear with align_corners=False."""
+    """Upsample low-resolution logits (N, low, low) to float32 (N, side, side).
+
+    The interpolation is bilinear with align_corners=False.
+    """
     fields = torch.from_numpy(np.asarray(logits, dtype=np.float32))[:, None]
     full: Floats = F.interpolate(fields, size=(side, side), mode="bilinear", align_corners=False)[:, 0].numpy()
     return full
 
 
 def gradient_magnitude(field: Floats) -> Floats:
-    """|∇z| by the Sobel operator over 8, in logits per pixel; (H, W) or (N, H, W) in and out.
+    """Return |∇z| by the Sobel operator over 8, in logits per pixel.
 
-    The frame's edge pixels are repeated outwards, so the slope across the edge counts half there.
+    Input and output are (H, W) or (N, H, W). The frame's edge pixels are repeated outwards, so the slope across the
+    edge counts half there.
     """
     z = _floats(field)
     padded = np.pad(z, [(0, 0)] * (z.ndim - 2) + [(1, 1), (1, 1)], mode="edge")
@@ -136,10 +140,11 @@ def gradient_magnitude(field: Floats) -> Floats:
 
 
 def displacement(z_a: Floats, z_b: Floats) -> Floats:
-    """Predicted shift of the level sets, |z_B − z_A| / max(|∇z_A|, clip), in pixels; (H, W) or (N, H, W).
+    """Predict the shift of the level sets in pixels, (H, W) or (N, H, W).
 
-    clip is the 5th percentile (linear) of each image's positive |∇z_A|: where the field is flat, first order says
-    nothing. A constant z_A has no level set, its displacements are NaN.
+    It is |z_B − z_A| / max(|∇z_A|, clip). clip is the 5th percentile (linear) of each image's positive |∇z_A|,
+    because first order says nothing about a flat field. A constant z_A has no level set, so its displacements are
+    NaN.
     """
     start, end = _floats(z_a), _floats(z_b)
     gradient = gradient_magnitude(start)
@@ -151,23 +156,24 @@ def displacement(z_a: Floats, z_b: Floats) -> Floats:
 
 
 def boundary_zone(mask: npt.ArrayLike, tau: float) -> Bools:
-    """Pixels whose centre lies at most `tau` pixels (Euclidean) from the centre of a true surface pixel.
+    """Return the pixels at most `tau` away from a true surface pixel.
 
-    The surface is that of HD95 (method §7), m ∧ ¬erode(m) with a 3×3 square and background outside the frame: the
-    outermost pixels of the object. An empty mask has an empty zone.
+    Distances are Euclidean, from centre to centre. The surface is that of HD95 (7.2). An empty mask has an empty
+    zone.
 
     Args:
-        mask: true mask in the frame of the fields, (H, W) or (N, H, W), nonzero inside the object.
+        mask: True mask in the frame of the fields, (H, W) or (N, H, W), nonzero inside the object.
+        tau: Distance in pixels.
 
-    Returns: bool, the shape of `mask`.
+    Returns:
+        bool, the shape of `mask`.
     """
     masks = np.asarray(mask) != 0
     zone: Bools = np.zeros_like(masks)
     height, width = masks.shape[-2:]
     for one, near in zip(masks.reshape(-1, height, width), zone.reshape(-1, height, width), strict=True):
         if one.any():
-            surface = one & ~binary_erosion(one, structure=np.ones((3, 3), dtype=bool))
-            distance: Any = distance_transform_edt(~surface)
+            distance: Any = distance_transform_edt(~surface(one))
             near[:] = distance <= tau
     return zone
 
@@ -175,10 +181,11 @@ def boundary_zone(mask: npt.ArrayLike, tau: float) -> Bools:
 def step_leverage(
     z_a: Floats, z_b: Floats, zones: Mapping[float, Bools], removed_points: float
 ) -> dict[float, Leverage]:
-    """Leverage of one step at each τ.
+    """Return the leverage of one step at each τ.
 
     Args:
-        z_a, z_b: low-resolution logits before and after, (N, low, low).
+        z_a: Low-resolution logits before, (N, low, low).
+        z_b: Low-resolution logits after, (N, low, low).
         zones: `boundary_zone` of the true masks in the model's square, (N, S, S), by τ.
         removed_points: ΔC of the step, percentage points of the dense encoder's parameters.
     """
@@ -193,31 +200,37 @@ def step_leverage(
             near = moved[zone[index]]
             if near.size:
                 values[tau][:, index] = np.percentile(near, _BOUNDARY_PERCENTILE), change
-    return {tau: Leverage(found[0], found[1], removed_points) for tau, found in values.items()}
+    return {tau: Leverage(near, change, removed_points) for tau, (near, change) in values.items()}
 
 
 def boundary_displacement(z_a: Floats, z_b: Floats, zone: Bools) -> npt.NDArray[np.float64]:
-    """Predicted displacement of each image's boundary, in pixels: the 95th percentile within its zone.
+    """Predict the displacement of each image's boundary in pixels.
+
+    It is the 95th percentile within the image's zone.
 
     Args:
-        z_a, z_b: low-resolution logits before and after, (N, low, low). zone: see `boundary_zone`, (N, S, S).
+        z_a: Low-resolution logits before, (N, low, low).
+        z_b: Low-resolution logits after, (N, low, low).
+        zone: As `boundary_zone` returns it, (N, S, S).
 
-    Returns: (N,), NaN for an image that does not count.
+    Returns:
+        (N,), NaN for an image that does not count.
     """
-    found = np.full(len(z_a), np.nan)
+    displacements = np.full(len(z_a), np.nan)
     for index, (low_a, low_b) in enumerate(zip(z_a, z_b, strict=True)):
         fields = _moved(low_a, low_b, zone.shape[-1])
         if fields is not None and zone[index].any():
-            found[index] = np.percentile(fields[0][zone[index]], _BOUNDARY_PERCENTILE)
-    return found
+            displacements[index] = np.percentile(fields[0][zone[index]], _BOUNDARY_PERCENTILE)
+    return displacements
 
 
 def _moved(low_a: Floats, low_b: Floats, side: int) -> tuple[Floats, float] | None:
-    """Predicted displacements (side, side) and mean |z_B − z_A| of one image; None where they are undefined.
+    """Return displacements (side, side) and mean |z_B − z_A| of one image.
 
-    One image at a time: the upsampled fields of all would fill gigabytes at S = 1024.
+    The result is None if they are undefined. One image at a time, because the upsampled fields of all would fill
+    gigabytes at S = 1024.
     """
-    # told from the logits as they are, for upsampling leaves rounding errors in a constant
+    # checked before upsampling, which leaves rounding errors in a constant
     if not np.isfinite([low_a, low_b]).all() or np.ptp(low_a) == 0:
         return None
     a, b = upsample(np.stack([low_a, low_b]), side)
@@ -227,16 +240,21 @@ def _moved(low_a: Floats, low_b: Floats, side: int) -> tuple[Floats, float] | No
 def schedule_leverage(
     z_dense: Floats, z_pruned: Floats, masks: npt.ArrayLike, removed_points: float, tau: float = TAUS[0]
 ) -> dict[str, float]:
-    """Leverage of one whole schedule, dense → pruned before recovery: a predictor that costs one evaluation.
+    """Return the leverage of one whole schedule, dense → pruned before recovery.
+
+    It costs one evaluation.
 
     Args:
-        z_dense, z_pruned: low-resolution logits of the same images, (N, low, low).
-        masks: true masks in the model's square, (N, S, S), nonzero inside the object.
-        removed_points: percentage points of the dense encoder's parameters that the schedule removes.
+        z_dense: Low-resolution logits of the dense model, (N, low, low).
+        z_pruned: Low-resolution logits of the pruned model for the same images.
+        masks: True masks in the model's square, (N, S, S), nonzero inside the object.
+        removed_points: Percentage points of the dense encoder's parameters that the schedule removes.
+        tau: Distance from the true boundary in pixels.
 
-    Returns: `leverage_bd95` (pixels a point), `leverage_reg` (logits a point) and `leverage_displacement_p95`
-        (pixels), means over images. The first two are NaN where nothing was removed (at most `LEAST_POINTS`), all
-        three where no image counts.
+    Returns:
+        `leverage_bd95` (pixels a point), `leverage_reg` (logits a point) and `leverage_displacement_p95` (pixels),
+        means over images. The first two are NaN if the schedule removes at most `LEAST_POINTS`, all three if no image
+        counts.
     """
     whole = step_leverage(z_dense, z_pruned, {tau: boundary_zone(masks, tau)}, removed_points)[tau]
     return {
@@ -252,6 +270,9 @@ def _clip(gradient: Floats) -> float:
 
 
 def _floats(field: npt.ArrayLike) -> Floats:
-    """Half precision and integers become float32, float64 stays: gradients are small differences."""
+    """Turn half precision and integers into float32; float64 stays.
+
+    Gradients are small differences, which half precision would lose.
+    """
     values = np.asarray(field)
     return values if values.dtype == np.float64 else values.astype(np.float32)

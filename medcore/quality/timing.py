@@ -1,4 +1,4 @@
-"""What a measurement of time and memory gives; apart from it, so that figures can be read without torch."""
+"""Results of a measurement of time and memory, in a file of their own so that they can be read without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds a call: median and interquartile range over `repeats` timed blocks."""
+    """Milliseconds a call.
+
+    Attributes:
+        median_ms: Median over the timed blocks.
+        iqr_ms: Interquartile range over the timed blocks.
+        repeats: Number of timed blocks.
+    """
 
     median_ms: float
     iqr_ms: float
@@ -19,10 +25,10 @@ class Latency:
     """One batch through a model.
 
     Attributes:
-        encoder: images -> embeddings; the part that is pruned.
-        whole: encoder, prompt encoder and mask decoder, a box for each image.
-        peak_bytes: tensors alive at the worst moment of a whole call: weights, input and all that torch's allocator
-            hands out meanwhile. What the process needs besides (libraries and their scratch memory) is not in it.
+        encoder: From images to embeddings; this module is pruned.
+        whole: Encoder, prompt encoder and mask decoder, a box for each image.
+        peak_bytes: Tensors alive at the worst moment of a whole call: weights, input and what torch's allocator gives
+            out during the call. Libraries and their scratch memory do not count.
     """
 
     encoder: Timing

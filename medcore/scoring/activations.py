@@ -1,4 +1,4 @@
-"""How strongly heads and MLP channels fire: the forward-only criterion that structured pruning often uses."""
+"""Mean activation of groups, a criterion that needs forward passes only (method §10)."""
 
 from __future__ import annotations
 
@@ -8,46 +8,55 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from medcore.models.spec import EncoderSpec
+from medcore.models.sites import Watch
+from medcore.models.spec import ModelSpec
 
-
-class Activations:
-    """Filled by every forward pass inside `recording`, for the batch of that pass.
-
-    Attributes:
-        heads: block -> (H_l,), L2 norm of a head's output (d values), mean over tokens and images.
-        channels: block -> (M_l,), absolute value of a channel behind GELU, mean over tokens and images.
-        Blocks without heads (channels) never appear, since nothing of theirs runs.
-    """
-
-    def __init__(self) -> None:
-        self.heads: dict[int, Tensor] = {}
-        self.channels: dict[int, Tensor] = {}
+#: Number of a site -> (G,), L2 norm of a group's output, mean over tokens and images. Sites without groups do not
+#: appear.
+Activations = dict[int, Tensor]
 
 
 @contextmanager
-def recording(encoder: nn.Module, spec: EncoderSpec) -> Iterator[Activations]:
-    """Watch what enters the output projections of all blocks of `encoder`."""
-    seen = Activations()
+def recording(model: nn.Module, spec: ModelSpec) -> Iterator[Activations]:
+    """Record the mean activation of every group in each forward pass.
+
+    Args:
+        model: has the widths of `spec`.
+        spec: the model's structure.
+
+    Yields:
+        A dictionary that every forward pass fills with the means over its batch.
+    """
+    seen: Activations = {}
     handles = []
-
-    def watch(block: int, heads: int) -> None:
-        def on_proj(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            # (B, h, w, H·d) -> (tokens, H, d) -> (H,)
-            by_head = inputs[0].detach().reshape(-1, heads, spec.arch.head_dim)
-            seen.heads[block] = torch.linalg.vector_norm(by_head, dim=-1).mean(dim=0)
-
-        def on_lin2(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            seen.channels[block] = inputs[0].detach().flatten(0, -2).abs().mean(dim=0)
-
-        module = encoder.get_submodule(f"blocks.{block}")
-        handles.append(module.get_submodule("attn.proj").register_forward_pre_hook(on_proj))
-        handles.append(module.get_submodule("mlp.lin2").register_forward_pre_hook(on_lin2))
-
-    for block, heads in enumerate(spec.heads):
-        watch(block, heads)
+    for number, (site, width) in enumerate(zip(spec.arch.sites, spec.widths, strict=True)):
+        if width:
+            handles.append(_watch(model.get_submodule(site.watch.module), site.watch, number, seen))
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _watch(module: nn.Module, watch: Watch, number: int, seen: Activations) -> torch.utils.hooks.RemovableHandle:
+    def on_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[number] = _mean_norms(inputs[0].detach().movedim(watch.axis, -1), watch.inner)
+
+    def on_change(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        change = (output - inputs[0]).detach().movedim(watch.axis, -1)
+        seen[number] = _mean_norms(change, change.shape[-1])
+
+    if watch.kind == "change":
+        return module.register_forward_hook(on_change)
+    return module.register_forward_pre_hook(on_input)
+
+
+def _mean_norms(features: Tensor, inner: int) -> Tensor:
+    """Return the mean norm of each group, (…, G·inner) -> (G,)."""
+    if inner == 1:
+        return features.flatten(0, -2).abs().mean(dim=0)
+    # (tokens, G, inner) -> (G,)
+    by_group = features.reshape(-1, features.shape[-1] // inner, inner)
+    norms: Tensor = torch.linalg.vector_norm(by_group, dim=-1)
+    return norms.mean(dim=0)

@@ -1,194 +1,272 @@
-"""From a score table to one score a group, in milliseconds: MedCore's mixture and its baselines (method §4, §10)."""
+"""One score a group from a score table, by MedCore's mixture or a baseline (method §4, §10)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medcore.errors import MedcoreError
-from medcore.models.cost import group_flops
-from medcore.models.groups import PerGroup
-from medcore.models.spec import Architecture
-from medcore.scoring.score_table import ScoreTable
+from medcore.errors import CheckpointError, ConfigError
+from medcore.models.sites import PerSite
+from medcore.models.spec import Architecture, ModelSpec
+from medcore.registry import Registry
+from medcore.scoring.score_table import ScoreTable, families_of
 
 Floats = npt.NDArray[np.float64]
 
-#: What groups may be ranked by. Besides MedCore's own Q (method §4) these are the baselines of method §10: Fisher
-#: pruning (zero scores at w = 0), Michel's head importance |∂loss/∂gate| and its analogue for channels, the mean
-#: activation, the magnitude Σθ², and chance.
-CRITERIA = ("medcore", "fisher", "michel", "activation", "magnitude", "random")
+#: Scores of one family, (S, G): higher means keep. Groups beyond a site's width are ignored.
+Criterion = Callable[[ScoreTable, str, "ScoringWeights"], Floats]
+
+#: Criteria to rank groups by: MedCore's own Q (method §4), and the baselines of method §10.
+CRITERIA: Registry[Criterion] = Registry("criterion")
+#: MedCore's criterion, with which all others can be blended.
+OWN = "medcore"
+
+_ALPHA = "alpha_"
 
 
 @dataclass(frozen=True)
 class ScoringWeights:
-    """How a trial mixes a score table; the defaults are the reference, with equal data sets.
+    """Weights by which a trial mixes a score table (method §4).
+
+    The defaults are the reference, with equal data sets.
 
     Attributes:
-        alpha_heads, alpha_channels: share of the zero score in [0, 1]; None: adaptive, one α per block.
+        alpha: family -> share of the zero score in [0, 1]. None, or no entry: adaptive, one α per block.
         beta: weight of the variance over data sets.
         mixture: data set -> weight; normalised to sum 1, absent data sets weigh 0. None: equal.
         boundary_weight: w of the loss. It must be a node of the table where reset scores are needed.
         tau: scores are divided by (paper FLOPs of the group)^tau.
-        criterion: one of `CRITERIA`; of the fields above the others use `mixture` and `tau`, michel `boundary_weight`.
-        blend: share of `criterion` beside MedCore's own score, both divided by their mean over the block; 1: alone.
-        seed: of the criterion "random".
+        criterion: a name in `CRITERIA`. Of the fields above the baselines use `mixture` and `tau`, and Michel's uses
+            `boundary_weight`.
+        blend: share of `criterion` next to MedCore's own score, both divided by their mean over the site; 1: alone.
+        seed: seed of the criterion "random".
+
+    Raises:
+        MedcoreError: a value is out of range, or the criterion is unknown.
     """
 
-    alpha_heads: float | None = None
-    alpha_channels: float | None = None
+    alpha: Mapping[str, float | None] = field(default_factory=dict)
     beta: float = 0.3
     mixture: Mapping[str, float] | None = None
     boundary_weight: float = 3.0
     tau: float = 0.0
-    criterion: str = "medcore"
+    criterion: str = OWN
     blend: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("alpha_heads", "alpha_channels"):
-            alpha = getattr(self, name)
+        for family, alpha in self.alpha.items():
             if alpha is not None and not 0 <= alpha <= 1:
-                raise MedcoreError(f"scoring weights: {name} must lie in [0, 1], got {alpha}")
+                raise ConfigError(f"scoring weights: {_ALPHA}{family} must lie in [0, 1], got {alpha}")
         if self.criterion not in CRITERIA:
-            raise MedcoreError(
-                f"scoring weights: unknown criterion '{self.criterion}'; known are {', '.join(CRITERIA)}"
-            )
+            known = ", ".join(CRITERIA.names())
+            raise ConfigError(f"scoring weights: unknown criterion '{self.criterion}'; known are {known}")
         if not 0 <= self.blend <= 1:
-            raise MedcoreError(f"scoring weights: blend must lie in [0, 1], got {self.blend}")
+            raise ConfigError(f"scoring weights: blend must lie in [0, 1], got {self.blend}")
         for name in ("beta", "boundary_weight", "tau"):
             if not np.isfinite(getattr(self, name)):
-                raise MedcoreError(f"scoring weights: {name} must be finite, got {getattr(self, name)}")
+                raise ConfigError(f"scoring weights: {name} must be finite, got {getattr(self, name)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, with one `alpha_FAMILY` a family."""
+        fields = dataclasses.asdict(self)
+        return {**{f"{_ALPHA}{family}": value for family, value in fields.pop("alpha").items()}, **fields}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScoringWeights:
+        """Undo `to_dict`."""
+        alpha = {name.removeprefix(_ALPHA): value for name, value in values.items() if name.startswith(_ALPHA)}
+        return cls(alpha=alpha, **{name: value for name, value in values.items() if not name.startswith(_ALPHA)})
 
 
-def mix(table: ScoreTable, weights: ScoringWeights, arch: Architecture) -> PerGroup:
-    """Scores Q of all groups, float64, in the widths of the scored model; higher means keep (method §4).
+def mix(table: ScoreTable, weights: ScoringWeights, arch: Architecture) -> PerSite:
+    """Score all groups of the scored model (4.5, 4.6).
 
-    The variance is the unweighted population variance over all data sets of the table, whatever the mixture.
+    A higher score means keep. The variance is the unweighted population variance over all data sets of the table,
+    whatever the mixture.
+
+    Args:
+        table: the score table.
+        weights: how to mix it.
+        arch: the architecture of the scored model.
+
+    Returns:
+        One float64 array a site, in the widths of the scored model.
 
     Raises:
         MedcoreError: a data set of the mixture is not in the table; reset scores are needed (an α other than
             1) at a boundary weight that is no node; the table belongs to another architecture.
     """
-    shape = (*table.zero_heads.shape[-2:], table.zero_channels.shape[-1])
-    if shape != (arch.depth, arch.num_heads, arch.mlp_dim):
-        raise MedcoreError(
-            f"scores: the table has (blocks, heads, channels) = {shape}, which {arch.name} has not; score this model"
-        )
-    families = []
-    for number, (family, flops) in enumerate(zip(("heads", "channels"), group_flops(arch), strict=True)):
-        mixed = _blended(table, family, weights, stream=number)
-        mixed = mixed / np.asarray(flops, dtype=np.float64)[:, None] ** weights.tau
-        families.append(tuple(row[:width] for row, width in zip(mixed, table.widths(family), strict=True)))
-    return PerGroup(families[0], families[1])
+    _check_architecture(table, arch)
+    scores = []
+    for family in arch.families:
+        sites = [site for site in arch.sites if site.family == family]
+        # groups without a cost of their own, such as those that hold other sites, count as one FLOP
+        flops = np.array([max(site.cost.flops_paper, 1) for site in sites], dtype=np.float64)
+        mixed = _blended(table, family.name, weights) / flops[:, None] ** weights.tau
+        scores += [row[:width] for row, width in zip(mixed, table.widths(family.name), strict=True)]
+    return tuple(scores)
 
 
-def _blended(table: ScoreTable, family: str, weights: ScoringWeights, stream: int) -> Floats:
-    """(L, G) scores of one family before the cost exponent."""
-    if weights.criterion == "medcore" or weights.blend == 0:
-        return _medcore(table, family, weights)
-    other = _baseline(table, family, weights, stream)
+def _check_architecture(table: ScoreTable, arch: Architecture) -> None:
+    dense = families_of(ModelSpec.dense(arch))
+    for name, sites in dense.items():
+        own = table.families.get(name)
+        if own is None or own.blocks != sites.blocks or table.array("magnitude", name).shape[-1] != max(sites.widths):
+            raise CheckpointError(f"scores: the table's {name} are not those of {arch.name}; score this model")
+
+
+def _blended(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return the (S, G) scores of one family before the cost exponent (4.6)."""
+    if weights.criterion == OWN or weights.blend == 0:
+        return CRITERIA[OWN](table, family, weights)
+    other = CRITERIA[weights.criterion](table, family, weights)
     if weights.blend == 1:
         return other
-    own = _medcore(table, family, weights)
+    own = CRITERIA[OWN](table, family, weights)
     widths = table.widths(family)
     return (1 - weights.blend) * _normalised(own, widths) + weights.blend * _normalised(other, widths)
 
 
-def _medcore(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
-    """(L, G) Q = Σ_r π_r·Q^(r) + β·Var_r[Q^(r)], Q^(r) = α_b·zero + (1 − α_b)·reset."""
-    fixed = weights.alpha_heads if family == "heads" else weights.alpha_channels
-    alpha = head_alphas(table, weights) if fixed is None else np.full(len(table.block_fisher[0, 0]), fixed)
+@CRITERIA.register(OWN)
+def medcore_score(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return MedCore's score Q = Σ_r π_r·Q^(r) + β·Var_r[Q^(r)] (4.3, 4.5).
+
+    Q^(r) is α_b·zero + (1 − α_b)·reset.
+    """
+    blocks, fixed = table.families[family].blocks, weights.alpha.get(family)
+    alpha = adaptive_alphas(table, weights)[list(blocks)] if fixed is None else np.full(len(blocks), fixed)
     scores = _zero(table, family, weights.boundary_weight) * alpha[:, None]
     if (alpha != 1).any():
-        scores = scores + _at_node(table, f"reset_{family}", weights) * (1 - alpha[:, None])
-    # (D, L, G) -> (L, G)
+        scores = scores + _at_node(table, "reset", family, weights) * (1 - alpha[:, None])
+    # (D, S, G) -> (S, G)
     mixed: Floats = np.tensordot(_mixture(table, weights), scores, axes=1) + weights.beta * scores.var(axis=0)
     return mixed
 
 
-def _baseline(table: ScoreTable, family: str, weights: ScoringWeights, stream: int) -> Floats:
-    """(L, G) scores of a criterion other than MedCore's; data sets by the mixture, without a variance term."""
-    magnitude: Floats = getattr(table, f"magnitude_{family}")
-    if weights.criterion == "magnitude":
-        return magnitude
-    if weights.criterion == "random":
-        drawn: Floats = np.random.default_rng([weights.seed, stream]).random(magnitude.shape)
-        return drawn
-    per_dataset: Floats
-    if weights.criterion == "fisher":
-        per_dataset = _zero(table, family, 0.0)
-    elif weights.criterion == "michel":
-        per_dataset = _at_node(table, f"michel_{family}", weights)
-    else:
-        per_dataset = getattr(table, f"activation_{family}")
+@CRITERIA.register("fisher")
+def fisher(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return zero scores at w = 0, data sets by the mixture: Fisher pruning."""
+    return _mixed(table, _zero(table, family, 0.0), weights)
+
+
+@CRITERIA.register("michel")
+def michel(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return Michel's head importance |∂loss/∂gate|, also for other families."""
+    return _mixed(table, _at_node(table, "michel", family, weights), weights)
+
+
+@CRITERIA.register("activation")
+def activation(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return the mean activation of a group's output."""
+    return _mixed(table, table.array("activation", family), weights)
+
+
+@CRITERIA.register("magnitude")
+def magnitude(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return Σθ² of a group."""
+    return table.array("magnitude", family)
+
+
+@CRITERIA.register("random")
+def random(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return random scores, drawn by the seed and the family's place in the table."""
+    stream = list(table.families).index(family)
+    drawn: Floats = np.random.default_rng([weights.seed, stream]).random(table.array("magnitude", family).shape)
+    return drawn
+
+
+def _mixed(table: ScoreTable, per_dataset: Floats, weights: ScoringWeights) -> Floats:
+    """Weigh data sets by the mixture, without a variance term: (D, S, G) -> (S, G)."""
     mixed: Floats = np.tensordot(_mixture(table, weights), per_dataset, axes=1)
     return mixed
 
 
 def _normalised(scores: Floats, widths: Sequence[int]) -> Floats:
-    """(L, G) scores over the mean of their block's groups, so that criteria of different units can be added."""
+    """Divide (S, G) scores by the mean of their site's groups.
+
+    Criteria of different units can then be added.
+    """
     mean = np.array([row[:width].mean() if width else 0.0 for row, width in zip(scores, widths, strict=True)])[:, None]
     normalised: Floats = np.divide(scores, mean, out=np.zeros_like(scores), where=mean > 0)
     return normalised
 
 
-def head_alphas(table: ScoreTable, weights: ScoringWeights) -> Floats:
-    """(L,) adaptive α_b = (1 + ρ_b)/2, ρ_b the correlation of zero and reset over block b's heads.
+def adaptive_alphas(table: ScoreTable, weights: ScoringWeights) -> Floats:
+    """Return α_b = (1 + ρ_b)/2 of every block (4.4), (L,).
 
-    Both scores are plain means over data sets at the boundary weight; constant scores give ρ_b = 1.
+    ρ_b is the correlation of zero and reset scores over the groups of one family in block b. The family is the first of
+    the architecture that has several groups in the block. Both scores are plain means over data sets at the boundary
+    weight; constant scores give ρ_b = 1.
     """
-    zero = _zero(table, "heads", weights.boundary_weight).mean(axis=0)
-    reset = _at_node(table, "reset_heads", weights).mean(axis=0)
-    pairs = zip(zero, reset, table.widths("heads"), strict=True)
-    return np.array([(1 + _pearson(one[:width], other[:width])) / 2 for one, other, width in pairs])
+    alphas: dict[int, float] = {}
+    for family, sites in table.families.items():
+        zero = _zero(table, family, weights.boundary_weight).mean(axis=0)
+        reset = _at_node(table, "reset", family, weights).mean(axis=0)
+        dense = zero.shape[-1]
+        for row, (block, width) in enumerate(zip(sites.blocks, sites.widths, strict=True)):
+            if dense > 1 and block not in alphas:
+                alphas[block] = (1 + _pearson(zero[row, :width], reset[row, :width])) / 2
+    return np.array([alphas.get(block, 1.0) for block in range(table.block_fisher.shape[-1])])
 
 
 def block_sensitivity(table: ScoreTable, weights: ScoringWeights) -> Floats:
-    """(L,) s_b: Fisher summed over each block at any w, data sets weighted by the mixture (method §5)."""
+    """Return s_b, the Fisher information summed over each block (5.1), (L,).
+
+    It is exact at any boundary weight. Data sets are weighted by the mixture.
+    """
     w = weights.boundary_weight
     per_block = table.block_fisher[:, 0] + 2 * w * table.block_fisher[:, 1] + w**2 * table.block_fisher[:, 2]
     return np.maximum(_mixture(table, weights) @ per_block, 0.0)
 
 
 def _zero(table: ScoreTable, family: str, w: float) -> Floats:
-    """(D, L, G) zero scores, exact at any boundary weight w."""
-    a, b, c = np.moveaxis(getattr(table, f"zero_{family}"), 1, 0)
+    """Return (D, S, G) zero scores (4.1), exact at any boundary weight w."""
+    a, b, c = np.moveaxis(table.array("zero", family), 1, 0)
     scores: Floats = a + 2 * w * b + w**2 * c
     return scores
 
 
-def _at_node(table: ScoreTable, name: str, weights: ScoringWeights) -> Floats:
-    """(D, L, G) of an array that is known at the nodes only."""
+def _at_node(table: ScoreTable, statistic: str, family: str, weights: ScoringWeights) -> Floats:
+    """Return the (D, S, G) of a statistic that is known at the nodes only.
+
+    Raises:
+        ConfigError: the boundary weight is no node of the table.
+    """
     matches = np.flatnonzero(np.isclose(table.nodes, weights.boundary_weight, rtol=1e-9, atol=1e-12))
     if len(matches) == 0:
         nodes = ", ".join(f"{node:g}" for node in table.nodes)
-        raise MedcoreError(
+        raise ConfigError(
             f"scores: boundary weight {weights.boundary_weight:g} is not in the table; its nodes are {nodes} "
             "(choose one of them or score with this node)"
         )
-    values: Floats = getattr(table, name)
-    return values[:, matches[0]]
+    return table.array(statistic, family)[:, matches[0]]
 
 
 def _mixture(table: ScoreTable, weights: ScoringWeights) -> Floats:
-    """(D,) weights of the data sets, sum 1."""
+    """Return the weights of the data sets, (D,), sum 1."""
     if weights.mixture is None:
         return np.full(len(table.datasets), 1 / len(table.datasets))
     if unknown := sorted(set(weights.mixture) - set(table.datasets)):
         known = ", ".join(table.datasets)
-        raise MedcoreError(f"scores: mixture names {', '.join(unknown)}; the score table knows {known}")
+        raise ConfigError(f"scores: mixture names {', '.join(unknown)}; the score table knows {known}")
     shares = np.array([weights.mixture.get(name, 0.0) for name in table.datasets], dtype=np.float64)
     if not np.isfinite(shares).all() or (shares < 0).any() or shares.sum() == 0:
-        raise MedcoreError(f"scores: mixture weights must be >= 0 and not all 0, got {dict(weights.mixture)}")
+        raise ConfigError(f"scores: mixture weights must be >= 0 and not all 0, got {dict(weights.mixture)}")
     normalised: Floats = shares / shares.sum()
     return normalised
 
 
 def _pearson(one: Floats, other: Floats) -> float:
-    """Pearson correlation; 1 where either side is constant or there are fewer than two values."""
+    """Return the Pearson correlation.
+
+    It is 1 where either side is constant or there are fewer than two values.
+    """
     if any(len(side) < 2 or np.ptp(side) <= 1e-12 * np.abs(side).max() for side in (one, other)):
         return 1.0
     # normalised first: scores may be so small that their products underflow

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
+from medcore.errors import DataError
 from medcore.losses import boundary_band, score_loss_parts
+from medcore.models.groups import gate_gradients
 from medcore.models.sam import MedSam
 from medcore.scoring.activations import Activations, recording
-from medcore.scoring.sums import GROUPED, CalibrationSums
+from medcore.scoring.sums import CalibrationSums
 
 #: Called with (images done, images in all).
 Progress = Callable[[int, int], None]
@@ -31,21 +32,28 @@ def calibration_sums(
     nodes: Sequence[float] = (0.0,),
     progress: Progress | None = None,
 ) -> CalibrationSums:
-    """Sums over images of the squared per-image gradients of the scoring loss, with the exact box as prompt.
+    """Sum squared per-image gradients of the scoring loss over images (3.3, 3.4).
 
-    Works on pruned models too. The model is left as it was (mode, `requires_grad`, `grad`).
+    The prompts are the exact boxes. Pruned models work too. The model's mode, `requires_grad` and `grad` are unchanged.
 
     Args:
+        model: the model to score.
+        images: images with masks and boxes.
+        indices: which of the images to use.
         nodes: boundary weights at which the gate gradients are taken; Fisher terms hold for every weight.
+        progress: called after each image.
+
+    Returns:
+        The sums over the images whose gradients are finite.
 
     Raises:
         MedcoreError: no image is given.
     """
     if len(indices) == 0:
-        raise MedcoreError("scoring: no calibration image; check the data folder, its split and the image count")
+        raise DataError("scoring: no calibration image; check the data folder, its split and the image count")
     collector = _Collector(model, nodes)
     masks = torch.from_numpy(images.low_masks(model.arch.low_res, list(indices)))
-    with _gradients_for(model, collector.tensors), recording(model.image_encoder, model.spec) as activations:
+    with _gradients_for(model, collector.tensors), recording(model, model.spec) as activations:
         for done, (index, mask) in enumerate(zip(indices, masks, strict=True)):
             gradients = _gradients(model, images, index, mask, collector.tensors)
             collector.add(images.names[index], *gradients, activations)
@@ -57,7 +65,10 @@ def calibration_sums(
 def _gradients(
     model: MedSam, images: ImageSet, index: int, mask: Tensor, parameters: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Gradients of the region and the boundary part of one image's loss; one forward pass serves both."""
+    """Return the gradients of the region and the boundary part of one image's loss.
+
+    One forward pass serves both.
+    """
     like = parameters[0]
     target = mask[None, None].to(like)
     boxes = torch.as_tensor(images.boxes[[index]]).to(like)
@@ -70,7 +81,10 @@ def _gradients(
 
 @contextmanager
 def _gradients_for(model: nn.Module, parameters: list[Tensor]) -> Iterator[None]:
-    """Evaluation mode, gradients for `parameters` alone; everything is restored afterwards."""
+    """Put the model in evaluation mode with gradients for `parameters` alone.
+
+    Everything is restored afterwards.
+    """
     training = model.training
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -87,7 +101,7 @@ def _gradients_for(model: nn.Module, parameters: list[Tensor]) -> Iterator[None]
 
 
 class _Collector:
-    """Adds one image after another to `sums`."""
+    """Collector of one image's gradients after another in `sums`."""
 
     def __init__(self, model: MedSam, nodes: Sequence[float]) -> None:
         self.sums = CalibrationSums.zeros(model, nodes)
@@ -96,23 +110,27 @@ class _Collector:
         #: (block, name inside the block) of every tensor
         self._places: list[tuple[int, str]] = []
         self.tensors: list[Tensor] = []
-        for number in range(model.arch.depth):
-            for name, parameter in model.image_encoder.get_submodule(f"blocks.{number}").named_parameters():
+        for number, block in enumerate(model.arch.blocks):
+            for name, parameter in model.get_submodule(block.path).named_parameters():
                 self._places.append((number, name))
                 self.tensors.append(parameter)
+        blocks = model.arch.blocks
+        self._names = [f"{blocks[number].path}.{name}" for number, name in self._places]
 
     @torch.no_grad()
     def add(self, name: str, region: list[Tensor], boundary: list[Tensor], seen: Activations) -> None:
-        """Add one image's gradients and activations; one with a gradient that is not finite is left out and named."""
+        """Add one image's gradients and activations.
+
+        An image with a gradient that is not finite is left out and its name noted.
+        """
         # the squares must be finite, not only the gradients; one synchronisation with the device for all
         norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in region + boundary])
         if not bool(norms.square().isfinite().all()):
             self.sums.skipped.append(name)
             return
         self.sums.used += 1
-        for (block, inside), tensor, first, second in zip(self._places, self.tensors, region, boundary, strict=True):
-            if inside.startswith(GROUPED):
-                total = self.sums.parameters[block][inside]
+        for (block, inside), first, second in zip(self._places, region, boundary, strict=True):
+            if (total := self.sums.parameters[block].get(inside)) is not None:
                 total[0].addcmul_(first, first)
                 total[1].addcmul_(first, second)
                 total[2].addcmul_(second, second)
@@ -120,22 +138,16 @@ class _Collector:
                 self.sums.others[block] += (
                     torch.stack([(first * first).sum(), (first * second).sum(), (second * second).sum()]).double().cpu()
                 )
-            if inside == "attn.proj.weight":
-                self._add_gates(self.sums.gate_heads[block], tensor, first, second, self._spec.heads[block])
-            elif inside == "mlp.lin2.weight":
-                self._add_gates(self.sums.gate_channels[block], tensor, first, second, self._spec.channels[block])
-        for block, values in seen.heads.items():
-            self.sums.active_heads[block] += values.double().cpu()
-        for block, values in seen.channels.items():
-            self.sums.active_channels[block] += values.double().cpu()
+        self._add_gates(region, boundary)
+        for number, values in seen.items():
+            self.sums.active[number] += values.double().cpu()
 
-    def _add_gates(self, total: Tensor, weight: Tensor, first: Tensor, second: Tensor, groups: int) -> None:
-        """|∂loss(w)/∂gate| of a gate on each group's output: its columns of the projection times their gradient."""
-        if groups == 0:
-            return
-        # (C, G·d) -> (G, d) -> (G,)
-        gate_region, gate_boundary = (
-            (weight * gradient).double().sum(dim=0).reshape(groups, -1).sum(dim=1).cpu() for gradient in (first, second)
-        )
-        # (W, G)
-        total += (gate_region + self._nodes[:, None] * gate_boundary).abs()
+    def _add_gates(self, region: list[Tensor], boundary: list[Tensor]) -> None:
+        """Add |∂loss(w)/∂gate| of a gate on each group's output, at every node w."""
+        weights = dict(zip(self._names, self.tensors, strict=True))
+        gradients = [dict(zip(self._names, values, strict=True)) for values in (region, boundary)]
+        for site, width, total in zip(self._spec.arch.sites, self._spec.widths, self.sums.gates, strict=True):
+            if width:
+                first, second = (gate_gradients(site, width, weights, values).cpu() for values in gradients)
+                # (W, G)
+                total += (first + self._nodes[:, None] * second).abs()

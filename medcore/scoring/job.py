@@ -1,33 +1,37 @@
-"""The scoring job: calibration images in, a table of scores out; in parts that may run anywhere (method §3, §4)."""
+"""The scoring job: from calibration images to a table of scores, in parts for any process (method §3, §4)."""
 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
-from medcore.models.groups import Array, channel_sums, head_sums
+from medcore.errors import CheckpointError, DataError
+from medcore.models.groups import group_sums
 from medcore.models.sam import MedSam
+from medcore.models.sites import Array, Site, by_family
+from medcore.models.spec import ModelSpec
 from medcore.scoring.fisher import Progress, calibration_sums
-from medcore.scoring.score_table import ScoreTable
+from medcore.scoring.score_table import STATISTICS, ScoreTable, families_of
 from medcore.scoring.sums import CalibrationSums
 
 Floats = npt.NDArray[np.float64]
 
-#: Boundary weights at which reset scores and gate gradients are tabulated unless told otherwise.
+#: Default boundary weights at which reset scores and gate gradients are tabulated.
 NODES = (0.0, 1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of a scoring job: which model looks at which calibration images.
+    """One piece of a scoring job: a model and calibration images.
 
     Attributes:
         dataset: None for the general model (FS, all images together), a name for the adapted one (FM).
@@ -41,7 +45,10 @@ class Part:
 
 
 def parts(images: ImageSet, size: int = 32) -> list[Part]:
-    """Cut a scoring job into parts of at most `size` images, the same ones whoever computes them."""
+    """Cut a scoring job into parts of at most `size` images.
+
+    The parts depend on nothing but the arguments, so every process cuts the same ones.
+    """
     groups: dict[str | None, list[int]] = {None: list(range(len(images)))}
     for index, dataset in enumerate(images.datasets):
         groups.setdefault(dataset, []).append(index)
@@ -60,9 +67,17 @@ def build_table(
     progress: Progress | None = None,
     part_size: int = 32,
 ) -> ScoreTable:
-    """Score every group of `adapted` (θM) against `base` (θS): FM per data set, FS on all images together.
+    """Score every group of `adapted` (θM) against `base` (θS) (method §3, §4).
 
-    Both models must have the same widths. Pruned models may be scored too: `base` cut by the same masks.
+    FM is computed per data set, FS on all images together.
+
+    Args:
+        base: the general model. To score a pruned model, cut it by the same masks.
+        adapted: the model to score, of the same widths.
+        images: the calibration images.
+        nodes: boundary weights of reset scores and gate gradients.
+        progress: called after each image with the counts of the whole job.
+        part_size: most images of a part.
 
     Raises:
         MedcoreError: the models differ in structure, or a data set has no image with finite gradients.
@@ -92,15 +107,23 @@ def assemble(
     nodes: Sequence[float],
     sums_of: Callable[[Part], CalibrationSums],
 ) -> ScoreTable:
-    """The table from the sums of all parts of a plan; at most two groups' sums are in memory at once.
+    """Compute the table from the sums of all parts of a plan.
 
-    Parts are asked for in their order, so the result does not depend on who computed them, to the last bit.
+    At most two groups' sums are in memory at once. `sums_of` is called for the parts in their order. So the result is
+    the same to the last bit wherever the parts are computed.
+
+    Args:
+        base: the general model.
+        adapted: the model to score.
+        plan: the parts, as `parts` returns them.
+        nodes: boundary weights of reset scores and gate gradients.
+        sums_of: returns the sums of a part.
 
     Raises:
         MedcoreError: the models differ in structure, or a data set has no image with finite gradients.
     """
     if base.spec != adapted.spec:
-        raise MedcoreError("scoring: the general and the adapted model differ in architecture or widths")
+        raise CheckpointError("scoring: the general and the adapted model differ in architecture or widths")
     groups = [list(group) for _, group in itertools.groupby(plan, key=lambda part: part.dataset)]
     general = _total(groups[0], sums_of)
     rows, used, skipped = [], {}, {}
@@ -109,6 +132,7 @@ def assemble(
         rows.append(_score_blocks(base, adapted, general, terms, nodes))
         used[name], skipped[name] = terms.used, terms.skipped
     arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    block_fisher = arrays.pop("block_fisher")
     meta = {
         "architecture": adapted.arch.name,
         "images": used,
@@ -119,50 +143,81 @@ def assemble(
     return ScoreTable(
         datasets=tuple(used),
         nodes=tuple(map(float, nodes)),
-        **arrays,
-        **_magnitudes(adapted),
+        families=families_of(adapted.spec),
+        arrays=arrays | _magnitudes(adapted),
+        block_fisher=block_fisher,
         meta=meta,
-        spec=None if adapted.spec.is_dense else adapted.spec,
     )
 
 
 def _total(group: Sequence[Part], sums_of: Callable[[Part], CalibrationSums]) -> CalibrationSums:
-    """Sums over all parts of one model and data set."""
+    """Add up the sums of all parts of one model and data set."""
     total = sums_of(group[0])
     for part in group[1:]:
         total.add(sums_of(part))
     if total.used == 0:
-        raise MedcoreError(
+        raise DataError(
             f"scoring: none of {len(total.skipped)} images has finite gradients (first: {total.skipped[0]}); "
             "check the checkpoint"
         )
     return total
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """The place of one site's scores in its family's arrays."""
+
+    site: Site
+    width: int
+    row: int
+
+    def write(self, arrays: Mapping[str, Floats], statistic: str, values: Any, at: int | None = None) -> None:
+        """Write (…, G) into the site's row, under index `at` of the first axis if given."""
+        array = arrays[f"{statistic}_{self.site.family.name}"]
+        target = array if at is None else array[at]
+        target[..., self.row, : self.width] = values
+
+
+def _slots(spec: ModelSpec) -> list[_Slot]:
+    rows: Counter[str] = Counter()
+    slots = []
+    for site, width in zip(spec.arch.sites, spec.widths, strict=True):
+        slots.append(_Slot(site, width, rows[site.family.name]))
+        rows[site.family.name] += 1
+    return slots
+
+
+def _zeros(spec: ModelSpec, statistic: str, *leading: int) -> dict[str, Floats]:
+    """Return an array of zeros for every family.
+
+    The axes are the leading ones, sites, and groups of the widest dense site.
+    """
+    sites = by_family(spec.arch.sites, spec.arch.dense_widths)
+    return {f"{statistic}_{name}": np.zeros((*leading, len(widths), max(widths))) for name, widths in sites.items()}
+
+
 @torch.no_grad()
 def _score_blocks(
     base: MedSam, adapted: MedSam, general: CalibrationSums, terms: CalibrationSums, nodes: Sequence[float]
 ) -> dict[str, Floats]:
-    """One data set's arrays of the table, by `ScoreTable`'s names and without its leading axis."""
-    arch, spec = adapted.arch, adapted.spec
-    widths = {"heads": arch.num_heads, "channels": arch.mlp_dim}
-    leading = {"zero": (3,), "reset": (len(nodes),), "michel": (len(nodes),), "activation": ()}
-    arrays = {
-        f"{criterion}_{family}": np.zeros((*axes, arch.depth, width))
-        for criterion, axes in leading.items()
-        for family, width in widths.items()
-    }
-    blocks = zip(base.image_encoder.blocks, adapted.image_encoder.blocks, strict=True)
-    for number, (block_base, block_adapted) in enumerate(blocks):
-        start, end = _parameters(block_base), _parameters(block_adapted)
-        heads, channels = spec.heads[number], spec.channels[number]
-        fisher = {name: total / terms.used for name, total in terms.parameters[number].items()}
-        fisher_base = {name: total / general.used for name, total in general.parameters[number].items()}
+    """Return one data set's arrays of the table (4.1, 4.2).
+
+    They have the table's names, without the leading axis.
+    """
+    spec, sizes = adapted.spec, {"terms": 3, "nodes": len(nodes)}
+    arrays: dict[str, Floats] = {}
+    for statistic, axes in STATISTICS.items():
+        if axes[:1] == ("datasets",):
+            arrays |= _zeros(spec, statistic, *(sizes[axis] for axis in axes[1:]))
+    slots = _slots(spec)
+    for number, block in enumerate(spec.arch.blocks):
+        start, end = _parameters(base, block.path), _parameters(adapted, block.path)
+        fisher, fisher_base = terms.means(number), general.means(number)
+        own = [slot for slot in slots if slot.site.block == number and slot.width]
         for term in range(3):
             weighted = {name: 0.5 * value[term].double() * end[name].square() for name, value in fisher.items()}
-            per_head, per_channel = _groups(weighted, heads)
-            arrays["zero_heads"][term, number, :heads] = per_head
-            arrays["zero_channels"][term, number, :channels] = per_channel
+            for slot in own:
+                slot.write(arrays, "zero", _group_sums(slot, weighted), at=term)
         for node, w in enumerate(nodes):
             weighted = {
                 name: 0.5
@@ -170,45 +225,39 @@ def _score_blocks(
                 * (end[name] - start[name].to(end[name].device)).square()
                 for name, value in fisher.items()
             }
-            per_head, per_channel = _groups(weighted, heads)
-            arrays["reset_heads"][node, number, :heads] = per_head
-            arrays["reset_channels"][node, number, :channels] = per_channel
-        arrays["michel_heads"][:, number, :heads] = terms.gate_heads[number] / terms.used
-        arrays["michel_channels"][:, number, :channels] = terms.gate_channels[number] / terms.used
-        arrays["activation_heads"][number, :heads] = terms.active_heads[number] / terms.used
-        arrays["activation_channels"][number, :channels] = terms.active_channels[number] / terms.used
+            for slot in own:
+                slot.write(arrays, "reset", _group_sums(slot, weighted), at=node)
+    for slot, gates, active in zip(slots, terms.gates, terms.active, strict=True):
+        slot.write(arrays, "michel", gates / terms.used)
+        slot.write(arrays, "activation", active / terms.used)
     return arrays | {"block_fisher": terms.block_fisher().T.numpy().copy()}
 
 
 @torch.no_grad()
 def _magnitudes(model: MedSam) -> dict[str, Floats]:
-    """Σθ² of every group, (L, H) and (L, M)."""
-    arch = model.arch
-    heads, channels = np.zeros((arch.depth, arch.num_heads)), np.zeros((arch.depth, arch.mlp_dim))
-    for number, block in enumerate(model.image_encoder.blocks):
-        squares = {name: value.square() for name, value in _parameters(block).items()}
-        width = model.spec.heads[number]
-        per_head, per_channel = _groups(squares, width)
-        heads[number, :width], channels[number, : len(per_channel)] = per_head, per_channel
-    return {"magnitude_heads": heads, "magnitude_channels": channels}
+    """Return Σθ² of every group."""
+    arrays, slots = _zeros(model.spec, "magnitude"), _slots(model.spec)
+    for number, block in enumerate(model.arch.blocks):
+        squares = {name: value.square() for name, value in _parameters(model, block.path).items()}
+        for slot in slots:
+            if slot.site.block == number and slot.width:
+                slot.write(arrays, "magnitude", _group_sums(slot, squares))
+    return arrays
 
 
-def _parameters(block: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.double() for name, parameter in block.named_parameters()}
+def _parameters(model: MedSam, path: str) -> dict[str, Tensor]:
+    """Return the parameters of one block by their names in the model, float64."""
+    return {f"{path}.{name}": value.double() for name, value in model.get_submodule(path).named_parameters()}
 
 
 def _at(terms: Tensor, w: float) -> Tensor:
-    """Fisher information at a boundary weight, float64; rounding may push a vanishing sum below 0."""
+    """Return the Fisher information at a boundary weight (3.4), float64.
+
+    Rounding may push a vanishing sum below 0, so negative values become 0.
+    """
     a, b, c = terms.double().unbind()
     return (a + 2 * w * b + w**2 * c).clamp_min(0)
 
 
-def _groups(values: Mapping[str, Tensor], heads: int) -> tuple[Array, Array]:
-    """Sum a per-parameter quantity of one block over its heads and its channels."""
-    per_head = (
-        head_sums(values["attn.qkv.weight"], values["attn.qkv.bias"], values["attn.proj.weight"], heads)
-        if heads
-        else torch.zeros(0)
-    )
-    per_channel = channel_sums(values["mlp.lin1.weight"], values["mlp.lin1.bias"], values["mlp.lin2.weight"])
-    return per_head.cpu().numpy(), per_channel.cpu().numpy()
+def _group_sums(slot: _Slot, values: Mapping[str, Tensor]) -> Array:
+    return group_sums(slot.site, slot.width, values).cpu().numpy()

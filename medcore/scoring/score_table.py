@@ -15,146 +15,204 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError, StorageError
 from medcore.files import replacing
-from medcore.models.spec import EncoderSpec
+from medcore.models.architectures import spec_from
+from medcore.models.sites import by_family
+from medcore.models.spec import ModelSpec, is_number
+from medcore.models.vit import SamVit
 
 Floats = npt.NDArray[np.float64]
 
-#: Part of every key, so that a table of an older format is computed anew.
+#: Part of every key, so that a table of an older format is computed again.
 FORMAT = "medcore-scores-2"
-_FAMILIES = ("heads", "channels")
-_CRITERIA = ("zero", "reset", "michel", "activation", "magnitude")
-_ARRAYS = (*(f"{criterion}_{family}" for criterion in _CRITERIA for family in _FAMILIES), "block_fisher")
+#: Statistic of a group -> the axes of its array before the family's sites and groups. "datasets" has D entries, "terms"
+#: the three coefficients of a quadratic in the boundary weight, "nodes" one entry a tabulated boundary weight.
+STATISTICS: dict[str, tuple[str, ...]] = {
+    "zero": ("datasets", "terms"),
+    "reset": ("datasets", "nodes"),
+    "michel": ("datasets", "nodes"),
+    "activation": ("datasets",),
+    "magnitude": (),
+}
+
+
+@dataclass(frozen=True)
+class FamilySites:
+    """The sites of one family, as a table knows them.
+
+    Attributes:
+        blocks: number of the block of each site, (S,).
+        widths: groups that each site of the scored model has, (S,).
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Unmixed scores per data set, block and group; float64.
+    """Unmixed scores per data set, site and group; float64.
 
-    D data sets, W boundary weights, L blocks, H heads, M channels. The axis of 3 holds the coefficients a, b,
-    c of a + 2w·b + w²·c, so zero scores and block sums are exact for every boundary weight w; reset scores,
-    which hold a square root, and gate gradients, which hold an absolute value, are known at the nodes only: reset
-    scores at any other w would need the Fisher terms of every parameter, three times the size of both models. Blocks
-    narrower than H or M (pruned models) end in zeros.
+    There are D data sets, W boundary weights (nodes) and L blocks; a family has S sites of at most G groups. Arrays of
+    a family end in (S, G), and sites narrower than G end in zeros.
+
+    | statistic | leading axes | meaning |
+    |---|---|---|
+    | zero | D, 3 | coefficients a, b, c of the zero score a + 2w·b + w²·c, so it is exact for every boundary weight w |
+    | reset | D, W | reset scores |
+    | michel | D, W | mean of the absolute ∂loss/∂gate of a gate on the group's output |
+    | activation | D | see `medcore.scoring.activations` |
+    | magnitude | – | ΣθM² of the group |
+
+    Reset scores hold a square root and gate gradients an absolute value, so both exist at the nodes only. At any other
+    w they would need the Fisher terms of every parameter, three times the size of both models.
 
     Attributes:
-        datasets: names (D,). nodes: boundary weights (W,) of the reset scores.
-        zero_heads: (D, 3, L, H). zero_channels: (D, 3, L, M).
-        reset_heads: (D, W, L, H). reset_channels: (D, W, L, M).
-        michel_heads: (D, W, L, H). michel_channels: (D, W, L, M). Mean |∂loss/∂gate| of a gate on the group's output.
-        activation_heads: (D, L, H). activation_channels: (D, L, M). See `medcore.scoring.activations`.
-        magnitude_heads: (L, H). magnitude_channels: (L, M). ΣθM² of the group.
+        datasets: names, (D,).
+        nodes: boundary weights, (W,).
+        families: family name -> its sites.
+        arrays: "STATISTIC_FAMILY" -> array.
         block_fisher: (D, 3, L), FM summed over each block.
         meta: JSON-able notes: images used and skipped per data set, hashes of what the table was made from.
-        spec: widths of the scored model; None for a dense one.
     """
 
     datasets: tuple[str, ...]
     nodes: tuple[float, ...]
-    zero_heads: Floats
-    zero_channels: Floats
-    reset_heads: Floats
-    reset_channels: Floats
-    michel_heads: Floats
-    michel_channels: Floats
-    activation_heads: Floats
-    activation_channels: Floats
-    magnitude_heads: Floats
-    magnitude_channels: Floats
+    families: Mapping[str, FamilySites]
+    arrays: Mapping[str, Floats]
     block_fisher: Floats
     meta: dict[str, Any] = field(default_factory=dict)
-    spec: EncoderSpec | None = None
+
+    def array(self, statistic: str, family: str) -> Floats:
+        """Return one statistic of one family."""
+        return self.arrays[f"{statistic}_{family}"]
 
     def widths(self, family: str) -> tuple[int, ...]:
-        """Groups of every block; family is "heads" or "channels"."""
-        if self.spec is not None:
-            return self.spec.heads if family == "heads" else self.spec.channels
-        array = self.zero_heads if family == "heads" else self.zero_channels
-        depth, width = array.shape[-2:]
-        return (int(width),) * int(depth)
+        """Return the number of groups of each site of the scored model."""
+        return self.families[family].widths
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with JSON metadata; it appears complete or not at all."""
+        """Write a safetensors file with JSON metadata; it appears complete or not at all.
+
+        Raises:
+            MedcoreError: the file cannot be written.
+        """
         path = Path(path)
         header = {
             "datasets": list(self.datasets),
             "nodes": list(self.nodes),
             "meta": self.meta,
-            "spec": None if self.spec is None else self.spec.to_dict(),
+            "families": {name: dataclasses.asdict(sites) for name, sites in self.families.items()},
         }
-        arrays = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in _ARRAYS}
+        arrays = {**self.arrays, "block_fisher": self.block_fisher}
+        arrays = {name: np.ascontiguousarray(array, dtype=np.float64) for name, array in arrays.items()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
                 save_file(arrays, temporary, metadata={"format": FORMAT, "table": json.dumps(header)})
         except (OSError, SafetensorError) as error:
-            raise MedcoreError(f"{path}: cannot write the score table ({error})") from None
+            raise StorageError(f"{path}: cannot write the score table ({error})") from None
 
     @classmethod
     def load(cls, path: str | Path) -> ScoreTable:
-        """Raises `MedcoreError` naming the file if it is missing, no table, inconsistent or not finite."""
+        """Read what `save` wrote, or what earlier versions did.
+
+        Raises:
+            MedcoreError: the file is missing, no table, inconsistent or holds values that are not finite.
+        """
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except FileNotFoundError:
-            raise MedcoreError(f"{path}: no such score table; run the scoring first") from None
+            raise CheckpointError(f"{path}: no such score table; run the scoring first") from None
         except (OSError, SafetensorError) as error:
-            raise MedcoreError(f"{path}: not a readable score table ({error})") from None
+            raise CheckpointError(f"{path}: not a readable score table ({error})") from None
         if metadata.get("format") != FORMAT:
-            raise MedcoreError(f"{path}: not a score table of format {FORMAT}; score again")
-        if missing := [name for name in _ARRAYS if name not in arrays]:
-            raise MedcoreError(f"{path}: score table lacks {', '.join(missing)}; score again")
+            raise CheckpointError(f"{path}: not a score table of format {FORMAT}; score again")
         try:
             header = json.loads(metadata["table"])
-            spec = None if header["spec"] is None else EncoderSpec.from_dict(header["spec"], str(path))
+            families = _families(header, arrays, str(path))
+            wanted = [f"{statistic}_{family}" for family in families for statistic in STATISTICS]
+            if missing := [name for name in (*wanted, "block_fisher") if name not in arrays]:
+                raise CheckpointError(f"{path}: score table lacks {', '.join(missing)}; score again")
             table = cls(
                 datasets=tuple(header["datasets"]),
                 nodes=tuple(header["nodes"]),
-                **{name: arrays[name] for name in _ARRAYS},
+                families=families,
+                arrays={name: arrays[name] for name in wanted},
+                block_fisher=arrays["block_fisher"],
                 meta=header["meta"],
-                spec=spec,
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise MedcoreError(f"{path}: the score table's header is damaged ({error!r}); score again") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path}: the score table's header is damaged ({error!r}); score again") from None
         table._validate(str(path))
         return table
 
     def _validate(self, where: str) -> None:
-        sets, nodes = len(self.datasets), len(self.nodes)
-        if self.spec is not None:
-            arch = self.spec.arch
-            depth, heads, channels = arch.depth, arch.num_heads, arch.mlp_dim
-        elif self.zero_heads.ndim == self.zero_channels.ndim == 4:
-            depth, heads = self.zero_heads.shape[-2:]
-            channels = self.zero_channels.shape[-1]
-        else:
-            shapes = f"{self.zero_heads.shape} and {self.zero_channels.shape}"
-            raise MedcoreError(f"{where}: zero_heads and zero_channels have shapes {shapes}; score again")
-        leading: dict[str, tuple[int, ...]] = {
-            "zero": (sets, 3),
-            "reset": (sets, nodes),
-            "michel": (sets, nodes),
-            "activation": (sets,),
-            "magnitude": (),
-        }
-        expected: dict[str, tuple[int, ...]] = {"block_fisher": (sets, 3, depth)}
-        for criterion, shape in leading.items():
-            for family, width in zip(_FAMILIES, (heads, channels), strict=True):
-                expected[f"{criterion}_{family}"] = (*shape, depth, width)
+        sizes = {"datasets": len(self.datasets), "terms": 3, "nodes": len(self.nodes)}
+        # arrays may be larger than their sites need, never smaller
+        blocks = 1 + max((block for sites in self.families.values() for block in sites.blocks), default=-1)
+        blocks = max((blocks, *self.block_fisher.shape[-1:]))
+        expected: dict[str, tuple[int, ...]] = {"block_fisher": (sizes["datasets"], 3, blocks)}
+        for family, sites in self.families.items():
+            if len(sites.blocks) != len(sites.widths) or min((*sites.blocks, *sites.widths, 0)) < 0:
+                raise CheckpointError(f"{where}: blocks and widths of {family} do not fit each other; score again")
+            groups = max((*sites.widths, *self.array("magnitude", family).shape[-1:], 0))
+            for statistic, axes in STATISTICS.items():
+                shape = (*(sizes[axis] for axis in axes), len(sites.widths), groups)
+                expected[f"{statistic}_{family}"] = shape
         for name, shape in expected.items():
-            array = getattr(self, name)
+            array = self.block_fisher if name == "block_fisher" else self.arrays[name]
             if array.shape != shape:
-                raise MedcoreError(f"{where}: {name} has shape {array.shape}, expected {shape}; score again")
+                raise CheckpointError(f"{where}: {name} has shape {array.shape}, expected {shape}; score again")
             if not np.isfinite(array).all():
-                raise MedcoreError(f"{where}: {name} holds values that are not finite; score again")
+                raise CheckpointError(f"{where}: {name} holds values that are not finite; score again")
+
+
+def families_of(spec: ModelSpec) -> dict[str, FamilySites]:
+    """Return the families of a model as a score table describes them."""
+    sites, widths = by_family(spec.arch.sites, spec.arch.sites), spec.budget
+    return {
+        name: FamilySites(tuple(site.block for site in members), tuple(widths[name])) for name, members in sites.items()
+    }
+
+
+def _families(header: Mapping[str, Any], arrays: Mapping[str, Floats], where: str) -> dict[str, FamilySites]:
+    """Return the families of a table.
+
+    Headers of earlier versions hold the spec of a pruned ViT, or null for a dense one.
+    """
+    if "families" in header:
+        return {
+            name: FamilySites(_whole(sites["blocks"]), _whole(sites["widths"]))
+            for name, sites in header["families"].items()
+        }
+    if header["spec"] is not None:
+        return families_of(spec_from(header["spec"], where))
+    families = {}
+    for family in SamVit.families:
+        magnitude = arrays.get(f"magnitude_{family.name}")
+        if magnitude is None or magnitude.ndim != 2:
+            raise CheckpointError(f"{where}: score table lacks magnitude_{family.name}; score again")
+        depth, width = map(int, magnitude.shape)
+        families[family.name] = FamilySites(tuple(range(depth)), (width,) * depth)
+    return families
+
+
+def _whole(values: Any) -> tuple[int, ...]:
+    if not all(is_number(value, int) for value in values):
+        raise ValueError(f"{values!r:.40} are not whole numbers")
+    return tuple(values)
 
 
 def table_key(**parts: Any) -> str:
-    """Name for a score table: SHA-256 of all it depends on (hashes of weights and data, split, settings).
+    """Return the name of a score table, a SHA-256 of all that it depends on.
 
-    Equal parts give equal keys whatever their order; dataclasses, paths, tuples and mappings are accepted.
+    Args:
+        parts: hashes of weights and data, the split, settings. Equal parts give equal keys whatever their order.
+            Dataclasses, paths, tuples and mappings are accepted.
     """
     text = json.dumps(parts, sort_keys=True, default=_plain, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

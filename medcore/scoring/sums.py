@@ -1,4 +1,7 @@
-"""Sums over calibration images, all that scores are made of: parts over disjoint images add up and go to files."""
+"""Sums over calibration images, from which all scores are computed.
+
+Sums over disjoint images can be added, and written to files.
+"""
 
 from __future__ import annotations
 
@@ -12,41 +15,44 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError, StorageError
 from medcore.files import replacing
 from medcore.models.sam import MedSam
+from medcore.models.sites import by_family
+from medcore.models.spec import Architecture, ModelSpec
 
-#: Modules whose parameters belong to prunable groups; their Fisher terms are kept per parameter.
-GROUPED = ("attn.qkv.", "attn.proj.", "mlp.lin1.", "mlp.lin2.")
 _FORMAT = "medcore-sums-1"
-_PER_BLOCK = ("others", "gate_heads", "gate_channels", "active_heads", "active_channels")
 
 
 @dataclass
 class CalibrationSums:
-    """Sums over `used` images; lists have one entry a block, W is the number of boundary weights (nodes).
+    """Sums over `used` images.
+
+    W is the number of boundary weights (nodes), G the groups that a site has.
 
     Attributes:
-        parameters: name inside the block (`attn.qkv.weight`) -> (3, *parameter shape), terms A, B, C of the Fisher
-            information on the model's device and in its dtype; qkv, proj, lin1 and lin2 only.
-        others: (3,) float64, the same terms summed over the block's other parameters.
-        gate_heads, gate_channels: (W, H_l) and (W, M_l) float64, |∂loss/∂gate|.
-        active_heads, active_channels: (H_l,) and (M_l,) float64, see `medcore.scoring.activations`.
-        used: number of images in the sums. skipped: names of those left out because a gradient was not finite.
+        spec: structure of the scored model.
+        parameters: for every block, name inside the block (`attn.qkv.weight`) -> (3, *parameter shape), terms A, B, C
+            of the Fisher information on the model's device and in its dtype, of modules with parameters that belong
+            to groups.
+        others: for every block, (3,) float64, the same terms summed over the block's other parameters.
+        gates: for every site, (W, G) float64, |∂loss/∂gate|.
+        active: for every site, (G,) float64, see `medcore.scoring.activations`.
+        used: number of images in the sums.
+        skipped: names of images that were left out because a gradient was not finite.
     """
 
+    spec: ModelSpec
     parameters: list[dict[str, Tensor]]
     others: list[Tensor]
-    gate_heads: list[Tensor]
-    gate_channels: list[Tensor]
-    active_heads: list[Tensor]
-    active_channels: list[Tensor]
+    gates: list[Tensor]
+    active: list[Tensor]
     used: int = 0
     skipped: list[str] = field(default_factory=list)
 
     @classmethod
     def zeros(cls, model: MedSam, nodes: Sequence[float]) -> CalibrationSums:
-        """Nothing yet, in the widths of `model`."""
+        """Return sums over no image, in the widths of `model`."""
 
         def empty(parameter: Tensor) -> Tensor:
             return torch.zeros((3, *parameter.shape), dtype=parameter.dtype, device=parameter.device)
@@ -54,37 +60,52 @@ class CalibrationSums:
         def double(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64)
 
-        blocks = [model.image_encoder.get_submodule(f"blocks.{number}") for number in range(model.arch.depth)]
-        spec = model.spec
+        spec, grouped = model.spec, {_module(part.name) for site in model.arch.sites for part in site.tensors}
         return cls(
+            spec=spec,
             parameters=[
-                {name: empty(value) for name, value in block.named_parameters() if name.startswith(GROUPED)}
-                for block in blocks
+                {
+                    name: empty(value)
+                    for name, value in model.get_submodule(block.path).named_parameters()
+                    if _module(f"{block.path}.{name}") in grouped
+                }
+                for block in model.arch.blocks
             ],
-            others=[double(3) for _ in blocks],
-            gate_heads=[double(len(nodes), heads) for heads in spec.heads],
-            gate_channels=[double(len(nodes), channels) for channels in spec.channels],
-            active_heads=[double(heads) for heads in spec.heads],
-            active_channels=[double(channels) for channels in spec.channels],
+            others=[double(3) for _ in model.arch.blocks],
+            gates=[double(len(nodes), width) for width in spec.widths],
+            active=[double(width) for width in spec.widths],
         )
 
-    def add(self, other: CalibrationSums) -> None:
-        """Take in the sums over other images of the same model, in place.
+    def means(self, block: int) -> dict[str, Tensor]:
+        """Return the mean Fisher terms of one block.
 
-        Rounding depends on the order of additions only, so parts added in a fixed order give the same bits whoever
-        computed them.
+        Returns:
+            Name in the model -> (3, *parameter shape).
+        """
+        path = self.spec.arch.blocks[block].path
+        return {f"{path}.{name}": total / self.used for name, total in self.parameters[block].items()}
+
+    def add(self, other: CalibrationSums) -> None:
+        """Add the sums over other images of the same model, in place.
+
+        Rounding depends on the order of additions only. So parts that are added in a fixed order give the same bits in
+        any process.
         """
         for mine, theirs in zip(self.parameters, other.parameters, strict=True):
             for name, total in mine.items():
                 total += theirs[name].to(total.device)
-        for name in _PER_BLOCK:
-            for total, part in zip(getattr(self, name), getattr(other, name), strict=True):
+        for totals, parts in ((self.others, other.others), (self.gates, other.gates), (self.active, other.active)):
+            for total, part in zip(totals, parts, strict=True):
                 total += part
         self.used += other.used
         self.skipped += other.skipped
 
     def block_fisher(self) -> Tensor:
-        """(L, 3) float64: mean terms A, B, C summed over all parameters of each block."""
+        """Return the mean terms A, B, C summed over all parameters of each block.
+
+        Returns:
+            (L, 3) float64.
+        """
         rows = []
         for parameters, others in zip(self.parameters, self.others, strict=True):
             grouped = [total.reshape(3, -1).double().sum(dim=1).cpu() for total in parameters.values()]
@@ -92,38 +113,68 @@ class CalibrationSums:
         return torch.stack(rows) / self.used
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file by rename. Raises `MedcoreError` if the folder takes none."""
+        """Write a safetensors file by rename.
+
+        Raises:
+            MedcoreError: the file cannot be written.
+        """
         tensors = {
             f"parameters/{block}/{name}": total
             for block, terms in enumerate(self.parameters)
             for name, total in terms.items()
         }
-        for name in _PER_BLOCK:
-            tensors |= {f"{name}/{block}": total for block, total in enumerate(getattr(self, name))}
+        tensors |= dict(zip(_names(self.spec.arch), [*self.others, *self.gates, *self.active], strict=True))
         note = {"format": _FORMAT, "used": str(self.used), "skipped": json.dumps(self.skipped)}
         try:
             with replacing(path) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=note)
         except (OSError, SafetensorError) as error:
-            raise MedcoreError(f"{path}: cannot write the partial scores ({error})") from None
+            raise StorageError(f"{path}: cannot write the partial scores ({error})") from None
 
     @classmethod
-    def load(cls, path: Path, depth: int) -> CalibrationSums:
-        """Raises `MedcoreError` naming the file if it is not what `save` wrote for a model of `depth` blocks."""
+    def load(cls, path: Path, spec: ModelSpec) -> CalibrationSums:
+        """Read what `save` wrote for a model with the structure `spec`.
+
+        Raises:
+            MedcoreError: the file is damaged or of another structure.
+        """
+        blocks, sites = len(spec.arch.blocks), len(spec.arch.sites)
         try:
             with safe_open(path, framework="pt") as file:
                 note = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             if note.get("format") != _FORMAT:
                 raise ValueError(f"format {note.get('format')}")
-            parameters: list[dict[str, Tensor]] = [{} for _ in range(depth)]
+            parameters: list[dict[str, Tensor]] = [{} for _ in range(blocks)]
             for name, tensor in tensors.items():
                 if name.startswith("parameters/"):
                     _, block, inside = name.split("/")
                     parameters[int(block)][inside] = tensor
-            per_block = {name: [tensors[f"{name}/{block}"] for block in range(depth)] for name in _PER_BLOCK}
+            totals = [tensors[name] for name in _names(spec.arch)]
+            others, gates, active = totals[:blocks], totals[blocks : blocks + sites], totals[blocks + sites :]
             used, skipped = int(note["used"]), json.loads(note["skipped"])
-            sums = cls(parameters, **per_block, used=used, skipped=skipped)
+            sums = cls(spec, parameters, others, gates, active=active, used=used, skipped=skipped)
         except (OSError, SafetensorError, KeyError, IndexError, ValueError) as error:
-            raise MedcoreError(f"{path}: damaged partial scores ({error}); delete the file and score again") from None
+            raise CheckpointError(
+                f"{path}: damaged partial scores ({error}); delete the file and score again"
+            ) from None
         return sums
+
+
+def _module(parameter: str) -> str:
+    """Return the path of the module that holds a parameter."""
+    return parameter.rpartition(".")[0]
+
+
+def _names(arch: Architecture) -> list[str]:
+    """Return a file's keys for the sums that are kept by block or by site.
+
+    The sums of every block come first, then the gates and then the activations of every site.
+    """
+    numbered = [
+        f"{family}/{number}"
+        for family, sites in by_family(arch.sites, arch.sites).items()
+        for number in range(len(sites))
+    ]
+    others = [f"others/{number}" for number in range(len(arch.blocks))]
+    return others + [f"gate_{name}" for name in numbered] + [f"active_{name}" for name in numbered]

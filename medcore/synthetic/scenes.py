@@ -1,7 +1,7 @@
 """Two kinds of procedural scenes with one object to segment: an everyday one and an endoscopic one.
 
-They differ in palette, texture, shape family, illumination and edge softness, so that a model of the general
-domain has something to learn in the medical one. Both hold objects that look worth segmenting and are not.
+They differ in palette, texture, shape family, illumination and edge softness, so that a model of the general domain
+has something to learn in the medical one. Both hold distractors: things that look like the object and are not.
 """
 
 from __future__ import annotations
@@ -22,9 +22,16 @@ _TINTS = ((1.10, 0.74, 0.74), (1.12, 1.22, 1.24), (0.80, 0.66, 0.64), (1.06, 1.0
 
 
 def general_scene(rng: np.random.Generator, size: int) -> tuple[Field, Shape]:
-    """Textured things of any colour on a textured ground, sharp edges, light from one side, drop shadows.
+    """Draw textured things of any colour on a textured ground.
 
-    Returns the image, float32 (size, size, 3) in 0..1, and the object to segment.
+    Edges are sharp, light comes from one side, and things cast shadows.
+
+    Args:
+        rng: Source of randomness.
+        size: Side in pixels.
+
+    Returns:
+        The image, float32 (size, size, 3) in 0..1, and the object to segment.
     """
     ground = _palette(rng, None)
     own = _palette(rng, ground)
@@ -43,9 +50,17 @@ def general_scene(rng: np.random.Generator, size: int) -> tuple[Field, Shape]:
 
 
 def medical_scene(rng: np.random.Generator, size: int) -> tuple[Field, Shape]:
-    """A lesion on a wet wall: folds, vessels, a dark lumen, residue, soft edges, one lamp, highlights.
+    """Draw a lesion on a wet wall.
 
-    Returns the image, float32 (size, size, 3) in 0..1, and the lesion.
+    The wall has folds, vessels, a dark lumen and residue. Edges are soft. One lamp lights the scene and leaves
+    highlights.
+
+    Args:
+        rng: Source of randomness.
+        size: Side in pixels.
+
+    Returns:
+        The image, float32 (size, size, 3) in 0..1, and the lesion.
     """
     x, y = pixel_grid(size)
     scale = size / 128
@@ -68,7 +83,7 @@ def medical_scene(rng: np.random.Generator, size: int) -> tuple[Field, Shape]:
     colour = _residue(rng, colour, scale)
     height = _folds(rng, size)
     colour = _cover(colour, lesion.alpha, _lesion_colour(rng, wall, vessels))
-    # the lesion stands out of the wall as a dome, which the shading and the highlights follow
+    # the lesion is a dome on the wall, which shading and highlights follow
     radius = size * np.sqrt(lesion.share / np.pi)
     dome = ndimage.gaussian_filter(np.sqrt(1 - np.square(1 - lesion.depth)), 0.8 * scale)
     height = height * (1 - np.float32(0.8) * lesion.alpha) + dome * np.float32(radius * rng.uniform(0.25, 0.7))
@@ -97,12 +112,18 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _cover(image: Field, alpha: Field, paint: Field) -> Field:
-    """`paint` (size, size, 3) or (3,) over the image with opacity alpha (size, size)."""
+    """Paint over the image.
+
+    Args:
+        image: (size, size, 3).
+        alpha: Opacity of the paint, (size, size).
+        paint: (size, size, 3) or (3,).
+    """
     return image + alpha[..., None] * (paint - image)
 
 
 def _expose(rng: np.random.Generator, image: Field, grain: float) -> Field:
-    """Sensor noise, then clipping to 0..1."""
+    """Add sensor noise, then clip to 0..1."""
     speckle = rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(image + np.float32(grain) * speckle, 0, 1)
 
@@ -129,7 +150,7 @@ def _random_colour(rng: np.random.Generator) -> Field:
 
 
 def _palette(rng: np.random.Generator, unlike: Field | None) -> Field:
-    """Two related colours (2, 3); their mean is well apart from the mean of `unlike`."""
+    """Draw two related colours (2, 3), whose mean is far from the mean of `unlike`."""
     while True:
         colour = _random_colour(rng)
         other = np.clip(colour + rng.normal(0, rng.uniform(0.05, 0.3), 3), 0, 1)
@@ -139,32 +160,38 @@ def _palette(rng: np.random.Generator, unlike: Field | None) -> Field:
 
 
 def _material(rng: np.random.Generator, size: int, palette: Field) -> Field:
-    """A textured surface (size, size, 3) between two colours."""
+    """Draw a textured surface (size, size, 3) between two colours."""
     pattern = any_texture(rng, size)[..., None]
     return np.asarray(palette[0] + pattern * (palette[1] - palette[0]), dtype=np.float32)
 
 
 def _put(rng: np.random.Generator, image: Field, thing: Shape, palette: Field) -> None:
-    """Lays a thing on the image, in place: shadow to one side, at times a bulge and a glossy spot."""
+    """Lay a thing on the image, in place.
+
+    It casts a shadow to one side, and some things have a bulge or a glossy spot.
+    """
     size = image.shape[0]
     window = _around(thing.mask, margin=size // 12)
-    part, alpha, depth = image[window], thing.alpha[window], thing.depth[window]
-    side = max(part.shape[:2])
-    surface = _material(rng, side, palette)[: part.shape[0], : part.shape[1]]
+    patch, alpha, depth = image[window], thing.alpha[window], thing.depth[window]
+    side = max(patch.shape[:2])
+    surface = _material(rng, side, palette)[: patch.shape[0], : patch.shape[1]]
     reach = rng.uniform(-0.04, 0.04, 2) * size
     shadow = ndimage.shift(ndimage.uniform_filter(alpha, max(1, size // 24)), reach, order=1)
-    part = part * (1 - np.float32(rng.uniform(0, 0.45)) * shadow[..., None])
+    patch = patch * (1 - np.float32(rng.uniform(0, 0.45)) * shadow[..., None])
     if rng.random() < 0.5:
         surface = surface * (np.float32(0.75) + np.float32(0.4) * np.sqrt(depth))[..., None]
-    part = _cover(part, alpha, surface)
+    patch = _cover(patch, alpha, surface)
     if rng.random() < 0.25:
         spot = np.clip(noise(rng, side, 4)[: alpha.shape[0], : alpha.shape[1]] - 1.6, 0, 0.5) * 2 * alpha
-        part = _cover(part, spot, np.ones(3, dtype=np.float32))
-    image[window] = part
+        patch = _cover(patch, spot, np.ones(3, dtype=np.float32))
+    image[window] = patch
 
 
 def _around(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """The part of the frame that holds the mask, and a margin in pixels where the frame has room for it."""
+    """Return the window that holds the mask, with a margin in pixels.
+
+    The frame cuts the margin.
+    """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     first, last = max(0, int(rows[0]) - margin), int(rows[-1]) + 1 + margin
     left, right = max(0, int(columns[0]) - margin), int(columns[-1]) + 1 + margin
@@ -187,7 +214,7 @@ def _lesion_colour(rng: np.random.Generator, wall: Field, vessels: Field) -> Fie
 
 
 def _residue(rng: np.random.Generator, colour: Field, scale: float) -> Field:
-    """Yellowish patches that hide the wall, in some images."""
+    """Hide the wall behind yellowish patches in some images."""
     if rng.random() > 0.35:
         return colour
     size = colour.shape[0]
@@ -197,7 +224,7 @@ def _residue(rng: np.random.Generator, colour: Field, scale: float) -> Field:
 
 
 def _folds(rng: np.random.Generator, size: int) -> Field:
-    """Height of the wall in pixels: gentle relief and a few long ridges."""
+    """Return the height of the wall in pixels: gentle relief and a few long ridges."""
     relief = noise(rng, size, 2.5, octaves=2) * np.float32(0.02 * size)
     ridges = curves(rng, size, rng.uniform(1.2, 2.2), size * rng.uniform(0.04, 0.1))
     bumps = noise(rng, size, 14, octaves=2) * np.float32(0.0015 * size)
@@ -205,16 +232,27 @@ def _folds(rng: np.random.Generator, size: int) -> Field:
 
 
 def _lumen(rng: np.random.Generator, size: int) -> Field:
-    """How much light the dark opening swallows, 0..1; nothing in half of the images."""
+    """Return the share of light that a dark opening takes away, 0..1.
+
+    Half of the images have none.
+    """
     if rng.random() < 0.5:
         return np.zeros((size, size), dtype=np.float32)
     share, softness = rng.uniform(0.02, 0.15), size * rng.uniform(0.06, 0.25)
-    hole = draw_shape(rng, size, "ellipse", share, _centre(rng, size, 0.1), softness, rng.uniform(0.0, 0.08))
+    hole = draw_shape(
+        rng,
+        size,
+        family="ellipse",
+        share=share,
+        centre=_centre(rng, size, 0.1),
+        softness=softness,
+        roughness=rng.uniform(0.0, 0.08),
+    )
     return hole.alpha * np.float32(rng.uniform(0.5, 0.9))
 
 
 def _contact_shadow(rng: np.random.Generator, lesion: Shape, lamp: NDArray[np.float64], scale: float) -> Field:
-    """Darkening beside the lesion on the side that the lamp does not see."""
+    """Return the darkening next to the lesion, on the side away from the lamp."""
     rows, columns = np.nonzero(lesion.mask)
     from_lamp = np.array([rows.mean() - lamp[1], columns.mean() - lamp[0]])
     reach = from_lamp / max(float(np.linalg.norm(from_lamp)), 1e-6) * scale * rng.uniform(1, 5)
@@ -224,7 +262,11 @@ def _contact_shadow(rng: np.random.Generator, lesion: Shape, lamp: NDArray[np.fl
 
 
 def _shade(rng: np.random.Generator, height: Field, lamp: NDArray[np.float64]) -> tuple[Field, Field]:
-    """Lambert's cosine towards a lamp above the wall, and the mirror term for an eye straight above."""
+    """Return the light that the wall sends to an eye straight above.
+
+    Returns:
+        Lambert's cosine for a lamp above the wall, and the mirror term, both in 0..1.
+    """
     size = height.shape[0]
     x, y = pixel_grid(size)
     down, across = np.gradient(height)
@@ -240,7 +282,10 @@ def _shade(rng: np.random.Generator, height: Field, lamp: NDArray[np.float64]) -
 
 
 def _highlights(rng: np.random.Generator, gloss: Field, away: Field, scale: float) -> Field:
-    """Opacity of small saturated reflections where the wet surface mirrors the lamp, broken up by ripples."""
+    """Return the opacity of the lamp's reflections on the wet surface.
+
+    They are small and saturated, and ripples break them up.
+    """
     size = gloss.shape[0]
     ripples = noise(rng, size, rng.uniform(9, 18) / max(scale, 1.0) * scale, octaves=2, gain=0.6)
     score = (gloss - 1) * np.float32(rng.uniform(10, 25)) - away + np.float32(0.35) * ripples
@@ -250,7 +295,10 @@ def _highlights(rng: np.random.Generator, gloss: Field, away: Field, scale: floa
 
 
 def _frame(rng: np.random.Generator, size: int) -> Field:
-    """The endoscope's opening: 1 inside, 0 in the black corners; everything in a third of the images."""
+    """Return the endoscope's opening, 1 inside and 0 in the black corners.
+
+    A third of the images have no corners.
+    """
     if rng.random() < 1 / 3:
         return np.ones((size, size), dtype=np.float32)
     x, y = pixel_grid(size)

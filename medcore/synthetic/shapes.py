@@ -1,4 +1,4 @@
-"""Irregular filled shapes as level sets: pixels they cover, softness of the edge, depth of a pixel."""
+"""Irregular filled shapes, drawn as level sets."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class Shape:
     """One connected shape without holes.
 
     Attributes:
-        mask: bool (size, size), where the opacity is above one half.
-        alpha: float32 (size, size), opacity 0..1 with a soft edge.
-        depth: float32 (size, size), 0 outside and at the edge, towards 1 in the middle.
-        share: covered part of the frame, 0..1.
+        mask: Bool (size, size), where the opacity is above one half.
+        alpha: Float32 (size, size), opacity 0..1 with a soft edge.
+        depth: Float32 (size, size), 0 outside and at the edge, towards 1 in the middle.
     """
 
     mask: NDArray[np.bool_]
@@ -32,6 +31,7 @@ class Shape:
 
     @property
     def share(self) -> float:
+        """Return the covered share of the frame, 0..1."""
         return float(self.mask.mean())
 
 
@@ -44,16 +44,16 @@ def draw_shape(
     softness: float,
     roughness: float,
 ) -> Shape:
-    """A shape of a family in a random direction and proportion.
+    """Draw a shape of a family in a random direction and proportion.
 
     Args:
-        rng: the source of chance.
-        size: side of the frame in pixels.
-        family: one of `GENERAL_FAMILIES` or `MEDICAL_FAMILIES`.
-        share: part of the frame to cover; met but for pieces that the roughness cuts off.
+        rng: Source of randomness.
+        size: Side of the frame in pixels.
+        family: One of `GENERAL_FAMILIES` or `MEDICAL_FAMILIES`.
+        share: Share of the frame to cover; less if the roughness cuts pieces off.
         centre: x and y in pixels.
-        softness: width of the edge's ramp in pixels.
-        roughness: amplitude of the edge's irregularity as a share of the radius.
+        softness: Width of the edge's ramp in pixels.
+        roughness: Amplitude of the edge's irregularity as a share of the radius.
     """
     radius = size * np.sqrt(share / np.pi)
     x, y = pixel_grid(size)
@@ -64,7 +64,7 @@ def draw_shape(
     if roughness > 0:
         fineness = rng.uniform(1.0, 2.5) * size / (2 * radius)
         level = level + np.float32(roughness) * noise(rng, size, max(2.0, fineness), octaves=3, gain=0.45)
-    # shift the level so that the share is met, wherever the frame cuts the shape
+    # shift the level so that the share is met even if the frame cuts the shape
     kept = max(1, round(share * level.size))
     level = level - np.partition(level, level.size - kept, axis=None)[level.size - kept]
     return _finish(level, float(radius), softness)
@@ -74,7 +74,7 @@ def _finish(level: Field, radius: float, softness: float) -> Shape:
     mask = level > 0
     alpha = np.clip(0.5 + level * np.float32(radius / max(softness, 1e-3)), 0, 1)
     pieces, count = ndimage.label(mask)
-    # two pieces with one hole between them have the Euler number of a single whole one
+    # both checks are needed, because two pieces with one hole have the Euler number of one whole piece
     if count != 1 or _pieces_less_holes(mask) != 1:
         mask = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
         near = ndimage.binary_dilation(mask, iterations=max(1, int(np.ceil(softness / 2))))
@@ -87,7 +87,10 @@ def _finish(level: Field, radius: float, softness: float) -> Shape:
 
 
 def _pieces_less_holes(mask: NDArray[np.bool_]) -> int:
-    """Euler number of the 4-connected foreground, in a tenth of the time that filling holes takes."""
+    """Return the Euler number of the 4-connected foreground.
+
+    It takes a tenth of the time that filling holes takes.
+    """
     below, right = mask[1:] & mask[:-1], mask[:, 1:] & mask[:, :-1]
     blocks = below[:, 1:] & below[:, :-1]
     count = np.count_nonzero

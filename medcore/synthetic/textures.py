@@ -1,4 +1,4 @@
-"""Fields of chance for procedural images: smooth noise, curves, stripes, cells. All float32 (size, size)."""
+"""Random fields for procedural images: smooth noise, curves, stripes, cells. All are float32 (size, size)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Field = NDArray[np.float32]
 
 @lru_cache(maxsize=4)
 def pixel_grid(size: int) -> tuple[Field, Field]:
-    """x and y of the pixel centres in pixels (read-only, shared)."""
+    """Return x and y of the pixel centres in pixels; both are read-only and shared."""
     y, x = (axis.astype(np.float32) + np.float32(0.5) for axis in np.mgrid[:size, :size])
     x.flags.writeable = y.flags.writeable = False
     return x, y
 
 
 def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 1, gain: float = 0.5) -> Field:
-    """Smooth noise of about zero mean and unit variance.
+    """Draw smooth noise of about zero mean and unit variance.
 
     Args:
-        rng: the source of chance.
-        size: side in pixels.
-        cells: knots of the coarsest octave along the side; each further octave doubles them.
-        octaves: sheets that are added up; those finer than the pixels become white noise.
-        gain: amplitude of an octave relative to the coarser one.
+        rng: Source of randomness.
+        size: Side in pixels.
+        cells: Knots of the coarsest octave along the side; each further octave doubles them.
+        octaves: Number of sheets that are added; those finer than the pixels become white noise.
+        gain: Amplitude of an octave relative to the coarser one.
     """
     total = np.zeros((size, size), dtype=np.float32)
     power = 0.0
@@ -46,20 +46,20 @@ def noise(rng: np.random.Generator, size: int, cells: float, octaves: int = 1, g
 
 
 def _interpolate(values: Field, size: int, knots: float, shift: float) -> Field:
-    """Cubic interpolation along the first axis: (knots + 4, M) -> (size, M).
+    """Interpolate along the first axis by cubics: (knots + 4, M) -> (size, M).
 
-    The weights of a pixel have unit length, so that white knots give the same variance on and between knots.
-    Four taps instead of a matrix product: no BLAS, whose threads cost more than they save at this size.
+    The weights of a pixel have unit length, so that white knots give the same variance on and between knots. Four taps
+    replace a matrix product, because the threads of BLAS cost more than they save at this size.
     """
     places = shift + (np.arange(size, dtype=np.float32) + 0.5) * np.float32(knots / size)
     first = np.floor(places).astype(np.intp) - 1
-    part = (places - np.floor(places)).astype(np.float32)
+    rest = (places - np.floor(places)).astype(np.float32)
     taps = np.stack(
         [
-            ((2 - part) * part - 1) * part,
-            (3 * part - 5) * part * part + 2,
-            ((4 - 3 * part) * part + 1) * part,
-            (part - 1) * part * part,
+            ((2 - rest) * rest - 1) * rest,
+            (3 * rest - 5) * rest * rest + 2,
+            ((4 - 3 * rest) * rest + 1) * rest,
+            (rest - 1) * rest * rest,
         ]
     )
     taps /= np.sqrt(np.square(taps).sum(axis=0))
@@ -70,14 +70,24 @@ def _interpolate(values: Field, size: int, knots: float, shift: float) -> Field:
 
 
 def curves(rng: np.random.Generator, size: int, cells: float, width: float) -> Field:
-    """Winding lines, 1 on the line and 0 away from it: the zero level of a noise; `width` in pixels."""
+    """Draw winding lines along the zero level of a noise.
+
+    Args:
+        rng: Source of randomness.
+        size: Side in pixels.
+        cells: Knots of the noise along the side.
+        width: Width of a line in pixels.
+
+    Returns:
+        1 on a line, 0 away from it.
+    """
     level = noise(rng, size, cells, octaves=2, gain=0.35)
     slope = cells * 2.0 / size  # typical change of the noise from pixel to pixel
     return np.asarray(np.exp(-np.square(level / np.float32(slope * width))), dtype=np.float32)
 
 
 def stripes(rng: np.random.Generator, size: int) -> Field:
-    """Wavy bands between 0 and 1 in any direction, 4 to 14 of them, soft or hard."""
+    """Draw 4 to 14 wavy bands between 0 and 1 in any direction, soft or hard."""
     x, y = pixel_grid(size)
     angle, count = rng.uniform(0, np.pi), rng.uniform(4, 14)
     turn = np.float32(2 * np.pi * count / size)
@@ -87,7 +97,10 @@ def stripes(rng: np.random.Generator, size: int) -> Field:
 
 
 def checks(rng: np.random.Generator, size: int) -> Field:
-    """A slightly blurred checker board or tiling, 3 to 9 tiles along the side, turned by any angle."""
+    """Draw a slightly blurred checker board or tiling, turned by any angle.
+
+    It has 3 to 9 tiles along the side, between 0 and 1.
+    """
     x, y = pixel_grid(size)
     angle, count = rng.uniform(0, np.pi), rng.uniform(3, 9)
     scale = np.float32(np.pi * count / size)
@@ -97,7 +110,10 @@ def checks(rng: np.random.Generator, size: int) -> Field:
 
 
 def cells(rng: np.random.Generator, size: int) -> Field:
-    """Patches of constant value between 0 and 1 around 8 to 20 random seeds (Voronoi)."""
+    """Draw patches of constant value between 0 and 1.
+
+    They are the Voronoi cells of 8 to 20 random seeds, with bent edges.
+    """
     x, y = pixel_grid(size)
     count = int(rng.integers(8, 21))
     seeds = rng.uniform(0, size, (count, 2)).astype(np.float32)
@@ -109,12 +125,12 @@ def cells(rng: np.random.Generator, size: int) -> Field:
 
 
 def grain(rng: np.random.Generator, size: int) -> Field:
-    """Cloudy to grainy noise between 0 and 1."""
+    """Draw cloudy to grainy noise between 0 and 1."""
     sheet = noise(rng, size, rng.uniform(2, 20), octaves=4, gain=rng.uniform(0.4, 0.8))
     return np.asarray(0.5 + 0.5 * np.tanh(sheet), dtype=np.float32)
 
 
 def any_texture(rng: np.random.Generator, size: int) -> Field:
-    """One of the patterns above, grain most often; between 0 and 1."""
+    """Draw one of the patterns above, grain most often; between 0 and 1."""
     kind = rng.choice(4, p=(0.5, 0.2, 0.15, 0.15))
     return (grain, stripes, checks, cells)[kind](rng, size)

@@ -1,7 +1,7 @@
 """Embedded data: procedural images for a general and a medical domain, and the small model that learns them.
 
-Made from a seed, so that the demo and the tests need no download. Each image has exactly one connected object
-in its mask, which covers 1.5 to 40 % of the frame; whatever else looks like an object is a distractor.
+The images are made from a seed, so that the demo and the tests need no download. The mask of each image holds exactly
+one connected object, which covers 1.5 to 40 % of the frame. Other things that look like objects are distractors.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from medcore.data.splits import FILE_NAME, FRACTIONS, make_parts, save_manifest
-from medcore.errors import MedcoreError
+from medcore.data.image_folders import IMAGES, MASKS
+from medcore.data.splits import FILE_NAME, FRACTIONS, make_splits, save_manifest
+from medcore.errors import ConfigError, StorageError
 from medcore.files import replacing
-from medcore.models.spec import Architecture, DecoderSpec
+from medcore.models.spec import DecoderSpec
+from medcore.models.vit import SamVit
 from medcore.synthetic.scenes import general_scene, medical_scene
 from medcore.synthetic.shapes import Shape
 from medcore.synthetic.textures import Field
 
-#: SAM in small: 128 px in 16 x 16 patches of 8 px, windows of 8 patches, two global blocks.
-DEMO_ARCH = Architecture(
+#: A small SAM: 128 px in 16 x 16 patches of 8 px, windows of 8 patches, two global blocks.
+DEMO_ARCH = SamVit(
     name="demo",
     img_size=128,
     patch_size=8,
@@ -38,7 +40,7 @@ DEMO_ARCH = Architecture(
     pixel_mean=(0.5, 0.5, 0.5),
     pixel_std=(0.25, 0.25, 0.25),
 )
-#: Smallest and largest part of the frame that the object covers.
+#: Smallest and largest share of the frame that the object covers.
 LEAST_SHARE, MOST_SHARE = 0.015, 0.40
 
 _SCENES: dict[str, Callable[[np.random.Generator, int], tuple[Field, Shape]]] = {
@@ -48,26 +50,26 @@ _SCENES: dict[str, Callable[[np.random.Generator, int], tuple[Field, Shape]]] = 
 
 
 def make(domain: str, n: int, size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Draws n images with their masks.
+    """Draw n images with their masks.
 
-    Image i depends on (domain, size, seed, i) alone: a longer set starts with the shorter one.
+    Image i depends on (domain, size, seed, i) alone, so a longer set starts with the shorter one.
 
     Args:
-        domain: "general" or "medical".
-        n: number of images.
-        size: side in pixels, at least 32.
-        seed: not negative.
+        domain: `general` or `medical`.
+        n: Number of images.
+        size: Side in pixels, at least 32.
+        seed: Not negative.
 
     Returns:
-        images uint8 (n, size, size, 3) in RGB, and masks bool (n, size, size).
+        Images, uint8 (n, size, size, 3) in RGB, and masks, bool (n, size, size).
 
     Raises:
-        MedcoreError: for an unknown domain, a size below 32 or a negative number.
+        ConfigError: The domain is unknown, the size is below 32 or a number is negative.
     """
     if domain not in _SCENES:
-        raise MedcoreError(f"unknown synthetic domain '{domain}'; known are {', '.join(_SCENES)}")
+        raise ConfigError(f"unknown synthetic domain '{domain}'; known are {', '.join(_SCENES)}")
     if size < 32 or n < 0 or seed < 0:
-        raise MedcoreError(f"synthetic images: need size >= 32, n >= 0, seed >= 0; got {size}, {n}, {seed}")
+        raise ConfigError(f"synthetic images: need size >= 32, n >= 0, seed >= 0; got {size}, {n}, {seed}")
     images = np.empty((n, size, size, 3), dtype=np.uint8)
     masks = np.empty((n, size, size), dtype=np.bool_)
     for index in range(n):
@@ -78,33 +80,41 @@ def make(domain: str, n: int, size: int, seed: int) -> tuple[NDArray[np.uint8], 
 
 
 def write_folder(root: Path, domain: str, n: int, size: int, seed: int) -> Path:
-    """Writes `make`'s images as a data folder: `images/*.png`, `masks/*.png` (0 and 255) and `splits.json`.
+    """Write images of `make` as a data folder.
 
-    Three quarters are `train`, the rest is `val`. The manifest comes last, so a folder with one is complete.
-    Files of the same names are replaced.
+    It holds `images/*.png`, `masks/*.png` (0 and 255) and `splits.json`. Three quarters are `train`, the rest is `val`.
+    The manifest is written last, so a folder that has one is complete. Files of the same names are replaced.
+
+    Args:
+        root: The folder to make.
+        domain: As for `make`.
+        n: As for `make`.
+        size: As for `make`.
+        seed: As for `make`; it also decides the splits.
 
     Returns:
         The folder.
 
     Raises:
-        MedcoreError: as `make`, or if the folder cannot be written.
+        ConfigError: As for `make`.
+        StorageError: The folder cannot be written.
     """
     root = Path(root)
     images, masks = make(domain, n, size, seed)
     names = [f"{domain}_{index:04d}" for index in range(n)]
     try:
-        for kind, pictures in (("images", images), ("masks", masks.astype(np.uint8) * 255)):
+        for kind, pictures in ((IMAGES, images), (MASKS, masks.astype(np.uint8) * 255)):
             (root / kind).mkdir(parents=True, exist_ok=True)
             for name, picture in zip(names, pictures, strict=True):
                 _save_png(root / kind / f"{name}.png", picture)
     except OSError as error:
-        raise MedcoreError(f"{root}: cannot write synthetic images ({error}); choose another folder") from None
-    save_manifest(root / FILE_NAME, make_parts(names, FRACTIONS, seed))
+        raise StorageError(f"{root}: cannot write synthetic images ({error}); choose another folder") from None
+    save_manifest(root / FILE_NAME, make_splits(names, FRACTIONS, seed))
     return root
 
 
 def _draw(domain: str, rng: np.random.Generator, size: int) -> tuple[Field, NDArray[np.bool_]]:
-    """Draws scenes until one has a single object of the right size; most do at once."""
+    """Draw scenes until one has a single object of the right size; most do at once."""
     while True:
         image, target = _SCENES[domain](rng, size)
         if LEAST_SHARE <= target.share <= MOST_SHARE and ndimage.label(target.mask)[1] == 1:

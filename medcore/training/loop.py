@@ -1,27 +1,35 @@
-"""What recovery and training share: who trains, how the rate falls, what to return to after a blow-up."""
+"""What recovery and training share: which parameters train, how the rate falls, where a blow-up leads back to."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError
+from medcore.training.orders import RateSchedule
 
 #: Share of the learning rate that a cosine schedule ends on (method §6).
 COSINE_FLOOR = 0.01
-SCHEDULES = ("constant", "cosine")
+SCHEDULES: tuple[str, ...] = get_args(RateSchedule)
 
 
 @contextmanager
 def only_training(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[list[nn.Parameter]]:
-    """Let only the parameters of `parts` train; yields those with at least one entry.
+    """Let only the parameters of `parts` train.
 
-    Parameters of width 0 (a block without heads or channels) are left out. On exit, also by an exception,
-    every parameter's `requires_grad` is as before and no gradients remain.
+    On exit, also by an exception, every parameter's `requires_grad` is as before and no gradients remain.
+
+    Args:
+        model: the whole model.
+        parts: modules of it.
+
+    Yields:
+        The parameters that train, without those of width 0 (a site without groups).
     """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     chosen = {id(parameter) for part in parts for parameter in part.parameters()}
@@ -36,16 +44,22 @@ def only_training(model: nn.Module, parts: Sequence[nn.Module]) -> Iterator[list
 
 
 def rate_factor(step: int, total: int, schedule: str, warmup: int = 0) -> float:
-    """Factor on the learning rate at 0-based `step` of `total`.
+    """Return the factor on the learning rate at one step.
 
-    Linear warm-up over the first `warmup` steps (the first step takes 1/warmup), then 1 ("constant"), or a
-    half cosine that reaches `COSINE_FLOOR` at the last step ("cosine").
+    Warm-up is linear over the first `warmup` steps (the first step takes 1/warmup). Then the factor is 1 ("constant"),
+    or a half cosine that reaches `COSINE_FLOOR` at the last step ("cosine").
+
+    Args:
+        step: 0-based.
+        total: number of steps.
+        schedule: "constant" or "cosine".
+        warmup: steps of warm-up.
     """
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
         return 1.0
-    # Progress is 0 at the first step after warm-up and 1 at the last one.
+    # progress is 0 at the first step after warm-up and 1 at the last one
     progress = (step - warmup) / max(1, total - 1 - warmup)
     return COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
@@ -57,7 +71,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no entry is NaN or infinite; one transfer from the device for all tensors together."""
+    """Return whether no entry is NaN or infinite.
+
+    All tensors together need one transfer from the device.
+    """
     if not tensors:
         return True
     return bool(torch.stack([tensor.detach().isfinite().all() for tensor in tensors]).all())
@@ -66,8 +83,10 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
 class LastGood:
     """A periodic copy of trained parameters that were finite and gave a finite loss.
 
-    Copying every `every` steps costs little beside the steps; a failure loses at most `every` steps. `copies` are in
-    the parameters' order and on their devices.
+    Copying every `every` steps costs little compared with the steps. A failure loses at most `every` steps.
+
+    Attributes:
+        copies: the parameters' values, in their order and on their devices.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], every: int = 10) -> None:
@@ -76,7 +95,10 @@ class LastGood:
         self.copies = [parameter.detach().clone() for parameter in parameters]
 
     def saw(self, step: int) -> None:
-        """Note that the present parameters gave a finite loss at `step`; copies them every few steps."""
+        """Note that the present parameters gave a finite loss at `step`.
+
+        Every few steps they are copied.
+        """
         if step % self._every == 0 and step > 0 and all_finite(self._parameters):
             for copy, parameter in zip(self.copies, self._parameters, strict=True):
                 copy.copy_(parameter.detach())
@@ -89,14 +111,26 @@ class LastGood:
 
 
 def check_range(where: str, **limits: tuple[float, float, float]) -> None:
-    """Raise `MedcoreError` naming the first setting whose (value, least, most) is out of order, or is NaN."""
+    """Check that settings lie in their ranges.
+
+    Args:
+        where: what the settings are of, for the message.
+        limits: setting -> (value, least, most).
+
+    Raises:
+        MedcoreError: a value is out of range or NaN; the message names the first such setting.
+    """
     for name, (value, least, most) in limits.items():
         if not least <= value <= most:
             bound = f"at least {least:g}" if most == math.inf else f"between {least:g} and {most:g}"
-            raise MedcoreError(f"{where}: {name} is {value!r}; it must be {bound}")
+            raise ConfigError(f"{where}: {name} is {value!r}; it must be {bound}")
 
 
 def check_schedule(where: str, schedule: str) -> None:
-    """Raise `MedcoreError` for an unknown learning-rate schedule."""
+    """Check the name of a learning-rate schedule.
+
+    Raises:
+        MedcoreError: it is unknown.
+    """
     if schedule not in SCHEDULES:
-        raise MedcoreError(f"{where}: unknown schedule '{schedule}'; known are {', '.join(SCHEDULES)}")
+        raise ConfigError(f"{where}: unknown schedule '{schedule}'; known are {', '.join(SCHEDULES)}")

@@ -1,14 +1,54 @@
-"""The orders in which one round of a schedule may cut and recover (method §6)."""
+"""Choices of a schedule that need no torch: the order of a round, and how a learning rate falls (method §6)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
-Order = Literal["heads_first", "mlp_first", "together"]
+from medcore.errors import ConfigError
+from medcore.models.architectures import KINDS
+from medcore.models.sites import Family
 
-#: Phases of a round. A pruning phase is named after the family it cuts; "both" cuts the two at once.
-PHASES: dict[str, tuple[str, ...]] = {
-    "heads_first": ("heads", "heads_recovery", "mlp", "mlp_recovery"),
-    "mlp_first": ("mlp", "mlp_recovery", "heads", "heads_recovery"),
-    "together": ("both", "both_recovery"),
-}
+#: Course of a learning rate over a training.
+RateSchedule = Literal["constant", "cosine"]
+#: The order that cuts all families at once.
+TOGETHER = "together"
+
+_FIRST = "_first"
+
+
+def orders(families: Sequence[Family]) -> tuple[str, ...]:
+    """Return the names of the orders for these families.
+
+    There is one that begins with each stage, and one that cuts all at once.
+    """
+    return (*dict.fromkeys(f"{family.stage}{_FIRST}" for family in families), TOGETHER)
+
+
+def all_orders() -> tuple[str, ...]:
+    """Return the names of the orders of all registered architectures."""
+    return tuple(dict.fromkeys(name for kind in KINDS for name in orders(KINDS[kind].families)))
+
+
+def phase_names(order: str, families: Sequence[Family]) -> list[tuple[str, tuple[Family, ...]]]:
+    """Return the pruning phases of one round.
+
+    An order that begins with a stage of another architecture stands for the families' own order.
+
+    Args:
+        order: a name in `orders`.
+        families: families of the architecture.
+
+    Returns:
+        Name of each pruning phase and the families that it cuts. A recovery follows each of them.
+
+    Raises:
+        MedcoreError: the order is unknown.
+    """
+    if order == TOGETHER:
+        return [("both" if len(families) == 2 else "all", tuple(families))]
+    first = [family for family in families if f"{family.stage}{_FIRST}" == order]
+    if not first and order not in all_orders():
+        raise ConfigError(f"schedule: unknown order '{order}'; known are {', '.join(orders(families))}")
+    rest = [family for family in families if family not in first]
+    return [(family.stage, (family,)) for family in (*first, *rest)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from medcore.data.load import ImageSet
-from medcore.devices import Parts, device_of, mixed_precision
-from medcore.errors import MedcoreError
+from medcore.devices import device_of, mixed_precision
+from medcore.errors import ConfigError, DataError
 from medcore.losses import recovery_loss
 from medcore.models.sam import MedSam
 from medcore.training.loop import (
@@ -39,10 +39,20 @@ OnStep = Callable[[int, float, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class RecoverySettings:
-    """Defaults are the reference's. `lambdas` weigh boundary BCE, embedding, boundary logits and spectrum.
+    """Settings of a recovery. The defaults are the reference's (method §6).
 
-    `schedule` is "constant" or "cosine" (to 1 %), after `warmup` steps of linear rise. `autocast` runs the
-    model in bfloat16; losses and weights stay in float32.
+    Attributes:
+        steps: number of steps.
+        lr: learning rate.
+        batch_size: images of a step.
+        lambdas: weights of boundary BCE, embedding, boundary logits and spectrum (6.2).
+        weight_decay: of AdamW.
+        schedule: course of the learning rate, "constant" or "cosine" (to 1 %).
+        warmup: steps of linear rise before it.
+        autocast: whether to run the model in bfloat16; losses and weights stay in float32.
+
+    Raises:
+        MedcoreError: a value is out of range.
     """
 
     steps: int = 100
@@ -65,13 +75,22 @@ class RecoverySettings:
         )
         check_schedule("recovery", self.schedule)
         if len(self.lambdas) != 4 or not all(0 <= value < math.inf for value in self.lambdas):
-            raise MedcoreError(f"recovery: lambdas must be four numbers of at least 0, got {self.lambdas}")
+            raise ConfigError(f"recovery: lambdas must be four numbers of at least 0, got {self.lambdas}")
 
 
 def draw_batches(complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int) -> npt.NDArray[np.intp]:
-    """Image indices (steps, batch_size), drawn with replacement in proportion to `complexity`.
+    """Draw images with replacement in proportion to their complexity (6.1).
 
-    Uniform if all complexities are 0. A longer draw with the same seed begins with the shorter one.
+    A longer draw with the same seed begins with the shorter one.
+
+    Args:
+        complexity: (N,), not negative. If all are 0, the draw is uniform.
+        steps: number of batches.
+        batch_size: images of a batch.
+        seed: seed of the draw.
+
+    Returns:
+        Image indices (steps, batch_size).
     """
     total = complexity.sum()
     shares = complexity / total if total > 0 else np.full(len(complexity), 1 / len(complexity))
@@ -88,15 +107,24 @@ def recover(
     on_step: OnStep | None = None,
     file: RecoveryFile | None = None,
 ) -> RecoveryLog:
-    """Train the encoder of `model` in place; decoder and prompt encoder stay as they are.
+    """Train the encoder of `model` in place by the recovery loss (6.2).
 
-    The boxes are exact, since the teacher's answers were made with exact ones. The global random state is
-    neither read nor changed. A non-finite loss or gradient ends the recovery with the last good copy of the
-    encoder. A batch that does not fit into memory is taken in parts whose gradients add up to the batch's.
+    Decoder and prompt encoder stay as they are. The boxes are exact, because the teacher's answers were made with exact
+    ones. The global random state is neither read nor changed. A non-finite loss or gradient ends the recovery with the
+    last good copy of the encoder. A batch that does not fit into memory is cut into microbatches, whose gradients add
+    up to the batch's.
 
     Args:
-        images: the calibration images. teacher: its answers on exactly these images, in their order.
-        file: keeps the state between steps; if it holds one of this recovery, that goes on from there.
+        model: the pruned model.
+        images: the calibration images.
+        teacher: its answers on exactly these images, in their order.
+        settings: how to train.
+        seed: decides which images each step takes.
+        on_step: called after every step.
+        file: keeps the state between steps. If it holds the state of this recovery, training continues from there.
+
+    Returns:
+        What happened, step by step.
 
     Raises:
         MedcoreError: there are steps to take, but no images, or teacher and images differ in number.
@@ -105,46 +133,54 @@ def recover(
     if settings.steps == 0:
         return RecoveryLog()
     if len(images) == 0 or len(teacher) != len(images):
-        raise MedcoreError(
+        raise DataError(
             f"recovery: {len(images)} calibration images but {len(teacher)} teacher answers; "
             "compute the teacher on the same, non-empty images"
         )
-    batches = draw_batches(images.complexity, settings.steps, settings.batch_size, seed)
     with only_training(model, [model.image_encoder]) as parameters:
-        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-        identity = f"{seed} {settings} {model.spec.to_json()}"
-        state = RecoveryState(identity, parameters, optimizer, LastGood(parameters), RecoveryLog(), Parts())
+        state = RecoveryState(
+            identity=f"{seed} {settings} {model.spec.to_json()}",
+            parameters=parameters,
+            optimizer=torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay),
+            good=LastGood(parameters),
+        )
         if file is not None:
             file.load(state)
-        log, good, parts = state.log, state.good, state.parts
-        for step in range(log.steps, settings.steps):
-            factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
-            set_rate(optimizer, settings.lr * factor)
-            loss_of = functools.partial(_loss, model, images, teacher, batches[step], settings)
-            figures = parts.backward(settings.batch_size, loss_of, optimizer)
-            # one transfer for all figures, and only now: a device must not wait for it before the backward pass
-            loss, *values = figures.tolist()
-            log.split = parts.note(settings.batch_size)
-            log.stopped = _trouble(loss, parameters, step)
-            if log.stopped is not None:
-                good.restore()
-                return log
-            good.saw(step)
-            optimizer.step()
-            log.losses.append(loss)
-            log.terms.append(dict(zip(TERMS, values, strict=True)))
-            if file is not None:
-                file.after_step(state)
-            if on_step is not None:
-                on_step(step, loss, log.terms[-1])
-        if not all_finite(parameters):
-            log.stopped = f"non-finite weights after step {settings.steps - 1}"
-            good.restore()
-    return log
+        _take_steps(_Run(model, images, teacher, settings, seed), state, on_step, file)
+        if state.log.stopped is None and not all_finite(parameters):
+            state.log.stopped = f"non-finite weights after step {settings.steps - 1}"
+        if state.log.stopped is not None:
+            state.good.restore()
+    return state.log
 
 
-def _trouble(loss: float, parameters: list[torch.nn.Parameter], step: int) -> str | None:
-    """Why the step must not be taken, or None."""
+def _take_steps(run: _Run, state: RecoveryState, on_step: OnStep | None, file: RecoveryFile | None) -> None:
+    """Take the steps that are left, up to the first that must not be taken."""
+    settings, log, microbatches = run.settings, state.log, state.microbatches
+    batches = draw_batches(run.images.complexity, settings.steps, settings.batch_size, run.seed)
+    for step in range(log.steps, settings.steps):
+        factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
+        set_rate(state.optimizer, settings.lr * factor)
+        loss_of = functools.partial(run.loss, batches[step])
+        figures = microbatches.backward(settings.batch_size, loss_of, state.optimizer)
+        # one transfer for all figures, and only now: a device must not wait for it before the backward pass
+        loss, *values = figures.tolist()
+        log.split = microbatches.note(settings.batch_size)
+        log.stopped = _trouble(loss, state.parameters, step)
+        if log.stopped is not None:
+            return
+        state.good.saw(step)
+        state.optimizer.step()
+        log.losses.append(loss)
+        log.terms.append(dict(zip(TERMS, values, strict=True)))
+        if file is not None:
+            file.after_step(state)
+        if on_step is not None:
+            on_step(step, loss, log.terms[-1])
+
+
+def _trouble(loss: float, parameters: Sequence[torch.nn.Parameter], step: int) -> str | None:
+    """Return why the step must not be taken, or None."""
     if not math.isfinite(loss):
         return f"non-finite loss ({loss}) at step {step}"
     if not all_finite([parameter.grad for parameter in parameters if parameter.grad is not None]):
@@ -152,30 +188,39 @@ def _trouble(loss: float, parameters: list[torch.nn.Parameter], step: int) -> st
     return None
 
 
-def _loss(
-    model: MedSam,
-    images: ImageSet,
-    teacher: Teacher,
-    batch: npt.NDArray[np.intp],
-    settings: RecoverySettings,
-    part: slice,
-) -> Tensor:
-    """Recovery loss of a part of one batch and its detached terms: (1 + terms,) on the model's device, full precision.
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same from step to step of a recovery."""
 
-    Each is a mean over the part's images, which are of one size.
-    """
-    indices, device = batch[part], device_of(model)
-    teacher_embedding, teacher_logits = teacher.batch(indices, device)
-    with mixed_precision(device, settings.autocast):
-        embedding = model.encode(images.tensor(indices).to(device))
-        logits = model.decode(embedding, images.box_tensor(indices).to(device))
-    total, terms = recovery_loss(
-        logits,
-        images.low_mask_tensor(logits.shape[-1], indices).to(device),
-        images.mask_tensor(indices).to(device),
-        embedding,
-        teacher_embedding,
-        teacher_logits,
-        settings.lambdas,
-    )
-    return torch.stack([total, *(terms[name] for name in TERMS)])
+    model: MedSam
+    images: ImageSet
+    teacher: Teacher
+    settings: RecoverySettings
+    seed: int
+
+    def loss(self, batch: npt.NDArray[np.intp], piece: slice) -> Tensor:
+        """Return the loss of a microbatch and its detached terms.
+
+        Args:
+            batch: image indices of the whole batch.
+            piece: the microbatch's slice of them.
+
+        Returns:
+            (1 + terms,) on the model's device, in full precision. Each is a mean over the images of `batch[piece]`,
+            which are of one size.
+        """
+        indices, device, images = batch[piece], device_of(self.model), self.images
+        teacher_embedding, teacher_logits = self.teacher.batch(indices, device)
+        with mixed_precision(device, self.settings.autocast):
+            embedding = self.model.encode(images.tensor(indices).to(device))
+            logits = self.model.decode(embedding, images.box_tensor(indices).to(device))
+        total, terms = recovery_loss(
+            logits_low=logits,
+            mask_low=images.low_mask_tensor(logits.shape[-1], indices).to(device),
+            mask_full=images.mask_tensor(indices).to(device),
+            embedding=embedding,
+            teacher_embedding=teacher_embedding,
+            teacher_logits=teacher_logits,
+            lambdas=self.settings.lambdas,
+        )
+        return torch.stack([total, *(terms[name] for name in TERMS)])

@@ -1,7 +1,7 @@
-"""Where a recovery stands between two steps; written by rename, read without pickle.
+"""The state of a recovery between two steps.
 
-A recovery that goes on from such a file ends in the same bits on a CPU as one never interrupted: its batches depend on
-seed and step only, and all else that a step reads is in the file.
+On a CPU, a recovery that resumes from such a file ends in the same bits as one that was never interrupted, because its
+batches depend on seed and step only and the file holds all else that a step reads.
 """
 
 from __future__ import annotations
@@ -15,26 +15,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from medcore.devices import Parts
-from medcore.files import UNREADABLE, cannot_write, first_line, replacing
+from medcore.devices import Microbatches
 from medcore.training.loop import LastGood
+from medcore.training.state_file import (
+    StateError,
+    check_record,
+    check_weights,
+    load_optimizer,
+    read_state,
+    require,
+    write_state,
+)
 
 logger = logging.getLogger(__name__)
 
-#: Least time between two saves, in durations of the last one: saving takes at most a twentieth of the time.
+#: Least time between two saves, in durations of the last one, so that saving takes at most a twentieth of the time.
 PAUSE = 20
+_FIELDS = ("identity", "parameters", "good", "optimizer", "log", "limit")
 
 
 @dataclass
 class RecoveryLog:
-    """What happened, one entry per completed step.
+    """What happened in a recovery, one entry per completed step.
 
     Attributes:
-        losses: total losses before each step. terms: the loss terms behind them.
+        losses: total loss before each step.
+        terms: the terms of that loss, by name.
         stopped: why recovery ended early (the model then holds the last good copy), or None.
-        split: in how many parts batches had to be taken because memory ran out, or None.
+        split: into how many microbatches batches were cut because memory ran out, in words, or None.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -44,34 +54,69 @@ class RecoveryLog:
 
     @property
     def steps(self) -> int:
-        """Completed steps."""
+        """Return the number of completed steps."""
         return len(self.losses)
+
+    def notes(self, phase: str) -> dict[str, str]:
+        """Return what a user should know of the recovery in `phase`.
+
+        Each text has the name of its event.
+        """
+        found = {}
+        if self.stopped is not None:
+            found["stopped_early"] = f"{phase} ended early: {self.stopped}"
+        if self.split is not None:
+            found["split_batches"] = f"{phase}: {self.split}"
+        return found
 
 
 @dataclass(frozen=True)
 class RecoveryState:
-    """All that changes from step to step. `identity`: text that differs between recoveries with different inputs."""
+    """All that changes from step to step.
+
+    Attributes:
+        identity: text that differs between recoveries with different inputs.
+        parameters: what is trained.
+        optimizer: of these parameters.
+        good: the last good copy of the parameters.
+        log: the steps so far.
+        microbatches: how many images fit into memory at once.
+    """
 
     identity: str
     parameters: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
     good: LastGood
-    log: RecoveryLog
-    parts: Parts
+    log: RecoveryLog = field(default_factory=RecoveryLog)
+    microbatches: Microbatches = field(default_factory=Microbatches)
 
 
 class RecoveryFile:
-    """Keeps a recovery's state in `path`: after every `every` steps (0: never), but never so often that it costs much.
+    """The file that keeps a recovery's state.
 
-    The pace decides only how much is done again after a crash, never what comes out.
+    How often it is written decides how many steps are repeated after a crash, never the outcome.
+
+    Args:
+        path: the file.
+        every: steps between two saves; 0 never saves. Saves are rarer if they would take much of the time.
+        clock: seconds, as `time.monotonic`.
     """
 
     def __init__(self, path: Path, every: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._path, self._every, self._clock = path, every, clock
+        self._path = path
+        self._every = every
+        self._clock = clock
         self._rest_until = 0.0
 
     def after_step(self, state: RecoveryState) -> None:
-        """Save if it is time. Raises `StorageError` if that is not possible."""
+        """Save the state if a save is due.
+
+        Args:
+            state: where the recovery stands.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
         start = self._clock()
         if self._every == 0 or state.log.steps % self._every or start < self._rest_until:
             return
@@ -81,52 +126,58 @@ class RecoveryFile:
             "good": state.good.copies,
             "optimizer": state.optimizer.state_dict(),
             "log": dataclasses.asdict(state.log),
-            "limit": state.parts.limit,
+            "limit": state.microbatches.limit,
         }
-        try:
-            # into an open file, because torch's own writer does not tell that the disk is full
-            with replacing(self._path) as temporary, temporary.open("wb") as file:
-                torch.save(content, file)
-        except (OSError, RuntimeError) as error:
-            raise cannot_write(self._path, error, "cannot write the recovery's state") from None
+        write_state(self._path, content, "cannot write the recovery's state")
         end = self._clock()
         self._rest_until = end + PAUSE * (end - start)
 
     def load(self, state: RecoveryState) -> None:
-        """Take up what was saved of this very recovery; otherwise nothing happens.
+        """Restore the state if the file holds one of this very recovery.
 
-        A damaged file is named in a warning, and the recovery begins anew.
+        Otherwise the state stays as it is. A damaged file is named in a warning, and the recovery starts from its
+        beginning.
+
+        Args:
+            state: the state to fill in.
         """
         try:
-            content: Any = torch.load(self._path, map_location="cpu", weights_only=True)
+            content = read_state(self._path, ("identity",))
             if content["identity"] != state.identity:  # of an earlier phase
                 return
-            current, good = content["parameters"], content["good"]
-            _check(current, state.parameters)
-            _check(good, state.parameters)
-            log, limit = RecoveryLog(**content["log"]), content["limit"]
-            state.optimizer.load_state_dict(content["optimizer"])
+            missing = [name for name in _FIELDS if name not in content]
+            require(not missing, f"has no {', '.join(missing)}")
+            current, good, limit = content["parameters"], content["good"], content["limit"]
+            log = _read_log(content["log"])
+            require(limit is None or isinstance(limit, int), f"limit is a {type(limit).__name__}")
+            check_weights(current, state.parameters)
+            check_weights(good, state.parameters)
+            load_optimizer(state.optimizer, content["optimizer"])
         except FileNotFoundError:
             return
-        except torch.OutOfMemoryError:  # says nothing about the file
-            raise
-        except UNREADABLE as error:
-            logger.warning("%s: no state of a recovery (%s); the recovery begins anew", self._path, first_line(error))
+        except StateError as error:
+            logger.warning("%s: no state of a recovery (%s); the recovery starts from its beginning", self._path, error)
             return
         state.good.copies = [value.to(own.device) for value, own in zip(good, state.parameters, strict=True)]
         with torch.no_grad():
             for parameter, value in zip(state.parameters, current, strict=True):
                 parameter.copy_(value)
         state.log.losses, state.log.terms, state.log.split = log.losses, log.terms, log.split
-        state.parts.limit = limit
+        state.microbatches.limit = limit
 
     def remove(self) -> None:
-        """After the phase: its end is on disk by other means."""
+        """Delete the file after the phase, whose end is on disk by other means."""
         self._path.unlink(missing_ok=True)
 
 
-def _check(values: Any, parameters: Sequence[nn.Parameter]) -> None:
-    """Raise TypeError or ValueError unless `values` are tensors in the shapes of the parameters."""
-    for value, parameter in zip(values, parameters, strict=True):
-        if not isinstance(value, Tensor) or value.shape != parameter.shape:
-            raise TypeError("weights are no tensors of the model's shapes")
+def _read_log(fields: Any) -> RecoveryLog:
+    """Read the log that `after_step` wrote.
+
+    Raises:
+        StateError: it has other fields, or not one entry per step.
+    """
+    check_record(fields, RecoveryLog, "the log")
+    log = RecoveryLog(**fields)
+    lists = isinstance(log.losses, list) and isinstance(log.terms, list)
+    require(lists and len(log.losses) == len(log.terms), "the log has not one entry per step")
+    return log

@@ -1,181 +1,225 @@
-"""Pruning schedules: rounds of (score, cut a step, recover), resumable after every phase (method §6).
+"""Pruning schedules: rounds of (score, prune a step, recover), resumable after every phase (method §6).
 
-One round with heads first is MedCore's cascade, several rounds with fresh scores are PSP-Seg's progressive pruning, and
-targets that cut different blocks are the paper's two stages.
+One round that begins with one family is MedCore's cascade. Several rounds with fresh scores are PSP-Seg's progressive
+pruning. Targets that cut different blocks are the paper's two stages.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
-from medcore.models.groups import PerGroup
+from medcore.errors import ConfigError
+from medcore.models.cut import prune
 from medcore.models.masks import keep_all, select
-from medcore.models.prune import prune
 from medcore.models.sam import MedSam
-from medcore.models.spec import EncoderSpec
-from medcore.training.orders import PHASES, Order
+from medcore.models.sites import Family, PerSite
+from medcore.models.spec import ModelSpec
+from medcore.training.orders import phase_names
 from medcore.training.recovery import RecoveryFile, RecoveryLog, RecoverySettings, Teacher, recover
 
 
 @dataclass(frozen=True)
 class State:
-    """Where a schedule stands: what the next phase needs, and nothing else.
+    """State of a schedule: what the next phase needs, and nothing else.
 
     Attributes:
-        model: as it is now; never changed in place by a schedule.
+        model: the model as it is now; a schedule never changes it in place.
         kept: bool over the dense widths, which groups `model` still has.
-        scores: of the groups that `model` has, in its widths; what the next pruning phase ranks by.
-        done: phases behind it.
+        scores: scores of the groups that `model` has, in its widths; the next pruning phase ranks by them.
+        done: number of phases that have ended.
     """
 
     model: MedSam
-    kept: PerGroup
-    scores: PerGroup
+    kept: PerSite
+    scores: PerSite
     done: int = 0
 
 
-#: Scores a pruned model anew: the model and its `kept` over the dense widths -> scores in the model's widths.
-Scorer = Callable[[MedSam, PerGroup], PerGroup]
-#: Called at the end of each phase with its name, the state then, and the recovery's log (None elsewhere).
-OnPhase = Callable[[str, State, RecoveryLog | None], None]
-#: Called after each recovery step with the phase, the step, the loss and its terms.
-OnPhaseStep = Callable[[str, int, float, dict[str, float]], None]
+#: Computes fresh scores of a pruned model: the model and its `kept` over the dense widths -> scores in its widths.
+Scorer = Callable[[MedSam, PerSite], PerSite]
+
+
+@dataclass(frozen=True)
+class PhaseEnd:
+    """Result of one phase of a schedule.
+
+    Attributes:
+        phase: the phase.
+        state: the state after it.
+        log: the recovery's log; None for a phase of another kind.
+    """
+
+    phase: Phase
+    state: State
+    log: RecoveryLog | None = None
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What to cut down to and how to recover.
+    """The widths to cut down to and how to recover.
 
     Attributes:
-        targets: widths after each round; no block may ever grow.
-        heads_recovery, mlp_recovery: recovery after cutting heads and MLP channels; their steps are spread evenly over
-            the rounds. "together" has one recovery a round: `heads_recovery` with the steps of both, so that all orders
-            train as long.
-        order: of the phases of a round.
+        targets: widths after each round; no site may ever grow.
+        recovery: family -> recovery after cutting it; the steps are spread evenly over the rounds. An order that cuts
+            all families at once has one recovery a round: that of the first family with the steps of all, so that
+            all orders train as long.
+        order: order of the phases of a round, a name in `medcore.training.orders.orders`.
         rescore: whether every round but the first ranks by fresh scores.
+
+    Raises:
+        MedcoreError: the order is unknown, there is no target, or a target grows.
     """
 
-    targets: tuple[EncoderSpec, ...]
-    heads_recovery: RecoverySettings = field(default_factory=RecoverySettings)
-    mlp_recovery: RecoverySettings = field(default_factory=RecoverySettings)
-    order: Order = "heads_first"
+    targets: tuple[ModelSpec, ...]
+    recovery: Mapping[str, RecoverySettings] = field(default_factory=dict)
+    order: str = "heads_first"
     rescore: bool = False
 
     def __post_init__(self) -> None:
-        if self.order not in PHASES:
-            raise MedcoreError(f"schedule: unknown order '{self.order}'; known are {', '.join(PHASES)}")
         if not self.targets:
-            raise MedcoreError("schedule: needs at least one target")
+            raise ConfigError("schedule: needs at least one target")
+        phase_names(self.order, self.families)
         for number, (before, after) in enumerate(zip(self.targets, self.targets[1:], strict=False)):
             if grown(before, after):
-                raise MedcoreError(f"schedule: round {number + 2} keeps more than round {number + 1} in some block")
+                raise ConfigError(f"schedule: round {number + 2} keeps more than round {number + 1} in some block")
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Return the families that the architecture can lose."""
+        return self.targets[0].arch.families
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        found = []
+        """Return all phases in their order."""
+        phases = []
         for number, target in enumerate(self.targets):
-            names = (("score",) if self.rescore and number else ()) + PHASES[self.order]
-            found += [Phase(name, number, len(self.targets), target) for name in names]
-        return tuple(found)
+            place = (number, len(self.targets), target)
+            if self.rescore and number:
+                phases.append(Phase("score", "score", (), *place))
+            for name, families in phase_names(self.order, self.families):
+                phases.append(Phase(name, "cut", families, *place))
+                phases.append(Phase(f"{name}_recovery", "recovery", families, *place))
+        return tuple(phases)
 
-    def recovery(self, phase: Phase) -> RecoverySettings:
-        """Settings of a recovery phase; all rounds together take exactly the configured steps."""
-        if phase.kind == "mlp_recovery":
-            settings, steps = self.mlp_recovery, self.mlp_recovery.steps
-        else:
-            settings, steps = self.heads_recovery, self.heads_recovery.steps
-        if phase.kind == "both_recovery":
-            steps += self.mlp_recovery.steps
+    def recovery_of(self, phase: Phase) -> RecoverySettings:
+        """Return the settings of a recovery phase.
+
+        All rounds together take exactly the configured steps.
+        """
+        each = [self.recovery.get(family.name, RecoverySettings()) for family in phase.families]
+        steps = sum(settings.steps for settings in each)
         share = steps * (phase.round + 1) // phase.rounds - steps * phase.round // phase.rounds
-        return dataclasses.replace(settings, steps=share)
+        return dataclasses.replace(each[0], steps=share)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase: its kind (a name in `PHASES`, or "score"), 0-based round, number of rounds, widths to reach."""
+    """One phase of a schedule.
 
-    kind: str
+    Attributes:
+        stage: its name within a round.
+        kind: what it does.
+        families: families that it cuts, or recovers from.
+        round: number of its round, from 0.
+        rounds: number of rounds.
+        target: widths to reach in this round.
+    """
+
+    stage: str
+    kind: Literal["score", "cut", "recovery"]
+    families: tuple[Family, ...]
     round: int
     rounds: int
-    target: EncoderSpec
+    target: ModelSpec
 
     @property
     def name(self) -> str:
-        """`heads`, or `r2/heads` where there are several rounds."""
-        return self.kind if self.rounds == 1 else f"r{self.round + 1}/{self.kind}"
+        """Return the name: `mlp`, or `r2/mlp` where there are several rounds."""
+        return self.stage if self.rounds == 1 else f"r{self.round + 1}/{self.stage}"
+
+    @property
+    def is_recovery(self) -> bool:
+        """Return whether the phase trains the model."""
+        return self.kind == "recovery"
 
 
-def rounds_to(start: EncoderSpec, final: EncoderSpec, count: int) -> tuple[EncoderSpec, ...]:
-    """Targets of `count` rounds from the widths of `start` to `final`, an equal step in every block each time."""
+def rounds_to(start: ModelSpec, final: ModelSpec, count: int) -> tuple[ModelSpec, ...]:
+    """Return the targets of `count` rounds with equal steps at every site (6.3).
 
-    def between(old: Sequence[int], new: Sequence[int], number: int) -> tuple[int, ...]:
+    Args:
+        start: widths before the first round.
+        final: widths after the last round.
+        count: number of rounds.
+
+    Raises:
+        MedcoreError: a site would grow.
+    """
+
+    def between(number: int) -> tuple[int, ...]:
         # half up, so that the steps of all rounds add up to the whole
-        return tuple(a - int(np.floor((a - b) * number / count + 0.5)) for a, b in zip(old, new, strict=True))
+        pairs = zip(start.widths, final.widths, strict=True)
+        return tuple(a - int(np.floor((a - b) * number / count + 0.5)) for a, b in pairs)
 
     if grown(start, final):
-        raise MedcoreError("schedule: the final budget keeps more than the model has in some block")
-    return tuple(
-        dataclasses.replace(
-            final,
-            heads=between(start.heads, final.heads, number),
-            channels=between(start.channels, final.channels, number),
-        )
-        for number in range(1, count + 1)
-    )
+        raise ConfigError("schedule: the final budget keeps more than the model has in some block")
+    return tuple(ModelSpec(final.arch, between(number)) for number in range(1, count + 1))
 
 
-def grown(before: EncoderSpec, after: EncoderSpec) -> bool:
-    """Whether any block is wider in `after`."""
-    pairs = zip((*before.heads, *before.channels), (*after.heads, *after.channels), strict=True)
-    return any(new > old for old, new in pairs)
+def grown(before: ModelSpec, after: ModelSpec) -> bool:
+    """Return whether any site is wider in `after`."""
+    return any(new > old for old, new in zip(before.widths, after.widths, strict=True))
 
 
-def start_of(model: MedSam, scores: PerGroup) -> State:
-    """The state before the first phase; `scores` in the model's widths."""
+def start_of(model: MedSam, scores: PerSite) -> State:
+    """Return the state before the first phase; `scores` in the model's widths."""
     return State(model, keep_all(model.spec), scores)
 
 
-def run_schedule(
+def run_phases(
     schedule: Schedule,
     state: State,
     images: ImageSet,
     teacher: Teacher,
     seed: int,
     score: Scorer | None = None,
-    on_phase: OnPhase | None = None,
-    on_step: OnPhaseStep | None = None,
     file: RecoveryFile | None = None,
-) -> State:
-    """Run the phases that `state` has not behind it.
+) -> Iterator[PhaseEnd]:
+    """Run the remaining phases of a schedule one by one and yield the end of each.
 
-    Each recovery has a seed of its own that depends only on `seed` and the phase's place, so that a schedule
-    resumed from the state after phase k ends like one never interrupted: in the same bits on a CPU, up to the rounding
-    of non-deterministic kernels on a GPU.
+    Each recovery has a seed of its own that depends only on `seed` and on the phase's place. So a schedule that is
+    resumed from the state after phase k ends like one that was never interrupted: in the same bits on a CPU, up to the
+    rounding of non-deterministic kernels on a GPU.
 
-    A recovery that ended early (`log.stopped`) leaves a finite model, and the schedule goes on; `on_phase` may
-    raise to end it there.
+    A recovery that ends early (`log.stopped`) leaves a finite model, and the next phase follows.
 
     Args:
-        score: needed where the schedule scores anew.
-        file: keeps the state within recoveries. What it holds of the phase after `state` is taken up; whoever saves
-            the states of `on_phase` removes it then.
+        schedule: What to cut and how to recover.
+        state: The state after the first `state.done` phases.
+        images: Calibration images.
+        teacher: The unpruned model's answers on them, in their order.
+        seed: Seed of the whole schedule.
+        score: Scores a model; needed if the schedule scores again after its first round.
+        file: Keeps the state within recoveries. The first recovery continues from what it holds. Remove it once the
+            state after the phase is saved.
+
+    Yields:
+        The end of each phase.
 
     Raises:
-        MedcoreError: the model's widths are not those after `state.done` phases, or that number is out of range.
+        MedcoreError: The model's widths are not those after `state.done` phases, or that number is out of range.
     """
     phases = schedule.phases
     if not 0 <= state.done <= len(phases):
-        raise MedcoreError(f"schedule: {state.done} phases done, but it has {len(phases)}")
+        raise ConfigError(f"schedule: {state.done} phases done, but it has {len(phases)}")
     if schedule.rescore and score is None:
-        raise MedcoreError("schedule: scores are to be renewed, but no scorer is given")
+        raise ConfigError("schedule: scores are to be renewed, but no scorer is given")
     _check_widths(phases, state)
     for index, phase in enumerate(phases[state.done :], start=state.done):
         log: RecoveryLog | None = None
@@ -183,71 +227,65 @@ def run_schedule(
         if phase.kind == "score":
             assert score is not None
             scores = score(model, kept)
-        elif phase.kind.endswith("_recovery"):
+        elif phase.kind == "recovery":
             model = copy.deepcopy(model)
-            report = None if on_step is None else functools.partial(on_step, phase.name)
-            settings, own_seed = schedule.recovery(phase), _phase_seed(seed, index)
-            log = recover(model, images, teacher, settings, own_seed, report, file)
+            log = recover(model, images, teacher, schedule.recovery_of(phase), _phase_seed(seed, index), file=file)
         else:
             masks = select(scores, _cut_to(phase, model.spec))
             model = prune(model, masks)
             kept, scores = _narrowed(kept, masks), _picked(scores, masks)
         state = State(model, kept, scores, index + 1)
-        if on_phase is not None:
-            on_phase(phase.name, state, log)
-    return state
+        yield PhaseEnd(phase, state, log)
 
 
 def _phase_seed(seed: int, index: int) -> int:
-    """Independent streams for the phases of one run."""
+    """Return a seed of an independent stream for each phase of one run."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
 
 
-def _cut_to(phase: Phase, now: EncoderSpec) -> EncoderSpec:
-    """Widths after a pruning phase: the target's in the family it cuts, today's in the other."""
-    heads = phase.target.heads if phase.kind in ("heads", "both") else now.heads
-    channels = phase.target.channels if phase.kind in ("mlp", "both") else now.channels
-    return dataclasses.replace(now, heads=heads, channels=channels)
+def _cut_to(phase: Phase, now: ModelSpec) -> ModelSpec:
+    """Return the widths after a pruning phase.
+
+    They are the target's in the families that the phase cuts, and those of `now` elsewhere.
+    """
+    sites = zip(now.arch.sites, phase.target.widths, now.widths, strict=True)
+    return ModelSpec(now.arch, tuple(target if site.family in phase.families else old for site, target, old in sites))
 
 
-def _picked(values: PerGroup, masks: PerGroup) -> PerGroup:
-    """The values whose mask is True."""
-    pairs = ((values.heads, masks.heads), (values.channels, masks.channels))
-    heads, channels = (tuple(v[mask] for v, mask in zip(*family, strict=True)) for family in pairs)
-    return PerGroup(heads, channels)
+def _picked(values: PerSite, masks: PerSite) -> PerSite:
+    """Return the values whose mask is True."""
+    return tuple(value[mask] for value, mask in zip(values, masks, strict=True))
 
 
-def _narrowed(kept: PerGroup, masks: PerGroup) -> PerGroup:
-    """`kept` over the dense widths, less what `masks` (over the kept groups) removes."""
-    families = []
-    for dense, mask in ((kept.heads, masks.heads), (kept.channels, masks.channels)):
-        family = [block.copy() for block in dense]
-        for block, keep in zip(family, mask, strict=True):
-            block[np.flatnonzero(block)[~keep]] = False
-        families.append(tuple(family))
-    return PerGroup(families[0], families[1])
+def _narrowed(kept: PerSite, masks: PerSite) -> PerSite:
+    """Return `kept` over the dense widths, less what `masks` removes.
+
+    `masks` are over the kept groups.
+    """
+    narrowed = tuple(dense.copy() for dense in kept)
+    for dense, keep in zip(narrowed, masks, strict=True):
+        dense[np.flatnonzero(dense)[~keep]] = False
+    return narrowed
 
 
 def _check_widths(phases: Sequence[Phase], state: State) -> None:
-    """Raise `MedcoreError` unless the model is as wide as after its phases, and `kept` and `scores` fit it."""
+    """Check that the model is as wide as it must be after its phases.
+
+    `kept` and `scores` must fit the model too.
+
+    Raises:
+        MedcoreError: the widths differ, or the next target keeps more than the model has.
+    """
     spec = state.model.spec
     expected = spec
     for phase in phases[: state.done]:
-        if not phase.kind.endswith("_recovery") and phase.kind != "score":
+        if phase.kind == "cut":
             expected = _cut_to(phase, expected)
-    groups = zip(
-        (spec.heads, spec.channels),
-        (expected.heads, expected.channels),
-        (state.kept.heads, state.kept.channels),
-        (state.scores.heads, state.scores.channels),
-        strict=True,
-    )
-    for widths, wanted, kept, scores in groups:
-        counts = tuple(int(block.sum()) for block in kept)
-        if not tuple(widths) == tuple(wanted) == counts == tuple(map(len, scores)):
-            raise MedcoreError(
-                f"schedule: after {state.done} phases the widths must be {list(wanted)}, but the model has "
-                f"{list(widths)}, its masks keep {list(counts)}; pass the state saved after phase {state.done}"
-            )
+    counts = tuple(int(kept.sum()) for kept in state.kept)
+    if not spec.widths == expected.widths == counts == tuple(map(len, state.scores)):
+        raise ConfigError(
+            f"schedule: after {state.done} phases the widths must be {expected.budget}, but the model has "
+            f"{spec.budget}, its masks keep {list(counts)}; pass the state saved after phase {state.done}"
+        )
     if state.done < len(phases) and grown(spec, phases[state.done].target):
-        raise MedcoreError("schedule: the next target keeps more than the model has in some block")
+        raise ConfigError("schedule: the next target keeps more than the model has in some block")

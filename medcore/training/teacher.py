@@ -1,4 +1,4 @@
-"""What the unpruned model says about the calibration images, computed once a study (method §6)."""
+"""Outputs of the unpruned model for the calibration images, computed once a study (method §6)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from medcore.data.load import ImageSet
-from medcore.devices import Parts, device_of, mixed_precision
-from medcore.errors import MedcoreError
+from medcore.devices import Microbatches, device_of, mixed_precision
+from medcore.errors import CheckpointError, MedcoreError
 from medcore.models.sam import MedSam
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The teacher's answers, row i for image i of the set it was computed on, with that image's exact box.
+    """Answers of the unpruned model to a set of images with their exact boxes.
 
-    Plain arrays, never written to: read-only views (shared memory, memory maps) serve as well as owned ones.
+    Row i belongs to image i. The arrays are never written to, so read-only views (shared memory, memory maps) serve as
+    well as owned ones.
 
     Attributes:
         embeddings: float16 (N, C, g, g), output of the image encoder.
@@ -37,7 +38,15 @@ class Teacher:
         return len(self.logits)
 
     def batch(self, indices: npt.NDArray[np.intp], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Copies as float32, rows `indices`: embeddings (B, C, g, g) and logits (B, 1, low, low)."""
+        """Return copies of some rows as float32.
+
+        Args:
+            indices: (B,) rows.
+            device: where to put the copies.
+
+        Returns:
+            Embeddings (B, C, g, g) and logits (B, 1, low, low).
+        """
         embeddings, logits = self.embeddings[indices], self.logits[indices]
         return (
             torch.from_numpy(embeddings.astype(np.float32)).to(device),
@@ -47,9 +56,16 @@ class Teacher:
 
 @torch.no_grad()
 def compute_teacher(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False) -> Teacher:
-    """Run `model` on all images with their exact boxes; in smaller batches where memory runs out.
+    """Run `model` on all images with their exact boxes.
 
-    Half precision is enough: the encoder ends with a normalisation, and logits stay within a few hundred.
+    Batches get smaller if memory runs out. Half precision is enough for the answers, because the encoder ends with a
+    normalisation and logits stay within a few hundred.
+
+    Args:
+        model: the unpruned model.
+        images: the images.
+        batch_size: images in a call.
+        autocast: whether to run the model in bfloat16.
 
     Raises:
         MedcoreError: an answer is not finite in half precision, so that nothing could be learnt from it.
@@ -58,20 +74,20 @@ def compute_teacher(model: MedSam, images: ImageSet, batch_size: int = 8, autoca
     embeddings = np.empty((len(images), arch.out_chans, arch.grid, arch.grid), np.float16)
     logits = np.empty((len(images), 1, arch.low_res, arch.low_res), np.float16)
 
-    def answer(parts: list[slice]) -> None:
-        for chosen in (indices[part] for part in parts):
+    def answer(pieces: list[slice]) -> None:
+        for chosen in (indices[piece] for piece in pieces):
             with mixed_precision(device, autocast):
                 embedding = model.encode(images.tensor(chosen).to(device))
                 low = model.decode(embedding, images.box_tensor(chosen).to(device))
             embeddings[chosen] = embedding.half().cpu().numpy()
             logits[chosen] = low.half().cpu().numpy()
 
-    parts = Parts()
+    microbatches = Microbatches()
     for start in range(0, len(images), batch_size):
         indices = np.arange(start, min(start + batch_size, len(images)))
-        parts.run(len(indices), answer)
+        microbatches.run(len(indices), answer)
         if not (np.isfinite(embeddings[indices]).all() and np.isfinite(logits[indices]).all()):
-            raise MedcoreError(
+            raise CheckpointError(
                 f"teacher: non-finite answer for an image among {images.names[start]} … "
                 f"{images.names[indices[-1]]}; check the checkpoint"
             )

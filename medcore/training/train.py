@@ -1,4 +1,4 @@
-"""Training at full length: adapting a general model, fine-tuning a chosen one (method §6)."""
+"""Training at full length, to adapt a general model or to fine-tune a chosen one (method §6)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from medcore.data.load import ImageSet, jitter_boxes
-from medcore.devices import Parts, device_of, mixed_precision
-from medcore.errors import MedcoreError
+from medcore.devices import Microbatches, device_of, mixed_precision
+from medcore.errors import ClusterError, DataError
 from medcore.losses import segmentation_loss
 from medcore.models.sam import MedSam
+from medcore.training.flips import flipped, flipped_boxes
 from medcore.training.loop import (
     LastGood,
     all_finite,
@@ -42,11 +43,24 @@ ALONE = World()
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Defaults are the reference's fine-tuning.
+    """Settings of a training. The defaults are the reference's (method §6).
 
-    `jitter` is the share of the box's width or height by which its edges move at most. `patience` counts
-    epochs without a better validation loss; 0 means never to end early. Flips happen with probability ½ each,
-    boxes follow. `autocast` runs the model in bfloat16; losses and weights stay in float32.
+    Attributes:
+        epochs: most epochs.
+        lr: learning rate.
+        weight_decay: of AdamW.
+        batch_size: images of a step.
+        clip: largest norm of a gradient.
+        patience: epochs without a better validation loss after which training ends; 0 never ends it early.
+        schedule: course of the learning rate, "constant" or "cosine" (to 1 %).
+        warmup: steps of linear rise before it.
+        jitter: largest move of a box's edges, as a share of its width or height.
+        horizontal_flip: whether to mirror images and boxes left-right with probability ½.
+        vertical_flip: whether to mirror images and boxes up-down with probability ½.
+        autocast: whether to run the model in bfloat16; losses and weights stay in float32.
+
+    Raises:
+        MedcoreError: a value is out of range.
     """
 
     epochs: int = 20
@@ -77,6 +91,7 @@ class TrainSettings:
         check_schedule("training", self.schedule)
 
 
+# nine parameters, because a training has many inputs and reports and resumes; most callers give five
 def train(
     model: MedSam,
     train: ImageSet,
@@ -88,60 +103,77 @@ def train(
     state_path: Path | None = None,
     world: World = ALONE,
 ) -> TrainLog:
-    """Train encoder and mask decoder (and the prompt encoder, if told) of `model` in place by Dice + BCE.
+    """Train encoder and mask decoder of `model` in place by Dice + BCE (method §6).
 
     The model ends with the weights of the best validation loss, or with the last ones where `val` is None.
     Order, jitter and flips of an epoch depend only on `seed` and the epoch; the global random state is
     neither read nor changed. A non-finite loss or gradient ends the training with the best weights so far
     (without validation: the last good ones) and the reason in `stopped`. A batch that does not fit into
-    memory is taken in parts whose gradients add up to the batch's.
+    memory is cut into microbatches, whose gradients add up to the batch's.
 
     Several processes, each on a device of its own, share out every batch and the validation, and end in the same
     weights as one would, up to rounding. All of them pass the same arguments; the first one writes the state, which all
-    read, and calls `on_epoch`. A training may go on from the state of another number of processes.
+    read, and calls `on_epoch`. A training can continue from the state of another number of processes.
 
     Args:
-        state_path: file rewritten at the end of each epoch; if it exists, the training goes on from there and
-            ends in the same weights as one never interrupted. A finished training is not run again. A file whose
-            training had other inputs is an error and not overwritten: it may hold hours of work.
+        model: the model to train.
+        train: images to train on.
+        val: images to validate with after each epoch, or None.
+        settings: how to train.
+        seed: decides order, jitter and flips.
+        on_epoch: called after each epoch.
+        train_prompt_encoder: whether the prompt encoder trains too.
+        state_path: file rewritten at the end of each epoch. If it exists, the training continues from there and ends in
+            the same weights as one that was never interrupted. A finished training is not run again. A file whose
+            training had other inputs is an error and not overwritten, because it may hold hours of work.
         world: the processes that train together, with the same `model`, images and settings each.
+
+    Returns:
+        What happened, epoch by epoch.
 
     Raises:
         MedcoreError: no images, or the state file is unreadable or belongs to another training; the message names
             what differs.
     """
     if len(train) == 0 or (val is not None and len(val) == 0):
-        raise MedcoreError("training: no images to train on or to validate with; check the data's parts")
-    parts: list[nn.Module] = [model.image_encoder, model.mask_decoder]
+        raise DataError("training: no images to train on or to validate with; check the data's parts")
+    modules: list[nn.Module] = [model.image_encoder, model.mask_decoder]
     if train_prompt_encoder:
-        parts.append(model.prompt_encoder)
-    with only_training(model, parts) as parameters:
+        modules.append(model.prompt_encoder)
+    with only_training(model, modules) as parameters:
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-        run = _Run(model, train, val, settings, seed, parameters, optimizer, world)
+        run = _Run(model, train, val, settings, seed, parameters=parameters, optimizer=optimizer, world=world)
         state = TrainState(parameters, optimizer, {} if state_path is None else run.identity(names))
         if state_path is not None:
             _load(state, state_path, world)
-        log, good = state.log, LastGood(parameters)
-        while log.stopped is None and not log.out_of_patience and len(log.epochs) < settings.epochs:
-            outcome = run.epoch(len(log.epochs), good)
-            if isinstance(outcome, EpochRow):
-                state.end_epoch(outcome, settings.patience)
-            else:
-                log.stopped = outcome
-            # without an epoch there is nothing to go on from, and lower rates must be free to start anew
-            if state_path is not None and log.epochs:
-                _save(state, state_path, world)
-            if isinstance(outcome, EpochRow) and on_epoch is not None and world.rank == 0:
-                on_epoch(outcome)
+        _run_epochs(run, state, on_epoch, state_path)
         state.restore_best()
-    return log
+    return state.log
+
+
+def _run_epochs(
+    run: _Run, state: TrainState, on_epoch: Callable[[EpochRow], None] | None, state_path: Path | None
+) -> None:
+    """Run the epochs that are left, and save the state after each."""
+    log, good = state.log, LastGood(run.parameters)
+    while log.stopped is None and not log.out_of_patience and len(log.epochs) < run.settings.epochs:
+        outcome = run.epoch(len(log.epochs), good)
+        if isinstance(outcome, EpochRow):
+            state.end_epoch(outcome, run.settings.patience)
+        else:
+            log.stopped = outcome
+        # without an epoch there is nothing to resume, and the file would refuse a restart at a lower rate
+        if state_path is not None and log.epochs:
+            _save(state, state_path, run.world)
+        if isinstance(outcome, EpochRow) and on_epoch is not None and run.world.rank == 0:
+            on_epoch(outcome)
 
 
 def _load(state: TrainState, path: Path, world: World) -> None:
     world.together(lambda: state.load(path))
     if not world.same(len(state.log.epochs)):
-        raise MedcoreError(f"{path}: not every process finds the same state; put it on storage that all nodes share")
+        raise ClusterError(f"{path}: not every process finds the same state; put it on storage that all nodes share")
 
 
 def _save(state: TrainState, path: Path, world: World) -> None:
@@ -150,7 +182,7 @@ def _save(state: TrainState, path: Path, world: World) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """All that stays the same from epoch to epoch."""
+    """What stays the same from epoch to epoch of a training."""
 
     model: MedSam
     train: ImageSet
@@ -160,12 +192,18 @@ class _Run:
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     world: World = ALONE
-    parts: Parts = field(default_factory=Parts)
+    microbatches: Microbatches = field(default_factory=Microbatches)
 
     def identity(self, trained: Sequence[str]) -> dict[str, str]:
-        """By kind of input: text that differs between trainings that must not go on from each other's state.
+        """Return what a training depends on, so that it resumes only its own state.
 
-        Before the first step: the model's weights are the starting weights. trained: names of trained parameters.
+        It must be called before the first step, because the model's weights are the starting weights.
+
+        Args:
+            trained: names of the trained parameters.
+
+        Returns:
+            By kind of input a text that differs between trainings with different inputs.
         """
         return {
             "architecture": self.model.spec.to_json(),
@@ -178,7 +216,11 @@ class _Run:
         }
 
     def epoch(self, epoch: int, good: LastGood) -> EpochRow | str:
-        """One pass and a validation; after a blow-up its reason, with good weights restored."""
+        """Take one pass over the training images and validate.
+
+        Returns:
+            The epoch's row. After a blow-up its reason, and good weights are restored.
+        """
         settings, size = self.settings, self.settings.batch_size
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.train))
@@ -191,12 +233,12 @@ class _Run:
             share, weight = self.world.share(len(indices))
             batch = _augmented(self.train, indices, share, settings, random)
             loss_of = functools.partial(_part_loss, self.model, batch, weight, settings.autocast)
-            loss = self.parts.backward(share.stop - share.start, loss_of, self.optimizer)
+            loss = self.microbatches.backward(share.stop - share.start, loss_of, self.optimizer)
             gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
             self.world.add_up([loss, *gradients])
             norm = nn.utils.clip_grad_norm_(self.parameters, settings.clip)
             value = loss.item()
-            # both are of all processes' sums, so all decide alike
+            # both come from sums over all processes, so all processes decide alike
             if not (math.isfinite(value) and math.isfinite(norm.item())):
                 good.restore()
                 return f"non-finite loss or gradient at step {number} of epoch {epoch}"
@@ -213,25 +255,31 @@ class _Run:
 
 @torch.no_grad()
 def validation_loss(model: MedSam, images: ImageSet, settings: TrainSettings, world: World = ALONE) -> float:
-    """Training loss with exact boxes and no augmentation; mean over images of their batch's loss.
+    """Return the training loss with exact boxes and no augmentation.
 
-    world: processes take turns with the batches; the result is that of all images in each.
+    It is the mean over images of their batch's loss.
+
+    Args:
+        model: the model.
+        images: the validation images.
+        settings: batch size and precision.
+        world: processes that take turns with the batches. Each returns the result of all images.
     """
 
-    def summed(parts: list[slice]) -> float:
-        batches = [indices[part] for part in parts]
+    def summed(pieces: list[slice]) -> float:
+        batches = [indices[piece] for piece in pieces]
         return sum(float(_loss(model, _batch(images, batch), settings.autocast)) * len(batch) for batch in batches)
 
-    total, parts = 0.0, Parts()
+    total, microbatches = 0.0, Microbatches()
     starts = range(0, len(images), settings.batch_size)
     for start in starts[world.rank :: world.size]:
         indices = np.arange(start, min(start + settings.batch_size, len(images)))
-        total += parts.run(len(indices), summed)
+        total += microbatches.run(len(indices), summed)
     return world.total(total) / len(images)
 
 
 def _fingerprint(model: nn.Module) -> str:
-    """SHA-256 of the state dictionary."""
+    """Return the SHA-256 of the state dictionary."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -248,7 +296,7 @@ def _loss(model: MedSam, batch: Batch, autocast: bool) -> Tensor:
 
 
 def _part_loss(model: MedSam, batch: Batch, weight: float, autocast: bool, part: slice) -> Tensor:
-    """(1,)"""
+    """Return the weighted loss of one microbatch, (1,)."""
     images, masks, boxes = batch
     return weight * _loss(model, (images[part], masks[part], boxes[part]), autocast)[None]
 
@@ -260,9 +308,10 @@ def _batch(images: ImageSet, indices: Indices) -> Batch:
 def _augmented(
     images: ImageSet, indices: Indices, share: slice, settings: TrainSettings, random: np.random.Generator
 ) -> Batch:
-    """A share of a batch with jittered boxes and, where asked for, flipped images; draws only from `random`.
+    """Return a share of a batch with jittered boxes and images flipped if configured.
 
-    What is drawn is drawn for the whole batch, so it does not depend on how the batch is shared out.
+    Random numbers come from `random` alone. They are drawn for the whole batch, so they do not depend on how the batch
+    is shared out.
     """
     own = indices[share]
     pictures, masks, boxes = images.tensor(own), images.mask_tensor(own), images.box_tensor(indices)
@@ -273,21 +322,3 @@ def _augmented(
             boxes = flipped_boxes(boxes, chosen, axis, images.size)
     jittered = jitter_boxes(boxes.numpy(), random, settings.jitter, size=images.size)
     return pictures, masks, torch.from_numpy(jittered[share])
-
-
-def flipped(images: Tensor, chosen: npt.NDArray[np.bool_], axis: int) -> Tensor:
-    """Mirror the chosen ones of images or masks (B, C, S, S); axis 3 is left-right, axis 2 up-down."""
-    pick, result = torch.from_numpy(chosen), images.clone()
-    result[pick] = images[pick].flip(axis)
-    return result
-
-
-def flipped_boxes(boxes: Tensor, chosen: npt.NDArray[np.bool_], axis: int, size: int) -> Tensor:
-    """Mirror the chosen boxes (B, 4) of images of side `size` = S, axes as in `flipped`.
-
-    Box corners are pixel indices, both inside: x0, x1 become S − 1 − x1, S − 1 − x0.
-    """
-    pick, result = torch.from_numpy(chosen), boxes.clone()
-    low, high = (0, 2) if axis == 3 else (1, 3)
-    result[pick, low], result[pick, high] = size - 1 - boxes[pick, high], size - 1 - boxes[pick, low]
-    return result

@@ -1,4 +1,4 @@
-"""Where a training stands after an epoch: log, weights, optimiser; written by rename, read without pickle."""
+"""The state of a training after an epoch: log, weights, optimizer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcore.errors import MedcoreError
-from medcore.files import UNREADABLE, cannot_write, first_line, replacing
+from medcore.errors import CheckpointError
+from medcore.training.state_file import (
+    StateError,
+    check_record,
+    check_weights,
+    load_optimizer,
+    read_state,
+    require,
+    write_state,
+)
+
+_FIELDS = ("identity", "parameters", "best", "optimizer", "log")
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch: 0-based number, mean training loss, validation loss (None without `val`), last rate."""
+    """One epoch of a training.
+
+    Attributes:
+        epoch: number, from 0.
+        train_loss: mean training loss.
+        val_loss: validation loss; None without `val`.
+        lr: last learning rate.
+    """
 
     epoch: int
     train_loss: float
@@ -27,11 +44,12 @@ class EpochRow:
 
 @dataclass
 class TrainLog:
-    """What happened.
+    """What happened in a training.
 
     Attributes:
-        epochs: the completed epochs. best_epoch: the one whose weights are kept, None without `val`.
-        out_of_patience: ended early because the validation loss no longer fell.
+        epochs: the completed epochs.
+        best_epoch: the epoch whose weights are kept; None without `val`.
+        out_of_patience: whether training ended early because the validation loss no longer fell.
         stopped: why training had to end (non-finite numbers), or None.
     """
 
@@ -42,9 +60,14 @@ class TrainLog:
 
 
 class TrainState:
-    """Parameters, optimiser, log and best weights of a training that `state_path` can bring back.
+    """Parameters, optimizer, log and best weights of a training.
 
-    `identity` describes, by kind, all that the training starts from; a file with another identity is refused.
+    A file can hold and restore them.
+
+    Args:
+        parameters: what is trained.
+        optimizer: optimizer of these parameters.
+        identity: text by kind that describes all that the training starts from; a file with another one is refused.
     """
 
     def __init__(
@@ -57,7 +80,12 @@ class TrainState:
         self._best: list[Tensor] | None = None
 
     def end_epoch(self, row: EpochRow, patience: int) -> None:
-        """Add the epoch to the log; keeps the weights if its validation loss is the best one so far."""
+        """Add an epoch to the log, and keep its weights if they are the best so far.
+
+        Args:
+            row: the epoch that ended.
+            patience: epochs without a better validation loss after which training ends; 0 never ends it.
+        """
         self.log.epochs.append(row)
         if row.val_loss is None:
             return
@@ -70,12 +98,22 @@ class TrainState:
             self.log.out_of_patience = True
 
     def restore_best(self) -> None:
-        """Put the best weights into the model; without validation the present ones stay."""
+        """Put the best weights into the model.
+
+        Without validation the present weights stay.
+        """
         if self._best is not None:
             self._put(self._best)
 
     def save(self, path: Path) -> None:
-        """Write the state by rename, so that a crash leaves the former state or this one."""
+        """Write the state by rename.
+
+        Args:
+            path: file to replace or create.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
         state = {
             "identity": dict(self._identity),
             "parameters": [parameter.detach() for parameter in self._parameters],
@@ -83,55 +121,43 @@ class TrainState:
             "optimizer": self._optimizer.state_dict(),
             "log": dataclasses.asdict(self.log),
         }
-        try:
-            # into an open file, because torch's own writer does not tell that the disk is full
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                torch.save(state, file)
-        except (OSError, RuntimeError) as error:
-            raise cannot_write(path, error, "cannot write the training state") from None
+        write_state(path, state, "cannot write the training state")
 
     def load(self, path: Path) -> None:
-        """Take up the state in `path`; nothing happens if there is no such file.
+        """Restore the state in `path`, or do nothing if there is no such file.
+
+        Args:
+            path: file that `save` wrote.
 
         Raises:
-            MedcoreError: the file is not a training state, or one of another training; model and log are as before.
+            CheckpointError: the file is not a training state, or one of another training; model and log are as before.
         """
         if not path.exists():
             return
         try:
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict):
-                raise TypeError(f"holds a {type(state).__name__}")
-            identity = dict(state["identity"])
-        except UNREADABLE as error:
+            state = read_state(path, _FIELDS)
+            identity = state["identity"]
+            require(isinstance(identity, dict), f"identity is a {type(identity).__name__}")
+        except StateError as error:
             raise _not_a_state(path, error) from None
         if differing := [kind for kind, value in self._identity.items() if identity.get(kind) != value]:
-            raise MedcoreError(
+            raise CheckpointError(
                 f"{path}: belongs to another training, which differs in {', '.join(differing)}; "
                 "delete it to start from the beginning, or name another file"
             )
+        current, best = state["parameters"], state["best"]
         try:
             log = _read_log(state["log"])
-            current, best = state["parameters"], state["best"]
-            if (best is None) != (log.best_epoch is None):
-                raise ValueError("best weights and log do not agree")
+            require((best is None) == (log.best_epoch is None), "best weights and log do not agree")
             for weights in (current,) if best is None else (current, best):
-                self._check(weights)
-            self._optimizer.load_state_dict(state["optimizer"])
-        except torch.OutOfMemoryError:  # says nothing about the file
-            raise
-        except UNREADABLE as error:
+                check_weights(weights, self._parameters)
+            load_optimizer(self._optimizer, state["optimizer"])
+        except StateError as error:
             raise _not_a_state(path, error) from None
         self.log = log
         self._put(current)
         if best is not None:
             self._best = [value.to(parameter.device) for value, parameter in zip(best, self._parameters, strict=True)]
-
-    def _check(self, weights: Any) -> None:
-        """Raise TypeError or ValueError unless they are tensors in the shapes of the parameters."""
-        for value, parameter in zip(weights, self._parameters, strict=True):
-            if not isinstance(value, Tensor) or value.shape != parameter.shape:
-                raise TypeError("weights are no tensors of the model's shapes")
 
     @torch.no_grad()
     def _put(self, values: Sequence[Tensor]) -> None:
@@ -140,13 +166,21 @@ class TrainState:
 
 
 def _read_log(fields: Any) -> TrainLog:
-    """Raises one of `UNREADABLE` if `fields` are not those that `save` writes."""
+    """Read the log that `save` wrote.
+
+    Raises:
+        StateError: it has other fields, or epochs that are out of order.
+    """
+    check_record(fields, TrainLog, "the log")
+    require(isinstance(fields.get("epochs"), list), "the log has no list of epochs")
+    for row in fields["epochs"]:
+        check_record(row, EpochRow, "an epoch of the log")
     epochs = [EpochRow(**row) for row in fields["epochs"]]
     log = TrainLog(**{**fields, "epochs": epochs})
-    if [row.epoch for row in epochs] != list(range(len(epochs))) or log.best_epoch not in (None, *range(len(epochs))):
-        raise ValueError("the log's epochs are out of order")
+    in_order = [row.epoch for row in epochs] == list(range(len(epochs)))
+    require(in_order and log.best_epoch in (None, *range(len(epochs))), "the log's epochs are out of order")
     return log
 
 
-def _not_a_state(path: Path, error: BaseException) -> MedcoreError:
-    return MedcoreError(f"{path}: not a training state ({first_line(error)}); delete it to start from the beginning")
+def _not_a_state(path: Path, error: StateError) -> CheckpointError:
+    return CheckpointError(f"{path}: not a training state ({error}); delete it to start from the beginning")

@@ -1,4 +1,4 @@
-"""The processes that train one model together: which part of a batch is whose, and what they tell each other."""
+"""The processes that train one model together: their parts of a batch, and the sums that they exchange."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medcore.errors import MedcoreError
 
 
 class FailedElsewhere(MedcoreError):
-    """Another process of the training has failed, and knows the reason."""
+    """Failure of another process of the training, which knows the reason."""
 
 
 #: Entries that are added up at once: one message instead of hundreds, without a second copy of all gradients.
@@ -22,13 +22,18 @@ _BUCKET = 2**23
 
 @dataclass(frozen=True)
 class World:
-    """One process of `size`, numbered by `rank` from 0. By itself a world of one, in which nothing is sent.
+    """One process of those that train together.
 
-    In a larger one torch.distributed's default group must exist, and all processes must call the same methods in the
-    same order; `device` is one that its backend can send from (the process's own GPU for NCCL).
+    A world of one sends nothing. In a larger one torch.distributed's default group must exist, and all processes must
+    call the same methods in the same order.
 
     Gradients are added up here and not by `DistributedDataParallel`, because that sends in the middle of a backward
-    pass: a process whose share runs out of memory takes it again in parts, without the others knowing.
+    pass. A process whose share runs out of memory has to repeat the pass in smaller parts, which the others do not see.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        device: one that the group's backend can send from (the process's own GPU for NCCL).
     """
 
     rank: int = 0
@@ -36,16 +41,25 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def share(self, count: int) -> tuple[slice, float]:
-        """This process's part of a batch of `count` images, and its weight in the batch's mean.
+        """Return this process's part of a batch, and its weight in the batch's mean.
 
         Parts differ by at most one image. Where there are more processes than images, those left over take the first
-        image with weight 0: so every parameter with a gradient has one everywhere.
+        image with weight 0, so that every parameter with a gradient has one everywhere.
+
+        Args:
+            count: images of the batch.
         """
         start, end = (count * number // self.size for number in (self.rank, self.rank + 1))
         return (slice(start, end), (end - start) / count) if end > start else (slice(0, 1), 0.0)
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor (of one dtype, on `device`) by its sum over all processes, bit by bit the same in all."""
+        """Replace each tensor by its sum over all processes.
+
+        The sums are the same in all processes, bit by bit.
+
+        Args:
+            tensors: of one dtype, on `device`.
+        """
         if self.size == 1:
             return
         for bucket in _buckets(tensors):
@@ -56,7 +70,7 @@ class World:
                 tensor.copy_(total.view_as(tensor))
 
     def total(self, value: float) -> float:
-        """Sum of a number over all processes."""
+        """Return the sum of a number over all processes."""
         if self.size == 1:
             return value
         number = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -64,17 +78,24 @@ class World:
         return number.item()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+        """Return whether the flag is set in any process."""
         return self.total(float(flag)) > 0
 
     def same(self, value: float) -> bool:
-        """Whether the number is the same in all processes."""
+        """Return whether the number is the same in all processes."""
         return not self.any(self.total(value) != self.size * value)
 
     def together(self, action: Callable[[], None]) -> None:
-        """Do `action`; if it raises `MedcoreError` in one process, all raise: none waits for it in vain.
+        """Do `action`, and raise in all processes if it fails in one.
 
-        Those where it went well raise `FailedElsewhere`.
+        Otherwise the others would wait for the failed one in vain.
+
+        Args:
+            action: what to do.
+
+        Raises:
+            MedcoreError: what `action` raised.
+            FailedElsewhere: the action failed in another process only.
         """
         problem = None
         try:
@@ -86,12 +107,14 @@ class World:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """The tensors in order, in runs of about `_BUCKET` entries."""
+    """Yield the tensors in order, in runs of about `_BUCKET` entries."""
     bucket: list[Tensor] = []
+    entries = 0
     for tensor in tensors:
         bucket.append(tensor)
-        if sum(member.numel() for member in bucket) >= _BUCKET:
+        entries += tensor.numel()
+        if entries >= _BUCKET:
             yield bucket
-            bucket = []
+            bucket, entries = [], 0
     if bucket:
         yield bucket

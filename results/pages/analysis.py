@@ -1,7 +1,7 @@
 """Tables and pictures of analyses: CSV for programs, Markdown and PNG for people.
 
-A figure is the macro mean over data sets of per-image values that are first averaged over seeds. Its interval is a
-bootstrap over images (95 %); `seeds` is the spread, the standard deviation of the figure over seeds.
+A figure is the macro mean over data sets of values of images, which are first averaged over seeds. Its interval is a
+bootstrap over images (95 %). `seeds` is the standard deviation of the figure over seeds.
 """
 
 from __future__ import annotations
@@ -17,21 +17,30 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from medcore.quality.catalogue import headlines
 from results.plots.pictures import BLUE, STYLE, VERMILION, save
 from results.stats.intervals import macro_interval
 from results.store.files import write_by_rename
 
 _PHASES = ("pruned", "recovered")
-_METRICS = ("boundary_f1", "hd95", "dice")
 _PER_IMAGE = ["dataset", "name"]
 _PREDICTED, _MEASURED = "predicted_px", "measured_px"
 _OUTCOMES = (_MEASURED, "lost_boundary_f1", "lost_hd95")
 
 
 def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes: Mapping[str, Any]) -> list[Path]:
-    """Variants side by side, before and after recovery; differences are to the first variant, paired by image.
+    """Compare variants before and after recovery.
 
-    `notes` goes to a file beside; its `dense` holds the unpruned model's metrics.
+    Differences are to the first variant, paired by image.
+
+    Args:
+        trials: One row a case.
+        images: Metrics of every image of every case, with a column `phase`.
+        out: Folder.
+        notes: Go to a file of their own; `dense` holds the unpruned model's metrics.
+
+    Returns:
+        The files.
     """
     merged = images.merge(trials[["trial_id", "variant", "fraction", "case_seed"]], on="trial_id")
     first = str(trials.sort_values("number")["variant"].iloc[0])
@@ -66,7 +75,7 @@ def _row(merged: pd.DataFrame, phase: str, fraction: float, variant: str, first:
     chosen = merged[(merged["phase"] == phase) & (merged["fraction"] == fraction)]
     mine, base = (_image_means(chosen[chosen["variant"] == name]) for name in (variant, first))
     row: dict[str, Any] = {"fraction": fraction, "phase": phase, "variant": variant}
-    for metric in _METRICS:
+    for metric in headlines():
         row |= _figure(metric, mine[metric], mine["dataset"])
         by_seed = chosen[chosen["variant"] == variant].groupby(["case_seed", "dataset"])[metric].mean()
         row[f"{metric}_seeds"] = float(by_seed.groupby("case_seed").mean().std(ddof=1))
@@ -75,8 +84,8 @@ def _row(merged: pd.DataFrame, phase: str, fraction: float, variant: str, first:
 
 
 def _image_means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each image's metrics, mean over seeds."""
-    means: pd.DataFrame = frame.groupby(_PER_IMAGE)[list(_METRICS)].mean().reset_index()
+    """Return each image's metrics, mean over seeds."""
+    means: pd.DataFrame = frame.groupby(_PER_IMAGE)[headlines()].mean().reset_index()
     return means
 
 
@@ -86,11 +95,21 @@ def _figure(name: str, values: pd.Series, datasets: pd.Series) -> dict[str, floa
 
 
 def write_displacement(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes: Mapping[str, Any]) -> list[Path]:
-    """How well the predicted displacement ranks images and models by what really happened to them.
+    """Show how well the predicted displacement ranks images and models.
 
-    `images`: correlation over the images of one model, mean over models; `models`: over the medians of models, so that
-    a missed object's distance weighs no more than any other image. Over all shares of FLOPs it mostly says that harder
-    pruning moves everything; within one share it compares criteria and seeds. Spearman throughout.
+    All correlations are Spearman's. `images` is the correlation over the images of one model, mean over models.
+    `models` is that over the medians of models, so that a missed object's distance weighs no more than any other
+    image. Over all shares of FLOPs it mostly says that harder pruning moves everything; within one share it compares
+    criteria and seeds.
+
+    Args:
+        trials: One row a case.
+        images: Predicted and measured displacement of every image of every case, and what metrics lose.
+        out: Folder.
+        notes: Go to a file of their own.
+
+    Returns:
+        The files.
     """
     merged = images.merge(trials[["trial_id", "variant", "fraction", "case_seed"]], on="trial_id")
     merged = merged[np.isfinite(merged[_PREDICTED])]
@@ -120,52 +139,66 @@ def write_displacement(trials: pd.DataFrame, images: pd.DataFrame, out: Path, no
         for row in rows
     ]
     whole = rows[0]
-    lines += ["", "Over all models, 95 % by a bootstrap over images: " + ", ".join(
+    intervals = ", ".join(
         f"{outcome} {whole[f'models_{outcome}']:.2f} ({whole[f'models_{outcome}_lo']:.2f} to "
-        f"{whole[f'models_{outcome}_hi']:.2f})" for outcome in _OUTCOMES
-    ) + "."]  # fmt: skip
+        f"{whole[f'models_{outcome}_hi']:.2f})"
+        for outcome in _OUTCOMES
+    )
+    lines += ["", f"Over all models, 95 % by a bootstrap over images: {intervals}."]
     return [*_write(table, lines, out, notes), _displacement_picture(merged, out / "picture.png")]
 
 
 def _rank(frame: pd.DataFrame, outcome: str) -> float:
-    """Spearman's correlation; NaN where one side is constant or there are fewer than three rows."""
+    """Return Spearman's correlation.
+
+    It is NaN if one side is constant or there are fewer than three rows.
+    """
     if len(frame) < 3 or frame[outcome].nunique() < 2 or frame[_PREDICTED].nunique() < 2:
         return float("nan")
     return float(spearmanr(frame[_PREDICTED], frame[outcome]).statistic)
 
 
 def _rank_interval(frame: pd.DataFrame, outcome: str, resamples: int = 300) -> tuple[float, float]:
-    """Interval of the correlation over models when images are drawn anew."""
+    """Return the interval of the correlation over models by a bootstrap over images."""
     wide = {
         name: frame.pivot_table(index=_PER_IMAGE, columns="trial_id", values=name) for name in (_PREDICTED, outcome)
     }
     predicted, happened = (wide[name].to_numpy() for name in (_PREDICTED, outcome))
     generator = np.random.default_rng(0)
-    found = []
+    correlations = []
     for _ in range(resamples):
         drawn = generator.integers(0, len(predicted), len(predicted))
         pair = np.nanmedian(predicted[drawn], axis=0), np.nanmedian(happened[drawn], axis=0)
-        found.append(float(spearmanr(*pair).statistic))
-    low, high = np.nanpercentile(found, [2.5, 97.5])
+        correlations.append(float(spearmanr(*pair).statistic))
+    low, high = np.nanpercentile(correlations, [2.5, 97.5])
     return float(low), float(high)
 
 
 def write_leverage(
     summaries: Mapping[str, Sequence[Mapping[str, Any]]], out: Path, notes: Mapping[str, Any]
 ) -> list[Path]:
-    """Head against MLP steps, one row a model, seed and τ."""
+    """Compare head with MLP steps, one row a model, seed and τ.
+
+    Args:
+        summaries: What `medcore leverage` wrote, a run for each seed, by model.
+        out: Folder.
+        notes: Go to a file of their own.
+
+    Returns:
+        The files.
+    """
     rows = [
         {
             "model": model,
-            "seed": found["seed"],
-            "allocator": found["allocator"],
-            "images": found["images"],
+            "seed": run["seed"],
+            "allocator": run["allocator"],
+            "images": run["images"],
             "tau": float(tau),
         }
         | dict(values)
         for model, runs in summaries.items()
-        for found in runs
-        for tau, values in found["tau"].items()
+        for run in runs
+        for tau, values in run["tau"].items()
     ]
     table = pd.DataFrame(rows)
     lines = [
@@ -182,7 +215,10 @@ def write_leverage(
 
 
 def _ratio(row: Mapping[str, Any], name: str) -> str:
-    """A ratio with its interval; one without a denominator (all steps of a family skipped) is a dash."""
+    """Write a ratio with its interval.
+
+    A ratio without a denominator (all steps of a family skipped) is a dash.
+    """
     if row[name] is None:
         return "–"
     low, high = row.get(f"{name}_lo"), row.get(f"{name}_hi")
@@ -206,7 +242,10 @@ def _write(table: pd.DataFrame, lines: Sequence[str], out: Path, notes: Mapping[
 
 
 def _criteria_picture(table: pd.DataFrame, path: Path) -> Path:
-    """Boundary F1 with intervals: a panel for each share of FLOPs, a pair of marks for each variant."""
+    """Draw Boundary F1 with intervals.
+
+    There is a panel for each share of FLOPs and a pair of marks for each variant.
+    """
     fractions, names = list(table["fraction"].unique()), list(table["variant"].unique())
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.5 + 3.6 * len(fractions), 1.6 + 0.34 * len(names)), layout="constrained")
@@ -222,21 +261,23 @@ def _criteria_picture(table: pd.DataFrame, path: Path) -> Path:
                 ax.errorbar(value, where, xerr=errors, fmt="o", ms=5, color=colour, lw=1.3, label=phase)
             ax.set(title=f"{fraction:.0%} of the FLOPs left", xlabel="Boundary F1 — higher is better")
             ax.set_yticks(range(len(names)), names)
-            ax.invert_yaxis() if ax is axes[0] else None
+        axes[0].invert_yaxis()  # all panels share it
         axes[0].legend(loc="best")
         save(figure, path)
     return path
 
 
 def _displacement_picture(merged: pd.DataFrame, path: Path) -> Path:
-    """Predicted against measured displacement, each image of each model a point, coloured by the FLOPs left."""
+    """Draw predicted against measured displacement.
+
+    Each image of each model is a point, coloured by FLOPs left.
+    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
         ax = figure.subplots()
-        points = ax.scatter(
-            merged[_PREDICTED].clip(lower=0.05), merged[_MEASURED].clip(lower=0.05),
-            c=100 * merged["fraction"], s=5, alpha=0.5, cmap="cividis", lw=0,
-        )  # fmt: skip
+        predicted, measured = (merged[name].clip(lower=0.05) for name in (_PREDICTED, _MEASURED))
+        colours = 100 * merged["fraction"]
+        points = ax.scatter(predicted, measured, c=colours, s=5, alpha=0.5, cmap="cividis", lw=0)
         ends = [0.05, float(max(merged[_PREDICTED].max(), merged[_MEASURED].max()))]
         ax.plot(ends, ends, color="black", lw=1, ls=(0, (4, 3)))
         ax.set(xscale="log", yscale="log", xlabel="Predicted displacement (px)", ylabel="Measured displacement (px)")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medcore.quality.catalogue import cost_shares
+from medcore.quality.figures import FIGURES
 from results.plots.front import save_front_png
-from results.stats.choices import chose
-from results.stats.labels import METRICS, is_cost
+from results.stats.choices import schedule_summary
+from results.stats.labels import title
+from results.stats.objectives import names_of
 from results.store.files import write_by_rename
+from results.store.front import Front
 from results.store.latency import timed_on
+from results.store.trial_row import TrialRow
 
-_COSTS = ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction")
+_TITLES = {
+    "flops_fraction": "FLOPs left",
+    "flops_paper_fraction": "by the paper's count",
+    "encoder_params_fraction": "parameters left",
+}
 _TIMES = {
     "latency_ms": "call (ms)",
     "latency_ms_fraction": "time of a call left",
@@ -24,51 +33,63 @@ _TIMES = {
 }
 
 
-def write_front(front: Mapping[str, Any], trials: pd.DataFrame, out: Path) -> list[Path]:
-    """Write `front.csv`, `front.md` and `front.png` into `out`. Returns the files.
+def write_front(front: Front, trials: pd.DataFrame, out: Path) -> list[Path]:
+    """Write `front.csv`, `front.md` and `front.png`.
 
     Args:
-        front: what `search.commands.front.front` returns. trials: all trials of the study, for the picture.
+        front: What is written.
+        trials: All trials of the study, for the picture.
+        out: Folder.
+
+    Returns:
+        The files.
     """
-    names = [objective["name"] for objective in front["objectives"]]
+    objectives, reference = front.info.objectives, front.info.reference
     table = front_cells(front)
-    lines = [f"| {' | '.join(map(str, table))} |", "|" + "---|" * len(table.columns)]
-    lines += [f"| {' | '.join(cells)} |" for cells in table.itertuples(index=False)]
-    done = front["trials"] - front["failed"]
-    lines += ["", f"{len(front['front'])} of {done} trials are on the front, {front['failed']} failed. Hypervolume "
-              f"{front['hypervolume']:.4g} to the reference "
-              + ", ".join(f"{name} {front['reference'][name]:.4g}" for name in names) + "."]  # fmt: skip
-    if device := timed_on(front):
+    corner = ", ".join(f"{name} {reference[name]:.4g}" for name in names_of(objectives))
+    lines = [
+        f"| {' | '.join(map(str, table))} |",
+        "|" + "---|" * len(table.columns),
+        *(f"| {' | '.join(cells)} |" for cells in table.itertuples(index=False)),
+        "",
+        f"{len(front.records)} of {front.done} trials are on the front, {front.failed} failed. "
+        f"Hypervolume {front.hypervolume:.4g} to the reference {corner}.",
+    ]
+    if device := timed_on(front.members):
         lines += ["", f"Time and memory: one image and box a call, on {device}."]
     write_by_rename(out / "front.csv", front_numbers(front).to_csv(index=False, float_format="%.6g").encode())
     write_by_rename(out / "front.md", ("\n".join(lines) + "\n").encode())
-    save_front_png(trials, front["objectives"], out / "front.png", title=f"Pareto front of {front['study']}")
+    save_front_png(trials, objectives, out / "front.png", title=f"Pareto front of {front.info.name}")
     return [out / name for name in ("front.csv", "front.md", "front.png")]
 
 
-def front_numbers(front: Mapping[str, Any]) -> pd.DataFrame:
-    """The front's members and the dense model as numbers: costs and widths as shares, quality with its intervals.
+def front_numbers(front: Front) -> pd.DataFrame:
+    """Return the front's members and the dense model as numbers.
 
-    Time and memory are there if a member was measured.
+    Costs and widths are shares, quality comes with its intervals. Time and memory are there if a member was timed.
     """
-    quality, times = _quality(front), [*_TIMES] if timed_on(front) else []
-    rows = [_row(member, front["widths"], [*times, *quality]) for member in front["front"]]
-    dense = {"trial": "", "origin": "dense model", "heads": 1.0, "channels": 1.0, "chose": ""}
-    rows.append(dense | {name: front["dense"].get(name, np.nan) for name in (*_COSTS, *times, *quality)})
+    costs, times, families = cost_shares(), _times(front), _families(front)
+    figures = [*costs, *times, *front.quality]
+    rows = [_row(member, front, figures) for member in front.members]
+    dense: dict[str, Any] = {"trial": "", "origin": "dense model", "chose": ""} | dict.fromkeys(families, 1.0)
+    rows.append(dense | {name: front.info.dense.get(name, np.nan) for name in figures})
     table = pd.DataFrame(rows)
-    ends = [f"{name}_{end}" for name in quality for end in ("lo", "hi") if f"{name}_{end}" in table]
-    return table[["trial", "origin", *_COSTS, *times, "heads", "channels", *quality, *ends, "chose"]]
+    ends = [f"{name}_{end}" for name in front.quality for end in ("lo", "hi") if f"{name}_{end}" in table]
+    return table[["trial", "origin", *costs, *times, *families, *front.quality, *ends, "chose"]]
 
 
-def front_cells(front: Mapping[str, Any]) -> pd.DataFrame:
-    """The same as text for people: an interval stands beside its figure, titles are those of a table's head."""
-    table, quality = front_numbers(front), _quality(front)
-    titles = dict(zip(_COSTS, ("FLOPs left", "by the paper's count", "parameters left"), strict=True))
-    titles |= {"trial": "trial", "origin": "origin", "heads": "heads kept", "channels": "channels kept"} | _TIMES
-    titles |= {name: METRICS[name].title if name in METRICS else name for name in quality} | {"chose": "chose"}
+def front_cells(front: Front) -> pd.DataFrame:
+    """Return the same as text for people.
+
+    An interval follows its figure, columns have the titles of a table.
+    """
+    table, families = front_numbers(front), _families(front)
+    titles = {name: _TITLES.get(name, title(name)) for name in cost_shares()}
+    titles |= {"trial": "trial", "origin": "origin"} | {name: f"{name} kept" for name in families} | _TIMES
+    titles |= {name: title(name) for name in front.quality} | {"chose": "chose"}
     if not table["chose"].any():
         del titles["chose"]
-    shares = {*_COSTS, "heads", "channels", *(name for name in _TIMES if METRICS[name].kind == "share")}
+    shares = {*cost_shares(), *families, *(name for name in _TIMES if FIGURES[name].kind == "share")}
     rows = [
         {titles[name]: _cell(row[name], name in shares) + _interval(row, name) for name in row if name in titles}
         for row in table.to_dict("records")
@@ -76,16 +97,20 @@ def front_cells(front: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _quality(front: Mapping[str, Any]) -> list[str]:
-    names = [objective["name"] for objective in front["objectives"]]
-    return [name for name in dict.fromkeys((*names, "dice")) if not is_cost(name)]
+def _families(front: Front) -> list[str]:
+    return [family.name for family in front.info.prunable()]
 
 
-def _row(member: Mapping[str, Any], widths: Mapping[str, int], quality: list[str]) -> dict[str, Any]:
-    kept = {family: float(np.mean(member[family])) / widths[family] for family in ("heads", "channels")}
-    values = {name: member.get(name) for name in (*_COSTS, *quality)}
-    values |= {key: member[key] for name in quality for key in (f"{name}_lo", f"{name}_hi") if key in member}
-    return {"trial": member["trial_id"], "origin": member["origin"], "chose": chose(member)} | kept | values
+def _times(front: Front) -> list[str]:
+    return [*_TIMES] if timed_on(front.members) else []
+
+
+def _row(member: TrialRow, front: Front, figures: Sequence[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"trial": member.trial_id, "origin": member.origin, "chose": schedule_summary(member)}
+    row |= {family: front.info.share(family, member.budget[family]) for family in _families(front)}
+    row |= {name: member.metrics.get(name) for name in figures}
+    ends = [f"{name}_{end}" for name in figures for end in ("lo", "hi")]
+    return row | {name: member.metrics[name] for name in ends if name in member.metrics}
 
 
 def _cell(value: Any, share: bool) -> str:

@@ -10,41 +10,47 @@ from typing import Any
 import pandas as pd
 
 from medcore.models.cost import cost
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
+from medcore.quality.catalogue import shown
 from medcore.quality.timing import Timing
-from results.stats.labels import METRICS, text
+from results.stats.labels import arrow_title, text, title
 from results.store.fine_tuned import FineTuned
 from results.store.held_out import HeldOut, candidates_sentence, interval_text
 from results.store.latency import Record
+from results.store.study_info import StudyInfo
+from results.store.trial_row import TrialRow
 
-_QUALITY = ("boundary_f1", "dice", "iou", "nsd", "hd95", "assd")
-_PARTS = ("calibration", "search", "report")
+_SPLITS = ("calibration", "search", "report")
 _PACKAGES = ("python", "torch", "medcore-search")
 
 
 @dataclass(frozen=True)
 class Export:
-    """All that the card tells.
+    """Content of a card.
 
     Attributes:
-        study, rule: name of the study, and the rule that chose the trial.
-        row: the trial's row. dense: metrics of the unpruned model on the same images.
-        spec: what is exported.
-        config: the study's resolved configuration as plain values; empty where it is gone.
-        images: metrics of every image of the trial (`dataset`, `name`, metrics); may be empty.
-        hashes: SHA-256 by path of the checkpoints that the study started from, as they were at the export.
-        held_out: figures on images that the search has not seen; not_held_out: else why there are none.
-        tuned: what was done after the search, if it was; then row and images are those of the fine-tuned model.
-        git: revision of the code that exported. checked: what the export's own check measured, a sentence.
-        files: name and meaning of every file. usage: Markdown on how to run them.
-        latency: what was measured at the export, a record a batch size. latency_note: what was not, a sentence.
+        info: The study, with the metrics of the unpruned model on the search images.
+        rule: The rule that chose the trial.
+        row: The trial's row.
+        spec: Structure of the exported model.
+        checked: What the export's own check measured, a sentence.
+        files: Meaning of every file by name.
+        usage: Markdown on how to run them.
+        git: Revision of the code that exported.
+        config: The study's resolved configuration as plain values; empty if it is gone.
+        images: Metrics of every image of the trial, with `dataset` and `name`; may be empty.
+        hashes: SHA-256 by path of the checkpoints that the study began with, as they were at the export.
+        held_out: Figures on images that the search has not seen.
+        not_held_out: Why there are none.
+        tuned: Training after the search, if there was one; `row` and `images` are then those of the trained model.
+        latency: Time and memory measured at the export, a record a batch size.
+        latency_note: What was not measured, a sentence.
     """
 
-    study: str
+    info: StudyInfo
     rule: str
-    row: Mapping[str, Any]
-    dense: Mapping[str, float]
-    spec: EncoderSpec
+    row: TrialRow
+    spec: ModelSpec
     checked: str
     files: Mapping[str, str]
     usage: str
@@ -60,10 +66,10 @@ class Export:
 
 
 def model_card(export: Export) -> str:
-    """The card as Markdown; what is not known is left out or a dash."""
-    share = cost(export.spec).flops / cost(EncoderSpec.dense(export.spec.arch)).flops
+    """Return the card as Markdown; what is unknown is left out or a dash."""
+    share = cost(export.spec).flops / cost(ModelSpec.dense(export.spec.arch)).flops
     parts = [
-        f"# {export.study}, trial {export.row['trial_id']}: a pruned {export.spec.arch.name}",
+        f"# {export.info.name}, trial {export.row.trial_id}: a pruned {export.spec.arch.name}",
         "A promptable segmentation model: an image and a box in, the mask of the object in that box out. "
         f"Its image encoder needs {share:.1%} of the dense encoder's FLOPs. **Not a medical device.**",
         "## Origin",
@@ -91,22 +97,23 @@ def model_card(export: Export) -> str:
 
 def _origin(export: Export) -> list[tuple[str, str]]:
     row, model = export.row, export.config.get("model") or {}
-    versions = row.get("versions") or {}
+    versions = row.provenance.versions or {}
     seed = export.config.get("seed")
-    rows = [
-        ("study, trial", f"{export.study}, {row['trial_id']}"),
+    return [
+        ("study, trial", f"{export.info.name}, {row.trial_id}"),
         ("chosen by the rule", f"`{export.rule}`"),
-        ("budgets from", str(row.get("origin", "–"))),
-        *(
-            (title, _source(export, model.get(key)))
-            for title, key in (("general model", "base"), ("adapted", "adapted"))
-        ),
-        ("seed of the study, of the trial", f"{'–' if seed is None else seed}, {row.get('seed', '–')}"),
-        ("trial finished", str(row.get("finished", "–"))),
-        ("code of the trial, of the export", f"{row.get('git', '–')}, {export.git}"),
+        ("budgets from", _known(row.origin)),
+        ("general model", _source(export, model.get("base"))),
+        ("adapted", _source(export, model.get("adapted"))),
+        ("seed of the study, of the trial", f"{_known(seed)}, {_known(row.seed)}"),
+        ("trial finished", _known(row.timing.finished)),
+        ("code of the trial, of the export", f"{_known(row.provenance.git)}, {export.git}"),
         ("versions", ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions) or "–"),
     ]
-    return rows
+
+
+def _known(value: object) -> str:
+    return "–" if value is None else str(value)
 
 
 def _source(export: Export, path: str | None) -> str:
@@ -120,7 +127,7 @@ def _data(export: Export) -> str:
     data = export.config.get("data") or {}
     if not data:
         return "The study's configuration was not there at the export; ask its author for the data."
-    part = {key: f"`{data[f'{key}_split']}`" if f"{key}_split" in data else "unknown" for key in _PARTS}
+    split = {key: f"`{data[f'{key}_split']}`" if f"{key}_split" in data else "unknown" for key in _SPLITS}
     measured = dict(export.images["dataset"].value_counts()) if len(export.images) else {}
     rows = [
         (Path(folder).name, f"`{folder}`", str(measured.get(Path(folder).name, "–")))
@@ -130,9 +137,9 @@ def _data(export: Export) -> str:
     return "\n\n".join(
         [
             _table(("data set", "folder", "images measured"), rows),
-            f"Scores and recovery: part {part['calibration']}"
+            f"Scores and recovery: part {split['calibration']}"
             + (f", at most {most} images of each data set" if most else "")
-            + f". Search: part {part['search']}. Held out for the final figure: part {part['report']}. "
+            + f". Search: part {split['search']}. Held out for the final figure: part {split['report']}. "
             "What the two checkpoints above were trained on is not part of this study.",
         ]
     )
@@ -144,12 +151,12 @@ def _tuning(tuned: FineTuned) -> str:
 
 
 def _quality(export: Export) -> str:
-    names = [name for name in _QUALITY if name in export.row]
+    names = [name for name in shown() if name in export.row.metrics]
     if not names and export.held_out is None:
         return "The trial's row holds no metric."
     parts = [_held_out(export.held_out)] if export.held_out is not None else []
     if names:
-        parts += [_on_search_images(export), _metric_table(names, export.row, export.images, export.dense)]
+        parts += [_on_search_images(export), _metric_table(names, export.row.metrics, export.images, export.info.dense)]
     if export.held_out is None:
         parts += [
             "The search chose by these images, so an honest figure is lower; on images that took no part it was not "
@@ -163,8 +170,8 @@ def _quality(export: Export) -> str:
 
 
 def _held_out(found: HeldOut) -> str:
-    """The honest figures, with the words that keep them so."""
-    own, names = found.model, [name for name in _QUALITY if name in found.model.metrics]
+    """Return the honest figures, with the words that keep them so."""
+    own, names = found.model, [name for name in shown() if name in found.model.metrics]
     dense = found.dense.metrics if found.dense is not None else {}
     return (
         f"**Held out**: part `{own.split}`, {own.images} images that took no part in this study's scoring, training or "
@@ -186,16 +193,19 @@ def _metric_table(
     names: Sequence[str],
     metrics: Mapping[str, Any],
     images: pd.DataFrame,
-    dense: Mapping[str, float],
+    dense: Mapping[str, float | None],
     dense_images: pd.DataFrame | None = None,
 ) -> str:
-    """Macro means with their intervals, the dense model's beside them, and the means of each data set."""
+    """Return macro means with intervals next to the dense model's.
+
+    The means of each data set follow.
+    """
     datasets = sorted({key.partition("/")[2] for key in metrics for name in names if key.startswith(f"{name}/")})
     more = [] if dense_images is None else ["95 % interval"]
     head = ("macro mean", "this model", "95 % interval", "dense model", *more, *datasets)
     rows = [
         (
-            METRICS[name].title + (" ↓" if METRICS[name].lower else " ↑"),
+            arrow_title(name),
             text(name, metrics[name]),
             _interval(images, name),
             text(name, dense.get(name)),
@@ -211,12 +221,12 @@ def _interval(images: pd.DataFrame, name: str) -> str:
     return interval_text(images, name, " to ") or "–"
 
 
-def _cost(spec: EncoderSpec) -> str:
-    this, dense = cost(spec), cost(EncoderSpec.dense(spec.arch))
+def _cost(spec: ModelSpec) -> str:
+    this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
     rows = []
     for name in ("encoder_params", "flops", "flops_paper"):
         value, full = getattr(this, name), getattr(dense, name)
-        rows.append((METRICS[name].title, text(name, value), text(name, full), f"{value / full:.1%}"))
+        rows.append((title(name), text(name, value), text(name, full), f"{value / full:.1%}"))
     return (
         _table(("one image", "this model", "dense model", "left"), rows)
         + "\n\nFLOPs are two for each multiply-add: what runs, padded windows included, and the MedCore paper's count."
@@ -231,12 +241,12 @@ def _latency(export: Export) -> str:
     rows = []
     for record in export.latency:
         images = "one image" if record.batch == 1 else f"{record.batch} images"
-        for title, this, dense in (
+        for part, this, dense in (
             ("encoder", record.model.encoder, record.dense.encoder),
             ("whole call", record.model.whole, record.dense.whole),
         ):
             left = f"{this.median_ms / dense.median_ms:.1%}"
-            rows.append((f"{title}, {images}", _milliseconds(this), _milliseconds(dense), left))
+            rows.append((f"{part}, {images}", _milliseconds(this), _milliseconds(dense), left))
         this_peak, dense_peak = (f"{each.peak_bytes / 1e6:.1f} MB" for each in (record.model, record.dense))
         left = f"{record.model.peak_bytes / record.dense.peak_bytes:.1%}"
         rows.append((f"peak memory, {images}", this_peak, dense_peak, left))
@@ -256,24 +266,16 @@ def _milliseconds(timing: Timing) -> str:
     return f"{timing.median_ms:.4g} ms ({timing.iqr_ms:.2g}; {timing.repeats})"
 
 
-def _structure(spec: EncoderSpec) -> str:
-    arch = spec.arch
-    rows = [
-        (
-            str(block),
-            f"windows of {arch.window(block)}" if arch.window(block) else "whole image",
-            f"{heads} of {arch.num_heads}",
-            f"{channels} of {arch.mlp_dim}",
-        )
-        for block, (heads, channels) in enumerate(zip(spec.heads, spec.channels, strict=True))
-    ]
-    empty = [
-        *(f"the attention of block {block}" for block, heads in enumerate(spec.heads) if not heads),
-        *(f"the MLP of block {block}" for block, channels in enumerate(spec.channels) if not channels),
-    ]
+def _structure(spec: ModelSpec) -> str:
+    sites, families = list(zip(spec.arch.sites, spec.widths, strict=True)), spec.arch.families
+    rows = []
+    for number, block in enumerate(spec.arch.blocks):
+        own = [(site, kept) for site, kept in sites if site.block == number]
+        counts = [[f"{kept} of {site.width}" for site, kept in own if site.family == family] for family in families]
+        rows.append((str(number), block.area, *(", ".join(cells) or "–" for cells in counts)))
+    empty = [f"{site.family.title} of block {site.block}" for site, kept in sites if not kept]
     note = f"\n\nEmpty, with nothing but the output bias left: {', '.join(empty)}." if empty else ""
-    size = f"Input {arch.img_size}×{arch.img_size} pixels, patches of {arch.patch_size}, width {arch.embed_dim}.\n\n"
-    return size + _table(("block", "attends to", "heads", "MLP channels"), rows) + note
+    return f"{spec.arch.summary}.\n\n" + _table(("block", "attends to", *(f.title for f in families)), rows) + note
 
 
 def _limits(export: Export) -> str:

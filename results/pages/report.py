@@ -1,4 +1,4 @@
-"""The report of a study: one HTML file that needs no network and no neighbour."""
+"""The report of a study: one HTML file that needs neither a network nor other files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medcore.errors import MedcoreError
+from medcore.quality.catalogue import cost_shares, figures, headlines
 from results.pages.front_files import front_cells
 from results.plots.front import front_divs
 from results.plots.latency_plot import latency_figure
+from results.plots.panels import NothingToDraw
 from results.plots.pictures import budget_picture, hypervolume_picture
 from results.stats import labels
 from results.stats.loss import ALL
-from results.stats.pareto import Objective, front_table, sign
+from results.stats.objectives import Objective
+from results.stats.pareto import front_table
 from results.store.files import write_by_rename
+from results.store.front import Front
 from results.store.latency import timed_on
+from results.store.trial_row import TrialRow
 
 #: Members in the budget picture; a front of hundreds would be a picture of stripes.
 _BUDGETS = 40
@@ -30,16 +34,20 @@ _BUDGETS = 40
 
 @dataclass(frozen=True)
 class Member:
-    """A trial of the front that the report looks at, and which rules took it."""
+    """A trial of the front that the report shows, and the rules that chose it."""
 
-    trial_id: str
+    row: TrialRow
     rules: tuple[str, ...]
-    row: Mapping[str, Any]
+
+    @property
+    def trial_id(self) -> str:
+        """The trial's id."""
+        return self.row.trial_id
 
 
 @dataclass(frozen=True)
 class Picture:
-    """`name`: of a file that would hold it."""
+    """A PNG with its words; `name` is that of a file that would hold it."""
 
     name: str
     title: str
@@ -48,13 +56,16 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """For an `img` element: the picture itself."""
+        """The picture itself, for an `img` element."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 
 @dataclass(frozen=True)
 class HeldOutRow:
-    """A model on a held-out part; `cells`: by metric, its mean with the 95 % interval."""
+    """A model on a held-out split.
+
+    `cells` has the mean with the 95 % interval by metric.
+    """
 
     model: str
     split: str
@@ -64,21 +75,27 @@ class HeldOutRow:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says.
+    """Content of a report.
 
     Attributes:
-        front: what `search.commands.front.front` returns. trials: all trials, with intervals of the front's members.
-        members: the first is the chosen one. given_up: see `results.stats.loss`, for the chosen one.
-        data: a row for each data set. sheets: a contact sheet for each member that has one.
-        model, environment, commands: what to call it -> what it is. notes: what is missing, and why.
-        config: the study's configuration as text.
-        held_out: what exported models, and the dense one, measured on held-out images.
+        front: The study's front.
+        trials: All trials, with intervals of the front's members.
+        members: The first is the chosen one.
+        loss: What `results.stats.loss.quality_loss` gives for the chosen one.
+        data: A row for each data set.
+        sheets: A contact sheet for each member that has one.
+        model: Facts about the dense model, by name.
+        environment: Facts about the machine and the code, by name.
+        commands: Command lines, by what they do.
+        notes: What is missing, and why.
+        config: The study's configuration as text.
+        held_out: What exported models, and the dense one, measured on held-out images.
     """
 
-    front: Mapping[str, Any]
+    front: Front
     trials: pd.DataFrame
     members: Sequence[Member]
-    given_up: pd.DataFrame
+    loss: pd.DataFrame
     data: Sequence[Mapping[str, Any]]
     sheets: Sequence[Picture]
     model: Mapping[str, str]
@@ -90,7 +107,11 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write the page, of about 5 MB and the contact sheets. Raises `MedcoreError` if `path` cannot be written."""
+    """Write the page, of about 5 MB and the contact sheets.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
     page = Environment(
         loader=PackageLoader("results.pages", "templates"),
         autoescape=True,
@@ -98,28 +119,32 @@ def write_report(report: Report, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("report.html")
-    objectives: list[Objective] = report.front["objectives"]
+    info = report.front.info
     html = page.render(
         report=report,
-        study=report.front["study"],
-        goals=_goals(objectives),
+        study=info.name,
+        families=" and ".join(_uncapitalised(family.title) for family in info.prunable()),
+        goals=_goals(info.objectives),
         chosen=report.members[0],
         answer=_answer(report),
-        dense=_dense(report.front["dense"]),
+        dense=_dense(info.dense),
         failures=_failures(report.trials),
         front=front_cells(report.front),
-        figures=front_divs(report.trials, objectives, f"Pareto front of {report.front['study']}"),
+        figures=front_divs(report.trials, info.objectives, f"Pareto front of {info.name}"),
         times=_times(report.trials),
-        timed_on=timed_on(report.front),
+        timed_on=timed_on(report.front.members),
         pictures=_pictures(report),
-        changes=[_change(row) for row in report.given_up.to_dict("records")],
-        paired=bool(report.given_up["lo"].notna().any()),
+        changes=[_change(row) for row in report.loss.to_dict("records")],
+        paired=bool(report.loss["lo"].notna().any()),
     )
     write_by_rename(path, html.encode())
 
 
 def _times(trials: pd.DataFrame) -> str:
-    """The picture of FLOPs and time as a piece of HTML, which needs plotly's script; empty if nothing was measured."""
+    """Return the picture of FLOPs and time as HTML, which needs plotly's script.
+
+    The text is empty if nothing was measured.
+    """
     figure = latency_figure(trials)
     if figure is None:
         return ""
@@ -127,20 +152,20 @@ def _times(trials: pd.DataFrame) -> str:
 
 
 def _goals(objectives: Sequence[Objective]) -> str:
-    words = [f"{_title(goal['name'])} {'down' if sign(goal['direction']) > 0 else 'up'}" for goal in objectives]
+    words = [f"{labels.title(goal.name)} {'down' if goal.lower_is_better else 'up'}" for goal in objectives]
     return ", ".join(words)
 
 
 def _answer(report: Report) -> list[str]:
-    """The chosen model in a few figures: what it costs, what it keeps and gives up."""
+    """Describe the chosen model by its costs and by what it keeps and loses."""
     row = report.members[0].row
     lines = [
-        f"{_title(name)}: {labels.text(name, float(row[name]))}"
-        for name in ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction", "latency_ms_fraction")
-        if pd.notna(row.get(name))
+        f"{labels.title(name)}: {labels.text(name, value)}"
+        for name in (*cost_shares(), "latency_ms_fraction")
+        if (value := row.figure(name)) is not None
     ]
-    whole = report.given_up[report.given_up["dataset"] == ALL]
-    for change in whole.to_dict("records")[:3]:
+    whole = report.loss[report.loss["dataset"] == ALL]
+    for change in whole[whole["metric"].isin(headlines())].to_dict("records"):
         cells = _change(change)
         sure = f" (95 %: {cells['interval']})" if cells["interval"] else ""
         lines.append(
@@ -151,7 +176,10 @@ def _answer(report: Report) -> list[str]:
 
 
 def _change(row: Mapping[Any, Any]) -> dict[str, str]:
-    """A row of `given_up` as text, with a verdict that does not rest on colour."""
+    """Return a row of `quality_loss` as text with a verdict.
+
+    The verdict is a word, so that it does not depend on colour.
+    """
     name, difference = str(row["metric"]), float(row["difference"])
     # a difference is as fine as what it is between
     digits = 4 if max(abs(row["dense"]), abs(row["chosen"])) < 1 else 2
@@ -161,7 +189,7 @@ def _change(row: Mapping[Any, Any]) -> dict[str, str]:
     if not difference or (interval and row["lo"] <= 0 <= row["hi"]):
         verdict = "no clear difference"
     return {
-        "metric": _title(name),
+        "metric": labels.title(name),
         "dataset": "all (macro mean)" if row["dataset"] == ALL else str(row["dataset"]),
         "dense": f"{row['dense']:.{digits}f}",
         "chosen": f"{row['chosen']:.{digits}f}",
@@ -171,54 +199,61 @@ def _change(row: Mapping[Any, Any]) -> dict[str, str]:
     }
 
 
+def _uncapitalised(text: str) -> str:
+    """Return the text with a small first letter.
+
+    A text that begins with an abbreviation stays as it is.
+    """
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+
+
 def _signed(value: float, digits: int) -> str:
-    """With a sign, which zero has not, and a true minus."""
+    """Write a number with its sign, a true minus; zero has none."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
-def _dense(dense: Mapping[str, float]) -> dict[str, str]:
-    names = [name for name in labels.METRICS if name in dense and not name.endswith("_fraction")]
-    return {_title(name): labels.text(name, float(dense[name])) for name in names}
+def _dense(dense: Mapping[str, float | None]) -> dict[str, str]:
+    known = [figure for figure in figures() if figure.kind != "share" and dense.get(figure.name) is not None]
+    return {figure.title: labels.text(figure.name, dense[figure.name]) for figure in known}
 
 
 def _failures(trials: pd.DataFrame) -> dict[str, int]:
-    """How many trials failed, by reason, the most frequent first."""
+    """Count the trials that failed, by reason, the most frequent first."""
     failed = trials[trials["status"] == "failed"]
     reasons = failed["reason"].fillna("unknown") if "reason" in failed else pd.Series("unknown", index=failed.index)
     return {str(reason): int(count) for reason, count in reasons.value_counts().items()}
 
 
 def _pictures(report: Report) -> list[Picture]:
-    """Figures without interaction; what cannot be drawn of this study is left out."""
-    front, info = front_table(report.trials, report.front["objectives"]), report.front
+    """Draw figures without interaction; those that have nothing to show are left out."""
+    info, front = report.front.info, front_table(report.trials, report.front.info.objectives)
     shown = front.iloc[np.unique(np.linspace(0, len(front) - 1, min(_BUDGETS, len(front))).round().astype(int))]
     some = "" if len(shown) == len(front) else f" Shown are {len(shown)} of {len(front)} members, evenly by cost."
-    drawings: list[tuple[str, str, str, Callable[[Path], None]]] = [
-        (
+    families = " and ".join(family.name for family in info.prunable())
+    pictures = [
+        _picture(
             "hypervolume.png",
             "Hypervolume over trials",
             "How much of the space between the reference point and the ideal the trials dominate. A flat end says that "
             "more trials would have found little more.",
-            lambda path: hypervolume_picture(report.trials, info["objectives"], info["reference"], path),
+            lambda path: hypervolume_picture(report.trials, info.objectives, info.reference, path),
         ),
-        (
+        _picture(
             "budgets.png",
             "What each member keeps",
-            f"Share of heads and channels left in every encoder block, the cheapest member on top.{some}",
-            lambda path: budget_picture(shown, path, info["widths"]["heads"], info["widths"]["channels"]),
+            f"Share of {families} left in every encoder block, the cheapest member on top.{some}",
+            lambda path: budget_picture(shown, path, info),
         ),
     ]
-    pictures = []
+    return [picture for picture in pictures if picture is not None]
+
+
+def _picture(name: str, title: str, caption: str, draw: Callable[[Path], None]) -> Picture | None:
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
-        for name, title, caption, draw in drawings:
-            try:
-                draw(Path(folder) / name)
-            except MedcoreError:  # the picture has nothing to show
-                continue
-            pictures.append(Picture(name, title, caption, (Path(folder) / name).read_bytes()))
-    return pictures
-
-
-def _title(name: str) -> str:
-    return labels.METRICS[name].title if name in labels.METRICS else name
+        path = Path(folder) / name
+        try:
+            draw(path)
+        except NothingToDraw:
+            return None
+        return Picture(name, title, caption, path.read_bytes())

@@ -1,6 +1,6 @@
 """Contact sheets: the same images segmented by the dense and by a pruned model, and where their boundaries fail.
 
-A mean hides what happens to single images, and a high Dice hides a broken boundary: the worst images come first.
+A mean hides what happens to single images, and a high Dice hides a broken boundary, so the worst images come first.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
-from scipy.ndimage import binary_dilation, binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_dilation, distance_transform_edt
 
-from medcore.errors import MedcoreError
-from medcore.quality.metrics import TOLERANCE_PX, Mask
+from medcore.quality.catalogue import headlines, worst_by
+from medcore.quality.figures import FIGURES
+from medcore.quality.metrics import TOLERANCE_PX
+from medcore.quality.surfaces import Mask, surface
+from results.plots.panels import NothingToDraw
 from results.plots.pictures import BLUE, SKY, STYLE, VERMILION, YELLOW
 from results.store.files import write_by_rename
 
@@ -30,23 +33,31 @@ Pixels = npt.NDArray[np.uint8]
 
 ROWS = 12
 MAX_BYTES = 700_000
-#: Warm is the truth's, cold the prediction's, in masks and in errors.
+#: Warm colours are the truth's, cold ones the prediction's, in masks and in errors.
 _TRUTH, _PREDICTION, _MISSED, _FALSE = YELLOW, SKY, VERMILION, BLUE
 _COLUMNS = ("Image", "Truth", "Dense model", "Pruned model", "Boundary error of the pruned")
-#: Inches: a cell, what lies left of all cells, above, below.
+#: Inches: side of a cell, and space left of all cells, above and below.
 _CELL, _LEFT, _TOP, _BOTTOM = 1.8, 0.5, 0.7, 0.5
 _SQUARE = np.ones((3, 3), dtype=bool)
 #: Space around the object in its close-up, as a share of its longer side.
 _MARGIN = 0.15
-#: Longer side of what is drawn of an image; more would be thrown away by the sheet's resolution.
+#: Longer side of a drawn image in pixels; the sheet's resolution shows no more.
 _SIDE = 320
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One image with its masks at original size: image uint8 (h, w, 3), the others bool (h, w).
+    """One image with its masks at original size.
 
-    dense_metrics, pruned_metrics: at least `hd95` and `boundary_f1`, of each prediction against the truth.
+    Attributes:
+        dataset: Name of its data set.
+        name: Name of the image.
+        image: uint8 (h, w, 3).
+        truth: bool (h, w).
+        dense: The dense model's prediction, bool (h, w).
+        pruned: The pruned model's prediction, bool (h, w).
+        dense_metrics: Metrics of the dense model's prediction, at least the headlines.
+        pruned_metrics: The same of the pruned model's prediction.
     """
 
     dataset: str
@@ -60,13 +71,22 @@ class Case:
 
 
 def contact_sheet(cases: Sequence[Case], path: Path, title: str, rows: int = ROWS, max_bytes: int = MAX_BYTES) -> None:
-    """Write the sheet as PNG of at most `max_bytes`: a row an image, the pruned model's largest HD95 first.
+    """Write the sheet as PNG: a row an image, the pruned model's largest HD95 first.
 
-    Raises `MedcoreError` without images.
+    Args:
+        cases: Images to choose from.
+        path: The file.
+        title: Above all rows.
+        rows: How many images to draw.
+        max_bytes: The file's size at most.
+
+    Raises:
+        NothingToDraw: There are no images.
+        StorageError: The file cannot be written.
     """
     if not cases:
-        raise MedcoreError("nothing to draw: a contact sheet needs at least one image")
-    worst = sorted(cases, key=lambda case: (-case.pruned_metrics["hd95"], case.dataset, case.name))[:rows]
+        raise NothingToDraw("nothing to draw: a contact sheet needs at least one image")
+    worst = sorted(cases, key=lambda case: (-case.pruned_metrics[worst_by()], case.dataset, case.name))[:rows]
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         # laid out by hand: matplotlib's own layout takes seconds for 60 axes
         width, height = _LEFT + _CELL * len(_COLUMNS), _TOP + _BOTTOM + _CELL * len(worst)
@@ -85,12 +105,12 @@ def contact_sheet(cases: Sequence[Case], path: Path, title: str, rows: int = ROW
 
 
 def boundary_error(pred: Mask, truth: Mask, tolerance: float = TOLERANCE_PX) -> tuple[Mask, Mask]:
-    """Missed and false boundary, bool (h, w) each.
+    """Return missed and false boundary, bool (h, w) each.
 
-    Missed: surface pixels (m ∧ ¬erode3×3(m)) of the truth farther than `tolerance` pixels from the prediction's
-    surface. False: the reverse. If one mask is empty, the whole surface of the other is an error.
+    Missed are surface pixels (7.2) of the truth farther than `tolerance` pixels from the prediction's surface, false
+    the reverse. If one mask is empty, the whole surface of the other is an error.
     """
-    surfaces = [mask & ~binary_erosion(mask, _SQUARE) for mask in (truth, pred)]
+    surfaces = [surface(mask) for mask in (truth, pred)]
     missed, false = (
         own & (np.asarray(distance_transform_edt(~other)) > tolerance if other.any() else np.ones_like(own))
         for own, other in (surfaces, surfaces[::-1])
@@ -102,13 +122,11 @@ def _row(case: Case, axes: Sequence[Axes]) -> None:
     view = _view(case)
     whole, close = _shrink(case.image), _shrink(case.image[view])
     truth, dense, pruned = (mask[view] for mask in (case.truth, case.dense, case.pruned))
-    height, width = case.truth.shape
-    for ax, picture, frame in zip(axes, (whole, close, close, close, _faded(close)), (None, *[view] * 4), strict=True):
+    all_rows, all_columns = map(slice, (0, 0), case.truth.shape)
+    frames = [(all_rows, all_columns), view, view, view, view]
+    for ax, picture, frame in zip(axes, (whole, close, close, close, _faded(close)), frames, strict=True):
         # in the image's own pixels, whatever resolution is drawn
-        y, x = frame or (slice(0, height), slice(0, width))
-        ax.imshow(
-            picture, extent=(x.start - 0.5, x.stop - 0.5, y.stop - 0.5, y.start - 0.5), interpolation="antialiased"
-        )
+        ax.imshow(picture, extent=_extent(*frame), interpolation="antialiased")
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     y, x = view
@@ -121,16 +139,31 @@ def _row(case: Case, axes: Sequence[Axes]) -> None:
     _errors(axes[4], pruned, truth, view)
     axes[0].set_ylabel(f"{case.dataset}\n{_short(case.name)}", fontsize=7, parse_math=False)
     for ax, metrics in ((axes[2], case.dense_metrics), (axes[3], case.pruned_metrics)):
-        ax.set_xlabel(f"HD95 {metrics['hd95']:.1f} px, BF1 {metrics['boundary_f1']:.2f}", fontsize=7.5, labelpad=2)
+        ax.set_xlabel(_caption(metrics), fontsize=7.5, labelpad=2)
+
+
+def _caption(metrics: Mapping[str, float]) -> str:
+    """Write the metric that orders the sheet, and the most important one.
+
+    Such as `HD95 12.3 px, BF1 0.71`.
+    """
+    words = []
+    for figure in (FIGURES[name] for name in dict.fromkeys((worst_by(), headlines()[0]))):
+        value = metrics[figure.name]
+        words.append(f"{figure.short} {value:.1f} {figure.unit}" if figure.unit else f"{figure.short} {value:.2f}")
+    return ", ".join(words)
 
 
 def _view(case: Case) -> tuple[slice, slice]:
-    """Rows and columns of the close-up: all three masks with a margin, about square, inside the frame."""
+    """Return rows and columns of the close-up.
+
+    It holds all three masks with a margin, is about square and lies inside the frame.
+    """
     union = case.truth | case.dense | case.pruned
     spans = []
     for axis, size in ((1, union.shape[0]), (0, union.shape[1])):
-        found = np.flatnonzero(union.any(axis=axis))
-        spans.append((int(found[0]), int(found[-1]) + 1, size) if len(found) else (0, size, size))
+        occupied = np.flatnonzero(union.any(axis=axis))
+        spans.append((int(occupied[0]), int(occupied[-1]) + 1, size) if len(occupied) else (0, size, size))
     side = (1 + 2 * _MARGIN) * max(stop - start for start, stop, _ in spans)
     slices = []
     for start, stop, size in spans:
@@ -141,7 +174,10 @@ def _view(case: Case) -> tuple[slice, slice]:
 
 
 def _contour(ax: Axes, mask: Mask, view: tuple[slice, slice], colour: str, width: float) -> None:
-    """The mask's outline, along pixel edges as the metrics see it; nothing for an empty mask."""
+    """Draw the mask's outline along pixel edges, as the metrics see it.
+
+    An empty mask has none.
+    """
     if mask.any():
         # background around the close-up closes outlines that its frame cuts
         padded = np.pad(mask, 1).astype(float)
@@ -150,13 +186,13 @@ def _contour(ax: Axes, mask: Mask, view: tuple[slice, slice], colour: str, width
 
 
 def _extent(y: slice, x: slice) -> tuple[float, float, float, float]:
-    """Where matplotlib puts the pixels of a part of an image: left, right, bottom, top."""
+    """Return left, right, bottom and top of a part of an image for matplotlib."""
     return x.start - 0.5, x.stop - 0.5, y.stop - 0.5, y.start - 0.5
 
 
 def _errors(ax: Axes, pred: Mask, truth: Mask, view: tuple[slice, slice]) -> None:
     missed, false = boundary_error(pred, truth)
-    right = pred & ~binary_erosion(pred, _SQUARE) & ~false
+    right = surface(pred) & ~false
     # one pixel of a close-up of 500 would be lost at the sheet's resolution
     thick = max(1, round(max(pred.shape) / 150))
     layer = np.zeros((*pred.shape, 4))
@@ -172,7 +208,7 @@ def _shrink(pixels: Pixels) -> Pixels:
 
 
 def _faded(pixels: Pixels) -> Pixels:
-    """Grey and dark, so that only the errors have colour."""
+    """Return the picture grey and dark, so that only the errors have colour."""
     grey = 0.45 * np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float64)
     return np.repeat(grey[:, :, None].astype(np.uint8), 3, axis=2)
 
@@ -194,7 +230,10 @@ def _legend() -> list[Any]:
 
 
 def _within(figure: Figure, max_bytes: int) -> bytes:
-    """PNG with a palette of 256 colours, as sharp as `max_bytes` allow: photographs compress badly otherwise."""
+    """Return a PNG with a palette of 256 colours, as sharp as `max_bytes` allow.
+
+    Without a palette photographs compress badly.
+    """
     raw, dpi = io.BytesIO(), 115.0
     figure.savefig(raw, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     data = _packed(raw)

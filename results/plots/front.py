@@ -1,6 +1,7 @@
 """Pictures of a study's front: an interactive figure and a PNG, which draw the same panels.
 
-Colours are Okabe and Ito's and every meaning has a symbol too, so nothing hangs on colour alone.
+Plotly draws for the page, matplotlib for papers, because a PNG from plotly needs a browser. Colours are Okabe and
+Ito's, and every meaning has a symbol too, so nothing depends on colour alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from results.plots.marks import MARKS, Mark, hover_text
 from results.plots.panels import Panel, groups, panels, subtitle
 from results.plots.parallel import parallel_figure
 from results.plots.pictures import BLACK, SKY, STYLE, save
-from results.stats.pareto import Floats, Objective
+from results.stats.objectives import Objective
+from results.stats.pareto import Floats
 from results.store.files import write_by_rename
 
 STEP_NAME = "front of the two axes"
@@ -33,12 +35,14 @@ _BAR = "rgba(0,0,0,0.3)"
 
 
 def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> go.Figure:
-    """Interactive figure: the first objective against each other one.
+    """Draw the first objective against each other one as an interactive figure.
 
     Dominated trials are faint, the front of all objectives is outlined, and a step line joins the front of a
-    panel's own two axes; with three objectives or more an outlined trial can lie off the line. Front members have
-    error bars where `results.stats.uncertainty.with_intervals` has added their columns.
-    Raises `MedcoreError` where no trial can be drawn.
+    panel's own two axes. With three objectives or more an outlined trial can lie off the line. Front members have
+    error bars if `results.stats.uncertainty.with_intervals` added their columns.
+
+    Raises:
+        NothingToDraw: No trial can be drawn.
     """
     shown, views = panels(df, objectives)
     hover = np.array([hover_text(row, objectives) for _, row in shown.iterrows()], dtype=object)
@@ -63,7 +67,10 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
 
 
 def front_divs(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> str:
-    """The interactive figures as a piece of HTML, plotly's script inside: the panels, then parallel coordinates."""
+    """Return the interactive figures as HTML with plotly's script.
+
+    The panels come first, then parallel coordinates.
+    """
     figures = {"front": front_figure(df, objectives, title)}
     if len(objectives) > 1:  # one axis is no coordinates
         figures["parallel"] = parallel_figure(df, objectives)
@@ -74,14 +81,17 @@ def front_divs(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "
 
 
 def save_front_html(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
-    """One self-contained page of about 5 MB: plotly's script is inside, so it opens without a network."""
+    """Write one page of about 5 MB that opens without a network.
+
+    Plotly's script is inside.
+    """
     head = f'<head><meta charset="utf-8"><title>{html.escape(title)}</title></head>'
     page = f"<!DOCTYPE html>\n<html>{head}\n<body>\n{front_divs(df, objectives, title)}\n</body></html>\n"
     write_by_rename(path, page.encode())
 
 
 def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
-    """The panels of `front_figure` for a paper or a README."""
+    """Write the panels of `front_figure` as PNG for a paper or a README."""
     shown, views = panels(df, objectives)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.8 + 4.6 * len(views), 4.4), layout=ConstrainedLayoutEngine(w_pad=0.12))
@@ -136,7 +146,10 @@ def _trace(mark: Mark, on_front: bool, view: Panel, pick: Any, text: list[str]) 
 
 
 def _bars(errors: Floats) -> dict[str, Any] | None:
-    """Plotly's error bars of (2, N) lengths below and above; none where no length is known."""
+    """Return plotly's error bars of (2, N) lengths below and above.
+
+    The result is None if no length is known.
+    """
     if not np.isfinite(errors).any():
         return None
     below, above = np.nan_to_num(errors)
@@ -166,7 +179,10 @@ def _scatter(ax: Axes, mark: Mark, on_front: bool, x: Any, y: Any) -> None:
 
 
 def _legend(kinds: Sequence[str]) -> list[Line2D]:
-    """What symbols say about origin, and, in grey, what outline and faintness say about the front."""
+    """Explain symbols, outline and faintness.
+
+    Symbols stand for origins; outline and faintness, in grey, for the front.
+    """
     points: dict[str, Any] = {"ls": "", "mew": 0.7}
     handles = [
         Line2D(

@@ -1,4 +1,4 @@
-"""FLOPs against measured time: a saving of FLOPs that is none of time lies above the diagonal."""
+"""FLOPs against measured time; points above the diagonal save less time than FLOPs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from results.plots.pictures import BLACK, BLUE, VERMILION
 from results.store.latency import DEVICE
 
-#: Part of a call: its columns, title, colour and plotly's symbol.
+#: Columns of a part of a call: title, colour and plotly's symbol.
 _PARTS = {
     "encoder_ms": ("encoder", BLUE, "circle"),
     "latency_ms": ("whole call", VERMILION, "diamond"),
@@ -19,28 +19,16 @@ _PARTS = {
 
 
 def latency_figure(trials: pd.DataFrame) -> go.Figure | None:
-    """Interactive figure of every trial that was measured, one image a call; None where none was."""
+    """Draw every trial that was timed with one image a call.
+
+    The figure is interactive; None if no trial was timed.
+    """
     if DEVICE not in trials or "latency_ms_fraction" not in trials:
         return None
     known = trials[trials["latency_ms_fraction"].notna()]
     if known.empty:
         return None
-    figure = go.Figure()
-    flops = 100 * known["flops_fraction"].to_numpy(dtype=np.float64)
-    for name, (title, colour, symbol) in _PARTS.items():
-        times = 100 * known[f"{name}_fraction"].to_numpy(dtype=np.float64)
-        texts = [
-            f"trial {html.escape(str(row['trial_id']))}<br>{title}: {row[name]:.4g} ms (interquartile range "
-            f"{row[f'{name}_iqr']:.2g}), {time:.1f} %<br>FLOPs: {share:.1f} %"
-            for (_, row), time, share in zip(known.iterrows(), times, flops, strict=True)
-        ]
-        style = {"color": colour, "symbol": symbol, "size": 10, "line": {"color": BLACK, "width": 1}}
-        figure.add_trace(
-            go.Scatter(
-                x=flops, y=times, mode="markers", marker=style, name=title, text=texts,
-                hovertemplate="%{text}<extra></extra>",
-            )
-        )  # fmt: skip
+    figure = go.Figure([_points(known, name) for name in _PARTS])
     end = 105.0
     line = {"color": BLACK, "width": 1, "dash": "dot"}
     figure.add_trace(
@@ -57,3 +45,23 @@ def latency_figure(trials: pd.DataFrame) -> go.Figure | None:
         yaxis={"title": "Time left (% of dense)", "rangemode": "tozero"},
     )
     return figure
+
+
+def _points(known: pd.DataFrame, name: str) -> go.Scatter:
+    title, colour, symbol = _PARTS[name]
+    flops, times = (100 * known[f"{column}_fraction"].to_numpy(dtype=np.float64) for column in ("flops", name))
+    texts = [
+        f"trial {html.escape(str(row['trial_id']))}<br>{title}: {row[name]:.4g} ms (interquartile range "
+        f"{row[f'{name}_iqr']:.2g}), {time:.1f} %<br>FLOPs: {share:.1f} %"
+        for (_, row), time, share in zip(known.iterrows(), times, flops, strict=True)
+    ]
+    style = {"color": colour, "symbol": symbol, "size": 10, "line": {"color": BLACK, "width": 1}}
+    return go.Scatter(
+        x=flops,
+        y=times,
+        mode="markers",
+        marker=style,
+        name=title,
+        text=texts,
+        hovertemplate="%{text}<extra></extra>",
+    )

@@ -1,4 +1,4 @@
-"""Boundary leverage of head steps beside that of MLP steps, over the grid of method §8."""
+"""Boundary leverage of head steps next to that of MLP steps, over the grid of method §8."""
 
 from __future__ import annotations
 
@@ -14,48 +14,54 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from medcore.errors import MedcoreError
 from medcore.quality.leverage import HEAD_SPARSITIES, MLP_SPARSITIES, TAUS, summary
+from results.plots.panels import NothingToDraw
 from results.plots.pictures import STYLE, save
 
 _UNIT = "λ_bd95 (pixels per percentage point of parameters)"
 
 
 def save_leverage_plot(rows: Sequence[Mapping[str, Any]], path: Path, tau: float = TAUS[0]) -> None:
-    """Two heat maps of λ_bd95 (PNG) on one logarithmic scale: every head step, every MLP step.
+    """Draw two heat maps of λ_bd95 (PNG) on one logarithmic scale.
+
+    One shows every head step, the other every MLP step.
 
     Args:
-        rows: as for `medcore.quality.leverage.summary`, on the grid of method §8; a step without a row is marked ×.
-        tau: which rows to draw.
+        rows: As for `medcore.quality.leverage.summary`, on the grid of method §8; a step without a row is marked ×.
+        path: The file.
+        tau: Which rows to draw.
 
     Raises:
-        MedcoreError: no step of this τ has a positive λ_bd95.
+        NothingToDraw: No step of this τ has a positive λ_bd95.
     """
     shown = [row for row in rows if row["tau"] == tau]
     positive = [row["lambda_bd95"] for row in shown if row["lambda_bd95"] > 0]
     if not positive:
-        raise MedcoreError(f"nothing to draw: no step moves the boundary at a τ of {tau:g} pixels")
+        raise NothingToDraw(f"nothing to draw: no step moves the boundary at a τ of {tau:g} pixels")
     norm = LogNorm(min(positive), max(max(positive), 1.01 * min(positive)))
-    heads, mlps = (_ticks(values) for values in (HEAD_SPARSITIES, MLP_SPARSITIES))
+    head_ticks, mlp_ticks = (_ticks(values) for values in (HEAD_SPARSITIES, MLP_SPARSITIES))
     head_steps, mlp_steps = (_step_ticks(values) for values in (HEAD_SPARSITIES, MLP_SPARSITIES))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(10.5, 4.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         _draw(left, _cells(shown, "head"), norm)
         left.set(title="Head steps", xlabel="MLP sparsity (%)", ylabel="Head sparsity, from → to (%)")
-        left.set_xticks(range(len(mlps)), mlps)
+        left.set_xticks(range(len(mlp_ticks)), mlp_ticks)
         left.set_yticks(range(len(head_steps)), head_steps)
         image = _draw(right, _cells(shown, "mlp"), norm)
         right.set(title="MLP steps", xlabel="MLP sparsity, from → to (%)", ylabel="Head sparsity (%)")
         right.set_xticks(range(len(mlp_steps)), mlp_steps)
-        right.set_yticks(range(len(heads)), heads)
+        right.set_yticks(range(len(head_ticks)), head_ticks)
         figure.colorbar(image, ax=[left, right], label=_UNIT)
         figure.suptitle(_title(shown, tau), x=0.01, ha="left", fontsize=11, fontweight="bold")
         save(figure, path)
 
 
 def _cells(rows: Sequence[Mapping[str, Any]], kind: str) -> npt.NDArray[np.float64]:
-    """λ_bd95 by start of the step: head sparsities down, MLP sparsities across; NaN where there is no row."""
+    """Return λ_bd95 by start of the step, NaN without a row.
+
+    Head sparsities go down, MLP sparsities across.
+    """
     last_head, last_mlp = (1, 0) if kind == "head" else (0, 1)
     cells = np.full((len(HEAD_SPARSITIES) - last_head, len(MLP_SPARSITIES) - last_mlp), np.nan)
     for row in rows:
@@ -85,11 +91,11 @@ def _step_ticks(values: Sequence[float]) -> list[str]:
 
 
 def _title(rows: Sequence[Mapping[str, Any]], tau: float) -> str:
-    """Head against MLP in one line; what has no value is left out."""
-    (found,) = summary(rows).values()
-    parts = [
-        f"{name} {found[key]:.2f}" for key, name in (("blr95", "BLR95"), ("rlr", "RLR"), ("bsr", "BSR")) if found[key]
+    """Compare head and MLP steps in one line; ratios without a value are left out."""
+    (totals,) = summary(rows).values()
+    words = [
+        f"{name} {totals[key]:.2f}" for key, name in (("blr95", "BLR95"), ("rlr", "RLR"), ("bsr", "BSR")) if totals[key]
     ]
-    if found["win_rate"] is not None:
-        parts.append(f"heads ahead at {found['win_rate']:.0%} of {found['grid_points']} grid points")
-    return f"Boundary leverage within {tau:g} px: " + ", ".join(parts)
+    if totals["win_rate"] is not None:
+        words.append(f"head steps ahead at {totals['win_rate']:.0%} of {totals['grid_points']} grid points")
+    return f"Boundary leverage within {tau:g} px: " + ", ".join(words)

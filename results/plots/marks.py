@@ -1,4 +1,4 @@
-"""How trials look in every interactive picture of a study; every colour has a symbol beside it."""
+"""How trials look in every picture of a study; every colour comes with a symbol."""
 
 from __future__ import annotations
 
@@ -10,50 +10,67 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medcore.quality.catalogue import figures
 from results.plots.pictures import BLACK, BLUE, GREEN, PURPLE, VERMILION
 from results.stats import labels
-from results.stats.pareto import Objective
+from results.stats.objectives import Objective, names_of
+from results.store.files import is_finite
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How trials of one origin are drawn; `size` is plotly's, in pixels."""
+    """How trials of one origin are drawn.
+
+    Attributes:
+        title: In the legend.
+        colour: Hexadecimal.
+        symbol: Plotly's name.
+        marker: Matplotlib's name.
+        size: Plotly's, in pixels.
+        faint: Opacity of dominated trials. Samples are many; starts are few, and the front must beat them.
+    """
 
     title: str
     colour: str
-    symbol: str  # plotly's name
-    marker: str  # matplotlib's name
+    symbol: str
+    marker: str
     size: int
-    faint: float  # opacity where dominated: samples are many, starts are few and are what the front must beat
+    faint: float
 
     def name(self, on_front: bool) -> str:
+        """Return the legend's entry."""
         return f"{self.title}, {'on the front' if on_front else 'dominated'}"
 
     def opacity(self, on_front: bool) -> float:
+        """Return the opacity of the marks."""
         return 1.0 if on_front else self.faint
 
 
 MARKS = {
-    "sampled": Mark("searched", BLUE, "circle", "o", 9, 0.3),
-    "uniform": Mark("uniform budgets", GREEN, "square", "s", 9, 0.6),
-    "rule": Mark("paper's rule", VERMILION, "diamond", "D", 9, 0.6),
-    "dense": Mark("dense model", BLACK, "star", "*", 15, 0.8),
-    "other": Mark("other start", PURPLE, "triangle-up", "^", 10, 0.6),
+    "sampled": Mark("searched", BLUE, "circle", "o", size=9, faint=0.3),
+    "uniform": Mark("uniform budgets", GREEN, "square", "s", size=9, faint=0.6),
+    "rule": Mark("paper's rule", VERMILION, "diamond", "D", size=9, faint=0.6),
+    "dense": Mark("dense model", BLACK, "star", "*", size=15, faint=0.8),
+    "other": Mark("other start", PURPLE, "triangle-up", "^", size=10, faint=0.6),
 }
 
 
 def hover_text(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
-    """Trial, origin, objectives, the known metrics (without those of single data sets), budgets; HTML."""
+    """Describe a trial in HTML.
+
+    It has origin, objectives, known figures (without those of single data sets) and budget.
+    """
     about = f"trial {row.get('trial_id', '?')} (number {row.get('number', '?')}, {row['origin']})"
     lines = [f"<b>{html.escape(about)}</b>"]
-    for name in dict.fromkeys([*(objective["name"] for objective in objectives), *labels.METRICS]):
+    for name in dict.fromkeys([*names_of(objectives), *(figure.name for figure in figures())]):
         value = row.get(name)
-        if isinstance(value, (int, float, np.number)) and np.isfinite(value):
+        if is_finite(value):
             lines.append(f"{html.escape(name)}: {labels.text(name, float(value))}{_interval(row, name)}")
-    for family in ("heads", "channels"):
-        if isinstance(row.get(family), (list, tuple, np.ndarray)):
-            counts = [str(int(count)) for count in row[family]]
-            lines += [f"{family}:", *("  " + " ".join(counts[i : i + 12]) for i in range(0, len(counts), 12))]
+    for family, kept in row.items():
+        if isinstance(kept, (list, tuple, np.ndarray)):  # only budgets are lists
+            counts = [str(int(count)) for count in kept]
+            lines.append(f"{html.escape(str(family))}:")
+            lines += ["  " + " ".join(counts[i : i + 12]) for i in range(0, len(counts), 12)]
     return "<br>".join(lines)
 
 

@@ -1,7 +1,7 @@
 """All objectives at once: parallel coordinates, each axis turned so that up is better.
 
-Drawn as lines in SVG. Plotly's own kind needs WebGL, which remote desktops and locked-down browsers often lack, and
-tells nothing of the line under the pointer.
+The lines are SVG. Plotly's own kind needs WebGL, which remote desktops and locked-down browsers often lack, and it
+cannot describe the line under the pointer.
 """
 
 from __future__ import annotations
@@ -18,16 +18,28 @@ from matplotlib.ticker import MaxNLocator
 from results.plots.marks import MARKS, Mark, hover_text
 from results.plots.panels import groups, origin_kind, panels, view_range
 from results.stats import labels
-from results.stats.pareto import Bools, Floats, Objective, sign
+from results.stats.objectives import Objective
+from results.stats.pareto import Bools, Floats
 
 #: Where trials far outside the view are drawn: just beyond the end of the axis.
 _BEYOND = 0.03
+_TICK: dict[str, Any] = {
+    "xanchor": "right",
+    "xshift": -6,
+    "showarrow": False,
+    "font": {"size": 11, "color": "#444444"},
+    "bgcolor": "rgba(255,255,255,0.8)",
+    "borderpad": 1,
+}
 
 
 def parallel_figure(df: pd.DataFrame, objectives: Sequence[Objective]) -> go.Figure:
-    """Interactive figure: a line for each finished trial, an axis for each objective; the front on top, others faint.
+    """Draw a line for each finished trial and an axis for each objective.
 
-    Raises `MedcoreError` where no trial can be drawn.
+    The front is on top, other trials are faint.
+
+    Raises:
+        NothingToDraw: No trial can be drawn.
     """
     shown, views = panels(df, objectives)
     front = views[0].front
@@ -37,7 +49,7 @@ def parallel_figure(df: pd.DataFrame, objectives: Sequence[Objective]) -> go.Fig
         [_axis(figure, place, goal, shown, keep) for place, goal in enumerate(objectives)], axis=1
     )  # (N, K), 0 worst and 1 best in view
     for kind, on, pick in groups(shown, front):
-        # only the front tells of itself: a thousand faint lines would all want to, and would fill the page
+        # texts only for the front, because those of a thousand faint lines would fill the page
         texts = [hover_text(row, objectives) for _, row in shown[pick].iterrows()] if on else None
         figure.add_trace(_lines(MARKS[kind], on, heights[pick], texts))
     figure.update_layout(
@@ -55,30 +67,29 @@ def parallel_figure(df: pd.DataFrame, objectives: Sequence[Objective]) -> go.Fig
 
 
 def _axis(figure: go.Figure, place: int, goal: Objective, shown: pd.DataFrame, keep: Bools) -> Floats:
-    """Draw an axis with its ticks; returns where every trial meets it, (N,)."""
-    raw = shown[goal["name"]].to_numpy(dtype=np.float64)
-    down = sign(goal["direction"]) > 0
-    factor, title = labels.axis(goal["name"], raw, down)
+    """Draw an axis with its ticks; return where every trial meets it, (N,)."""
+    raw = shown[goal.name].to_numpy(dtype=np.float64)
+    factor, title = labels.axis(goal.name, raw, goal.lower_is_better)
     low, high = view_range(raw * factor, keep)
 
     def height(values: Floats) -> Floats:
         share = (values - low) / (high - low)
-        return 1 - share if down else share
+        return 1 - share if goal.lower_is_better else share
 
     figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": "#444444", "width": 1})
     words = html.escape(title.partition(" — ")[0])
     figure.add_annotation(x=place, y=1.04, text=f"<b>{words}</b>", yanchor="bottom", showarrow=False)
     ticks = np.array([tick for tick in MaxNLocator(6).tick_values(low, high) if low <= tick <= high])
     for tick, at in zip(ticks, height(ticks), strict=True):
-        figure.add_annotation(
-            x=place, y=at, text=f"{tick:.4g}", xanchor="right", xshift=-6, showarrow=False,
-            font={"size": 11, "color": "#444444"}, bgcolor="rgba(255,255,255,0.8)", borderpad=1,
-        )  # fmt: skip
+        figure.add_annotation(x=place, y=at, text=f"{tick:.4g}", **_TICK)
     return np.clip(height(raw * factor), -_BEYOND, 1 + _BEYOND)
 
 
 def _lines(mark: Mark, on_front: bool, heights: Floats, texts: list[str] | None) -> go.Scatter:
-    """One trace for all lines (n, K) of a group: a gap after each keeps them apart."""
+    """Return one trace for all lines (n, K) of a group.
+
+    A gap after each keeps them apart.
+    """
     count, axes = heights.shape
     x = np.tile([*map(float, range(axes)), np.nan], count)
     y = np.column_stack([heights, np.full(count, np.nan)]).ravel()

@@ -1,19 +1,33 @@
-"""What a trial chose besides its budget, in a few words: criterion and schedule."""
+"""What a trial chose apart from its budget, in a few words: criterion and schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 _KEYS = ("criterion", "blend", "order", "rounds", "rescore")
-_ORDERS = {"heads_first": "heads first", "mlp_first": "MLP first", "together": "together"}
 
 
-def chose(row: Mapping[str, Any]) -> str:
-    """`fisher + medcore, 2 rounds, fresh scores, together`; empty for rows of a study that knows no such choice."""
-    criterion, blend, order, rounds, rescore = (row.get(f"param/{key}") for key in _KEYS)
-    if isinstance(weights := row.get("weights"), Mapping):  # what ran: a start made by hand may lie outside the space
-        criterion, blend = weights["criterion"], weights["blend"]
+class Chooser(Protocol):
+    """What is needed of a trial's row; `results.store.trial_row.TrialRow` has it."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Sampled parameters."""
+
+    @property
+    def weights(self) -> Mapping[str, Any] | None:
+        """Scoring weights that the trial used."""
+
+
+def schedule_summary(row: Chooser) -> str:
+    """Say what a trial chose: `fisher + medcore, 2 rounds, fresh scores, together`.
+
+    The text is empty if the study knows no such choice.
+    """
+    criterion, blend, order, rounds, rescore = (row.params.get(key) for key in _KEYS)
+    if row.weights is not None:  # what ran, because a start made by hand may lie outside the space
+        criterion, blend = row.weights["criterion"], row.weights["blend"]
     if criterion is None or order is None or rounds is None:
         return ""
     name = str(criterion)
@@ -21,10 +35,10 @@ def chose(row: Mapping[str, Any]) -> str:
         name += " + medcore"
     parts = [name, f"{int(rounds)} round{'' if int(rounds) == 1 else 's'}"]
     # fresh scores need a second round
-    parts += ["fresh scores"] if rescore == "yes" and int(rounds) > 1 else []
-    return ", ".join([*parts, _ORDERS.get(str(order), str(order))])
+    parts += ["fresh scores"] if rescore and int(rounds) > 1 else []
+    return ", ".join([*parts, str(order).replace("_", " ").replace("mlp", "MLP")])
 
 
-def differ(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the trials chose differently, so that it is worth a column."""
-    return len({chose(row) for row in rows}) > 1
+def schedules_differ(rows: Sequence[Chooser]) -> bool:
+    """Return whether the trials chose differently, so that it is worth a column."""
+    return len({schedule_summary(row) for row in rows}) > 1

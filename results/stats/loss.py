@@ -1,4 +1,4 @@
-"""What a pruned model gives up: its metrics beside the dense model's, of all data sets and of each."""
+"""What a pruned model loses: its metrics next to the dense model's, of all data sets and of each."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medcore.quality.catalogue import ranked
 from results.stats.intervals import macro_interval
 
-METRICS = ("boundary_f1", "hd95", "dice", "iou", "nsd", "assd")
 #: Name of the macro mean over data sets.
 ALL = "all"
 
 
-def given_up(
+def quality_loss(
     dense: Mapping[str, Any],
     chosen: Mapping[str, Any],
     dense_images: pd.DataFrame | None = None,
     chosen_images: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """One row a metric and data set: metric, dataset, dense, chosen, difference, lo, hi.
-
-    `lo` to `hi` is the 95 % bootstrap interval of the difference, paired image by image; NaN unless the per-image
-    metrics of both models are given.
+    """Compare a model's metrics with the dense model's.
 
     Args:
-        dense, chosen: `METRIC` and `METRIC/DATASET` of both models.
+        dense: `METRIC` and `METRIC/DATASET` of the dense model.
+        chosen: The same of the pruned model.
+        dense_images: Metrics of every image of the dense model, with columns `dataset` and `name`.
+        chosen_images: The same of the pruned model.
+
+    Returns:
+        One row a metric and data set: metric, dataset, dense, chosen, difference, lo, hi. `lo` to `hi` is the 95 %
+        bootstrap interval of the difference, paired image by image; NaN unless both models' images are given.
     """
     pairs = None
     if dense_images is not None and chosen_images is not None:
         pairs = chosen_images.merge(dense_images, on=["dataset", "name"], suffixes=("", "_dense"))
     rows = []
-    for metric in METRICS:
+    for metric in ranked():
         keys = {ALL: metric} | {
             key.partition("/")[2]: key for key in sorted(map(str, dense)) if key.startswith(f"{metric}/")
         }

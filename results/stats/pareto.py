@@ -6,8 +6,7 @@ hypervolume come from moocore (O(N log N) for up to three objectives).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
 
 import moocore  # type: ignore[import-untyped]
 import numpy as np
@@ -15,36 +14,33 @@ import numpy.typing as npt
 import pandas as pd
 
 from medcore.errors import MedcoreError
+from results.stats.objectives import Objective, names_of
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-SIGNS = {"min": 1.0, "minimize": 1.0, "down": 1.0, "max": -1.0, "maximize": -1.0, "up": -1.0}
 
+def to_losses(values: npt.ArrayLike, objectives: Sequence[Objective]) -> Floats:
+    """Turn natural values (N, K) into losses (N, K), float64.
 
-class Objective(TypedDict):
-    """A column of the trial table and its direction: "minimize" or "maximize" (also min/max, down/up)."""
-
-    name: str
-    direction: str
-
-
-def sign(direction: str) -> float:
-    """+1 for an objective that goes down, −1 for one that goes up. Raises `MedcoreError` for another word."""
-    if direction not in SIGNS:
-        raise MedcoreError(f"unknown direction '{direction}' of an objective: use minimize or maximize")
-    return SIGNS[direction]
-
-
-def to_losses(values: npt.ArrayLike, directions: Sequence[str]) -> Floats:
-    """Natural values (N, K) -> losses (N, K), float64, where smaller is better in every column."""
-    signs = np.array([sign(direction) for direction in directions])
+    Smaller losses are better in every column.
+    """
+    signs = np.array([objective.sign for objective in objectives])
     losses: Floats = np.asarray(values, dtype=np.float64).reshape(-1, len(signs)) * signs
     return losses
 
 
+def reference_losses(reference: Mapping[str, float], objectives: Sequence[Objective]) -> Floats:
+    """Return the hypervolume's reference point as losses (K,).
+
+    `reference` has natural values by name.
+    """
+    corner: Floats = to_losses([reference[objective.name] for objective in objectives], objectives)[0]
+    return corner
+
+
 def non_dominated(losses: npt.ArrayLike) -> Bools:
-    """Which rows of losses (N, K) no other row dominates: (N,) bool.
+    """Return which rows of losses (N, K) no other row dominates: (N,) bool.
 
     Row a dominates b if a ≤ b in every column and a < b in one, so duplicates are on the front together.
     Rows with NaN or an infinity of either sign never are, and dominate nothing.
@@ -57,9 +53,10 @@ def non_dominated(losses: npt.ArrayLike) -> Bools:
 
 
 def front_ranks(losses: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Rank of each row of losses (N, K) by non-dominated sorting: (N,) int64.
+    """Return the rank of each row of losses (N, K) by non-dominated sorting.
 
-    1 is the front, 2 what would be the front without it, and so on; 0 for rows with NaN or an infinity.
+    The result is (N,) int64. 1 is the front, 2 what would be the front without it, and so on; 0 for rows with NaN
+    or an infinity.
     """
     points = _matrix(losses)
     finite = np.isfinite(points).all(axis=1)
@@ -70,7 +67,7 @@ def front_ranks(losses: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 
 def hypervolume(losses: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    """Volume that losses (N, K) dominate up to reference (K,), a loss vector too.
+    """Return the volume that losses (N, K) dominate up to the losses `reference` (K,).
 
     Points that are not better than the reference in every column add nothing; neither do non-finite ones.
     No points: 0.
@@ -80,9 +77,9 @@ def hypervolume(losses: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
 
 def hypervolume_trace(losses: npt.ArrayLike, reference: npt.ArrayLike) -> Floats:
-    """Hypervolume after each row of losses (N, K), in the order given: (N,), never falling.
+    """Return the hypervolume after each row of losses (N, K): (N,), never falling.
 
-    The volume is computed anew only when a row enters the front so far, which late in a search is rare.
+    The volume is computed only when a row enters the front so far, which late in a search is rare.
     """
     points = _matrix(losses)
     front, volume = points[:0], 0.0
@@ -97,10 +94,13 @@ def hypervolume_trace(losses: npt.ArrayLike, reference: npt.ArrayLike) -> Floats
 
 
 def knee(losses: npt.ArrayLike) -> int:
-    """Index of the row of a front's losses (N, K) nearest to the ideal point; ties by index.
+    """Return the index of the front's loss (N, K) nearest to the ideal point.
 
-    Each column is scaled to [0, 1] over the given rows (a constant column to 0); the ideal point is their
-    best value in every column; distance is Euclidean. Raises `ValueError` for an empty or non-finite front.
+    The first of equal rows is taken. Each column is scaled to [0, 1] over the given rows (a constant column to 0).
+    The ideal point is their best value in every column, the distance is Euclidean.
+
+    Raises:
+        ValueError: The front is empty or not finite.
     """
     points = _matrix(losses)
     if not len(points) or not np.isfinite(points).all():
@@ -111,11 +111,12 @@ def knee(losses: npt.ArrayLike) -> int:
 
 
 def objective_losses(df: pd.DataFrame, objectives: Sequence[Objective]) -> Floats:
-    """Losses (N, K) of a trial table; rows that are not done are NaN.
+    """Return the losses (N, K) of a trial table; rows that are not done are NaN.
 
-    Raises `MedcoreError` for a missing column, an unknown direction, or no objective.
+    Raises:
+        MedcoreError: There is no objective, or the table lacks its column.
     """
-    names = [objective["name"] for objective in objectives]
+    names = names_of(objectives)
     if not names:
         raise MedcoreError("no objectives: a front needs at least one")
     if not len(df):
@@ -125,15 +126,14 @@ def objective_losses(df: pd.DataFrame, objectives: Sequence[Objective]) -> Float
     values = df[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     if "status" in df.columns:
         values[(df["status"] != "done").to_numpy(dtype=bool)] = np.nan
-    return to_losses(values, [objective["direction"] for objective in objectives])
+    return to_losses(values, objectives)
 
 
 def front_table(df: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
-    """Rows of the trial table that are on the front, sorted by the first objective, best first.
+    """Return the rows on the front, sorted by the first objective, best first.
 
-    Ties go by the next objectives, then by place.
-
-    All columns are kept; the index is new. No finished trial gives an empty table with the same columns.
+    Ties go by the next objectives, then by place. All columns are kept; the index is new. Without a finished trial
+    the table is empty.
     """
     losses = objective_losses(df, objectives)
     chosen = np.flatnonzero(non_dominated(losses))
@@ -152,7 +152,7 @@ def _matrix(losses: npt.ArrayLike) -> Floats:
 
 
 def _inside(losses: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Rows strictly better than the reference in every column, and the reference as (K,)."""
+    """Return the rows better than the reference in every column, and it as (K,)."""
     corner = np.atleast_1d(np.asarray(reference, dtype=np.float64))
     points = _matrix(losses)
     if not np.isfinite(corner).all():

@@ -1,12 +1,12 @@
-"""One trial of a study, chosen by a rule in words.
+"""Choose one trial of a study by a rule in words.
 
     knee    best:boundary_f1    flops<=120G    hd95<=8,best:dice    trial:ID
 
 Terms are joined by commas. Constraints filter the front; `knee` or `best:METRIC` then decides among the rest.
-With constraints alone the first objective that they leave open decides, in the study's order; for the default
+With constraints alone the first objective that they leave open decides, in the study's order. For the default
 objectives `flops<=120G` takes the best Boundary F1 and `boundary_f1>=0.8` the fewest FLOPs. A constraint on
-any cost figure settles all cost objectives; where nothing is open, the knee of what is left is taken.
-`trial:ID` stands alone and takes any finished trial, on the front or not; a prefix will do if only one fits.
+any cost figure settles all cost objectives. If nothing is open, the knee of what is left is taken.
+`trial:ID` stands alone and takes any finished trial, on the front or not. A prefix is enough if only one trial fits.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ import pandas as pd
 
 from medcore.errors import MedcoreError
 from results.stats import labels
-from results.stats.labels import PREFIX
-from results.stats.pareto import Floats, Objective, front_table, knee, objective_losses, sign
+from results.stats.columns import HELD_OUT, held_out_columns, param_columns
+from results.stats.objectives import Objective
+from results.stats.pareto import Floats, front_table, knee, objective_losses
 
 FORMS = "knee, best:METRIC, METRIC<=VALUE, METRIC>=VALUE (K, M, G, T allowed), trial:ID, joined by commas"
 _CONSTRAINT = re.compile(r"(?P<metric>[^<>=]+?)\s*(?P<op><=|>=)\s*(?P<number>[^<>=]+?)\s*(?P<prefix>[KMGTkmgt]?)")
@@ -32,15 +33,21 @@ _NOT_METRICS = ("number", "seed")
 
 @dataclass(frozen=True)
 class Constraint:
+    """A limit on a figure; `lower` is <=, else >=."""
+
     metric: str
-    lower: bool  # <=
+    lower: bool
     limit: float
 
     def __str__(self) -> str:
+        """Return the constraint as a rule states it."""
         return f"{self.metric}{'<=' if self.lower else '>='}{labels.si(self.limit)}"
 
     def excess(self, values: Floats) -> Floats:
-        """How far values (N,) miss the limit, relative to it; 0 where met, infinite where not finite."""
+        """Return how far values (N,) miss the limit, relative to it.
+
+        It is 0 if the limit is met, infinite if a value is not finite.
+        """
         over = (values - self.limit) if self.lower else (self.limit - values)
         share = np.maximum(over, 0.0) / (abs(self.limit) or 1.0)
         return np.where(np.isfinite(values), share, np.inf)
@@ -57,7 +64,11 @@ class Rule:
 
 
 def parse(rule: str) -> Rule:
-    """Raises `MedcoreError` with the accepted forms for a rule that has none of them."""
+    """Read a rule in words.
+
+    Raises:
+        MedcoreError: The rule has none of the accepted forms, which the message lists.
+    """
     constraints: list[Constraint] = []
     deciders: list[dict[str, Any]] = []
     for term in (part.strip() for part in rule.split(",")):
@@ -76,10 +87,11 @@ def parse(rule: str) -> Rule:
 
 
 def choose(df: pd.DataFrame, objectives: Sequence[Objective], rule: str) -> pd.Series[Any]:
-    """The row of the trial table that the rule takes (see the module's text).
+    """Return the row of the trial table that the rule takes (see the module's text).
 
-    Raises `MedcoreError` for a rule that cannot be read, an unknown metric (lists the metrics), an empty
-    front, and a rule that no trial meets (names the nearest one).
+    Raises:
+        MedcoreError: The rule cannot be read, a metric is unknown (the message lists the metrics), the front is
+            empty, or no trial meets the rule (the message names the nearest one).
     """
     wanted = parse(rule)
     if wanted.trial is not None:
@@ -101,9 +113,13 @@ def choose(df: pd.DataFrame, objectives: Sequence[Objective], rule: str) -> pd.S
 
 
 def metric_names(df: pd.DataFrame) -> list[str]:
-    """Columns that a rule may name: the numeric ones that are neither parameters, bookkeeping nor held-out figures."""
-    numeric = df.select_dtypes("number").columns
-    return [str(name) for name in numeric if name not in _NOT_METRICS and not str(name).startswith(("param/", PREFIX))]
+    """Return the columns that a rule may name.
+
+    They are numeric, and no parameters, bookkeeping or held-out figures.
+    """
+    names = [str(name) for name in df.select_dtypes("number").columns]
+    others = {*_NOT_METRICS, *param_columns(names), *held_out_columns(names)}
+    return [name for name in names if name not in others]
 
 
 def _constraint(match: re.Match[str], rule: str) -> Constraint:
@@ -149,19 +165,20 @@ def _constrained(front: pd.DataFrame, constraints: Sequence[Constraint]) -> pd.D
 
 
 def _values(df: pd.DataFrame, metric: str) -> Floats:
-    """A front's metric (N,) float64.
+    """Return a front's metric (N,) float64.
 
-    Raises `MedcoreError` listing the metrics for a name that is none, and for time or memory that some member of the
-    front was not measured for: the rest alone would be a choice by chance.
+    Raises:
+        MedcoreError: The metric is unknown (the message lists the metrics), is a held-out figure, or was not measured
+            for some member of the front, since a choice among the others would be one by chance.
     """
     names = metric_names(df)
-    if metric.startswith(PREFIX):
+    if metric.startswith(HELD_OUT):
         raise MedcoreError(
             f"{metric} is a held-out figure, and choosing by it would spoil it; choose by what the search measured, "
-            f"such as {metric.removeprefix(PREFIX)}"
+            f"such as {metric.removeprefix(HELD_OUT)}"
         )
-    name, _, batch = metric.partition("_batch")
-    if name in labels.LATENCY:
+    batch = metric.partition("_batch")[2]
+    if labels.is_latency(metric):
         unknown = len(df) if metric not in names else int(df[metric].isna().sum())
         option = f" --batch 1,{batch}" if batch.isdecimal() else ""
         if unknown:
@@ -177,10 +194,13 @@ def _values(df: pd.DataFrame, metric: str) -> Floats:
 
 
 def _sign(metric: str, objectives: Sequence[Objective]) -> float:
-    """+1 where lower is better: by the study's objectives, else by what is known of the metric."""
+    """Return +1 if lower is better, else −1.
+
+    The study's objectives decide, then what is known of the metric.
+    """
     for objective in objectives:
-        if objective["name"] == metric:
-            return sign(objective["direction"])
+        if objective.name == metric:
+            return objective.sign
     lower = labels.lower_is_better(metric)
     if lower is None:
         raise MedcoreError(f"best:{metric}: not known whether lower or higher is better; use {metric}<= or >=")
@@ -188,11 +208,11 @@ def _sign(metric: str, objectives: Sequence[Objective]) -> float:
 
 
 def _open_objective(objectives: Sequence[Objective], constraints: Sequence[Constraint]) -> str | None:
-    """First objective that no constraint settles; None if all are."""
+    """Return the first objective that no constraint settles; None if all are settled."""
     settled = {labels.base_name(c.metric) or c.metric for c in constraints}
     cost_settled = any(labels.is_cost(name) for name in settled)
     for objective in objectives:
-        name = objective["name"]
+        name = objective.name
         if (labels.base_name(name) or name) not in settled and not (cost_settled and labels.is_cost(name)):
             return name
     return None

@@ -1,4 +1,4 @@
-"""How sure a front's figures are: intervals of its members from their per-image metrics."""
+"""Intervals of a front's members, from their metrics of every image."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from medcore.quality.catalogue import always_shown
 from results.stats.intervals import macro_intervals
-from results.stats.pareto import Objective, front_table
+from results.stats.objectives import Objective, names_of
+from results.stats.pareto import front_table
 
 _LABELS = ("dataset", "name")
 
 
 def with_intervals(trials: pd.DataFrame, images: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
-    """The trials with columns `METRIC_lo` and `METRIC_hi`: 95 % bootstrap intervals over images, of front members only.
+    """Add columns `METRIC_lo` and `METRIC_hi` to trials, for front members only.
 
-    Of the objectives that are measured image by image, and of Dice. Other trials, and members of whom the images are
-    not known, have NaN there; without any images the table comes back as it is.
+    They are 95 % bootstrap intervals over images. They are there for objectives that are measured image by image,
+    and for metrics that a front always shows. Other trials, and members whose images are unknown, have NaN.
+    Without any images the table comes back as it is.
+
+    Args:
+        trials: One row a trial.
+        images: Metrics of every image, with columns `trial_id`, `dataset` and `name`.
+        objectives: They decide who is on the front.
     """
-    names = [objective["name"] for objective in objectives]
-    metrics = [name for name in dict.fromkeys((*names, "dice")) if name in images and name in trials]
+    names = dict.fromkeys((*names_of(objectives), *always_shown()))
+    metrics = [name for name in names if name in images and name in trials]
     members = front_table(trials, objectives)["trial_id"]
     known = images[images["trial_id"].isin(members)] if metrics and len(members) else images.iloc[:0]
     if known.empty:
@@ -34,7 +42,10 @@ def with_intervals(trials: pd.DataFrame, images: pd.DataFrame, objectives: Seque
 
 
 def _intervals(images: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Columns `lo` and `hi`, a row a trial. A trial that lacks an image or has it as NaN gets no interval."""
+    """Return columns `lo` and `hi`, a row a trial.
+
+    A trial that lacks an image or has it as NaN gets no interval.
+    """
     wide = images.pivot(index=list(_LABELS), columns="trial_id", values=metric)
     wide = wide[[name for name in wide if np.isfinite(wide[name]).all()]]
     return macro_intervals(wide, wide.index.to_frame(index=False)["dataset"])

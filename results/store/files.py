@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, and JSON that is what it should be."""
+"""Files that appear whole or not at all, JSON that is what it should be, and values as JSON knows them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,10 @@ from medcore.files import cannot_write, replacing
 
 
 def write_by_rename(path: Path, data: bytes) -> None:
-    """Write `data` by `medcore.files.replacing`; folders are made.
+    """Write `data` with `medcore.files.replacing`, and make the folders above.
 
-    Raises `StorageError` naming the file if it cannot be written.
+    Raises:
+        StorageError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,23 +29,38 @@ def write_by_rename(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from None
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as `plain` gives it, indented, by `write_by_rename`."""
+    write_by_rename(path, (json.dumps(plain(value), indent=1, allow_nan=False) + "\n").encode())
+
+
 def read_json(path: Path, advice: str = "restore it from a copy") -> Any:
-    """Raises `MedcoreError`, which ends in `advice`, for a file that is absent or no JSON."""
+    """Read a JSON file.
+
+    Raises:
+        MedcoreError: The file is missing or is no JSON; the message ends in `advice`.
+    """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise MedcoreError(f"{path}: missing; {advice}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError also for integers of thousands of digits
         raise MedcoreError(f"{path}: corrupt ({error}); {advice}") from None
 
 
 def plain_record(row: Mapping[Any, Any] | pd.Series) -> dict[str, Any]:
-    """A row as Python's own types; None where a value is missing, infinite or not a number."""
+    """Return a row with plain values.
+
+    A value that is missing, infinite or not a number is None.
+    """
     return {str(key): plain(value) for key, value in row.items()}
 
 
 def plain(value: Any) -> Any:
-    """One value, or all within a list, an array or a mapping, as JSON knows it."""
+    """Return a value, or all within a list or mapping, as JSON knows it.
+
+    Paths become text.
+    """
     if isinstance(value, Mapping):
         return plain_record(value)
     if isinstance(value, np.ndarray | list | tuple):
@@ -53,11 +69,25 @@ def plain(value: Any) -> Any:
         value = value.item()
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
         return None
-    return value
+    return str(value) if isinstance(value, Path) else value
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a number of Python's or NumPy's. Booleans are none."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> TypeGuard[float]:
+    """Return whether a value is a finite number. Booleans are none."""
+    return is_number(value) and math.isfinite(value)
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder or say in one line why it cannot be."""
+    """Create a folder and those above.
+
+    Raises:
+        MedcoreError: The folder cannot be created.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

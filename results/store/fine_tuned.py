@@ -1,4 +1,4 @@
-"""A trial's model after further training, and how a model card tells of it."""
+"""A trial's model after further training, as a model card describes it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from medcore.quality.catalogue import shown
 from results.stats.intervals import macro_interval
-from results.stats.labels import METRICS, text
-
-_METRICS = ("boundary_f1", "dice", "iou", "nsd", "hd95", "assd")
+from results.stats.labels import arrow_title, text
 
 
 @dataclass(frozen=True)
@@ -20,12 +19,12 @@ class FineTuned:
     """A fine-tuned model.
 
     Attributes:
-        checkpoint: the file.
+        checkpoint: The file.
         about: `source` (SHA-256 of the checkpoint that it began with), `settings`, `search_split`, `seed`, `log`
-            (fields of `medcore.training.train.TrainLog`), `train_images`,
-            `search_images`, `before` and `after` (means over the
-            search images, float32), `finished`, `git`, `versions`.
-        before, after: metrics of every search image (`dataset`, `name`, metrics), in one order.
+            (fields of `medcore.training.train.TrainLog`), `train_images`, `search_images`, `before` and `after` (means
+            over the search images, float32), `finished`, `git`, `versions`.
+        before: Metrics of every search image before the training, with `dataset` and `name`.
+        after: The same after the training, in the same order.
     """
 
     checkpoint: Path
@@ -34,7 +33,7 @@ class FineTuned:
     after: pd.DataFrame
 
     def summary(self) -> str:
-        """How it was trained, in sentences."""
+        """Say in sentences how the model was trained."""
         about, log = self.about, self.about["log"]
         settings = ", ".join(f"{name} {_plain(value)}" for name, value in about["settings"].items())
         early = " It ended early, as the loss no longer fell." if log["out_of_patience"] else ""
@@ -48,14 +47,17 @@ class FineTuned:
         )
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """By metric: title, figures before and after, and the 95 % interval of the change, paired image by image."""
+        """Compare the figures before and after.
+
+        Returns:
+            By metric: title, figure before, figure after, and the 95 % interval of the change, paired image by image.
+        """
         rows = []
-        for name in _METRICS:
+        for name in (name for name in shown() if name in self.about["after"]):
             change = self.after[name].reset_index(drop=True) - self.before[name].reset_index(drop=True)
             low, high = macro_interval(change, self.after["dataset"])
             before, after = (text(name, self.about[when][name]) for when in ("before", "after"))
-            arrow = "↓" if METRICS[name].lower else "↑"
-            rows.append((f"{METRICS[name].title} {arrow}", before, after, f"{low:+.4g} to {high:+.4g}"))
+            rows.append((arrow_title(name), before, after, f"{low:+.4g} to {high:+.4g}"))
         return rows
 
 

@@ -1,9 +1,9 @@
-"""What models of a study measured on images held out from it, kept so that nothing is measured there twice.
+"""Figures of a study's models on images that were held out from it, kept so that nothing is measured there twice.
 
     STUDY/held_out/KEY.json       one measurement: which model, which images, its means
     STUDY/held_out/KEY.parquet    the metrics of every image
 
-A measurement is named by a hash of the checkpoint's content, the part of the data and its images.
+KEY is a hash of the checkpoint's content, the split of the data and its images.
 """
 
 from __future__ import annotations
@@ -15,29 +15,35 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from medcore.errors import MedcoreError
+from medcore.quality.catalogue import headlines
+from results.stats.columns import HELD_OUT, prefixed
 from results.stats.intervals import macro_interval
-from results.stats.labels import METRICS, PREFIX, text
+from results.stats.labels import text, title
 from results.store.files import read_json, write_by_rename
 
 _FOLDER = "held_out"
 _MEND = "delete it, and the next export measures again"
-_SPOKEN = ("boundary_f1", "hd95", "dice")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model on one part.
+    """One model on one split.
 
     Attributes:
-        trial_id: None for the unpruned model. fine_tuned: the trial's model after further training.
-        finished: when the trial's row says that it finished, so that a row of a later run is told apart.
-        checkpoint: SHA-256 of the file. split, data: the part, and a hash of its images. images: how many.
-        metrics: as `medcore.quality.evaluate.summarise` gives them. measured: ISO time. git: revision that measured.
+        trial_id: None for the unpruned model.
+        fine_tuned: Whether it is the trial's model after further training.
+        finished: When the trial finished, as its row says; a row of a later run has another time.
+        checkpoint: SHA-256 of the file.
+        split: Name of the split.
+        data: Hash of its images.
+        images: How many.
+        metrics: As `medcore.quality.evaluate.summarise` gives them.
+        measured: ISO time.
+        git: Revision that measured.
     """
 
     trial_id: str | None
@@ -53,7 +59,7 @@ class Measurement:
 
     @property
     def key(self) -> str:
-        """Name of its files."""
+        """The name of its files."""
         return hashlib.sha256(json.dumps([self.checkpoint, self.split, self.data]).encode()).hexdigest()[:16]
 
     @property
@@ -66,11 +72,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A model and the unpruned one on the same held-out images; what was not measured of the latter is None.
+    """A model and the unpruned one on the same held-out images.
 
     Attributes:
-        images, dense_images: metrics of every image (`dataset`, `name`, metrics).
-        candidates: how many pruned models of the study were measured on this part so far, this one included.
+        model: The measured model.
+        images: Its metrics of every image, with `dataset` and `name`.
+        dense: The unpruned model, None if it was not measured.
+        dense_images: Its metrics of every image.
+        candidates: How many pruned models of the study were measured on this split so far, this one included.
     """
 
     model: Measurement
@@ -80,7 +89,10 @@ class HeldOut:
     candidates: int
 
     def line(self) -> str:
-        """`held-out val/report, 75 images: Boundary F1 0.71 (0.66–0.75), …; dense model 0.76 (0.72–0.80), …`."""
+        """Say it in a line.
+
+        Such as `held-out val/report, 75 images: Boundary F1 0.71 (0.66–0.75), …; dense model: 0.76 (0.72–0.80), …`.
+        """
         words = f"held-out {self.model.split}, {self.model.images} images: {_spoken(self.model, self.images, True)}"
         if self.dense is None or self.dense_images is None:
             return words
@@ -88,7 +100,11 @@ class HeldOut:
 
 
 def write_measurement(study: Path, measurement: Measurement, images: pd.DataFrame) -> None:
-    """Keep a measurement, its images first. Raises `MedcoreError` if the study cannot be written."""
+    """Keep a measurement, its images first.
+
+    Raises:
+        StorageError: The study cannot be written.
+    """
     buffer = io.BytesIO()
     images.to_parquet(buffer, index=False)
     file = study / _FOLDER / f"{measurement.key}.json"
@@ -97,8 +113,12 @@ def write_measurement(study: Path, measurement: Measurement, images: pd.DataFram
 
 
 def read_measurements(study: Path) -> list[Measurement]:
-    """All that a study has kept, the oldest first. Raises `MedcoreError` naming a file that is corrupt."""
-    found = []
+    """Read all measurements of a study, the oldest first.
+
+    Raises:
+        MedcoreError: A file is corrupt.
+    """
+    measurements = []
     for path in (study / _FOLDER).glob("*.json"):
         fields = read_json(path, _MEND)
         try:
@@ -107,12 +127,16 @@ def read_measurements(study: Path) -> list[Measurement]:
                 raise ValueError("its name is of another measurement")
         except (TypeError, ValueError) as error:
             raise MedcoreError(f"{path}: corrupt ({error}); {_MEND}") from None
-        found.append(measurement)
-    return sorted(found, key=lambda measurement: (measurement.measured, measurement.key))
+        measurements.append(measurement)
+    return sorted(measurements, key=lambda measurement: (measurement.measured, measurement.key))
 
 
 def read_measured_images(study: Path, measurement: Measurement) -> pd.DataFrame:
-    """Metrics of every image of a measurement. Raises `MedcoreError` if the file is missing or damaged."""
+    """Read the metrics of every image of a measurement.
+
+    Raises:
+        MedcoreError: The file is missing or damaged.
+    """
     path = study / _FOLDER / f"{measurement.key}.parquet"
     try:
         return pd.read_parquet(io.BytesIO(path.read_bytes()))
@@ -123,30 +147,39 @@ def read_measured_images(study: Path, measurement: Measurement) -> pd.DataFrame:
         ) from None
 
 
-def report_columns(row: Mapping[str, Any], measurements: Sequence[Measurement]) -> dict[str, float]:
-    """`report/METRIC` of a trial's own model, by its latest measurement; none if it was never measured."""
+def report_columns(trial_id: str, finished: str | None, measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Return the columns `report/METRIC` of a trial's own model.
+
+    They come from its latest measurement. There are none if the model was never measured.
+
+    Args:
+        trial_id: The trial.
+        finished: When it finished, as its row says.
+        measurements: All of the study, the oldest first.
+    """
     own = [
         measurement
         for measurement in measurements
-        if not measurement.fine_tuned
-        and measurement.trial_id == row["trial_id"]
-        and measurement.finished == row.get("finished")
+        if not measurement.fine_tuned and measurement.trial_id == trial_id and measurement.finished == finished
     ]
-    return prefixed(own[-1]) if own else {}
+    return held_out_means(own[-1]) if own else {}
 
 
-def prefixed(measurement: Measurement) -> dict[str, float]:
-    """Its means as columns of a row."""
-    return {f"{PREFIX}{name}": value for name, value in measurement.metrics.items()}
+def held_out_means(measurement: Measurement) -> dict[str, float]:
+    """Return the means of a measurement under their column names, `report/METRIC`."""
+    return prefixed(HELD_OUT, measurement.metrics)
 
 
 def candidates(measurements: Sequence[Measurement], split: str) -> int:
-    """How many different pruned models were measured on a part: with more than one, the best of them looks too good."""
+    """Count the different pruned models that were measured on a split.
+
+    The best of several looks too good.
+    """
     return len({each.checkpoint for each in measurements if each.trial_id is not None and each.split == split})
 
 
 def candidates_sentence(count: int) -> str:
-    """What a reader must know of that number."""
+    """Say what a reader must know of that number."""
     if count == 1:
         return "1 candidate of this study was measured on it."
     return (
@@ -156,7 +189,10 @@ def candidates_sentence(count: int) -> str:
 
 
 def interval_text(images: pd.DataFrame, name: str, dash: str = "–") -> str:
-    """`0.66–0.75`: 95 % bootstrap interval of a macro mean; empty where an image lacks the metric."""
+    """Write the 95 % bootstrap interval of a macro mean, as `0.66–0.75`.
+
+    The text is empty if an image lacks the metric.
+    """
     if name not in images or images[name].isna().any():
         return ""
     low, high = macro_interval(images[name], images["dataset"])
@@ -165,7 +201,7 @@ def interval_text(images: pd.DataFrame, name: str, dash: str = "–") -> str:
 
 def _spoken(measurement: Measurement, images: pd.DataFrame, titles: bool) -> str:
     return ", ".join(
-        f"{METRICS[name].title + ' ' if titles else ''}{text(name, measurement.metrics[name])} "
-        f"({interval_text(images, name)})"
-        for name in _SPOKEN
+        f"{title(name) + ' ' if titles else ''}{text(name, measurement.metrics[name])} ({interval_text(images, name)})"
+        for name in headlines()
+        if name in measurement.metrics
     )

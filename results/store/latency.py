@@ -1,15 +1,13 @@
-"""Measured time and memory of a study's models: `latency.json`, and what of it joins the trial table.
+"""Measured time and memory of a study's models: `latency.json`, and the columns that join the trial table.
 
-Each record holds a pruned model and the dense one, which took turns with it. Figures of other machines, numbers of
-threads, precisions or versions of torch are not mixed: the table has those of the set-up that was measured last.
+Each record holds a pruned model and the dense one, which took turns with it. Figures of different machines, numbers of
+threads, precisions or versions of torch are not mixed. The table has those of the set-up that was measured last.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from medcore.errors import MedcoreError
-from medcore.files import cannot_write
+from medcore.files import locked
 from medcore.quality.timing import Latency, Timing
 from results.store.files import read_json, write_by_rename
+from results.store.trial_row import TrialRow
 
 FILE = "latency.json"
 #: Column of the trial table with the set-up in words; the figures' names are those that `figures` gives.
@@ -29,7 +28,14 @@ _MEND = "delete it, and `medcore latency` measures again"
 
 @dataclass(frozen=True)
 class Setup:
-    """What figures depend on besides the model. `threads`: of the CPU; `torch`: its version."""
+    """What figures depend on apart from the model.
+
+    Attributes:
+        device: Name of the GPU or CPU.
+        threads: Of the CPU.
+        autocast: Whether models ran in bfloat16.
+        torch: Its version.
+    """
 
     device: str
     threads: int
@@ -37,15 +43,23 @@ class Setup:
     torch: str
 
     def __str__(self) -> str:
+        """Return the set-up in words."""
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         return f"{self.device}, {threads}, {'bfloat16' if self.autocast else 'float32'}, torch {self.torch}"
 
 
 @dataclass(frozen=True)
 class Record:
-    """`model` and `dense` took turns on batches of `batch` images.
+    """One measurement of a model and the dense one, which took turns.
 
-    `flops_fraction`: of the model's encoder, to look at beside its time. `measured`: date, ISO 8601, UTC.
+    Attributes:
+        trial_id: The model's trial, or its name.
+        flops_fraction: Of the model's encoder, to compare with its time.
+        batch: Images in a call.
+        setup: What was measured on.
+        measured: Date, ISO 8601, UTC.
+        model: Figures of the model.
+        dense: Figures of the dense model.
     """
 
     trial_id: str
@@ -57,13 +71,17 @@ class Record:
     dense: Latency
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the set-up's stand beside the others."""
+        """Return plain values for JSON; those of the set-up are on the top level."""
         values = asdict(self)
         return {"trial_id": values.pop("trial_id"), **values.pop("setup"), **values}
 
 
 def read_latency(study: Path) -> list[Record]:
-    """All records of a study, oldest first; none where nothing was measured. Raises `MedcoreError` if corrupt."""
+    """Read all records of a study, the oldest first; none if nothing was measured.
+
+    Raises:
+        MedcoreError: The file is corrupt.
+    """
     path = study / FILE
     if not path.is_file():
         return []
@@ -75,25 +93,29 @@ def read_latency(study: Path) -> list[Record]:
 
 
 def add_latency(study: Path, new: Sequence[Record]) -> None:
-    """Add records to `latency.json`; they replace those of the same trial, batch and set-up.
+    """Add records to `latency.json`.
 
-    Processes that add at the same time wait for one another. Raises `MedcoreError` if the study cannot be written.
+    They replace those of the same trial, batch and set-up. Processes that add at the same time wait for one
+    another.
+
+    Raises:
+        StorageError: The study cannot be written.
     """
     replaced = {(record.trial_id, record.batch, record.setup) for record in new}
-    with _only_writer(study):
+    with locked(study / "latency.lock"):
         kept = [each for each in read_latency(study) if (each.trial_id, each.batch, each.setup) not in replaced]
         values = [record.to_dict() for record in (*kept, *new)]
         write_by_rename(study / FILE, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def latest(records: Sequence[Record]) -> list[Record]:
-    """Records of the set-up that was measured last."""
+    """Return the records of the set-up that was measured last."""
     last = max(records, key=lambda record: record.measured, default=None)
     return [record for record in records if last is not None and record.setup == last.setup]
 
 
 def trial_columns(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
-    """Columns of the trial table by trial, from records of one set-up."""
+    """Return columns of the trial table by trial, from records of one set-up."""
     columns: dict[str, dict[str, Any]] = {}
     for record in records:
         row = columns.setdefault(record.trial_id, {DEVICE: str(record.setup)})
@@ -102,7 +124,10 @@ def trial_columns(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
 
 
 def dense_columns(records: Iterable[Record]) -> dict[str, float]:
-    """The same figures of the dense model: medians over its turns with all the others."""
+    """Return the same figures of the dense model.
+
+    They are medians over its turns with all the others.
+    """
     turns: dict[str, list[float]] = {}
     for record in records:
         for name, value in figures(record.batch, record.dense, record.dense).items():
@@ -111,8 +136,9 @@ def dense_columns(records: Iterable[Record]) -> dict[str, float]:
 
 
 def figures(batch: int, model: Latency, dense: Latency) -> dict[str, float]:
-    """`latency_ms` of a whole call, `encoder_ms`, both with `_iqr` and `_fraction` (of dense), and `peak_mb`.
+    """Return the figures of one measurement by column name.
 
+    They are `latency_ms` of a whole call, `encoder_ms`, both with `_iqr` and `_fraction` (of dense), and `peak_mb`.
     Names of a batch other than one end in `_batchN`. A call is of the whole batch.
     """
     values = {"peak_mb": model.peak_bytes / 1e6}
@@ -125,39 +151,31 @@ def figures(batch: int, model: Latency, dense: Latency) -> dict[str, float]:
     return {name + suffix(batch): value for name, value in values.items()}
 
 
-def timed_on(front: Mapping[str, Any]) -> str | None:
-    """What the front's members were timed on, one image a call; None where none was."""
-    return next((member[DEVICE] for member in front["front"] if member.get("latency_ms") is not None), None)
+def timed_on(members: Iterable[TrialRow]) -> str | None:
+    """Return what the members were timed on, one image a call; None if none was timed."""
+    devices = (member.extra[DEVICE] for member in members if member.metrics.get("latency_ms") is not None)
+    return next(devices, None)
 
 
 def suffix(batch: int) -> str:
-    """End of a figure's name for this batch size."""
+    """Return the end of a figure's name for this batch size."""
     return "" if batch == 1 else f"_batch{batch}"
 
 
-@contextmanager
-def _only_writer(study: Path) -> Iterator[None]:
-    """Hold the study's lock for these records; a process that is killed lets go of it."""
-    path = study / "latency.lock"
-    try:
-        handle = path.open("a")
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _record(value: Mapping[str, Any]) -> Record:
-    """Raises KeyError, TypeError or ValueError for what is no record."""
+    """Read a record.
+
+    Raises:
+        KeyError, TypeError, ValueError: The value is no record.
+    """
     return Record(
-        str(value["trial_id"]),
-        float(value["flops_fraction"]),
-        int(value["batch"]),
-        Setup(str(value["device"]), int(value["threads"]), bool(value["autocast"]), str(value["torch"])),
-        str(value["measured"]),
-        _latency(value["model"]),
-        _latency(value["dense"]),
+        trial_id=str(value["trial_id"]),
+        flops_fraction=float(value["flops_fraction"]),
+        batch=int(value["batch"]),
+        setup=Setup(str(value["device"]), int(value["threads"]), bool(value["autocast"]), str(value["torch"])),
+        measured=str(value["measured"]),
+        model=_latency(value["model"]),
+        dense=_latency(value["dense"]),
     )
 
 

@@ -1,41 +1,69 @@
-"""Which device the work runs on, and with how many threads."""
+"""The device that work runs on, its threads, and the memory that work takes."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def best_device() -> torch.device:
-    """The GPU that this process may see (Ray narrows it to a trial's own), else the CPU."""
+    """Return the GPU that this process may see, else the CPU.
+
+    Ray narrows the visible GPUs to a trial's own.
+    """
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@contextmanager
+def on_device(model: Model) -> Iterator[Model]:
+    """Move a model to the best device for the length of a block.
+
+    It returns to the CPU at the end of the block. A model that several callers share must not stay on the GPU, where a
+    trial's own model needs the memory.
+    """
+    try:
+        yield model.to(best_device())
+    finally:
+        model.cpu()
+
+
 def pin_threads(count: int) -> None:
-    """Let torch use `count` CPU threads: trials side by side must not fight for cores."""
+    """Let torch use `count` CPU threads.
+
+    Trials on one machine then do not compete for cores.
+    """
     torch.set_num_threads(count)
 
 
 def release_memory() -> None:
-    """Give back the GPU memory that torch keeps for later: trials in other processes need it."""
+    """Release the GPU memory that torch caches.
+
+    Trials in other processes need it.
+    """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def forget_peaks() -> None:
-    """Begin a new piece of work."""
-    with suppress(OSError):  # Linux alone keeps a peak that can be forgotten
+    """Reset the peaks that `host_peak` and `gpu_peak` return."""
+    with suppress(OSError):  # only Linux keeps a peak that can be reset
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def host_peak() -> int:
-    """Bytes of this process's own memory, without what processes share; 0 where the system does not tell.
+    """Return the peak of this process's own memory in bytes.
 
-    Linux does. Since `forget_peaks`, or since the process began where that cannot be forgotten.
+    Memory that processes share does not count. The peak counts since `forget_peaks`, or since the process began if the
+    system cannot reset it. It is 0 on systems other than Linux.
     """
     status = Path("/proc/self/status")
     if not status.is_file():
@@ -48,5 +76,8 @@ def host_peak() -> int:
 
 
 def gpu_peak() -> int:
-    """Bytes that torch's allocator held of this process's GPU since `forget_peaks`; 0 without one."""
+    """Return the peak of torch's memory on this process's GPU in bytes.
+
+    The peak counts since `forget_peaks`. It is 0 without a GPU.
+    """
     return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0

@@ -1,72 +1,37 @@
-"""A file that one process holds at a time; the kernel drops the lock when the process ends, so none is ever stale."""
+"""The lock of a study, which one driver holds at a time."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from medcore.errors import MedcoreError
-from medcore.files import cannot_write
+from medcore.errors import MedcoreError, StorageError
+from medcore.files import cannot_write, is_locked, locked
 
-
-@contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
-    """Hold the lock on `path`, which is made if it is absent. Yields its file descriptor.
-
-    Raises:
-        BlockingIOError: another process holds it, and `wait` is false.
-        MedcoreError: the file cannot be written, or its storage has no locks.
-    """
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise MedcoreError(f"{path}: cannot be written ({error.strerror}); choose another `output`") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise MedcoreError(
-                f"{path}: cannot be locked ({error.strerror}); choose an `output` on storage with file locks (flock)"
-            ) from None
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def is_driven(study: Path) -> bool:
-    """Whether a search holds the study's lock."""
-    try:
-        handle = os.open(study / "search.base.lock", os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # storage without locks: nobody could have started a search there
-        return False
-    finally:
-        os.close(handle)
-    return False
-
-
+_NAME = "search.lock"
 #: Studies whose lock this process holds.
 _held: set[Path] = set()
 
 
+def is_driven(study: Path) -> bool:
+    """Return whether a search holds the study's lock."""
+    return is_locked(study / _NAME)
+
+
 @contextmanager
 def only_driver(study: Path) -> Iterator[None]:
-    """Hold the study's lock; inside of it again is fine. Raises `MedcoreError` if another process holds it."""
+    """Hold the study's lock. A process that holds it already may enter again.
+
+    Raises:
+        MedcoreError: Another process holds the lock, or the folder cannot be written.
+    """
     study = study.absolute()
     if study in _held:
         yield
         return
-    path = study / "search.base.lock"
+    path = study / _NAME
     with ExitStack() as stack:
         try:
             study.mkdir(parents=True, exist_ok=True)
@@ -77,7 +42,7 @@ def only_driver(study: Path) -> Iterator[None]:
                 f"{study}: another search is writing to this study (process {owner}); wait for it or stop it"
             ) from None
         except OSError as error:
-            raise MedcoreError(f"{study}: cannot be made ({error.strerror}); choose another `output`") from None
+            raise StorageError(f"{study}: cannot be made ({error.strerror}); choose another `output`") from None
         try:
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()} on {os.uname().nodename}\n".encode(), 0)

@@ -1,69 +1,57 @@
-"""What a search optimises: names, directions, and what a failed or non-finite trial counts as (nothing)."""
+"""What a search optimises: values of a row, and the hypervolume's reference point."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
 
-from results.stats.labels import is_cost
-from results.stats.pareto import Objective as ObjectiveRecord
-
-Row = Mapping[str, Any]
+from medcore.quality.figures import FIGURES, Metric
+from results.stats.labels import base_name, is_cost
+from results.stats.objectives import Objective
+from results.store.trial_row import TrialRow
 
 
-@dataclass(frozen=True)
-class Objective:
-    """A key of the trial row, and whether it should go down (`min`) or up (`max`)."""
+def values_of(row: TrialRow | None, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
+    """Return a row's objective values in natural sign.
 
-    name: str
-    direction: Literal["min", "max"]
-
-    @property
-    def optuna_direction(self) -> Literal["minimize", "maximize"]:
-        return "minimize" if self.direction == "min" else "maximize"
-
-    def record(self) -> ObjectiveRecord:
-        """As `results` and `study.json` know it."""
-        return ObjectiveRecord(name=self.name, direction=self.direction)
-
-    def better(self, this: float, other: float) -> bool:
-        """Whether `this` is strictly better than `other`."""
-        return this < other if self.direction == "min" else this > other
-
-
-def values_of(row: Row | None, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
-    """A row's objective values in natural sign; None if the trial failed or any value is absent or non-finite."""
-    if row is None or row.get("status") != "done":
+    The result is None if the row is not done or any value is no finite number.
+    """
+    if row is None or not row.is_done:
         return None
-    values = (row.get(objective.name) for objective in objectives)
-    finite = [float(value) for value in values if _is_number(value) and math.isfinite(value)]
-    return tuple(finite) if len(finite) == len(objectives) else None
+    values = [row.figure(objective.name) for objective in objectives]
+    known = tuple(value for value in values if value is not None)
+    return known if len(known) == len(objectives) else None
 
 
 def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float], largest_side: int) -> dict[str, float]:
-    """Hypervolume's reference in natural sign, fixed before the first trial.
+    """Return the hypervolume's reference in natural sign.
 
-    Costs: 1.01 times the dense model's, so that the dense model itself adds volume. What goes up: 0. Distances
-    and others that go down: `largest_side`, or 1.01 times the dense model's value where that is larger. Raises
-    `KeyError` for an objective that the dense model lacks.
+    It is fixed before the first trial. It is the worst possible value of a metric, see `Metric.worst_value`; what
+    is no metric counts from 0 if it goes up and from `largest_side` if it goes down. What goes down is at least
+    1.01 times the dense model's value, and a cost exactly that, so that the dense model itself adds volume.
 
     Args:
-        largest_side: of any search image at its original size, in pixels. HD95 is measured at that size and gives
+        objectives: What is optimised.
+        dense: Figures of the dense model by name.
+        largest_side: Of any search image at its original size, in pixels. HD95 is measured at that size and gives
             the frame's largest side to a missed object, so no trial's mean lies beyond it.
+
+    Raises:
+        KeyError: The dense model lacks an objective.
     """
     reference = {}
     for objective in objectives:
-        value = float(dense[objective.name])
-        if objective.direction == "max":
-            reference[objective.name] = 0.0
-        elif is_cost(objective.name):
-            reference[objective.name] = 1.01 * value
+        value = 1.01 * float(dense[objective.name])
+        if objective.lower_is_better and is_cost(objective.name):
+            reference[objective.name] = value
         else:
-            reference[objective.name] = max(float(largest_side), 1.01 * value)
+            worst = _worst(objective, largest_side)
+            reference[objective.name] = max(worst, value) if objective.lower_is_better else worst
     return reference
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _worst(objective: Objective, largest_side: int) -> float:
+    base = base_name(objective.name)
+    figure = None if base is None else FIGURES[base]
+    if isinstance(figure, Metric) and figure.lower_is_better == objective.lower_is_better:
+        return figure.worst(largest_side)
+    return float(largest_side) if objective.lower_is_better else 0.0

@@ -1,4 +1,4 @@
-"""Where a row came from: library versions, git revision, machine."""
+"""What made a row: library versions, git revision, machine."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from pathlib import Path
 
 import torch
 
-#: Variable with the revision of code that was sent to a cluster, where no checkout can be asked.
+#: Variable with the revision of code that was sent to a cluster, where there is no checkout.
 REVISION = "MEDCORE_GIT_REVISION"
 _PACKAGES = ("medcore-search", "torch", "ray", "optuna", "mlflow", "segment-anything")
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that shape a result; `unknown` for one that runs without being installed."""
+    """Return the versions of the packages that shape a result.
+
+    `unknown` for one that is not installed.
+    """
     return {"python": platform.python_version()} | {package: _version(package) for package in _PACKAGES}
 
 
 @cache
 def git_revision() -> str:
-    """Commit of the code that runs, `+dirty` if files differ from it, or `unknown` outside a checkout."""
+    """Return the commit of the code that runs.
+
+    It ends in `+dirty` if files differ, and is `unknown` outside a checkout.
+    """
     return os.environ.get(REVISION) or revision_of(Path(__file__))
 
 
 def revision_of(file: Path) -> str:
-    """`git_revision` of the checkout that tracks `file`.
+    """Return the revision of the checkout that tracks `file`.
 
     A copy in another project's virtual environment lies inside that project's repository, which does not track it.
     """
@@ -41,7 +47,7 @@ def revision_of(file: Path) -> str:
 
 
 def machine() -> str:
-    """One line on the hardware, for published results."""
+    """Describe the hardware in one line, for published results."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{platform.machine()}, {os.cpu_count()} CPU cores, {device}"
 
@@ -57,7 +63,3 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=20
     ).stdout.strip()
-
-
-#: Variable with the command that resumes a search, where the search's own is not what its user typed.
-RESUME_COMMAND = "MEDCORE_RESUME_COMMAND"

@@ -1,4 +1,7 @@
-"""`medcore cluster`: searches as jobs of a Ray cluster, from a machine that need not be part of it."""
+"""`medcore cluster`: searches as jobs of a Ray cluster, from a machine that need not be part of it.
+
+Typer reads the options of a command from its parameters, so `submit` has more of them than other functions.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Annotated
 import typer
 
 from search.base.config import load_config
-from search.base.logins import hide_login
-from search.cli.terminal import program, say
+from search.base.shell import option_words, program
+from search.cli.terminal import say
 
 cluster = typer.Typer(no_args_is_help=True, help="A search as a job of a running Ray cluster.")
 
@@ -23,6 +26,7 @@ JobId = Annotated[str, typer.Argument(help="Id of a job, as `submit` prints it."
 _ADDRESS = "http://127.0.0.1:8265"
 
 
+# one parameter per option, as typer wants them
 @cluster.command()
 def submit(
     config: ConfigPath,
@@ -30,24 +34,23 @@ def submit(
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow server, as the cluster reaches it.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a study that was interrupted.")] = False,
-    folder: Annotated[
-        Path, typer.Option(help="Folder that goes along, without data, checkpoints and results.")
-    ] = Path(),
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a study that was interrupted.")] = False,
+    folder: Annotated[Path, typer.Option(help="Folder to send along, without data, checkpoints and results.")] = Path(),
     pip: Annotated[
         bool, typer.Option("--pip/--no-pip", help="Install constraints.txt on each node; else its image has it all.")
     ] = False,
     constraints: Annotated[Path | None, typer.Option(help="File for --pip; default: the repository's own.")] = None,
 ) -> None:
-    """Send a search to the cluster and return; it goes on there without this machine."""
+    """Send a search to the cluster and return.
+
+    The search runs there without this machine.
+    """
     from search.commands.cluster import jobs
 
     options = {"trials": trials, "name": name, "tracking_uri": tracking_uri}
     root = Path(__file__).resolve().parents[2]
-    again = [program("medcore"), "cluster", "submit", str(config), "--address", address]
-    for key, value in options.items():
-        if value is not None and hide_login(str(value)) == str(value):
-            again += [f"--{key.replace('_', '-')}", str(value)]
+    command = [program("medcore"), "cluster"]
+    again = [*command, "submit", str(config), "--address", address, *option_words(options)]
     again += [*(["--folder", str(folder)] if folder != Path() else []), *(["--pip"] if pip else []), "--resume"]
     job = jobs.submit(
         load_config(config),
@@ -60,7 +63,7 @@ def submit(
     )
     say(f"submitted {job}")
     for verb, *more in (["status"], ["logs", "--follow"], ["stop"]):
-        say(f"{verb:7} {shlex.join([program('medcore'), 'cluster', verb, job, *more, '--address', address])}")
+        say(f"{verb:7} {shlex.join([*command, verb, job, *more, '--address', address])}")
     say(f"resume  {shlex.join(again)}")
 
 
@@ -71,12 +74,12 @@ def status(
     """State of one job, or of all."""
     from search.commands.cluster import jobs
 
-    found = jobs.status(address, job)
-    for item in found:
+    listed = jobs.status(address, job)
+    for item in listed:
         say("  ".join(part for part in (item.id, item.status, item.started, item.study) if part))
         if job is not None:
             say(item.message)
-    if not found:
+    if not listed:
         say("no jobs")
 
 
@@ -89,12 +92,16 @@ def logs(
     """What a job prints."""
     from search.commands.cluster import jobs
 
-    jobs.logs(address, job, follow, lambda text: (sys.stdout.write(text), sys.stdout.flush()))
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    jobs.logs(address, job, follow, write)
 
 
 @cluster.command()
 def stop(job: JobId, address: Address = _ADDRESS) -> None:
-    """Stop a job as Ctrl-C would; `submit --resume` goes on with its study."""
+    """Stop a job as Ctrl-C would; `submit --resume` resumes its study."""
     from search.commands.cluster import jobs
 
     say(f"{job}: {'stopping' if jobs.stop(address, job) else 'has ended already'}")
@@ -105,7 +112,10 @@ def check(
     config: ConfigPath,
     ray_address: Annotated[str, typer.Option(help="The cluster, seen from one of its nodes.")] = "auto",
 ) -> None:
-    """What a search checks before its first trial: versions, data, checkpoints, study folder, GPU memory, tracking."""
+    """Check what a search checks before its first trial.
+
+    That is versions, data, checkpoints, study folder, GPU memory and tracking.
+    """
     from search.commands.search import check as run
 
     say(f"{run(load_config(config), ray_address)} nodes are ready")

@@ -1,7 +1,7 @@
 """`medcore demo`: the whole path on embedded data, in minutes on a laptop.
 
-Everything made on the way is kept: a second run goes on where the first one stopped, and one that has finished only
-shows its front and exports again.
+The demo keeps everything that it makes. A second run continues where the first one stopped, and after a finished run it
+only shows the front and exports again.
 """
 
 from __future__ import annotations
@@ -14,50 +14,74 @@ from pathlib import Path
 from medcore.errors import MedcoreError
 from results.plots.front import save_front_png
 from results.store.files import make_folder
-from results.store.trials import checkpoint_file, read_study, read_study_info
+from results.store.study_info import read_study_info
+from results.store.trial_row import TrialRow
+from results.store.trials import checkpoint_file, read_study
 from search.base.config import load_config
 from search.base.device import pin_threads
+from search.base.shell import program
 from search.cli.demo_pair import make_pair
 from search.cli.tables import evaluation_table, front_table
-from search.cli.terminal import console, program, say
-from search.commands.export import export
+from search.cli.terminal import console, say
+from search.commands.export import ExportRequest, export
 from search.commands.front import front
 from search.commands.search import search
 from search.export.held_out import already
 
+_CONFIGS = Path(str(files("search") / "configs"))
+
 
 def demo(folder: Path) -> None:
-    """Make data, train the pair, search, show the front, export its knee, compare it with the dense model."""
+    """Run the whole path on embedded data.
+
+    Make data, train the pair, search, show the front, export its knee, and compare it with the dense model.
+    """
     make_folder(folder)
     folder = folder.resolve()
-    pin_threads(1)  # on tensors this small a second thread costs more than it brings
+    pin_threads(1)  # on tensors this small a second thread costs more than it gains
     console.rule("1. embedded data and a small model pair")
     make_pair(folder, console)
     console.rule("2. search")
-    os.environ["MEDCORE_DEMO"] = str(folder)
-    configs = Path(str(files("search") / "configs"))
-    config = load_config(configs / "demo.yaml")
-    resume = (config.folder / "config.yaml").is_file()
-    study = config.folder
-    again = shlex.join([program("medcore"), "demo", "--folder", str(folder)])
-    if not search(config, resume=resume, command=again, say=say).complete:
-        raise MedcoreError(f"the demo's search did not finish; `{again}` goes on with it")
-    result = front(str(study))
-    console.print(front_table(result))
+    study = _search(folder)
+    console.print(front_table(front(str(study))))
     picture = folder / "front.png"
-    save_front_png(read_study(study), read_study_info(study)["objectives"], picture)
+    save_front_png(read_study(study), read_study_info(study).objectives, picture)
     console.rule("3. the knee of the front, exported")
     out = folder / "knee.safetensors"
-    row = export(str(study), "knee", out)
-    say(f"trial {row['trial_id']}, {100 * row['flops_paper_fraction']:.0f} % of the FLOPs -> {out}")
+    row = export(ExportRequest(str(study), out))
+    say(f"trial {row.trial_id}, {100 * row.metrics['flops_paper_fraction']:.0f} % of the FLOPs -> {out}")
+    _show_held_out(study, row)
+    say(f"front picture: {picture}")
+    _show_next_steps(study)
+
+
+def _search(folder: Path) -> Path:
+    """Run the demo's search, or what is left of it, and return the study's folder."""
+    os.environ["MEDCORE_DEMO"] = str(folder)
+    config = load_config(_CONFIGS / "demo.yaml")
+    resume = (config.folder / "config.yaml").is_file()
+    command = shlex.join([program("medcore"), "demo", "--folder", str(folder)])
+    if not search(config, resume=resume, command=command, say=say).complete:
+        raise MedcoreError(f"the demo's search did not finish; `{command}` resumes it")
+    return config.folder
+
+
+def _show_held_out(study: Path, row: TrialRow) -> None:
+    """Show the dense and the exported model on the held-out images.
+
+    Nothing is shown if the export could not measure them.
+    """
     found = already(study, checkpoint_file(study, row))
     if found is not None and found.dense is not None:
         say(f"on {found.model.images} images that the search did not use, as the export measured them:")
-        dense = read_study_info(study)["dense"] | found.dense.metrics
-        console.print(evaluation_table({"dense": dense, "exported": row | found.model.metrics}))
+        dense = {**read_study_info(study).dense, **found.dense.metrics}
+        console.print(evaluation_table({"dense": dense, "exported": {**row.metrics, **found.model.metrics}}))
+
+
+def _show_next_steps(study: Path) -> None:
     medcore, store = program("medcore"), f"sqlite:///{study / 'mlflow.db'}"
-    say(f"front picture: {picture}")
     say(f"trials in MLflow: {shlex.join([program('mlflow'), 'ui', '--backend-store-uri', store])}")
     say(f"the front again: {shlex.join([medcore, 'front', str(study)])}")
-    own = f"cp {shlex.quote(str(configs / 'polyps.yaml'))} mine.yaml; {shlex.join([medcore, 'search', 'mine.yaml'])}"
+    copy = f"cp {shlex.quote(str(_CONFIGS / 'polyps.yaml'))} mine.yaml"
+    own = f"{copy}; {shlex.join([medcore, 'search', 'mine.yaml'])}"
     say(f"your own checkpoints and images, named in a copy of a configuration: {own}")

@@ -1,4 +1,4 @@
-"""The demo's inputs: embedded images of two domains, and a small model pair trained on them; made once and kept."""
+"""The demo's inputs: embedded images of two domains, and a small pair of models trained on them. All are kept."""
 
 from __future__ import annotations
 
@@ -11,26 +11,36 @@ from rich.progress import Progress
 from medcore.data.load import ImageSet, load_image_set
 from medcore.models.checkpoint import load, save
 from medcore.models.sam import MedSam, build
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.synthetic.write import DEMO_ARCH, write_folder
 from medcore.training.train import TrainSettings, train
 from search.base.provenance import git_revision
 
-#: Images of each domain, and epochs over them: enough for real boundaries, little enough for a minute or two.
+#: Images of each domain, and epochs over them: enough for real boundaries, few enough for a minute or two.
 GENERAL_IMAGES, MEDICAL_IMAGES = 480, 400
 GENERAL_EPOCHS, MEDICAL_EPOCHS = 6, 12
 
 
 def make_pair(folder: Path, console: Console) -> Path:
-    """Write `general.safetensors`, `medical.safetensors` and their images into `folder`; returns the medical images."""
+    """Write `general.safetensors`, `medical.safetensors` and their images.
+
+    Return the folder of the medical images.
+
+    Args:
+        folder: Where the files go.
+        console: Shows the progress.
+    """
     general, medical = _data(folder)
-    base = _trained(folder / "general.safetensors", None, general, GENERAL_EPOCHS, 2e-3, console)
-    _trained(folder / "medical.safetensors", base, medical, MEDICAL_EPOCHS, 1e-3, console)
+    base = _trained(folder / "general.safetensors", general, console, epochs=GENERAL_EPOCHS, lr=2e-3)
+    _trained(folder / "medical.safetensors", medical, console, epochs=MEDICAL_EPOCHS, lr=1e-3, start=base)
     return medical
 
 
 def _data(folder: Path) -> tuple[Path, Path]:
-    """Folders with the general and the medical domain, written once."""
+    """Return the folders of the general and the medical domain.
+
+    Those that are missing are written first.
+    """
     paths = []
     for domain, count, seed in (("general", GENERAL_IMAGES, 1), ("medical", MEDICAL_IMAGES, 2)):
         path = folder / domain
@@ -40,13 +50,18 @@ def _data(folder: Path) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-def _trained(path: Path, start: MedSam | None, data: Path, epochs: int, lr: float, console: Console) -> MedSam:
-    """The checkpoint at `path`, trained first if it is not there: from scratch, or from `start`."""
+def _trained(
+    path: Path, data: Path, console: Console, *, epochs: int, lr: float, start: MedSam | None = None
+) -> MedSam:
+    """Return the checkpoint at `path`.
+
+    If it is missing, train it first, from scratch or from `start`.
+    """
     if path.is_file():
         return load(path)
     torch.manual_seed(0)
-    model = build(EncoderSpec.dense(DEMO_ARCH)) if start is None else start
-    # val/report is for the final figures: it must not choose the epoch whose weights are kept
+    model = build(ModelSpec.dense(DEMO_ARCH)) if start is None else start
+    # val/report is for the final figures, so it must not choose the epoch whose weights are kept
     training, validation = (_images(data, split) for split in ("train", "val/search"))
     settings = TrainSettings(epochs=epochs, lr=lr, batch_size=8, patience=0, autocast=True, horizontal_flip=True)
     with Progress(console=console) as progress:

@@ -1,25 +1,49 @@
-"""What the command line writes to, and how it names itself."""
+"""What the command line writes: text, tables, JSON and files."""
 
 from __future__ import annotations
 
-import shutil
+import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+
+from medcore.errors import StorageError
 
 console = Console()
 errors = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """Print plain lines as they are: paths may hold brackets, which rich takes for markup, and must stay whole."""
+    """Print plain lines unchanged.
+
+    Paths must stay whole, but may hold brackets, which rich takes for markup.
+    """
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def program(name: str) -> str:
-    """`name` as the user can type it: with the folder of the program that runs, unless the shell finds it there."""
-    beside, found = Path(sys.argv[0]).with_name(name), shutil.which(name)
-    if not beside.is_file() or (found is not None and Path(found).samefile(beside)):
-        return name
-    return str(beside)
+def warn(text: str) -> None:
+    """Print plain lines unchanged on standard error."""
+    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_result(result: Mapping[str, Any], as_json: bool, table: Callable[[], RenderableType]) -> None:
+    """Print a result as one JSON object or as a table."""
+    if as_json:
+        sys.stdout.write(json.dumps(result) + "\n")
+    else:
+        console.print(table())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that the user named.
+
+    Raises:
+        MedcoreError: The file cannot be written.
+    """
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from None

@@ -7,15 +7,19 @@ from typing import Any
 
 from medcore.models.architectures import resolve_architecture
 from medcore.models.checkpoint import load
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from search.study.inputs import cost_metrics
 
 
 def cost(target: str) -> dict[str, Any]:
-    """Parameters and both FLOPs figures of an architecture's name, its JSON file or a checkpoint."""
+    """Return the parameters and both FLOPs figures of a model.
+
+    Args:
+        target: Name of an architecture, its JSON file, or a checkpoint.
+    """
     path = Path(target)
     if path.suffix in (".pth", ".pt", ".safetensors"):
         spec = load(path).spec
     else:
-        spec = EncoderSpec.dense(resolve_architecture(target))
-    return {"model": target, **cost_metrics(spec), "heads": list(spec.heads), "channels": list(spec.channels)}
+        spec = ModelSpec.dense(resolve_architecture(target))
+    return {"model": target, **cost_metrics(spec), **spec.budget}

@@ -22,10 +22,18 @@ def evaluate(
     autocast: bool = False,
     splits: Path | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a checkpoint on one split of image/mask folders, with its cost; exact boxes.
+    """Return a checkpoint's cost and its metrics on one split of image folders.
 
-    splits: folder with a study's saved splits, which is read only; without it, parts that the folders' manifests do
-    not have are dealt out for this call, with a warning.
+    The prompts are exact boxes.
+
+    Args:
+        checkpoint: File of the model.
+        folders: Data folders, with images/ and masks/ each.
+        split: Name of the split.
+        architecture: Name or JSON file, for a checkpoint that does not describe itself.
+        autocast: Run the model in bfloat16.
+        splits: Folder with a study's saved splits, which is only read. Without it, splits that a data folder does not
+            define are drawn for this call, with a warning.
     """
     model = load(checkpoint, architecture)
     images, skipped = load_image_set(

@@ -3,70 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError, ConfigError
+from medcore.models.architectures import spec_from_json
+from medcore.models.checkpoint import read_info
 from results.stats.select import choose
-from results.store.files import plain_record
-from search.base.config import FinetuneConfig
-from search.export.candidate import fine_tuned, measured
-from search.export.formats import CARD, Choice, check_target, exported, write_export
-from search.tracking.registry import check_registration
-from search.tracking.registry import register as register_folder
+from results.store.trial_row import TrialRow, row_of
+from search.base.sections.training import FinetuneConfig
+from search.export.candidate import Choice, fine_tuned, measured
+from search.export.formats import CARD, check_target, exported
+from search.export.write import write_export
+from search.tracking.model_registry import Registration, check_registration, register
 from search.tracking.remote import open_results
 
 
-def export(
-    study: str,
-    rule: str,
-    out: Path,
-    kind: str = "checkpoint",
-    say: Callable[[str], None] = lambda _: None,
-    register: str | None = None,
-    measure: bool = True,
-    finetune: bool = False,
-    settings: FinetuneConfig | None = None,
-    time_it: bool = True,
-    ray_address: str | None = None,
-) -> dict[str, Any]:
-    """Write the chosen trial's model to `out` with a model card beside it, check it, and return the row of that model.
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, in which format, and what to do before and after.
+
+    Attributes:
+        study: Folder of a study.
+        out: A `.safetensors` file for a checkpoint, else a folder.
+        select: Rule that chooses the trial, see `results.stats.select`.
+        format: A name in `search.export.formats.FORMATS`.
+        register: Name under which an MLflow model becomes a version at the study's MLflow server.
+        held_out: Measure the model on the study's held-out split first, unless that was done before. If it is not
+            possible, a warning is logged and the card says so.
+        finetune: Train the model at full length before all that.
+        settings: For the training, instead of the study's own.
+        latency: Measure time and memory for the card.
+        ray_address: Of a running cluster, for `finetune.workers` > 1.
+    """
+
+    study: str
+    out: Path
+    select: str = "knee"
+    format: str = "checkpoint"
+    register: str | None = None
+    held_out: bool = True
+    finetune: bool = False
+    settings: FinetuneConfig | None = None
+    latency: bool = True
+    ray_address: str | None = None
+
+
+def export(request: ExportRequest, say: Callable[[str], None] = lambda _: None) -> TrialRow:
+    """Write the chosen trial's model with a model card next to it.
+
+    What was written is checked.
 
     Args:
-        out: a `.safetensors` file for a checkpoint, else a folder. kind: one of `search.export.formats.KINDS`.
-        say: is told what the check and the clock measured, and what was registered.
-        register: an MLflow model becomes a version of this name at the study's MLflow server.
-        measure: first measure the model on the study's held-out part, unless that was done before; where it cannot be
-            done there is a logged warning, and the card says so.
-        finetune: before all that, train it at full length. settings: for this, instead of the study's own.
-        time_it: measure time and memory for the card.
-        ray_address: of a running cluster, for `finetune.workers` > 1.
+        request: What to export.
+        say: Takes lines on what the check and the clock measured, and on what was registered.
 
-    Raises `MedcoreError` for a study in MLflow (it holds no checkpoints), a name of another kind, a rule that takes
-    no trial, a checkpoint that is gone, a missing package, an export that differs from the trial's model, and a
-    fine-tuning that is not possible or learnt nothing; and for a model that cannot be registered, which is written all
-    the same.
+    Returns:
+        The row of the model that was exported.
+
+    Raises:
+        MedcoreError: The study is in MLflow (which holds no checkpoints), the format, place or rule does not fit, the
+            checkpoint is gone, a package is missing, fine-tuning is not possible, or the export differs from the
+            trial's model. Also if the model cannot be registered; then it is written all the same.
     """
-    if study.startswith("mlflow:"):
-        raise MedcoreError(
-            f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
+    if request.study.startswith("mlflow:"):
+        raise ConfigError(
+            f"{request.study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
         )
-    check_target(kind, out)
-    if register is not None:
-        check_registration(Path(study), kind, register)
-    trials, info = open_results(study)
-    row = choose(trials, info["objectives"], rule)
-    record: dict[str, Any] = plain_record(row.dropna())
-    choice = Choice(Path(study), info, rule, record)
+    study, out = Path(request.study), request.out
+    kind = check_target(request.format, out)
+    if request.register is not None:
+        check_registration(study, kind.name, request.register)
+    trials, info = open_results(request.study)
+    row = choose(trials, info.objectives, request.select)
+    choice = Choice(study, info, request.select, row_of(row))
     if not choice.source.is_file():
-        raise MedcoreError(f"{choice.source}: the checkpoint of trial {row['trial_id']} is gone; choose another trial")
-    if finetune:
-        choice = fine_tuned(choice, settings, say, ray_address)
-    choice = measured(choice, measure, say)
-    figures = dict(choice.figures)
-    for line in write_export(kind, out, choice, time_it):
+        trial_id = choice.row.trial_id
+        raise CheckpointError(f"{choice.source}: the checkpoint of trial {trial_id} is gone; choose another trial")
+    kind.require_kind(spec_from_json(read_info(choice.source)["spec"], str(choice.source)).arch)
+    if request.finetune:
+        choice = fine_tuned(choice, request.settings, say, request.ray_address)
+    choice = measured(choice, request.held_out, say)
+    figures = choice.figures
+    for line in write_export(kind, out, choice, request.latency):
         say(line)
-    if register is not None:
+    if request.register is not None:
         card = (out / CARD).read_text(encoding="utf-8")
-        say(register_folder(Path(study), out, exported(out), register, figures, info["name"], card))
+        model = Registration(request.register, exported(out), study=info.name, row=figures.to_flat(), card=card)
+        say(register(study, out, model))
     return figures

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError, ConfigError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
 from results.stats.pareto import front_table
 from results.store.latency import Record, add_latency, read_latency
-from results.store.trials import checkpoint_file, read_study, read_study_info
-from search.export.timing import Progress, _dense, _pairs, _setup
+from results.store.study_info import read_study_info
+from results.store.trial_row import row_of
+from results.store.trials import checkpoint_file, read_study
+from search.export.timing import Progress, dense_of, setup_for, timed
 
 SELECTIONS = ("front", "all")
 
@@ -20,18 +22,31 @@ def latency(
     checkpoint: Path,
     batches: Sequence[int] = (1, 8),
     threads: int | None = None,
+    *,
     architecture: str | None = None,
     autocast: bool = False,
     progress: Progress = lambda *_: None,
 ) -> list[Record]:
-    """Time and memory of one model, a record a batch size.
+    """Measure time and memory of one model next to the dense one.
 
-    Raises `MedcoreError` for a checkpoint that cannot be read, and where the GPU's memory does not suffice.
+    Args:
+        checkpoint: File of the model.
+        batches: Images per call.
+        threads: CPU threads; None for torch's own number.
+        architecture: Name or JSON file, for a checkpoint that does not describe itself.
+        autocast: Run the models in bfloat16.
+        progress: Called with the numbers of finished and of all batch sizes.
+
+    Returns:
+        A record per batch size.
+
+    Raises:
+        MedcoreError: The checkpoint cannot be read, or the GPU's memory does not suffice.
     """
     model = load(checkpoint, architecture)
     records: list[Record] = []
     progress(0, len(batches))
-    for record in _pairs(model, _dense(model.arch), checkpoint.name, batches, _setup(threads, autocast)):
+    for record in timed(model, dense_of(model.arch), checkpoint.name, batches, setup_for(threads, autocast)):
         records.append(record)
         progress(len(records), len(batches))
     return records
@@ -41,51 +56,70 @@ def study_latency(
     study: Path,
     batches: Sequence[int] = (1, 8),
     threads: int | None = None,
+    *,
     select: str = "front",
     autocast: bool = False,
     again: bool = False,
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Record]:
-    """Time and memory of a study's models, into its `latency.json`; returns the records of those models, old and new.
+    """Measure time and memory of a study's models.
+
+    The figures are kept in the study's `latency.json`. Every model's figures are written as soon as they are known, so
+    an interrupted call loses at most one model's.
 
     Args:
-        select: "front" for its members, "all" for every finished trial.
-        again: measure also what was measured before with this device, number of threads, precision and torch.
-        say: is told what cannot be measured.
+        study: The study's folder.
+        batches: Images per call.
+        threads: CPU threads; None for torch's own number.
+        select: `front` for its members, `all` for every finished trial.
+        autocast: Run the models in bfloat16.
+        again: Measure also what was measured before with this device, number of threads, precision and torch.
+        progress: Called with the numbers of finished and of all measurements.
+        say: Receives a line about models that cannot be measured.
 
-    Each model's figures are written when they are there, so that an interrupted call loses at most one model's.
-    Raises `MedcoreError` for a folder that is no study or has no model to measure, an unknown `select`, and where the
-    GPU's memory does not suffice.
+    Returns:
+        The records of the selected models, old and new.
+
+    Raises:
+        MedcoreError: The folder is no study or has no model to measure, `select` is unknown, or the GPU's memory does
+            not suffice.
     """
-    if select not in SELECTIONS:
-        raise MedcoreError(f"--select {select}: unknown; known are {', '.join(SELECTIONS)}")
-    setup, trials, objectives = _setup(threads, autocast), read_study(study), read_study_info(study)["objectives"]
-    rows = (front_table(trials, objectives) if select == "front" else trials[trials["status"] == "done"]).to_dict(
-        "records"
-    )
-    sources = {str(row["trial_id"]): checkpoint_file(study, row) for row in rows}
-    gone = [trial_id for trial_id, path in sources.items() if not path.is_file()]
-    if len(gone) == len(sources):
-        raise MedcoreError(
+    sources = _checkpoints(study, select)
+    present = {trial_id: path for trial_id, path in sources.items() if path.is_file()}
+    if not present:
+        raise CheckpointError(
             f"{study}: no finished trial has a checkpoint to measure; give the folder that a search wrote"
         )
-    if gone:
+    if gone := [trial_id for trial_id in sources if trial_id not in present]:
         say(f"not measured, as their checkpoints are gone: {', '.join(gone)}")
+    setup = setup_for(threads, autocast)
     known = {(each.trial_id, each.batch) for each in read_latency(study) if each.setup == setup and not again}
-    missing = {
-        trial_id: left
-        for trial_id in sources
-        if trial_id not in gone and (left := [batch for batch in batches if (trial_id, batch) not in known])
-    }
+    missing = {trial_id: [batch for batch in batches if (trial_id, batch) not in known] for trial_id in present}
     done, total = 0, sum(map(len, missing.values()))
     progress(done, total)
     dense: MedSam | None = None
-    for trial_id, left in missing.items():
-        model = load(sources[trial_id])
-        dense = dense or _dense(model.arch)
-        for record in _pairs(model, dense, trial_id, left, setup):
+    for trial_id, sizes in missing.items():
+        if not sizes:
+            continue
+        model = load(present[trial_id])
+        dense = dense or dense_of(model.arch)
+        for record in timed(model, dense, trial_id, sizes, setup):
             add_latency(study, [record])
             done += 1
             progress(done, total)
     return [each for each in read_latency(study) if each.setup == setup and each.trial_id in sources]
+
+
+def _checkpoints(study: Path, select: str) -> dict[str, Path]:
+    """Return the checkpoints of the selected trials by trial.
+
+    Raises:
+        MedcoreError: The folder is no study, or `select` is unknown.
+    """
+    if select not in SELECTIONS:
+        raise ConfigError(f"--select {select}: unknown; known are {', '.join(SELECTIONS)}")
+    trials, objectives = read_study(study), read_study_info(study).objectives
+    table = front_table(trials, objectives) if select == "front" else trials[trials["status"] == "done"]
+    rows = [row_of(record) for record in table.to_dict("records")]
+    return {row.trial_id: checkpoint_file(study, row) for row in rows}

@@ -9,45 +9,52 @@ from typing import Any
 
 import numpy as np
 
-from medcore.budgets.rule import MIN_CHANNEL_SHARE, MIN_HEADS, channels_of, rule, to_target
+from medcore.budgets.allocators import ALLOCATORS
+from medcore.data.load import ImageSet
 from medcore.models.checkpoint import save
-from medcore.models.spec import Architecture, EncoderSpec
+from medcore.models.sam import MedSam
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import block_sensitivity, mix
 from medcore.scoring.fisher import Progress
+from medcore.scoring.score_table import ScoreTable
 from medcore.training.recovery import compute_teacher
 from medcore.training.schedule import rounds_to, start_of
 from results.store.files import make_folder
-from search.base.config import Config, scoring_weights
-from search.base.device import best_device
+from search.base.config import Config
+from search.base.device import on_device
 from search.base.logins import hide_login
 from search.base.provenance import git_revision
-from search.study.inputs import adapted_model, calibration_images, cost_metrics, load_split
+from search.base.sections.pruning import BudgetConfig
+from search.commands.sections import scoring_job
+from search.study.inputs import adapted_model, cost_metrics, load_split
 from search.study.scoring import score_table
+from search.trials.phases import schedule_of
+from search.trials.recorder import run_recorded
 from search.trials.rescore import scorer
-from search.trials.trial import run_recorded, schedule_of
 
 
 def prune(config: Config, out: Path, progress: Progress | None = None) -> dict[str, Any]:
-    """Score, allocate, prune, recover, evaluate on the report images, save to `out`. Returns metrics and counts."""
+    """Score, allocate, prune, recover and evaluate one model, and save it.
+
+    It is evaluated on the report images.
+
+    Args:
+        config: The study's configuration.
+        out: Checkpoint to write.
+        progress: Called with the numbers of scored and of all images.
+
+    Returns:
+        The metrics and the numbers of removed groups.
+    """
     make_folder(out.parent)
-    adapted = adapted_model(config)
-    arch = adapted.arch
-    calibration = calibration_images(config, arch.img_size)
-    table, _ = score_table(config, calibration, progress)
-    weights = scoring_weights(config.scoring, config.seed)
-    stages = allocate(config, arch, block_sensitivity(table, weights))
-    schedule = schedule_of(
-        targets(config, stages), config.recovery, config.recovery.lr, config.recovery.head_share,
-        config.schedule.order, config.schedule.rescore,
-    )  # fmt: skip
-    # without recovery nobody asks the teacher, and at 1024 px its answers take long
-    taught = calibration if config.recovery.steps else calibration.subset([])
-    teacher = compute_teacher(adapted.to(best_device()), taught, autocast=config.recovery.autocast)
-    score = scorer(config, calibration, weights, config.schedule.rescore_per_dataset, config.seed)
-    state = start_of(adapted, mix(table, weights, arch))
-    pruned, _ = run_recorded(schedule, state, taught, teacher, config.seed, score)
-    report = load_split(config, config.data.report_split, arch.img_size, None)
+    job = scoring_job(config)
+    table, _ = score_table(job, progress)
+    arch = adapted_model(config.model).arch
+    budgets = (*config.schedule.stages, config.budget)
+    stages = allocate(budgets, arch, block_sensitivity(table, config.scoring.weights(config.seed)))
+    pruned = _run(config, stages, table, job.calibration)
+    report = load_split(config.datasets, config.data.report_split, arch.img_size)
     quality = summarise(evaluate(pruned, report, autocast=config.recovery.autocast))
     metrics = cost_metrics(stages[-1]) | removed(stages[-1]) | quality
     info = {"metrics": json.dumps(metrics), "config": hide_login(config.to_yaml()), "git": git_revision()}
@@ -55,41 +62,53 @@ def prune(config: Config, out: Path, progress: Progress | None = None) -> dict[s
     return metrics
 
 
-def allocate(config: Config, arch: Architecture, sensitivity: np.ndarray) -> tuple[EncoderSpec, ...]:
-    """Widths after each stage: `schedule.stages` in order, then `budget`; sparsities are cumulative."""
-    specs: list[EncoderSpec] = []
-    for budget in (*config.schedule.stages, config.budget):
-        current = specs[-1] if specs else EncoderSpec.dense(arch)
-        is_rule = budget.allocator == "rule"
-        share = budget.min_channel_share
-        min_heads = (MIN_HEADS if is_rule else 0) if budget.min_heads is None else budget.min_heads
-        min_share = (MIN_CHANNEL_SHARE if is_rule else 0.0) if share is None else share
-        if is_rule:
-            sparsities = budget.head_sparsity, budget.mlp_sparsity
-            spec = rule(arch, *sparsities, sensitivity, budget.protected, min_heads, min_share, current=current)
-        else:
-            shape = np.ones(arch.depth) if budget.allocator == "uniform" else sensitivity
-            spec = to_target(
-                arch, shape, shape, budget.fraction, budget.cost, budget.protected, min_heads,
-                channels_of(arch, min_share), multiple=budget.channel_multiple, current=current,
-            )  # fmt: skip
-        specs.append(spec)
+def _run(config: Config, stages: Sequence[ModelSpec], table: ScoreTable, calibration: ImageSet) -> MedSam:
+    """Return the model after all stages, on the best device."""
+    adapted, recovery, schedule = adapted_model(config.model), config.recovery, config.schedule
+    weights = config.scoring.weights(config.seed)
+    # without recovery no step needs the teacher, which takes long at 1024 px
+    images = calibration if recovery.steps else calibration.subset([])
+    with on_device(adapted):
+        teacher = compute_teacher(adapted, images, autocast=recovery.autocast)
+    score = scorer(config.model, calibration, weights, schedule.rescore_per_dataset, config.seed)
+    steps = schedule_of(
+        targets(stages, schedule.rounds),
+        recovery,
+        lr=recovery.lr,
+        head_share=recovery.head_share,
+        order=schedule.order,
+        rescore=schedule.rescore,
+    )
+    state = start_of(adapted, mix(table, weights, adapted.arch))
+    pruned, _ = run_recorded(steps, state, images, teacher, config.seed, score=score)
+    return pruned
+
+
+def allocate(budgets: Sequence[BudgetConfig], arch: Architecture, sensitivity: np.ndarray) -> tuple[ModelSpec, ...]:
+    """Return the widths after each stage. Sparsities are cumulative over stages.
+
+    Args:
+        budgets: The budget of each stage.
+        arch: The dense model's architecture, with L blocks.
+        sensitivity: (L,) Fisher information s_b of the blocks.
+    """
+    specs: list[ModelSpec] = []
+    for budget in budgets:
+        current = specs[-1] if specs else ModelSpec.dense(arch)
+        specs.append(ALLOCATORS[budget.allocator](budget.request(sensitivity, current)))
     return tuple(specs)
 
 
-def targets(config: Config, stages: Sequence[EncoderSpec]) -> tuple[EncoderSpec, ...]:
-    """Widths after every round: each stage is reached in `schedule.rounds` equal steps."""
-    found: list[EncoderSpec] = []
+def targets(stages: Sequence[ModelSpec], rounds: int) -> tuple[ModelSpec, ...]:
+    """Return the widths after every round. Each stage takes `rounds` equal steps."""
+    specs: list[ModelSpec] = []
     for stage in stages:
-        start = found[-1] if found else EncoderSpec.dense(stage.arch)
-        found += rounds_to(start, stage, config.schedule.rounds)
-    return tuple(found)
+        start = specs[-1] if specs else ModelSpec.dense(stage.arch)
+        specs += rounds_to(start, stage, rounds)
+    return tuple(specs)
 
 
-def removed(spec: EncoderSpec) -> dict[str, int]:
-    """How many heads and channels of the dense encoder are gone."""
-    dense = EncoderSpec.dense(spec.arch)
-    return {
-        "heads_removed": sum(dense.heads) - sum(spec.heads),
-        "channels_removed": sum(dense.channels) - sum(spec.channels),
-    }
+def removed(spec: ModelSpec) -> dict[str, int]:
+    """Return how many groups of each family the budget removes, as `FAMILY_removed`."""
+    dense = ModelSpec.dense(spec.arch).budget
+    return {f"{family}_removed": sum(dense[family]) - sum(kept) for family, kept in spec.budget.items()}

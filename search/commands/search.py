@@ -1,51 +1,40 @@
-"""`medcore search`: prepare once, run the trials, follow them in MLflow."""
+"""`medcore search`: prepare once, run the trials, follow them in a tracker."""
 
 from __future__ import annotations
 
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any
 
-from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError, StorageError
+from medcore.errors import MedcoreError, StorageError, brief
 from medcore.scoring.fisher import Progress
-from results.store.files import make_folder, write_by_rename
-from results.store.trials import all_rows, compact, write_study
-from search.base.config import Config, FinetuneConfig, load_config
+from results.store.files import make_folder
+from results.store.trials import all_rows, compact
+from search.base.config import Config
 from search.base.device import release_memory
 from search.base.lock import only_driver
-from search.base.logins import hide_login
-from search.base.objectives import Objective, reference_point
 from search.base.provenance import git_revision, machine
+from search.base.samplers import SamplerSettings
+from search.commands.open_study import describe, open_study
+from search.commands.sections import job_resources, scoring_job, trial_settings
 from search.driver import preflight
+from search.driver.job import Execution, Hooks, SearchJob, Task
+from search.driver.outcome import Outcome
 from search.driver.placement import placed
 from search.driver.progress import SearchProgress
-from search.driver.run import Outcome, run_search
-from search.nodes.session import Resources, cluster_address, connected
-from search.study.inputs import adapted_model, dense_metrics, load_split
+from search.driver.run import run_search
+from search.nodes.session import cluster_address, connected
+from search.study.inputs import Shared, adapted_model, search_images
 from search.study.prepare import prepare
 from search.study.scoring import save_heatmaps
 from search.tracking.tracker import Tracker, TrackingThread
+from search.tracking.trackers import configured_tracker
 from search.trials.ledger import all_issued
-from search.trials.space import domain_of, sample
-from search.trials.trial import run_trial
-from search.trials.warm import check_warm_starts, warm_starts
+from search.trials.sampling.space import domain_of, sample
+from search.trials.sampling.warm import check_warm_starts, warm_starts
+from search.trials.trial import trial_phases
 
 logger = logging.getLogger(__name__)
-
-#: Settings that may differ when a study is resumed: they change how trials run, not what they mean.
-_MAY_CHANGE = {
-    "recovery.save_every",
-    "search.trials",
-    "search.concurrency",
-    "search.cpus_per_trial",
-    "search.gpus_per_trial",
-    "search.memory_per_trial",
-    "search.retries",
-    "tracking.uri",
-}
-_MAY_CHANGE |= {"adapt.workers"} | {f"finetune.{name}" for name in FinetuneConfig.model_fields}  # no trial knows of it
 
 
 def search(
@@ -60,146 +49,133 @@ def search(
     """Run the study (in `config.folder`) to its number of trials.
 
     Args:
-        resume: go on with a study whose folder exists; without it such a folder is an error.
-        command: what the user types to resume; shown when the search is interrupted.
-        progress: scoring progress. say: receives one-line messages for people.
+        config: The study's configuration.
+        resume: Whether to continue a study whose folder exists; without it such a folder is an error.
+        ray_address: A running cluster; None takes `RAY_ADDRESS`, else a Ray of this process's own.
+        command: What the user types to resume, for the message of an interrupted search.
+        progress: Called with the numbers of scored and of all images.
+        say: Receives one-line messages for people.
+
+    Raises:
+        MedcoreError: The study exists or has another configuration, or the checks before the first trial fail.
     """
     config = config.absolute()
-    folder = config.folder
-    resources = Resources(config.search.cpus_per_trial, config.search.gpu_share)
-    with only_driver(folder):
+    with only_driver(config.folder):
         open_study(config, resume)
-        say(f"study folder: {folder}")
-        with connected(ray_address, resources):
+        say(f"study folder: {config.folder}")
+        with connected(ray_address, job_resources(config)):
             _preflight(config, ray_address)
-            return _search(config, ray_address, resume, command, progress, say)
+            ready = preflight.for_late_nodes(config.model, ray_address)
+            shared = _prepare(config, progress)
+            job = SearchJob(
+                config.folder,
+                functools.partial(sample, domain=domain_of(shared)),
+                config.search.objectives,
+                config.search.trials,
+                warm_starts=warm_starts(shared),
+                sampler=SamplerSettings(config.search.sampler, config.seed),
+                scheduler=config.search.scheduling,
+            )
+            execution = Execution(
+                placed(shared, config.folder),
+                concurrency=config.search.concurrency,
+                retries=config.search.retries,
+                ray_address=ray_address,
+                ready=ready,
+            )
+            outcome = _run(config, job, shared, execution, resume=resume, command=command)
+    say(outcome.message)
+    return outcome
 
 
 def check(config: Config, ray_address: str | None = None) -> int:
-    """`medcore cluster check`: the checks before a search's first trial; returns how many nodes are ready."""
+    """Run the checks before a search's first trial; return how many nodes are ready.
+
+    This is `medcore cluster check`.
+    """
     config = config.absolute()
     make_folder(config.folder)
-    with connected(ray_address, Resources(config.search.cpus_per_trial, config.search.gpu_share)):
+    with connected(ray_address, job_resources(config)):
         return _preflight(config, ray_address)
 
 
 def _preflight(config: Config, ray_address: str | None) -> int:
     # a share that is still to be measured can be a whole GPU
-    share = 1.0 if config.search.gpus_per_trial == "auto" else config.search.gpu_share
-    resources = Resources(config.search.cpus_per_trial, share)
-    return preflight.check(config, adapted_model(config).arch, resources, cluster_address(ray_address))
+    gpu = 1.0 if config.search.gpus_per_trial == "auto" else config.search.gpu_share
+    arch, files = adapted_model(config.model).arch, preflight.checkpoint_files(config.model)
+    needs = preflight.Needs(config.folder, tuple(config.data.folders), files, arch, gpu)
+    return preflight.check(needs, cluster_address(ray_address), functools.partial(tracking_problems, config))
 
 
-def _search(
-    config: Config,
-    ray_address: str | None,
-    resume: bool,
-    command: str,
-    progress: Progress | None,
-    say: Callable[[str], None],
-) -> Outcome:
-    folder, arch = config.folder, adapted_model(config).arch
-    ready = preflight.for_late_nodes(config, ray_address)
-    check_warm_starts(config, arch)
-    images = load_split(config, config.data.search_split, arch.img_size, config.data.search_per_dataset)
-    objectives = [Objective(item.name, item.direction) for item in config.search.objectives]
-    describe(config, images, objectives)
-    shared = prepare(config, images, progress)
+def tracking_problems(config: Config) -> list[str]:
+    """Check the configured tracker and the address that it names.
+
+    A new study must be able to write there.
+
+    A study that has trials continues without its server, because rows are on disk first and are sent later.
+
+    Returns:
+        At most one line, without a login.
+    """
+    try:
+        tracker = configured_tracker(config.tracking, config.folder, config.study)
+    except MedcoreError as error:
+        return [str(error)]
+    if config.tracking.uri is None or all_issued(config.folder):
+        return []
+    reason = tracker.check()
+    if reason is None:
+        return []
+    return [
+        f"{tracker.name} at {tracker.address} {reason}; start it or fix its address and login, or leave the tracking "
+        "address out: the study then keeps a file of its own, and `medcore sync` sends it later"
+    ]
+
+
+def _prepare(config: Config, progress: Progress | None) -> Shared:
+    """Compute what the trials share, and describe the study."""
+    arch = adapted_model(config.model).arch
+    check_warm_starts(config.search, arch)
+    images = search_images(config.datasets, arch.img_size)
+    describe(config, images)
+    shared = prepare(trial_settings(config), scoring_job(config), images, progress)
     release_memory()
-    resources = placed(config, shared)
-    save_heatmaps(config, shared.table, folder / "scores.png")
-    tracker = Tracker(folder, config.tracking.uri, config.tracking.experiment, config.study)
+    return shared
+
+
+def _run(
+    config: Config, job: SearchJob, shared: Shared, execution: Execution, *, resume: bool, command: str
+) -> Outcome:
+    """Run the trials that are missing, and send them to the tracker."""
+    folder = config.folder
+    save_heatmaps(config.scoring, shared.arch, shared.table, folder / "scores.png")
+    tracker = configured_tracker(config.tracking, folder, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     complete = False
     try:
-        with TrackingThread(tracker), SearchProgress(objectives, config.search.trials, all_rows(folder)) as seen:
-            outcome = run_search(
-                folder,
-                functools.partial(sample, domain=domain_of(shared)),
-                warm_starts(shared),
-                objectives,
-                config.search.trials,
-                run_trial,
-                shared={"shared": shared},
-                ready=ready,
-                resources=resources,
-                concurrency=config.search.concurrency,
-                sampler=config.search.sampler,
-                seed=config.seed,
-                retries=config.search.retries,
-                ray_address=ray_address,
-                resume=resume,
-                resume_command=command,
-                on_row=seen.ended,
-                on_start=seen.started,
-            )
+        with TrackingThread(tracker), SearchProgress(job.objectives, job.trials, all_rows(folder)) as shown:
+            task, hooks = Task(trial_phases, {"shared": shared}), Hooks(shown.ended, shown.started)
+            outcome = run_search(job, task, execution, hooks, resume=resume, resume_command=command)
         complete = outcome.complete
     finally:
         try:
             compact(folder)
         except StorageError as error:  # the rows are on disk, and the search has said what to do
             logger.warning("%s", error)
-        tracker.finish(complete)
-    say(outcome.message)
+        finish_tracking(tracker, complete)
     return outcome
 
 
-def open_study(config: Config, resume: bool) -> None:
-    """Create the study's folder with its resolved configuration, or check that it is the one being resumed."""
-    path = config.folder / "config.yaml"
-    if path.is_file() and all_issued(config.folder):
-        if not resume:
-            raise MedcoreError(
-                f"{config.folder}: this study exists; add --resume to go on with it, or choose another --name"
-            )
-        saved = load_config(path)
-        if changed := sorted(_differences(saved.model_dump(), config.model_dump()) - _MAY_CHANGE):
-            raise MedcoreError(
-                f"{path}: cannot resume, the configuration has changed in {', '.join(changed)}; "
-                "undo that or start a new study with --name"
-            )
-    make_folder(config.folder / "trials")
-    write_by_rename(path, hide_login(config.to_yaml()).encode())
+def finish_tracking(tracker: Tracker, complete: bool) -> None:
+    """End the study's run in the tracker.
 
-
-def describe(config: Config, images: ImageSet, objectives: list[Objective]) -> None:
-    """Write `study.json`, which fixes the hypervolume's reference point before the first trial.
+    An error is logged, because the rows are on disk and the search has its result.
 
     Args:
-        images: the search images. Distances are measured at their original size, so a missed object costs at most the
-            largest side among them.
+        tracker: The study's tracker.
+        complete: Whether the study has all its trials.
     """
-    folder = config.folder
-    if (folder / "study.json").is_file() and all_issued(folder):
-        return
-    arch = adapted_model(config).arch
-    dense = dense_metrics(config, images)
-    if unknown := [objective.name for objective in objectives if objective.name not in dense]:
-        known = ", ".join(sorted(name for name in dense if "/" not in name))
-        raise MedcoreError(f"unknown objective {', '.join(unknown)}; known are {known}")
-    side = max(max(truth.shape) for truth in images.truths)
-    write_study(
-        folder,
-        {
-            "name": config.study,
-            "objectives": [objective.record() for objective in objectives],
-            "reference": reference_point(objectives, dense, side),
-            "dense": dense,
-            "widths": {"heads": arch.num_heads, "channels": arch.mlp_dim},
-            "datasets": list(dict.fromkeys(images.datasets)),
-            "git": git_revision(),
-            "machine": machine(),
-        },
-    )
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> set[str]:
-    """Dotted keys whose values differ."""
-    found: set[str] = set()
-    for key in old.keys() | new.keys():
-        one, other = old.get(key), new.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            found |= _differences(one, other, f"{prefix}{key}.")
-        elif one != other:
-            found.add(f"{prefix}{key}")
-    return found
+    try:
+        tracker.finish(complete)
+    except Exception as error:  # noqa: BLE001 - tracking never stops a search, even if a plug-in is wrong
+        logger.warning("the study's end was not sent to %s: %s: %s", tracker.name, type(error).__name__, brief(error))

@@ -1,8 +1,8 @@
-"""What one trial needs of a machine, from one that is tried for a moment before the search.
+"""What one trial needs of a machine, measured by a dry run before the search.
 
-Measured on a worker, with the dense model (no trial's is larger), the configured batch and a batch of the evaluation.
-Kept in the study's `placement.json`, so that a resumed study places its trials as before. A trial may land on any node,
-so its share is that of the smallest GPU.
+A worker measures it with the dense model (no trial's is larger), the configured batch and one batch of the evaluation.
+The study's `placement.json` keeps it, so that a resumed study places its trials as before. A trial may land on any
+node, so its share is that of the smallest GPU.
 """
 
 from __future__ import annotations
@@ -22,36 +22,42 @@ import torch
 from ray.exceptions import RayError
 
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
-from medcore.models.spec import Architecture
+from medcore.errors import MedcoreError, brief
+from medcore.models.cost import cost
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate
 from medcore.training.recovery import RecoverySettings, recover
 from medcore.training.teacher import Teacher
 from results.store.files import read_json, write_by_rename
-from search.base.config import Config
 from search.base.device import best_device, forget_peaks, gpu_peak, host_peak, pin_threads
 from search.nodes.every_node import ask
 from search.nodes.probe import gpu_memory
-from search.nodes.session import Resources, fitting, one_line, places, request
-from search.study.inputs import Shared, adapted_model
+from search.nodes.session import Resources, fitting, places, request
+from search.study.inputs import Shared, TrialSettings, adapted_model
 
 logger = logging.getLogger(__name__)
 
-#: Above what was measured: other images, and what the allocator loses between its blocks.
+#: Factor on what was measured, for other images and for what the allocator loses between its blocks.
 MARGIN = 1.3
-#: What a process needs of a GPU before its first tensor, bytes; the allocator does not count it.
+#: Bytes that a process needs of a GPU before its first tensor; the allocator does not count them.
 CONTEXT = 512 * 2**20
-#: Seconds until a user is told what the search waits for.
+#: Seconds until the user learns what the search waits for.
 _PATIENCE = 60.0
 #: Images of an evaluation batch.
 _EVALUATED = 8
+_MEND = "delete it to measure again"
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes at most in use during a dry run. `host` leaves out what processes share; `gpu_total` is the GPU's size.
+    """Most bytes in use during a dry run.
 
-    Both figures of the GPU are 0 where the dry run used none.
+    Both figures of the GPU are 0 if the dry run used none.
+
+    Attributes:
+        host: Main memory, without what processes share.
+        gpu: GPU memory.
+        gpu_total: Size of the GPU.
     """
 
     host: int
@@ -60,23 +66,31 @@ class Peak:
 
 
 def gpu_share(peak: Peak, total_bytes: int) -> float:
-    """Share of a GPU of that size, in eighths, rounded up; 1 where a trial fills it."""
+    """Return the share of a GPU that a trial needs, in eighths, rounded up.
+
+    It is 1 if a trial fills a GPU of `total_bytes`.
+    """
     needed = (MARGIN * peak.gpu + CONTEXT) / total_bytes
     return min(1.0, math.ceil(8 * needed) / 8)
 
 
 def measured_need(peak: Peak, total_bytes: int) -> int:
-    """Bytes that a trial should have of a GPU of that size; no more than there are, as batches are taken in parts."""
+    """Return the bytes that a trial should have of a GPU of `total_bytes`.
+
+    They are at most all, because batches can be split.
+    """
     return min(peak.gpu + CONTEXT, total_bytes) if peak.gpu else 0
 
 
 def gpu_memory_problem(needed_bytes: int, total_bytes: int, fraction: float) -> str | None:
-    """Why a share of a GPU is too small for a trial, and which share would do.
+    """Return why a share of a GPU is too small, and which share would do.
+
+    None if the share is enough.
 
     Args:
-        needed_bytes: what one trial allocates at least.
-        total_bytes: memory of the smallest GPU that it may get.
-        fraction: share of it that a trial asks Ray for, at most 1.
+        needed_bytes: What one trial allocates at least.
+        total_bytes: Memory of the smallest GPU that it may get.
+        fraction: Share of it that a trial requests from Ray, at most 1.
     """
     if needed_bytes <= fraction * total_bytes:
         return None
@@ -90,38 +104,45 @@ def gpu_memory_problem(needed_bytes: int, total_bytes: int, fraction: float) -> 
 
 
 def rough_need(arch: Architecture, batch_size: int) -> int:
-    """A generous guess of a trial's memory in bytes, to tell whether measuring can pay at all: of one on the CPU.
+    """Return a generous guess of the bytes of a trial on the CPU.
 
-    Eight copies of the encoder's weights (models, gradient, AdamW, last good copy) and, for each image, twenty
-    activations of every token in every block.
+    It decides whether measuring can pay at all.
+
+    It counts eight copies of the encoder's weights (models, gradient, AdamW, last good copy) and, for each image,
+    twenty activations of every token in every block.
     """
-    tokens = (arch.img_size // arch.patch_size) ** 2
-    weights = arch.depth * (4 + 2 * arch.mlp_ratio) * arch.embed_dim**2
-    activations = max(batch_size, _EVALUATED) * arch.depth * tokens * 20 * arch.embed_dim
+    weights = cost(ModelSpec.dense(arch)).encoder_params
+    activations = max(batch_size, _EVALUATED) * arch.activations
     return int(4 * (8 * weights + activations)) + 2**29
 
 
-def placed(config: Config, shared: Shared) -> Resources:
-    """What each trial asks Ray for: the configured values and, where these say `auto`, measured ones.
+def placed(shared: Shared, study: Path) -> Resources:
+    """Return what each trial requests from Ray.
 
-    Nothing is measured where nothing depends on it: with a GPU's share given or without a GPU, and if the nodes have
+    These are the configured values, or measured ones where the configuration says `auto`.
+
+    Nothing is measured if nothing depends on it: with a GPU's share given or without a GPU, and if the nodes have
     memory for twice as many trials as their CPUs and GPUs allow.
 
+    Args:
+        shared: Inputs of the trials.
+        study: The study's folder, which keeps what was measured.
+
     Raises:
-        MedcoreError: the dry run failed, or has shown that the given share of a GPU is too small.
+        MedcoreError: The dry run failed, or shows that the given share of a GPU is too small.
     """
-    search = config.search
+    search = shared.settings.search
     resources = Resources(search.cpus_per_trial, search.gpu_share, search.memory_bytes)
     wanted = request(resources)
     on_gpu = "gpu" in wanted
     gpu_open = search.gpus_per_trial == "auto" and on_gpu
-    rough = rough_need(shared.arch, config.recovery.batch_size)
+    rough = rough_need(shared.arch, shared.settings.recovery.batch_size)
     memory_open = search.memory_per_trial == "auto"
     if not gpu_open and not (memory_open and _is_tight(wanted, rough)):
         return resources
-    peak = kept_peak(config)
+    peak = kept_peak(study)
     if peak is None or bool(peak.gpu_total) != on_gpu:  # a trial on a CPU says nothing of one on a GPU
-        peak = _measured(config, shared, on_gpu)
+        peak = _measured(shared, study, on_gpu)
     if peak.gpu_total:
         smallest = _smallest_gpu(peak.gpu_total)
         if gpu_open:
@@ -140,16 +161,23 @@ def placed(config: Config, shared: Shared) -> Resources:
 
 
 def _is_tight(wanted: Mapping[str, float], rough: int) -> bool:
-    """Whether a node has less memory than twice the rough need for each trial that its CPUs and GPUs allow."""
+    """Return whether a node is short of memory.
+
+    It is if it has less than twice the rough need of all trials that its CPUs and GPUs allow.
+    """
     kinds = {kind: amount for kind, amount in wanted.items() if kind != "memory"}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     rooms = ((node.get("memory", math.inf), places(node, kinds)) for node in nodes)
     return min((memory / count for memory, count in rooms if count), default=math.inf) < 2 * rough
 
 
 def _smallest_gpu(measured: int) -> int:
-    """Bytes of the smallest GPU of the cluster. `measured`: of the one that a trial was tried on."""
-    gpus = {node["NodeID"]: gpu_count(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+    """Return the bytes of the cluster's smallest GPU.
+
+    `measured` are those of the dry run's GPU.
+    """
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    gpus = {node["NodeID"]: gpu_count(node["Resources"]) for node in nodes if node["Alive"]}
     sizes = [measured]
     for node, reply in ask(gpu_memory, {node: count for node, count in gpus.items() if count}).items():
         if isinstance(reply, str):
@@ -160,35 +188,40 @@ def _smallest_gpu(measured: int) -> int:
 
 
 def gpu_count(resources: Mapping[str, float]) -> int:
-    """How many GPUs of a node Ray hands out."""
+    """Return how many GPUs of a node Ray hands out."""
     return math.ceil(resources.get("GPU", 0))
 
 
-def kept_peak(config: Config) -> Peak | None:
-    """What this study has measured before. Raises `MedcoreError` if the file is corrupt."""
-    path = _file(config)
+def kept_peak(study: Path) -> Peak | None:
+    """Return what a study has measured before; None if it has measured nothing.
+
+    Raises:
+        MedcoreError: The file is corrupt.
+    """
+    path = _file(study)
     if not path.is_file():
         return None
     try:
-        return Peak(**read_json(path, "delete it to measure anew"))
+        return Peak(**read_json(path, _MEND))
     except TypeError:
-        raise MedcoreError(f"{path}: corrupt; delete it to measure anew") from None
+        raise MedcoreError(f"{path}: corrupt; {_MEND}") from None
 
 
-def _file(config: Config) -> Path:
-    return config.folder / "placement.json"
+def _file(study: Path) -> Path:
+    return study / "placement.json"
 
 
-def _measured(config: Config, shared: Shared, on_gpu: bool) -> Peak:
-    """The peak of a dry run on a worker; it is kept."""
-    alone = Resources(config.search.cpus_per_trial, 1.0 if on_gpu else 0.0)
+def _measured(shared: Shared, study: Path, on_gpu: bool) -> Peak:
+    """Return the peak of a dry run on a worker, and keep it."""
+    settings = shared.settings
+    alone = Resources(settings.search.cpus_per_trial, 1.0 if on_gpu else 0.0)
     fitting(request(alone))  # a task that fits nowhere would wait for ever
-    few = list(range(min(config.recovery.batch_size, len(shared.calibration))))
+    few = list(range(min(settings.recovery.batch_size, len(shared.calibration))))
     teacher = Teacher(shared.teacher.embeddings[few], shared.teacher.logits[few])
-    judged = shared.search.subset(list(range(min(_EVALUATED, len(shared.search)))))
+    judged = shared.search_images.subset(list(range(min(_EVALUATED, len(shared.search_images)))))
     task: Any = ray.remote(measure).options(num_cpus=alone.cpu, num_gpus=alone.gpu, max_retries=0)
     try:
-        measured = task.remote(config, shared.calibration.subset(few), teacher, judged)
+        measured = task.remote(settings, shared.calibration.subset(few), teacher, judged)
         if not ray.wait([measured], timeout=_PATIENCE)[0]:
             logger.warning(
                 "waiting for a free machine to measure a trial; setting search.gpus_per_trial and "
@@ -197,22 +230,31 @@ def _measured(config: Config, shared: Shared, on_gpu: bool) -> Peak:
         peak: Peak = ray.get(measured)
     except RayError as error:
         raise MedcoreError(
-            f"the trial that was tried to see what one needs has failed ({one_line(error)}); lower "
+            f"the trial that was tried to see what one needs has failed ({brief(error, last=200)}); lower "
             "recovery.batch_size, or set search.gpus_per_trial and search.memory_per_trial"
         ) from None
-    write_by_rename(_file(config), (json.dumps(dataclasses.asdict(peak)) + "\n").encode())
+    write_by_rename(_file(study), (json.dumps(dataclasses.asdict(peak)) + "\n").encode())
     return peak
 
 
-def measure(config: Config, images: ImageSet, teacher: Teacher, judged: ImageSet) -> Peak:
-    """Two recovery steps and one evaluation of the dense model in this process, and the memory that they took."""
-    pin_threads(config.search.cpus_per_trial)
+def measure(settings: TrialSettings, images: ImageSet, teacher: Teacher, judged: ImageSet) -> Peak:
+    """Measure the memory that the dense model takes in this process.
+
+    It does two recovery steps and one evaluation.
+
+    Args:
+        settings: What the configuration says about trials.
+        images: Images of one recovery batch.
+        teacher: The unpruned model's answers on them.
+        judged: Images of one evaluation batch.
+    """
+    pin_threads(settings.search.cpus_per_trial)
     forget_peaks()
     device = best_device()
-    model = copy.deepcopy(adapted_model(config)).to(device)
-    recovery = config.recovery
-    settings = RecoverySettings(2, recovery.lr, recovery.batch_size, recovery.lambdas, autocast=recovery.autocast)
-    recover(model, images, teacher, settings, seed=0)
+    model = copy.deepcopy(adapted_model(settings.model)).to(device)
+    recovery = settings.recovery
+    steps = RecoverySettings(2, recovery.lr, recovery.batch_size, recovery.lambdas, autocast=recovery.autocast)
+    recover(model, images, teacher, steps, seed=0)
     evaluate(model, judged, autocast=recovery.autocast)
     on_gpu = device.type == "cuda"
     return Peak(

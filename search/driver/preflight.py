@@ -1,7 +1,7 @@
-"""Before the first trial: does every node see the same software, data and study, and does the tracking server listen?
+"""Check nodes and tracking server before the first trial: same software, same data, a study folder that all share.
 
-All problems are collected, so that one look tells all that must be done; a search that would fail on its third node
-an hour later does not start. Nodes that join later look at themselves, see `for_late_nodes`.
+All problems are collected, so that one start shows all that must be done. Otherwise a search would fail on its third
+node an hour later. Nodes that join later check themselves, see `for_late_nodes`.
 """
 
 from __future__ import annotations
@@ -10,142 +10,149 @@ import functools
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
 from medcore.errors import MedcoreError
 from medcore.models.cost import cost
-from medcore.models.spec import Architecture, EncoderSpec
-from search.base.config import Config
-from search.base.logins import hide_login
+from medcore.models.spec import Architecture, ModelSpec
+from search.base.sections.inputs import ModelConfig
 from search.driver.placement import Peak, gpu_count, gpu_memory_problem, kept_peak, measured_need
 from search.nodes.every_node import Node, ask, node_names
-from search.nodes.probe import DRIVER, Question, Report, answer, differences, look, why_unlike
-from search.nodes.session import Resources, cluster_address, dead_nodes
-from search.tracking import mlflow_client
-from search.trials.ledger import all_issued
+from search.nodes.probe import DRIVER, Question, Ready, Report, answer, differences, look, why_unlike
+from search.nodes.session import cluster_address, dead_nodes
 
 #: A trial moves the dense weights to the GPU, in float32; gradients and AdamW's moments are of the pruned ones.
 _BYTES_PER_PARAMETER = 4
 
 
-def check(config: Config, arch: Architecture, resources: Resources, address: str | None) -> int:
-    """Check tracking server and nodes before trials start; returns how many nodes were looked at.
+@dataclass(frozen=True)
+class Needs:
+    """What the trials of a study need of every node.
 
-    Nodes are asked where there is more than this process's own Ray.
+    Attributes:
+        study: The study's folder.
+        folders: Data folders.
+        files: Checkpoints, and the files that describe their architecture.
+        arch: Architecture of the adapted checkpoint.
+        gpu: Share of a GPU that a trial requests.
+    """
+
+    study: Path
+    folders: tuple[Path, ...]
+    files: tuple[Path, ...]
+    arch: Architecture
+    gpu: float
+
+
+def check(needs: Needs, address: str | None, tracking_problems: Callable[[], list[str]] = list) -> int:
+    """Check tracking server and nodes before trials start.
+
+    Nodes are checked if there is more than this process's own Ray.
 
     Args:
-        config: with absolute paths. arch: of the adapted checkpoint. resources: of one trial.
-        address: of the cluster, None for a Ray of this process's own.
+        needs: What the trials need, with absolute paths.
+        address: The cluster's address; None for a Ray of this process's own.
+        tracking_problems: Returns what is wrong with the tracking server, one line each.
+
+    Returns:
+        How many nodes were checked.
 
     Raises:
-        MedcoreError: one line for each problem.
+        MedcoreError: There are problems; one line for each.
     """
-    problems = tracking_problems(config)
+    problems = tracking_problems()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
-    asked = nodes if address is not None or len(nodes) > 1 else []
-    if asked:
-        problems += node_problems(config, asked, resources, least_gpu_bytes(arch), kept_peak(config))
+    checked = nodes if address is not None or len(nodes) > 1 else []
+    if checked:
+        problems += node_problems(needs, checked)
     if problems:
         raise MedcoreError(listed(problems))
-    return len(asked)
+    return len(checked)
 
 
-def for_late_nodes(config: Config, address: str | None) -> Callable[[], str | None] | None:
-    """What each worker process of a cluster asks about its node before its first trial: why it should do none.
+def for_late_nodes(model: ModelConfig, address: str | None) -> Ready | None:
+    """Return what each worker process calls before its first trial.
 
-    Nodes that join after `check` are seen by nobody else. Compared are software and checkpoints, which is what trials
-    take from their node, with what this process finds now. None where there is only this process's own Ray.
+    Nodes of a cluster may join after `check`.
+
+    It compares the node's software and checkpoints, which is what trials take from their node, with those of this
+    process.
 
     Args:
-        address: as given by the user.
+        model: The checkpoints.
+        address: The cluster, as the user gave it.
+
+    Returns:
+        A function that returns why its node should run no trial; None if there is only this process's own Ray.
     """
     if cluster_address(address) is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         return None
-    return functools.partial(why_unlike, look((), checkpoint_files(config)))
+    return functools.partial(why_unlike, look((), checkpoint_files(model)))
 
 
 def listed(problems: Sequence[str]) -> str:
-    """One problem as it is, several under a line that counts them."""
+    """Return one problem as it is, several under a line that counts them."""
     if len(problems) == 1:
         return problems[0]
     return "\n  ".join([f"nothing was started, there are {len(problems)} problems:", *problems])
 
 
-def tracking_problems(config: Config) -> list[str]:
-    """Whether a new study can write to the MLflow server that it names, found out by writing; logins stay hidden.
-
-    A study that has trials goes on without its server: rows are on disk first, and are sent when it is back.
-    """
-    uri = config.tracking.uri
-    if uri is None or all_issued(config.folder):
-        return []
-    reason = mlflow_client.why_not_writable(uri, config.tracking.experiment)
-    if reason is None:
-        return []
-    return [
-        f"MLflow at {hide_login(uri)} {reason}; start it or mend its address and login, or leave the tracking address "
-        "out: the study then keeps a file of its own, and `medcore sync` sends it later"
-    ]
-
-
-def node_problems(
-    config: Config, nodes: Sequence[Node], resources: Resources, gpu_bytes: int, peak: Peak | None
-) -> list[str]:
-    """What is wrong with each node, one line each.
-
-    Args:
-        gpu_bytes: what a trial needs at least. peak: what one has used, if that was measured.
-    """
-    folders, files = tuple(config.data.folders), checkpoint_files(config)
-    probe = config.folder / f".preflight-{secrets.token_hex(4)}"
+def node_problems(needs: Needs, nodes: Sequence[Node]) -> list[str]:
+    """Return what is wrong with each node, one line each."""
+    probe = needs.study / f".preflight-{secrets.token_hex(4)}"
     token = secrets.token_hex(16)
     try:
         probe.mkdir()
         (probe / DRIVER).write_text(token)
     except OSError as error:
-        raise MedcoreError(f"{config.folder}: cannot be written ({error.strerror}); choose another `output`") from None
+        raise MedcoreError(f"{needs.study}: cannot be written ({error.strerror}); choose another `output`") from None
     try:
         questions = {
-            node["NodeID"]: Question(folders, files, probe, node["NodeID"], gpu_count(node["Resources"]))
+            node["NodeID"]: Question(needs.folders, needs.files, probe, node["NodeID"], gpu_count(node["Resources"]))
             for node in nodes
         }
-        mine = answer(Question(folders, files, probe, "here", 0))
+        here = answer(Question(needs.folders, needs.files, probe, "here", 0))
         names = node_names(nodes)
+        peak = kept_peak(needs.study)
         lines: list[str] = []
         replies = ask(answer, questions)
-        gone = dead_nodes()  # one that was taken away meanwhile gets no trial
+        dead = dead_nodes()  # a node that was taken away meanwhile gets no trial
         for node, reply in replies.items():
-            if node in gone:
+            if node in dead:
                 continue
             if isinstance(reply, str):
-                found = [reply]
+                problems = [reply]
             else:
-                found = differences(mine, reply)
-                found += study_folder_problems(config.folder, reply, _arrived(probe / node, token))
-                if resources.gpu > 0 and reply.gpu_bytes:
-                    smallest = min(reply.gpu_bytes)
-                    needed = max(gpu_bytes, measured_need(peak, smallest) if peak else 0)
-                    short = gpu_memory_problem(needed, smallest, resources.gpu)
-                    found += [short] if short else []
-            lines += [f"{names[node]}: {text}" for text in found]
+                problems = differences(here, reply)
+                problems += study_folder_problems(needs.study, reply, _arrived(probe / node, token))
+                problems += _gpu_problems(needs, reply, peak)
+            lines += [f"{names[node]}: {text}" for text in problems]
         return lines
     finally:
         shutil.rmtree(probe, ignore_errors=True)  # a node's file may be held open for a moment by its file system
 
 
-def checkpoint_files(config: Config) -> tuple[Path, ...]:
-    """Both checkpoints, and the files that describe their architecture."""
-    found = [config.model.base, config.model.adapted]
-    beside = [path.with_suffix(".json") for path in found]
-    if config.model.architecture is not None:
-        beside.append(Path(config.model.architecture))
-    return tuple(dict.fromkeys([*found, *(path for path in beside if path.suffix == ".json" and path.is_file())]))
+def checkpoint_files(model: ModelConfig) -> tuple[Path, ...]:
+    """Return both checkpoints, and the files that describe their architecture."""
+    checkpoints = [model.base, model.adapted]
+    descriptions = [path.with_suffix(".json") for path in checkpoints]
+    if model.architecture is not None:
+        descriptions.append(Path(model.architecture))
+    existing = (path for path in descriptions if path.suffix == ".json" and path.is_file())
+    return tuple(dict.fromkeys([*checkpoints, *existing]))
 
 
 def study_folder_problems(folder: Path, report: Report, arrived: bool) -> list[str]:
-    """Whether node and driver share the study's folder. `arrived`: the driver saw what the node wrote."""
+    """Return why node and driver do not share the study's folder, at most one line.
+
+    Args:
+        folder: The study's folder.
+        report: The node's report.
+        arrived: Whether the driver saw what the node wrote.
+    """
     if report.unwritten is not None:
         return [f"study folder {folder} cannot be written ({report.unwritten}); make it writable for that node's user"]
     if report.unread is None and arrived:
@@ -155,8 +162,24 @@ def study_folder_problems(folder: Path, report: Report, arrived: bool) -> list[s
 
 
 def least_gpu_bytes(arch: Architecture) -> int:
-    """What the unpruned encoder's weights take: a trial needs more, never less."""
-    return _BYTES_PER_PARAMETER * int(cost(EncoderSpec.dense(arch)).encoder_params)
+    """Return the bytes of the unpruned encoder's weights.
+
+    A trial needs more, never less.
+    """
+    return _BYTES_PER_PARAMETER * int(cost(ModelSpec.dense(arch)).encoder_params)
+
+
+def _gpu_problems(needs: Needs, report: Report, peak: Peak | None) -> list[str]:
+    """Return why a trial's share of the node's smallest GPU is too small.
+
+    There is at most one line.
+    """
+    if needs.gpu <= 0 or not report.gpu_bytes:
+        return []
+    smallest = min(report.gpu_bytes)
+    needed = max(least_gpu_bytes(needs.arch), measured_need(peak, smallest) if peak else 0)
+    problem = gpu_memory_problem(needed, smallest, needs.gpu)
+    return [] if problem is None else [problem]
 
 
 def _arrived(file: Path, token: str) -> bool:

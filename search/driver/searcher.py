@@ -1,140 +1,97 @@
-"""Optuna behind Ray Tune's `Searcher`, for several objectives, with the study's memory on disk instead of in pickles.
+"""Optuna behind Ray Tune's `Searcher`, for several objectives, with the study's folder as its memory.
 
-Tune's own `OptunaSearch` is not used: it can only be resumed from a pickle, leaves a trial with a NaN objective running
-for ever, and cannot be given finished trials when the space is a function.
+Tune's own `OptunaSearch` does not fit. It seeds one sampler a search instead of one a trial number, so that a resumed
+search would draw other points; it drops what a starting point holds beyond the space; and it leaves a trial with a NaN
+objective running for ever. Optuna's storages do not fit either, because the rows on disk are what counts: a second
+record of the same trials could disagree with them after a kill.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError, StorageError
+from results.store.trial_row import TrialRow
 from results.store.trials import all_rows
-from search.base.objectives import Objective, Row, values_of
-from search.trials.ledger import ROW_WRITTEN, Issued, all_issued, visible_row, write_issued
+from search.base.objectives import values_of
+from search.base.samplers import SAMPLERS, derived_seed, make_sampler
+from search.driver.job import SearchJob
+from search.trials.ledger import IssuedTrial, all_issued, visible_row, write_issued
 
 logger = logging.getLogger(__name__)
 
-#: Draws a trial's parameters from an `optuna.Trial` (or anything with its `suggest_*`) and returns all of them.
-Space = Callable[[Any], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """`name`: tpe, nsga2 or random. `startup`: random trials before TPE has a model; warm starts count.
-
-    `population`: NSGA-II's; by default a quarter of the trials, between 8 and Optuna's 50, so that a short search still
-    gets a few generations.
-    """
-
-    name: str = "tpe"
-    seed: int = 0
-    startup: int = 10
-    population: int | None = None
-
-
-def make_sampler(settings: SamplerSettings, number: int, trials: int) -> BaseSampler:
-    """The sampler for trial `number`, seeded by it, so that a resumed search does not draw the same points again.
-
-    Multivariate TPE models parameters jointly, which pays with few trials; its constant liar keeps trials that
-    run side by side apart. Raises `MedcoreError` for an unknown name.
-    """
-    seed = derived_seed(settings.seed, number, stream=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if settings.name == "tpe":
-            return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=settings.startup)
-        if settings.name == "nsga2":
-            size = settings.population or min(50, max(8, trials // 4))
-            return NSGAIISampler(seed=seed, population_size=size)
-        if settings.name == "random":
-            return RandomSampler(seed=seed)
-    raise MedcoreError(f"unknown sampler '{settings.name}': use tpe, nsga2 or random")
-
-
-def derived_seed(seed: int, number: int, stream: int = 0) -> int:
-    """A trial's own 31-bit seed: the same for the same study seed and number, unrelated between numbers and streams."""
-    return int(np.random.SeedSequence([abs(seed), number, stream]).generate_state(1)[0] >> 1)
-
 
 class StudySearch(Searcher):
-    """Hands out interrupted trials first, then warm starts, then the sampler's own; tells it what came of them.
+    """Issues trials, and tells the sampler what came of them.
 
-    Rows and `params.json` already in the study folder are taken in when it is built; a resumed study needs no more.
+    Interrupted trials come first, then warm starts, then sampled ones.
 
-    Args:
-        study_dir: the study's folder.
-        space: draws all parameters of one trial.
-        objectives: what is optimised; a row without finite values for all of them is told as failed.
-        warm_starts: `{"origin": str, "params": {...}}` in order; parameters that the space does not draw go along
-            as they are, ones that are absent are sampled.
-        trials: size of the whole search.
-        at_once: how many trials may be handed out and not ended, asked anew each time; None for any number.
-        stop: set when the user wants it to end.
+    It reads the rows and the `params.json` in the study's folder when it is built; a resumed study needs no more.
 
     Attributes:
-        problem: why no further trial starts, or None.
+        problem: Why no further trial starts, or None.
     """
 
     def __init__(
-        self,
-        study_dir: Path,
-        space: Space,
-        objectives: Sequence[Objective],
-        warm_starts: Sequence[Mapping[str, Any]] = (),
-        settings: SamplerSettings | None = None,
-        trials: int = 1,
-        at_once: Callable[[], int] | None = None,
-        stop: threading.Event | None = None,
+        self, job: SearchJob, at_once: Callable[[], int] | None = None, stop: threading.Event | None = None
     ) -> None:
+        """Read the study.
+
+        Args:
+            job: What the search looks for.
+            at_once: Returns how many trials may be issued and not ended. It is called before each trial; None allows
+                any number.
+            stop: Set when the user wants the search to end.
+
+        Raises:
+            MedcoreError: The study's trials do not fit the space, or its files are corrupt.
+        """
         super().__init__()
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._dir, self._space, self._objectives = study_dir, space, tuple(objectives)
-        self._settings, self._trials = settings or SamplerSettings(), trials
-        self._at_once, self._stop = at_once, stop
+        self._job = job
+        self._at_once = at_once
+        self._stop = stop
         self.problem: str | None = None
         self._paused = False
-        self._running: dict[str, tuple[Issued, optuna.Trial]] = {}
+        self._running: dict[str, tuple[IssuedTrial, optuna.Trial]] = {}
         self._study = optuna.create_study(
-            directions=[objective.optuna_direction for objective in objectives],
-            sampler=make_sampler(self._settings, 0, trials),
+            directions=[objective.optuna_direction for objective in job.objectives],
+            sampler=make_sampler(job.sampler, 0, job.trials),
         )
-        issued = {trial.trial_id: trial for trial in all_issued(study_dir)}
-        rows = {str(row["trial_id"]): row for row in all_rows(study_dir)}
+        issued = {trial.trial_id: trial for trial in all_issued(job.study)}
+        rows = {row.trial_id: row for row in all_rows(job.study)}
         for trial_id, row in rows.items():
             self._remember(issued.get(trial_id) or _issued_from(row), row)
         self._interrupted = deque(trial for key, trial in issued.items() if key not in rows)
-        numbers = [trial.number for trial in issued.values()] + [row["number"] for row in rows.values()]
+        numbers = [trial.number for trial in issued.values()] + [row.number for row in rows.values()]
         self._next = max(numbers, default=-1) + 1
-        self._warm = dict(enumerate(warm_starts))
+        self._warm = dict(enumerate(job.warm_starts))
 
     def end(self, problem: str) -> None:
-        """Let no further trial start; those under way go on to their end."""
+        """Let no further trial start; running trials continue to their end."""
         if self.problem is None:
             logger.warning("no further trial starts: %s", problem)
             self.problem = problem
 
     def pause(self) -> None:
-        """Let no further trial start in this run of Tune, for another one goes on."""
+        """Let no further trial start in this run of Tune; the next run continues."""
         self._paused = True
 
     def suggest(self, trial_id: str) -> Any:
-        """Tune's request for one trial: `{"trial_id": ...}`, after its `params.json` is on disk.
+        """Return one trial, as `{"trial_id": ...}`, after its `params.json` is on disk.
 
-        `Searcher.FINISHED` after `end` or `pause`, or if the file cannot be written; None while there are enough.
+        Args:
+            trial_id: Tune's id of the trial.
+
+        Returns:
+            `Searcher.FINISHED` after `end` or `pause`, or if the file cannot be written; None while enough trials run.
         """
         if self._paused or self.problem is not None:
             return Searcher.FINISHED
@@ -144,74 +101,100 @@ class StudySearch(Searcher):
             issued = self._interrupted.popleft()
             trial, _ = self._ask(issued.number, issued.params)
         else:
-            number, self._next = self._next, self._next + 1
-            warm = self._warm.get(number, {})
-            trial, params = self._ask(number, warm.get("params"))
-            issued = Issued(
-                trial_id=f"t{number:04d}",
-                number=number,
-                seed=derived_seed(self._settings.seed, number),
-                origin=str(warm.get("origin", "sampled")),
-                params=params,
-                sampler_state=_sampler_state(trial),
-            )
             try:
-                write_issued(self._dir, issued)
+                issued, trial = self._issue()
             except StorageError as error:
                 self.end(str(error))
                 return Searcher.FINISHED
         self._running[trial_id] = issued, trial
         return {"trial_id": issued.trial_id}
 
-    def on_trial_complete(self, trial_id: str, result: Row | None = None, error: bool = False) -> None:
-        """Tell the sampler what the row on disk says; without a usable row the trial counts as failed.
+    def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the sampler what the row on disk says.
 
-        A row that the trial's worker says it has written is waited for.
+        Without a usable row the trial counts as failed.
+
+        Wait for the row if the worker reported having written it.
+
+        Args:
+            trial_id: Tune's id of the trial.
+            result: The trial's last result, a `StepResult`.
+            error: Whether Tune gave the trial up.
         """
         if trial_id not in self._running:
             return
         issued, trial = self._running.pop(trial_id)
-        written = bool(result and result.get(ROW_WRITTEN))
-        row = visible_row(self._dir, issued.trial_id, wait=written, stop=self._stop)
-        values = values_of(row, self._objectives)
-        if values is None:
-            self._study.tell(trial, state=TrialState.FAIL)
-        else:
-            self._study.tell(trial, values)
+        written = bool(result and result.get("row_written"))
+        row = visible_row(self._job.study, issued.trial_id, wait=written, stop=self._stop)
+        state, values = self._outcome(row)
+        self._study.tell(trial, values, state=state)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher for a `Tuner.restore`; here the study's folder is the memory."""
+        """Return nothing, because the study's folder is the memory.
+
+        Tune pickles its searcher for a `Tuner.restore`, which is not used here.
+        """
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, for the same reason."""
+        """Save nothing, for the same reason."""
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Nothing, for the same reason."""
+        """Save nothing, for the same reason."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Raises `RuntimeError`: the folder is the memory."""
-        raise RuntimeError(f"{checkpoint_path}: a StudySearch keeps no such file; build one on {self._dir} instead")
+        """Refuse, because the study's folder is the memory.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        study = self._job.study
+        raise RuntimeError(f"{checkpoint_path}: a StudySearch keeps no such file; build one on {study} instead")
+
+    def _issue(self) -> tuple[IssuedTrial, optuna.Trial]:
+        """Draw the next trial and write its `params.json`."""
+        number, self._next = self._next, self._next + 1
+        warm = self._warm.get(number, {})
+        trial, params = self._ask(number, warm.get("params"))
+        issued = IssuedTrial(
+            trial_id=f"t{number:04d}",
+            number=number,
+            seed=derived_seed(self._job.sampler.seed, number),
+            origin=str(warm.get("origin", "sampled")),
+            params=params,
+            sampler_state=_sampler_state(trial),
+        )
+        write_issued(self._job.study, issued)
+        return issued, trial
 
     def _ask(self, number: int, known: Mapping[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
-        self._study.sampler = make_sampler(self._settings, number, self._trials)
+        """Return a trial of Optuna and all its parameters, with those that are known."""
+        self._study.sampler = make_sampler(self._job.sampler, number, self._job.trials)
         if known is not None:
             self._study.enqueue_trial(dict(known))
         trial = self._study.ask()
-        if known is not None and self._settings.name == "nsga2":
-            # A trial enters NSGA-II's generation only when relative parameters are drawn, which fixed ones never do.
+        if known is not None and SAMPLERS[self._job.sampler.name].needs_relative:
             _ = trial.relative_params
-        params = self._space(trial)
+        params = self._job.space(trial)
         return trial, {**params, **{key: value for key, value in (known or {}).items() if key not in params}}
 
-    def _remember(self, issued: Issued, row: Row) -> None:
+    def _outcome(self, row: TrialRow | None) -> tuple[TrialState, tuple[float, ...] | None]:
+        """Return what the sampler learns of a row.
+
+        A trial that a scheduler stopped counts as failed, because it has no values of its finished model. TPE would
+        learn from a pruned trial, and might even count it among the good ones.
+        """
+        values = values_of(row, self._job.objectives)
+        return (TrialState.FAIL, None) if values is None else (TrialState.COMPLETE, values)
+
+    def _remember(self, issued: IssuedTrial, row: TrialRow) -> None:
         """Add an ended trial to the Optuna study."""
         fixed = optuna.trial.FixedTrial(issued.params)
-        values = values_of(row, self._objectives)
+        state, values = self._outcome(row)
         try:
-            self._space(fixed)
+            self._job.space(fixed)
             past = optuna.trial.create_trial(
-                state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+                state=state,
                 values=values,
                 params=fixed.params,
                 distributions=fixed.distributions,
@@ -219,19 +202,21 @@ class StudySearch(Searcher):
             )
         except (ValueError, KeyError):
             raise MedcoreError(
-                f"{self._dir}: trial {issued.trial_id} does not fit the search space; resume with the configuration "
-                "that the study was started with, or start another study"
+                f"{self._job.study}: trial {issued.trial_id} does not fit the search space; resume with the "
+                "configuration that the study was started with, or start another study"
             ) from None
         self._study.add_trial(past)
 
 
-def _issued_from(row: Row) -> Issued:
-    known = {key: value for key, value in row.items() if key.startswith("param/") and value is not None}
-    params = {key.removeprefix("param/"): value for key, value in known.items()}
-    return Issued(str(row["trial_id"]), int(row["number"]), int(row.get("seed") or 0), str(row.get("origin")), params)
+def _issued_from(row: TrialRow) -> IssuedTrial:
+    """Return the trial of a row whose `params.json` is gone."""
+    return IssuedTrial(row.trial_id, row.number, row.seed or 0, str(row.origin), dict(row.params))
 
 
 def _sampler_state(trial: optuna.Trial) -> dict[str, Any]:
-    """System attributes of scalar kind, less the fixed parameters: NSGA-II keeps the generation there."""
+    """Return the scalar system attributes of a trial.
+
+    They hold NSGA-II's generation, but not the fixed parameters.
+    """
     attributes = trial.study.get_trials(deepcopy=False)[trial.number].system_attrs
     return {key: value for key, value in attributes.items() if isinstance(value, (bool, int, float, str))}

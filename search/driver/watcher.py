@@ -1,188 +1,258 @@
-"""Tune's events as a search sees them: workers that die, nodes that are unfit, trials that end, a user who stops it."""
+"""Tune's events as a search sees them: workers that die, unfit nodes, trials that end, a user who stops the search."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
-from medcore.errors import StorageError
-from results.store.trials import Row, write_row
-from search.driver.left_out import LeftOut
+from medcore.errors import StorageError, brief
+from results.store.trial_row import TrialRow
+from results.store.trials import write_row
+from search.driver.excluded_nodes import ExcludedNodes
+from search.driver.job import Hooks
+from search.driver.keep_alive import KeepAlive
+from search.driver.ray_internals import (
+    error_of,
+    failures_of,
+    kill_workers,
+    last_result_of,
+    refund_failure,
+    trial_id_of,
+)
 from search.driver.searcher import StudySearch
-from search.nodes.session import dead_nodes, one_line
+from search.nodes.session import dead_nodes
 from search.trials.attempt import Attempt, last_attempt
-from search.trials.ledger import failed_row, read_issued, visible_row
-from search.trials.worker import NODE, TROUBLE, UNFIT
+from search.trials.files import remove_state
+from search.trials.ledger import read_issued, visible_row
 
 
 @dataclass
-class Begun:
-    """When each trial was begun first, and how often, over all runs of Tune of one search.
+class StartCounts:
+    """When each trial started first, and how often.
 
-    `mourned`: beginnings that ended with their node and were taken back.
+    The counts are over all runs of Tune of one search.
+
+    Attributes:
+        first: Time of the first start, by trial.
+        tries: Number of starts, by trial.
+        lost_with_node: Starts that ended with their node and were not counted.
     """
 
     first: dict[str, datetime] = field(default_factory=dict)
     tries: Counter[str] = field(default_factory=Counter)
-    mourned: set[Attempt] = field(default_factory=set)
+    lost_with_node: set[Attempt] = field(default_factory=set)
 
-    def take_back(self, trial_id: str) -> None:
-        """The last beginning was on a node that runs no trial."""
+    def count(self, trial_id: str) -> None:
+        """Count a start."""
+        self.first.setdefault(trial_id, datetime.now(UTC))
+        self.tries[trial_id] += 1
+
+    def undo(self, trial_id: str) -> None:
+        """Undo the last start: its node was excluded, so it must not use up a retry."""
         self.tries[trial_id] -= 1
         if self.tries[trial_id] == 0:
             del self.first[trial_id]
 
 
-class Watcher(tune.Callback):
-    """Tune's events, seen from the study: rows for workers that died, news for the user, the stop request."""
+@dataclass
+class SearchState:
+    """What one search knows over all its runs of Tune.
 
-    def __init__(
-        self,
-        study_dir: Path,
-        search: StudySearch,
-        stop: threading.Event,
-        begun: Begun,
-        left_out: LeftOut,
-        retries: int,
-        on_row: Callable[[Row], None] | None,
-        on_start: Callable[[str], None] | None,
-    ) -> None:
-        self.search, self.stopped, self.postponed = search, False, False
-        self._begun, self._retries = begun, retries
-        self._left_out, self._known, self._looked = left_out, len(left_out), False
-        self._dir, self._stop, self._on_row, self._on_start = study_dir, stop, on_row, on_start
-        self._counted: dict[str, int] = {}
+    Attributes:
+        study: The study's folder.
+        retries: How often a trial starts again after its worker died.
+        excluded: Nodes that get no trials.
+        stop: Set when the user wants the search to end.
+        hooks: What the caller wants to know.
+        starts: Starts of trials so far.
+    """
+
+    study: Path
+    retries: int
+    excluded: ExcludedNodes
+    stop: threading.Event
+    hooks: Hooks = field(default_factory=Hooks)
+    starts: StartCounts = field(default_factory=StartCounts)
+
+
+class Watcher(tune.Callback):
+    """Handles the events of one run of Tune.
+
+    It writes rows for lost trials, informs the caller, and stops on request.
+
+    Attributes:
+        searcher: Issues the trials.
+        stopped: Whether this run ended because the user stopped the search.
+        postponed: Whether a trial is left to the next run of Tune.
+    """
+
+    def __init__(self, state: SearchState, searcher: StudySearch) -> None:
+        """Watch one run of Tune whose trials `searcher` issues."""
+        self.searcher = searcher
+        self.stopped = False
+        self.postponed = False
+        self._state = state
+        self._starts = state.starts
+        self._excluded = state.excluded
+        self._known_excluded = len(state.excluded)
+        self._asked_nodes = False
+        self._failures: dict[str, int] = {}
         self._given_up: set[str] = set()
-        self._nudges = Nudges()
+        self._keep_alive = KeepAlive()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks for a `Tuner.restore`, which is not used here."""
+        """Return nothing, because a search does not use `Tuner.restore`.
+
+        Tune pickles its callbacks for it.
+        """
         return {}
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Tune calls this at least ten times a second."""
-        self._nudges.send(trials)
-        if not self._stop.is_set() or self.stopped:
+        """Keep connections alive, and stop on request.
+
+        Tune calls this at least ten times a second.
+        """
+        self._keep_alive.send(trials)
+        if not self._state.stop.is_set() or self.stopped:
             return
         self.stopped = True
-        for trial in trials:  # killed, or Tune would wait ten seconds for each to finish its step
-            actor = trial.temporary_state.ray_actor
-            if actor is not None and not trial.is_finished():
-                ray.kill(actor)
+        kill_workers(trials)
         raise tune.TuneError("stopped")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        trial_id = trial.config["trial_id"]
-        self._forgive(trial)
-        self._begun.first.setdefault(trial_id, datetime.now(UTC))
-        self._begun.tries[trial_id] += 1
-        if self._on_start is not None:
-            self._on_start(trial_id)
+        """Count the start of a trial, unless a scheduler had paused it."""
+        trial_id = trial_id_of(trial)
+        if not self._was_paused(trial):
+            self._refund_retry(trial)
+            self._starts.count(trial_id)
+        self._failures[trial_id] = failures_of(trial)
+        self._state.hooks.on_start(trial_id)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        result, trial_id = trial.last_result, trial.config["trial_id"]
-        if why := result.get(UNFIT):
-            self._left_out.add(result[NODE], why)
-            self._begun.take_back(trial_id)
+        """Act on the worker's last report, and pass the row on."""
+        result, trial_id = last_result_of(trial), trial_id_of(trial)
+        if why := result.get("unfit"):
+            self._excluded.add(result["node"], why)
+            self._starts.undo(trial_id)
             self._postpone()
-        if trouble := result.get(TROUBLE):
-            self.search.end(trouble)
-        self._tell(trial_id)
+        if trouble := result.get("trouble"):
+            self.searcher.end(trouble)
+        self._pass_row(trial_id)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The worker died more often than it is given another try, or while it was got ready for this trial.
+        """Write the row of a trial whose worker died too often.
 
-        In the second case Tune gives up at once, may say so several times, and counts more deaths than there were; the
-        trial waits for the next run of Tune. The reason may be its node.
+        A trial that may start again is left to the next run of Tune.
+
+        Tune gives up at once if a worker dies while it is set up for the trial. It may report that several times, and
+        counts more deaths than there were. The reason may be the worker's node.
         """
-        trial_id = trial.config["trial_id"]
+        trial_id = trial_id_of(trial)
         if trial_id in self._given_up:
             return
         self._given_up.add(trial_id)
-        if visible_row(self._dir, trial_id) is None:
-            tries, node_died = self._begun.tries, self._node_died(trial_id)
-            if node_died or tries[trial_id] <= self._retries:
-                if node_died:
+        if visible_row(self._state.study, trial_id) is None:
+            tries = self._starts.tries
+            died_with_node = self._lost_with_node(trial_id)
+            if died_with_node or tries[trial_id] <= self._state.retries:
+                if died_with_node:
                     tries[trial_id] -= 1
                 elif not self._found_unfit():
-                    tries[trial_id] += 1  # although it may not have begun: it must not be put off for ever
+                    tries[trial_id] += 1  # although it may not have started: it must not be postponed for ever
                 self._postpone()
                 return
-            error = one_line(trial.get_error())
-            if trial_id not in self._begun.first:  # no fault of the trial's
-                self.search.end(f"no worker could be got ready for a trial: {error}")
+            error = brief(error_of(trial), last=200)
+            if trial_id not in self._starts.first:  # no fault of the trial
+                self.searcher.end(f"no worker could be got ready for a trial: {error}")
                 return
             reason = f"worker process died {tries[trial_id]} times: {error}"
-            try:
-                write_row(self._dir, failed_row(read_issued(self._dir, trial_id), reason, self._begun.first[trial_id]))
-            except StorageError as problem:
-                self.search.end(str(problem))
-        self._tell(trial_id)
+            self._write(TrialRow.failed(self._issued(trial_id), reason, self._starts.first[trial_id]))
+        self._pass_row(trial_id)
 
-    def _postpone(self) -> None:
-        """Leave a trial to the next run of Tune, which is at once where this one uses nodes that are to be left out."""
-        self.postponed = True
-        if len(self._left_out) > self._known:
-            self.search.pause()
+    def on_stop(self, trial_id: str, phase: str) -> None:
+        """Write the row of a trial that a scheduler stops after `phase`.
 
-    def _found_unfit(self) -> bool:
-        """Whether this run of Tune uses nodes that are to be left out; if none is known, all are asked, once."""
-        if len(self._left_out) == self._known and not self._looked:
-            self._looked = True
-            self._left_out.look(self._stop)
-        return len(self._left_out) > self._known
+        A row that a worker wrote stays: an earlier one may have been cut off after it. The files from which the trial
+        would continue are removed only if the row is on disk.
+        """
+        if visible_row(self._state.study, trial_id) is not None:
+            return
+        started = self._starts.first.get(trial_id, datetime.now(UTC))
+        if self._write(TrialRow.stopped(self._issued(trial_id), phase, started)):
+            remove_state(self._state.study, trial_id)
 
-    def _forgive(self, trial: Any) -> None:
-        """Take back the death before this start if it was the node's: only then it is known that the node is gone."""
-        trial_id = trial.config["trial_id"]
-        if self._begun.tries[trial_id] and self._node_died(trial_id):
-            self._begun.tries[trial_id] -= 1
-            if trial.num_failures > self._counted.get(trial_id, 0):  # Ray does not count nodes that were taken away
-                trial.run_metadata.num_failures -= 1
-        self._counted[trial_id] = trial.num_failures
+    def _issued(self, trial_id: str) -> dict[str, Any]:
+        return asdict(read_issued(self._state.study, trial_id))
 
-    def _node_died(self, trial_id: str) -> bool:
-        """Whether the node that the trial was begun on last is gone; each death is told once."""
-        attempt = last_attempt(self._dir, trial_id)
-        if attempt is None or attempt in self._begun.mourned or attempt.node not in dead_nodes():
+    def _write(self, row: TrialRow) -> bool:
+        """Write a row, or end the search if that is not possible.
+
+        Returns:
+            Whether the row is on disk.
+        """
+        try:
+            write_row(self._state.study, row)
+        except StorageError as problem:
+            self.searcher.end(str(problem))
             return False
-        self._begun.mourned.add(attempt)
         return True
 
-    def _tell(self, trial_id: str) -> None:
-        row = visible_row(self._dir, trial_id)
-        if row is not None and self._on_row is not None:
-            self._on_row(row)
+    def _postpone(self) -> None:
+        """Leave a trial to the next run of Tune.
 
+        This run ends if it uses nodes that are excluded by now.
+        """
+        self.postponed = True
+        if len(self._excluded) > self._known_excluded:
+            self.searcher.pause()
 
-class Nudges:
-    """Sends each trial's worker a call that does nothing, now and then.
+    def _found_unfit(self) -> bool:
+        """Return whether this run of Tune uses nodes that are excluded by now.
 
-    A worker closes a connection on which it was not heard for 20 s. While the network is away the driver is not told,
-    and waits for an answer that cannot come until Ray looks after it, five to seven minutes later. A call on such a
-    connection breaks it at once: Tune then takes the worker for dead and begins the trial again, which goes on from its
-    last saved state. Ray's own setting for this (`grpc_client_keepalive_time_ms`) cannot be shortened: a worker takes
-    many pings during a long call for abuse and hangs up.
-    """
+        If none is known, ask all nodes once.
+        """
+        if len(self._excluded) == self._known_excluded and not self._asked_nodes:
+            self._asked_nodes = True
+            self._excluded.look(self._state.stop)
+        return len(self._excluded) > self._known_excluded
 
-    def __init__(self, seconds: float = 30.0) -> None:
-        self._pause, self._next = seconds, time.monotonic() + seconds
+    def _was_paused(self, trial: Any) -> bool:
+        """Return whether this start follows a pause.
 
-    def send(self, trials: Iterable[Any]) -> None:
-        """Nudge the workers of Tune's `trials` if it is time; they answer when their trial's step has ended."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + self._pause
-        for trial in trials:
-            actor = trial.temporary_state.ray_actor
-            if actor is not None and not trial.is_finished():
-                actor.__ray_ready__.remote()
+        The trial then started before in this run, and no worker died since.
+        """
+        trial_id = trial_id_of(trial)
+        if self._failures.get(trial_id) != failures_of(trial):
+            return False
+        attempt = last_attempt(self._state.study, trial_id)
+        return attempt is not None and attempt.node not in dead_nodes()
+
+    def _refund_retry(self, trial: Any) -> None:
+        """Refund a retry if the previous failure was caused by a lost node.
+
+        That the node is lost is known only now.
+        """
+        trial_id = trial_id_of(trial)
+        if self._starts.tries[trial_id] and self._lost_with_node(trial_id):
+            self._starts.tries[trial_id] -= 1
+            if failures_of(trial) > self._failures.get(trial_id, 0):  # Ray does not count nodes that were taken away
+                refund_failure(trial)
+
+    def _lost_with_node(self, trial_id: str) -> bool:
+        """Return whether the node of the last start is gone. Each loss is reported once."""
+        attempt = last_attempt(self._state.study, trial_id)
+        if attempt is None or attempt in self._starts.lost_with_node or attempt.node not in dead_nodes():
+            return False
+        self._starts.lost_with_node.add(attempt)
+        return True
+
+    def _pass_row(self, trial_id: str) -> None:
+        row = visible_row(self._state.study, trial_id)
+        if row is not None:
+            self._state.hooks.on_row(row)

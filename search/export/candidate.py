@@ -1,20 +1,30 @@
-"""What a chosen model goes through before it is exported: fine-tuning, and its one look at the held-out images."""
+"""A chosen model before it is exported: fine-tuned if wanted, and measured once on the held-out images."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
 
 from medcore.errors import MedcoreError
-from results.stats.labels import text
+from medcore.quality.catalogue import headlines
+from results.stats.labels import text, title
+from results.store.fine_tuned import FineTuned
 from results.store.held_out import HeldOut
-from results.store.trials import compact, trial_folder
-from search.base.config import FinetuneConfig
+from results.store.study_info import StudyInfo
+from results.store.trial_row import TrialRow
+from results.store.trials import checkpoint_file, compact, read_images, trial_folder
+from search.base.sections.training import FinetuneConfig
 from search.export.finetune import finetune
-from search.export.formats import Choice
 from search.export.held_out import Candidate, already, held_out
-from search.study.saved import config_of
+from search.study.saved import saved_finetune, saved_study
 from search.tracking.remote import send_held_out
 
 logger = logging.getLogger(__name__)
@@ -22,21 +32,91 @@ logger = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 
-def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_address: str | None = None) -> Choice:
-    """The choice with its fine-tuned model, trained now or earlier.
+@dataclass(frozen=True)
+class Choice:
+    """What is exported.
 
-    Raises `MedcoreError` as `search.export.finetune` does.
-
-    settings: instead of the study's own. ray_address: of a running cluster, for `finetune.workers` > 1.
+    Attributes:
+        study: The study's folder.
+        info: The study's description.
+        rule: The rule that chose the trial.
+        row: The trial's row.
+        tuned: Its fine-tuned model if that is exported instead.
+        held_out: Figures on held-out images.
+        not_held_out: Why there are none.
     """
-    config = config_of(choice.study, choice.config, "finetune")
-    if settings is not None:
-        config = config.model_copy(update={"finetune": settings})
-    folder = trial_folder(choice.study, choice.row["trial_id"]) / "finetune"
-    tuned = finetune(config, choice.source, folder, say, ray_address)
+
+    study: Path
+    info: StudyInfo
+    rule: str
+    row: TrialRow
+    tuned: FineTuned | None = None
+    held_out: HeldOut | None = None
+    not_held_out: str = ""
+
+    @property
+    def source(self) -> Path:
+        """Return the checkpoint of what is exported.
+
+        It is the trial's, or that of its fine-tuned model.
+        """
+        return checkpoint_file(self.study, self.row) if self.tuned is None else self.tuned.checkpoint
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """Metrics of every search image of what is exported; may be empty."""
+        if self.tuned is not None:
+            return self.tuned.after
+        return read_images(self.study, {self.row.trial_id})
+
+    @property
+    def figures(self) -> TrialRow:
+        """The row of what is exported, with its own held-out metrics.
+
+        A fine-tuned model has metrics of its own.
+        """
+        held_out = {} if self.held_out is None else self.held_out.model.metrics
+        row = dataclasses.replace(self.row, held_out=held_out)
+        if self.tuned is None:
+            return row
+        about = self.tuned.about
+        kept = {name: about[name] for name in ("settings", "search_split", "before", "finished")}
+        kept["best_epoch"] = about["log"]["best_epoch"]
+        return dataclasses.replace(row, metrics={**row.metrics, **about["after"]}, fine_tuned=kept)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The study's configuration as it was saved, also by an older version.
+
+        Empty if there is none.
+        """
+        try:
+            values = yaml.safe_load((self.study / "config.yaml").read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return {}
+        return values if isinstance(values, dict) else {}
+
+
+def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_address: str | None = None) -> Choice:
+    """Return the choice with its fine-tuned model, trained now or earlier.
+
+    Args:
+        choice: The trial's own model.
+        settings: Replace the study's own settings.
+        say: Takes lines on the progress.
+        ray_address: Of a running cluster, for `finetune.workers` > 1.
+
+    Raises:
+        MedcoreError: As `search.export.finetune.finetune`, or the study's configuration is incomplete.
+    """
+    datasets = saved_study(choice.study, choice.config).datasets
+    settings = settings or saved_finetune(choice.study, choice.config)
+    folder = trial_folder(choice.study, choice.row.trial_id) / "finetune"
+    tuned = finetune(datasets, settings, choice.source, folder=folder, say=say, ray_address=ray_address)
     about = tuned.about
-    before, after = (float(about[when]["boundary_f1"]) for when in ("before", "after"))
-    change = f"Boundary F1 on {about['search_split']} {text('boundary_f1', before)} -> {text('boundary_f1', after)}"
+    main = headlines()[0]
+    before, after = (float(about[when][main]) for when in ("before", "after"))
+    change = f"{title(main)} on {about['search_split']} {text(main, before)} -> {text(main, after)}"
     if after < before:
         logger.warning("fine-tuning made the model worse: %s; without --finetune the trial's own is exported", change)
     else:
@@ -45,28 +125,33 @@ def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_ad
 
 
 def measured(choice: Choice, measure: bool, say: Say) -> Choice:
-    """The choice with its held-out figures, or with the reason why there are none, which is logged too.
+    """Return the choice with its held-out figures.
 
-    measure: False: only what was measured earlier.
+    If there are none, it has the reason, which is logged too.
+
+    Args:
+        choice: What is exported.
+        measure: False takes only what was measured earlier.
+        say: Takes lines on the progress.
     """
-    trial_id = str(choice.row["trial_id"])
-    candidate = Candidate(trial_id, choice.tuned is not None, choice.row.get("finished"), choice.source)
-    found: HeldOut | None
+    row = choice.row
+    candidate = Candidate(choice.source, row.trial_id, choice.tuned is not None, row.timing.finished)
+    figures: HeldOut | None
     try:
         if measure:
-            found, reason = held_out(choice.study, choice.config, candidate, say), ""
+            figures, reason = held_out(choice.study, choice.config, candidate, say), ""
         else:
-            found, reason = already(choice.study, candidate.checkpoint), "left out by --no-held-out"
+            figures, reason = already(choice.study, candidate.checkpoint), "left out by --no-held-out"
     except MedcoreError as error:
-        found, reason = None, str(error)
+        figures, reason = None, str(error)
         logger.warning("not measured on held-out images: %s", reason)
-    if found is None:
+    if figures is None:
         return dataclasses.replace(choice, not_held_out=reason)
-    say(found.line())
+    say(figures.line())
     try:
         compact(choice.study)
     except MedcoreError as error:
         logger.warning("the trial table does not have the held-out figures yet: %s", error)
-    if unsent := send_held_out(choice.study, found.model, found.candidates):
+    if unsent := send_held_out(choice.study, figures.model, figures.candidates):
         logger.warning("%s", unsent)
-    return dataclasses.replace(choice, held_out=found)
+    return dataclasses.replace(choice, held_out=figures)

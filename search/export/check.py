@@ -1,12 +1,11 @@
-"""Does an exported model say what medcore's own says? Both are run on the same images, and the masks compared."""
+"""Images on which an exported model and medcore's own are compared, and how far the two may differ."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,34 +13,42 @@ import numpy.typing as npt
 import torch
 
 from medcore.data.load import ImageSet, box_of, load_image_set
-from medcore.errors import MedcoreError
-from medcore.models.checkpoint import load
-from medcore.models.export import DECODER, ENCODER, INSTALL, MODEL
+from medcore.errors import CheckpointError, MedcoreError
 from medcore.models.sam import MedSam
-from medcore.models.standalone import SCRIPT
 from medcore.quality.evaluate import masks_of
+from medcore.quality.metrics import iou
 from medcore.synthetic.write import make
 
 #: How many images are compared, and the least IoU of the two masks of any of them.
 IMAGES, LEAST_IOU = 20, 0.999
-#: A large model on a CPU needs half a minute an image: after so many seconds, and images, the comparison ends.
+#: The comparison ends after so many seconds and images, because a large model on a CPU takes half a minute an image.
 PATIENCE_SECONDS, LEAST_IMAGES = 120, 3
 
 Logits = npt.NDArray[np.float32]
+#: Runs an exported model: uint8 (3, S, S) and a box (4,), XYXY -> low-resolution logits (1, low, low).
+Run = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], Logits]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Images to compare on, and where they come from."""
+class CheckImages:
+    """Images to compare on.
+
+    Attributes:
+        images: The images, with exact boxes.
+        source: Where they come from, in words.
+    """
 
     images: ImageSet
     source: str
 
 
-def sample_images(study: Path, config: Mapping[str, Any], size: int) -> Sample:
-    """`IMAGES` images that the study was searched on or, where its data are not at hand, embedded ones.
+def check_images(study: Path, config: Mapping[str, Any], size: int) -> CheckImages:
+    """Return images of the study, or embedded ones if its data are missing.
 
-    config: the study's configuration as plain values, possibly of an older version, or empty.
+    Args:
+        study: The study's folder.
+        config: Its configuration as plain values, possibly of an older version, or empty.
+        size: Side of the model's square in pixels.
     """
     try:
         folders, split = [Path(folder) for folder in config["data"]["folders"]], config["data"]["search_split"]
@@ -55,73 +62,38 @@ def sample_images(study: Path, config: Mapping[str, Any], size: int) -> Sample:
         )
     except (MedcoreError, LookupError, TypeError, ArithmeticError):
         return embedded_images(size)
-    return Sample(images, f"images of the study's part {split}")
+    return CheckImages(images, f"images of the study's part {split}")
 
 
-def embedded_images(size: int) -> Sample:
+def embedded_images(size: int) -> CheckImages:
+    """Return `IMAGES` embedded medical images of this size."""
     pictures, masks = make("medical", IMAGES, size, seed=0)
     images = ImageSet(
-        np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
-        masks.astype(np.uint8),
-        np.stack([box_of(mask) for mask in masks]),
-        list(masks),
-        ["embedded"] * IMAGES,
-        [f"{index:04d}" for index in range(IMAGES)],
+        images=np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+        masks=masks.astype(np.uint8),
+        boxes=np.stack([box_of(mask) for mask in masks]),
+        truths=list(masks),
+        datasets=["embedded"] * IMAGES,
+        names=[f"{index:04d}" for index in range(IMAGES)],
     )
-    return Sample(images, "embedded images")
+    return CheckImages(images, "embedded images")
 
 
-def check_checkpoint(path: Path, model: MedSam) -> str:
-    """What was read back; raises `MedcoreError` if a tensor or a width differs from the model's."""
-    again, state = load(path), model.state_dict()
-    if again.spec != model.spec or any(not tensor.equal(state[name]) for name, tensor in again.state_dict().items()):
-        raise MedcoreError(f"{path.name}: what was written differs from the trial's model; export it again")
-    return f"all {len(state)} tensors, read back, equal the trial's."
+def compare(name: str, run: Run, model: MedSam, sample: CheckImages) -> str:
+    """Run an exported model and medcore's own on the same images.
 
+    Args:
+        name: What runs the exported model, for the sentence.
+        run: Runs it on one image.
+        model: Medcore's own.
+        sample: The images.
 
-def check_standalone(folder: Path, model: MedSam, sample: Sample) -> str:
-    """The copied loader against medcore; raises `MedcoreError` if their masks differ."""
-    script = _import(folder / SCRIPT.name)
-    sam = script.predictor(script.load(folder / MODEL))
+    Returns:
+        A sentence on how well they agree.
 
-    def run(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.float32]) -> Logits:
-        sam.set_image(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        # masks, IoUs, low-resolution logits (1, low, low)
-        logits: Logits = sam.predict(box=box, multimask_output=False)[2]
-        return logits
-
-    return _compare(SCRIPT.name, run, model, sample)
-
-
-def check_onnx(folder: Path, model: MedSam, sample: Sample) -> str:
-    """ONNX Runtime against torch; raises `MedcoreError` if their masks differ or the package is missing."""
-    runtime = require_onnxruntime()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    encoder, decoder = (
-        runtime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-        for name in (ENCODER, DECODER)
-    )
-
-    def run(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.float32]) -> Logits:
-        (embedding,) = encoder.run(None, {"image": pixels[None].astype(np.float32)})
-        logits: Logits = decoder.run(None, {"embedding": embedding, "boxes": box[None]})[0][0]
-        return logits
-
-    return _compare("ONNX Runtime", run, model, sample)
-
-
-def require_onnxruntime() -> Any:
-    """The package, or a `MedcoreError` that says how to get it."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MedcoreError(f"the ONNX check needs onnxruntime, which is missing; {INSTALL}") from None
-    return onnxruntime
-
-
-def _compare(name: str, run: Any, model: MedSam, sample: Sample) -> str:
-    """`run`: uint8 (3, S, S) and box (4,) -> low-resolution logits (1, low, low)."""
+    Raises:
+        CheckpointError: Their masks differ.
+    """
     images = sample.images
     ours: list[torch.Tensor] = []
     theirs: list[torch.Tensor] = []
@@ -137,7 +109,7 @@ def _compare(name: str, run: Any, model: MedSam, sample: Sample) -> str:
 
 
 def patiently(count: int) -> Iterator[int]:
-    """0, 1, … below `count`; ends before where the images have taken too long."""
+    """Yield 0, 1, … below `count`, and stop early if the images take too long."""
     start = time.monotonic()
     for index in range(count):
         if index >= LEAST_IMAGES and time.monotonic() - start > PATIENCE_SECONDS:
@@ -145,25 +117,24 @@ def patiently(count: int) -> Iterator[int]:
         yield index
 
 
-def agreement(name: str, overlaps: Sequence[float], sample: Sample) -> str:
-    """What was compared, with the least IoU; raises `MedcoreError` if that is too small."""
+def agreement(name: str, overlaps: Sequence[float], sample: CheckImages) -> str:
+    """Describe how well two models agree.
+
+    Args:
+        name: What runs the exported model.
+        overlaps: IoU of the two masks of each image.
+        sample: The images.
+
+    Returns:
+        What was compared, with the least IoU, without the full stop.
+
+    Raises:
+        CheckpointError: The least IoU is too small.
+    """
     worst, compared = min(overlaps), f"{len(overlaps)} {sample.source}"
     if worst < LEAST_IOU:
-        raise MedcoreError(
+        raise CheckpointError(
             f"{name}: its masks differ from medcore's, IoU {worst:.4f} on the worst of {compared}, "
             "so nothing is exported; take another format"
         )
     return f"{name} and medcore agree on {compared}: IoU of the masks at least {worst:.6f}"
-
-
-def iou(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_]) -> float:
-    """1 for two empty masks, which agree."""
-    union = np.count_nonzero(first | second)
-    return float(np.count_nonzero(first & second) / union) if union else 1.0
-
-
-def _import(path: Path) -> ModuleType:
-    """A Python file as a module, without the compiled copy that an import statement would leave beside it."""
-    module = ModuleType(path.stem)
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
-    return module

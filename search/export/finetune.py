@@ -1,8 +1,8 @@
-"""`medcore export --finetune`: train a chosen model at full length, ended early on the search split, and keep it.
+"""`medcore export --finetune`: train a chosen model at full length, stop early on the search split, and keep it.
 
-STUDY/trials/ID/finetune/training.state     while it trains: what a training that was stopped goes on from
+STUDY/trials/ID/finetune/training.state     while it trains: what an interrupted training resumes from
 STUDY/trials/ID/finetune/images.parquet     metrics of every search image, before and after
-STUDY/trials/ID/finetune/model.safetensors  its end; what was done to it is in the metadata
+STUDY/trials/ID/finetune/model.safetensors  the trained model; the metadata say what was done to it
 """
 
 from __future__ import annotations
@@ -18,116 +18,163 @@ from typing import Any
 import pandas as pd
 
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError, ConfigError
 from medcore.models.checkpoint import file_hash, load, read_info, save
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.training.train import EpochRow
 from results.store.files import make_folder, write_by_rename
 from results.store.fine_tuned import FineTuned
-from search.base.config import Config
 from search.base.device import best_device
 from search.base.provenance import git_revision, versions
+from search.base.sections.inputs import Datasets
+from search.base.sections.training import FinetuneConfig
 from search.study.fit import fit
-from search.study.inputs import load_split
+from search.study.inputs import load_split, search_images
 from search.study.saved import require_apart
+from search.study.training_job import TrainingJob, train_settings
 
 CHECKPOINT, IMAGES, STATE = "model.safetensors", "images.parquet", "training.state"
-#: What tells one fine-tuning from another.
+#: Entries that differ between fine-tunings of different outcomes.
 _IDENTITY = ("source", "settings", "search_split", "seed")
 
 
 def finetune(
-    config: Config,
+    datasets: Datasets,
+    settings: FinetuneConfig,
     checkpoint: Path,
+    *,
     folder: Path,
     say: Callable[[str], None] = lambda _: None,
     ray_address: str | None = None,
 ) -> FineTuned:
-    """Fine-tune the model in `checkpoint` by `config.finetune`, or take up what `folder` holds of that.
+    """Fine-tune a model, or take up what a folder holds of that.
 
-    ray_address: of a running cluster, for `finetune.workers` > 1.
+    An interrupted training resumes after its last epoch; one that has ended is not run again.
 
-    A training that was interrupted goes on after its last epoch; one that has ended is not run again.
+    Args:
+        datasets: The study's images.
+        settings: How to train.
+        checkpoint: The model's file.
+        folder: Holds the training's files.
+        say: Takes lines on the progress.
+        ray_address: Of a running cluster, for `finetune.workers` > 1.
+
+    Returns:
+        The model with its figures before and after.
 
     Raises:
-        MedcoreError: the data are not at hand, the parts share images, nothing was learnt, or `folder` holds another
-            fine-tuning, which is not overwritten: it may hold hours of work.
+        MedcoreError: The data are missing, the splits share images, nothing was learnt, or the folder holds another
+            fine-tuning, which is not overwritten because it may hold hours of work.
     """
-    settings, search = config.finetune, config.data.search_split
-    identity = {
-        "source": file_hash(checkpoint),
-        "settings": settings.model_dump(mode="json", exclude={"workers"}),  # the outcome is the same
-        "search_split": search,
-        "seed": config.seed,
-    }
+    identity = _identity(datasets, settings, checkpoint)
     if (folder / CHECKPOINT).is_file():
         return _ended(folder, identity, say)
     model = load(checkpoint)
-    size = model.arch.img_size
-    require_apart(config, settings.train_split, search, config.data.report_split)
-    require_apart(config, search, config.data.report_split)
-    training = load_split(config, settings.train_split, size, None, deal_splits=False)
-    validation = load_split(config, search, size, config.data.search_per_dataset, deal_splits=False)
+    training, validation = _images(datasets, settings.train_split, model.arch.img_size)
     make_folder(folder)
     say(f"fine-tuning on {len(training)} images ({settings.train_split}), at most {settings.epochs} epochs")
+    job = TrainingJob(
+        "finetune",
+        train_settings(settings),
+        settings.workers,
+        training=training,
+        validation=validation,
+        seed=datasets.seed,
+        state=folder / STATE,
+        on_epoch=lambda row: say(_epoch(row, settings.epochs)),
+        ray_address=ray_address,
+    )
     try:
-        log = fit(
-            "finetune",
-            settings,
-            model,
-            training,
-            validation,
-            config.seed,
-            folder / STATE,
-            lambda row: say(_epoch(row, settings.epochs)),
-            ray_address,
-        )
+        log = fit(job, model)
     except KeyboardInterrupt:
-        say("fine-tuning interrupted; the same command goes on after the last epoch that ended")
+        say("fine-tuning interrupted; the same command continues after the last completed epoch")
         raise
     rows = {"before": _measured(load(checkpoint), validation), "after": _measured(model, validation)}
-    about = identity | {
-        "log": dataclasses.asdict(log),
-        "train_images": len(training),
-        "search_images": len(validation),
-        **{when: summarise(found) for when, found in rows.items()},
+    counts = {"train_images": len(training), "search_images": len(validation)}
+    _write(folder, model, rows, identity | {"log": dataclasses.asdict(log)} | counts)
+    return _read(folder)
+
+
+def _identity(datasets: Datasets, settings: FinetuneConfig, checkpoint: Path) -> dict[str, Any]:
+    """Return the entries of `_IDENTITY`."""
+    return {
+        "source": file_hash(checkpoint),
+        "settings": settings.model_dump(mode="json", exclude={"workers"}),  # which do not change the outcome
+        "search_split": datasets.section.search_split,
+        "seed": datasets.seed,
+    }
+
+
+def _images(datasets: Datasets, train: str, size: int) -> tuple[ImageSet, ImageSet]:
+    """Return the images to train on and those to validate with.
+
+    Raises:
+        MedcoreError: The data are missing, or the splits share images.
+    """
+    search, report = datasets.section.search_split, datasets.section.report_split
+    require_apart(datasets, train, search, report)
+    require_apart(datasets, search, report)
+    training = load_split(datasets, train, size, deal_splits=False)
+    return training, search_images(datasets, size, deal_splits=False)
+
+
+def _write(folder: Path, model: MedSam, rows: Mapping[str, list[dict[str, Any]]], about: Mapping[str, Any]) -> None:
+    """Write figures and model, and delete the training's state.
+
+    Args:
+        folder: Holds the training's files.
+        model: The trained model; it ends on the CPU.
+        rows: Metrics of every search image, `before` and `after`.
+        about: What else is known of the training.
+    """
+    about = {
+        **about,
+        **{when: summarise(metrics) for when, metrics in rows.items()},
         "finished": datetime.now(UTC).isoformat(),
         "git": git_revision(),
         "versions": versions(),
     }
-    table = pd.concat([pd.DataFrame(found).assign(when=when) for when, found in rows.items()])
+    table = pd.concat([pd.DataFrame(metrics).assign(when=when) for when, metrics in rows.items()])
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     write_by_rename(folder / IMAGES, buffer.getvalue())
     save(folder / CHECKPOINT, model.cpu(), {"finetune": json.dumps(about), "git": git_revision()})
-    (folder / STATE).unlink(missing_ok=True)  # four times the model's size, and nobody goes on from it
-    return _read(folder)
+    (folder / STATE).unlink(missing_ok=True)  # four times the model's size, and of no more use
 
 
 def _ended(folder: Path, identity: Mapping[str, Any], say: Callable[[str], None]) -> FineTuned:
-    """What an earlier fine-tuning has left. Raises `MedcoreError` if it was another one."""
-    found = _read(folder)
-    if differing := [name for name in _IDENTITY if found.about.get(name) != identity[name]]:
-        raise MedcoreError(
+    """Return what an earlier fine-tuning has left.
+
+    Raises:
+        MedcoreError: It was another one.
+    """
+    tuned = _read(folder)
+    if differing := [name for name in _IDENTITY if tuned.about.get(name) != identity[name]]:
+        raise ConfigError(
             f"{folder}: holds another fine-tuning, which differs in {', '.join(differing)}; "
-            "delete this folder or move it away to train anew"
+            "delete this folder or move it away to train again"
         )
-    say(f"fine-tuned already ({found.about['finished']}); to train anew delete {folder}")
-    return found
+    say(f"fine-tuned already ({tuned.about['finished']}); to train again delete {folder}")
+    return tuned
 
 
 def _read(folder: Path) -> FineTuned:
-    path, advice = folder / CHECKPOINT, f"delete {folder} to train anew"
+    """Read a fine-tuned model's figures.
+
+    Raises:
+        CheckpointError: They are missing or corrupt.
+    """
+    path, advice = folder / CHECKPOINT, f"delete {folder} to train again"
     try:
         about = json.loads(read_info(path)["finetune"])
         if not isinstance(about, dict):
             raise TypeError("expected an object")
         images = pd.read_parquet(io.BytesIO((folder / IMAGES).read_bytes()))
-        parts = [images[images["when"] == when].drop(columns="when") for when in ("before", "after")]
+        before, after = (images[images["when"] == when].drop(columns="when") for when in ("before", "after"))
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise MedcoreError(f"{path}: no fine-tuned model ({error}); {advice}") from None
-    return FineTuned(path, about, *parts)
+        raise CheckpointError(f"{path}: no fine-tuned model ({error}); {advice}") from None
+    return FineTuned(path, about, before, after)
 
 
 def _measured(model: MedSam, images: ImageSet) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The honest figure: a chosen model, and the unpruned one, on the part that the search never saw; each only once."""
+"""Figures of a chosen model, and of the unpruned one, on a split that the search never saw; each is measured once."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, MedcoreError
+from medcore.models.architectures import spec_from_json
 from medcore.models.checkpoint import file_hash, load, read_info
-from medcore.models.spec import EncoderSpec
 from medcore.quality.evaluate import evaluate, summarise
 from results.store.held_out import (
     HeldOut,
@@ -27,62 +27,81 @@ from results.store.held_out import (
     read_measurements,
     write_measurement,
 )
-from search.base.config import Config
 from search.base.device import best_device
 from search.base.provenance import git_revision
 from search.study.inputs import load_split
-from search.study.saved import config_of, require_apart
+from search.study.saved import SavedStudy, require_apart, saved_study
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model of a study that is about to leave it; the first three fields are those of `Measurement`."""
+    """A model to measure: a study's chosen one or the unpruned one.
 
-    trial_id: str
-    fine_tuned: bool
-    finished: str | None
+    Attributes:
+        checkpoint: The model's file.
+        trial_id: The trial; None for the unpruned model.
+        fine_tuned: Whether it is the trial's model after further training.
+        finished: When the trial's row says that it finished.
+        architecture: Of a checkpoint that does not describe itself.
+    """
+
     checkpoint: Path
+    trial_id: str | None = None
+    fine_tuned: bool = False
+    finished: str | None = None
+    architecture: str | None = None
 
 
 def held_out(study: Path, values: Mapping[str, Any], candidate: Candidate, say: Callable[[str], None]) -> HeldOut:
-    """Measure the candidate and the unpruned model on `data.report_split`, exact boxes, float32, or find them measured.
+    """Measure the candidate and the unpruned model on `data.report_split`.
+
+    The prompts are exact boxes, and the models run in float32. What was measured before is read and not measured again.
 
     Args:
-        values: the study's configuration as plain values. say: is told before a model is run.
+        study: The study's folder.
+        values: The study's configuration as plain values.
+        candidate: The model.
+        say: Takes a line before a model is run.
 
-    Raises `MedcoreError` where the data are not at hand or are not held out, and the candidate was never measured.
+    Raises:
+        MedcoreError: The data are missing or not held out, and the candidate was never measured.
     """
     try:
-        config, images = _images(study, values, candidate.checkpoint)
+        saved, images = _images(study, values, candidate.checkpoint)
     except MedcoreError:
         if (kept := already(study, candidate.checkpoint)) is None:
             raise
         return kept
-    split = config.data.report_split
-    part = _Part(study, split, _fingerprint(images), images, say)
-    whose = {"trial_id": candidate.trial_id, "fine_tuned": candidate.fine_tuned, "finished": candidate.finished}
-    own, table = part.measured(candidate.checkpoint, None, **whose)
+    split = saved.datasets.section.report_split
+    images_held_out = _HeldOutImages(study, split, _fingerprint(images), images, say)
+    own, table = images_held_out.measured(candidate)
     dense, dense_table = None, None
     try:
-        dense, dense_table = part.measured(
-            *(config.model.adapted, config.model.architecture), trial_id=None, fine_tuned=False, finished=None
-        )
+        unpruned = Candidate(saved.model.adapted, architecture=saved.model.architecture)
+        dense, dense_table = images_held_out.measured(unpruned)
     except MedcoreError as error:
         logger.warning("the dense model is not measured on the held-out images: %s", error)
-    # a study that cannot be written has not kept the candidate
+    # `own` is added because a study that cannot be written has not kept it
     return HeldOut(own, table, dense, dense_table, candidates([*read_measurements(study), own], split))
 
 
 def already(study: Path, checkpoint: Path) -> HeldOut | None:
-    """What was measured of a checkpoint last, read without its data; None if it never was."""
+    """Return the last measurement of a checkpoint, read without the data.
+
+    None if there is none.
+
+    Args:
+        study: The study's folder.
+        checkpoint: The model's file.
+    """
     known, digest = read_measurements(study), file_hash(checkpoint)
-    own = next((found for found in reversed(known) if found.checkpoint == digest), None)
+    own = next((each for each in reversed(known) if each.checkpoint == digest), None)
     if own is None:
         return None
-    beside = ((found.split, found.data) == (own.split, own.data) and found.trial_id is None for found in known)
-    dense = next((found for found, same in zip(known, beside, strict=True) if same), None)
+    same_images = (each for each in known if (each.split, each.data) == (own.split, own.data))
+    dense = next((each for each in same_images if each.trial_id is None), None)
     return HeldOut(
         own,
         read_measured_images(study, own),
@@ -93,8 +112,16 @@ def already(study: Path, checkpoint: Path) -> HeldOut | None:
 
 
 @dataclass(frozen=True)
-class _Part:
-    """The images to measure on, and where what they gave is kept. data: a hash of them."""
+class _HeldOutImages:
+    """The images to measure on, and the study that keeps what they gave.
+
+    Attributes:
+        study: The study's folder.
+        split: The split that holds the images.
+        data: Hash of the images.
+        images: The images.
+        say: Takes a line before a model is run.
+    """
 
     study: Path
     split: str
@@ -102,11 +129,16 @@ class _Part:
     images: ImageSet
     say: Callable[[str], None]
 
-    def measured(self, file: Path, architecture: str | None, **whose: Any) -> tuple[Measurement, pd.DataFrame]:
-        """The model's measurement and its images' metrics, from the study where it is known."""
+    def measured(self, candidate: Candidate) -> tuple[Measurement, pd.DataFrame]:
+        """Return a model's measurement and its images' metrics.
+
+        Both are read from the study if it has them.
+        """
         made = Measurement(
-            **whose,
-            checkpoint=file_hash(file),
+            trial_id=candidate.trial_id,
+            fine_tuned=candidate.fine_tuned,
+            finished=candidate.finished,
+            checkpoint=file_hash(candidate.checkpoint),
             split=self.split,
             data=self.data,
             images=len(self.images),
@@ -114,19 +146,28 @@ class _Part:
             measured=datetime.now(UTC).isoformat(),
             git=git_revision(),
         )
-        for found in read_measurements(self.study):
-            if found.key == made.key:
-                table = read_measured_images(self.study, found)
-                known = dataclasses.replace(found, **whose)
-                # a trial that ran again may end in the same bytes; another trial's measurement stays its own
-                if known != found and (known.trial_id, known.fine_tuned) == (found.trial_id, found.fine_tuned):
-                    self._keep(known, table)
-                return known, table
+        for kept in read_measurements(self.study):
+            if kept.key == made.key:
+                return self._known(kept, candidate)
         self.say(f"measuring {made.name} on {len(self.images)} held-out images ({self.split})")
-        rows = evaluate(load(file, architecture).to(best_device()), self.images)
+        model = load(candidate.checkpoint, candidate.architecture).to(best_device())
+        rows = evaluate(model, self.images)
         made, table = dataclasses.replace(made, metrics=summarise(rows)), pd.DataFrame(rows)
         self._keep(made, table)
         return made, table
+
+    def _known(self, kept: Measurement, candidate: Candidate) -> tuple[Measurement, pd.DataFrame]:
+        """Return a kept measurement as the candidate's if it is of the same model.
+
+        It is then also kept as the candidate's.
+        """
+        table = read_measured_images(self.study, kept)
+        trial_id, fine_tuned = candidate.trial_id, candidate.fine_tuned
+        known = dataclasses.replace(kept, trial_id=trial_id, fine_tuned=fine_tuned, finished=candidate.finished)
+        # a trial that ran again may end in the same bytes; another trial's measurement stays its own
+        if known != kept and (kept.trial_id, kept.fine_tuned) == (trial_id, fine_tuned):
+            self._keep(known, table)
+        return known, table
 
     def _keep(self, made: Measurement, table: pd.DataFrame) -> None:
         try:
@@ -135,19 +176,29 @@ class _Part:
             logger.warning("the held-out figures of %s cannot be kept: %s", made.name, error)
 
 
-def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[Config, ImageSet]:
-    """The held-out images as the study dealt them. Raises `MedcoreError` if they are not there, or not held out."""
+def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[SavedStudy, ImageSet]:
+    """Return the study's checkpoints and data, and its held-out images.
+
+    The images are those that the study dealt out.
+
+    Raises:
+        MedcoreError: They are not there, or not held out.
+    """
     data = values.get("data")
     if isinstance(data, Mapping) and "report_split" not in data:
-        raise MedcoreError(f"{study / 'config.yaml'} names no data.report_split")
-    config = config_of(study, values)
-    require_apart(config, config.data.report_split, config.data.search_split, config.data.calibration_split)
-    size = EncoderSpec.from_json(read_info(checkpoint)["spec"]).arch.img_size
-    return config, load_split(config, config.data.report_split, size, None, deal_splits=False)
+        raise ConfigError(f"{study / 'config.yaml'} names no data.report_split")
+    saved = saved_study(study, values)
+    section = saved.datasets.section
+    require_apart(saved.datasets, section.report_split, section.search_split, section.calibration_split)
+    size = spec_from_json(read_info(checkpoint)["spec"]).arch.img_size
+    return saved, load_split(saved.datasets, section.report_split, size, deal_splits=False)
 
 
 def _fingerprint(images: ImageSet) -> str:
-    """Hash of all that decides the metrics: what the model sees, and the masks at original size."""
+    """Return a hash of all that decides the metrics.
+
+    That is what the model sees, and the masks at original size.
+    """
     digest = hashlib.sha256(images.fingerprint().encode())
     for truth in images.truths:
         digest.update(f"{truth.shape}".encode())

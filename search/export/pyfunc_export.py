@@ -1,4 +1,4 @@
-"""An export as an MLflow model: a folder that `mlflow models serve` and `mlflow.pyfunc.load_model` know how to run."""
+"""`--format mlflow`: a folder that `mlflow models serve` and `mlflow.pyfunc.load_model` can run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,28 @@ from PIL import Image
 from medcore.models.checkpoint import save
 from medcore.models.export import MODEL
 from medcore.models.sam import MedSam, predictor
+from medcore.models.spec import DEFAULT_KIND
 from medcore.models.standalone import SCRIPT
+from medcore.quality.metrics import iou
 from medcore.synthetic.write import make
-from search.export.check import Sample, agreement, iou, patiently
+from search.export.check import CheckImages, agreement, patiently
+from search.export.format import LOADER, WEIGHTS, ExportFormat
 from search.tracking import mlflow_client
+from search.tracking.mlflow_records import ModelFolder
 
-#: The code of the model, see there for its input and output.
+#: The code of the model; its docstring describes input and output.
 CODE = Path(__file__).with_name("pyfunc_model.py")
-#: What the code and the loader import, and MLflow itself.
+#: The packages that the code and the loader import, and MLflow itself.
 _PACKAGES = ("mlflow", "torch", "torchvision", "segment-anything", "numpy", "pandas", "pillow")
-#: Numbers of boxes are of `any` type, as MLflow refuses whole ones where it expects `double`.
-_COLUMNS = ({"image": "string", "boxes": [["any"]]}, {"masks": ["string"], "predicted_iou": ["double"]})
-#: What `write_mlflow` writes.
+#: Numbers of boxes are of `any` type, because MLflow refuses whole ones where it expects `double`.
+_INPUTS = {"image": "string", "boxes": [["any"]]}
+_OUTPUTS = {"masks": ["string"], "predicted_iou": ["double"]}
+#: Meaning of the files that `write_mlflow` writes.
 FILES = {
     "MLmodel": "what MLflow reads first: how to load the model, its input and output",
     CODE.name: "what MLflow runs; its first lines describe input and output",
-    f"artifacts/{MODEL}": "weights, and the structure as JSON in the metadata (`spec`)",
-    f"artifacts/{SCRIPT.name}": "rebuilds and runs the model; needs torch, torchvision and segment_anything",
+    f"artifacts/{MODEL}": WEIGHTS,
+    f"artifacts/{SCRIPT.name}": LOADER,
     "requirements.txt": "the packages that it needs, in the versions that it was checked with",
     "conda.yaml": "the same for conda",
     "python_env.yaml": "the same for virtualenv, with Python's version",
@@ -79,7 +84,13 @@ Without a server: `mlflow.pyfunc.load_model(".").predict(pandas.DataFrame([row])
 
 
 def write_mlflow(folder: Path, model: MedSam, info: Mapping[str, str]) -> None:
-    """Write the MLflow model into the empty `folder`. `info`: further metadata, as for `checkpoint.save`."""
+    """Write the MLflow model.
+
+    Args:
+        folder: An empty folder.
+        model: The model.
+        info: Further metadata, as for `medcore.models.checkpoint.save`.
+    """
     pictures, masks = make("medical", 1, 128, seed=0)
     rows, columns = np.nonzero(masks[0])
     example = {
@@ -89,22 +100,27 @@ def write_mlflow(folder: Path, model: MedSam, info: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix=".weights-", dir=folder.parent) as temporary:
         weights = Path(temporary) / MODEL
         save(weights, model, info)
-        mlflow_client.save_model(
-            folder,
-            CODE,
-            {"model": weights, "loader": SCRIPT},
-            _COLUMNS,
-            example,
+        content = ModelFolder(
+            script=CODE,
+            artifacts={"model": weights, "loader": SCRIPT},
+            inputs=_INPUTS,
+            outputs=_OUTPUTS,
+            example=example,
             # PyPI does not have the builds that a local part such as +cpu names
-            [f"{package}=={version(package).partition('+')[0]}" for package in _PACKAGES],
-            {"device": "auto"},
+            requirements=[f"{package}=={version(package).partition('+')[0]}" for package in _PACKAGES],
+            config={"device": "auto"},
         )
+        mlflow_client.save_model(folder, content)
 
 
-def check_mlflow(folder: Path, model: MedSam, sample: Sample) -> str:
-    """MLflow's masks for images in base64 against medcore's; raises `MedcoreError` if they differ."""
+def check_mlflow(folder: Path, model: MedSam, images: Callable[[], CheckImages]) -> str:
+    """Compare MLflow's masks, for images in base64, with medcore's.
+
+    Raises:
+        CheckpointError: They differ.
+    """
     predict = _load(folder)
-    sam = predictor(model)
+    sam, sample = predictor(model), images()
     overlaps = []
     for index in patiently(len(sample.images)):
         pixels, box = sample.images.images[index].transpose(1, 2, 0), sample.images.boxes[index]
@@ -116,21 +132,40 @@ def check_mlflow(folder: Path, model: MedSam, sample: Sample) -> str:
 
 
 def encode(pixels: npt.NDArray[np.uint8]) -> str:
-    """uint8 (h, w, 3) -> a PNG file in base64."""
+    """Encode an image, uint8 (h, w, 3), as a PNG file in base64."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def decode(text: str) -> npt.NDArray[np.bool_]:
-    """A PNG mask in base64 -> bool (h, w)."""
+    """Decode a mask, a PNG file in base64, to bool (h, w)."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) > 0
 
 
 def _load(folder: Path) -> Any:
-    """On the CPU, as medcore's own; without the compiled copies that Python would leave in the folder."""
+    """Load the model on the CPU, where medcore's own is.
+
+    Python would leave compiled copies of the code, which are suppressed.
+    """
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         return mlflow_client.load_model(folder, {"device": "cpu"})
     finally:
         sys.dont_write_bytecode = before
+
+
+def usage(name: str, side: int) -> str:
+    """Return how to serve the model and what a request holds."""
+    return USAGE
+
+
+FORMAT = ExportFormat(
+    name="mlflow",
+    kinds=(DEFAULT_KIND,),
+    files=FILES,
+    write=write_mlflow,
+    check=check_mlflow,
+    usage=usage,
+    marker="MLmodel",
+)

@@ -1,4 +1,4 @@
-"""Contact sheets of a study's models: dense and pruned run again on the worst of the search images."""
+"""Contact sheets of a study's models: the dense and the pruned ones run again on the worst of the search images."""
 
 from __future__ import annotations
 
@@ -10,55 +10,66 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medcore.data.imagefile import UNREADABLE
-from medcore.data.load import list_folder, load_image_set, read_image
-from medcore.errors import MedcoreError
+from medcore.data.load import UnreadableFile, list_folder, load_image_set
+from medcore.errors import DataError, MedcoreError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
+from medcore.quality.catalogue import worst_by
 from medcore.quality.evaluate import evaluate, predict_masks
-from medcore.quality.metrics import Mask, all_metrics
+from medcore.quality.metrics import all_metrics
+from medcore.quality.surfaces import Mask
 from results.pages.report import Member, Picture
 from results.plots.contact_sheet import MAX_BYTES, Case, contact_sheet
 from results.stats import labels
 from results.stats.worst import worst_images
 from results.store.trials import checkpoint_file
-from search.base.config import Config
-from search.base.device import best_device
+from search.base.device import on_device
+from search.base.sections.inputs import Datasets, ModelConfig
 from search.study.inputs import adapted_model
 
-#: Of all sheets together, so that the page stays below 10 MB however many models are looked at.
+#: Most bytes of all sheets together, so that the page stays below 10 MB with any number of models.
 _ALL_BYTES = 2_100_000
 _BATCH = 8
 
 
 class Sheets:
-    """The dense model and the images that a search was steered by, ready for contact sheets.
+    """The dense model and the images that guided a search, ready for contact sheets.
 
-    Never reads the report split, and never deals out a split: a study whose splits are gone has no search images.
-    Raises `MedcoreError` where the dense checkpoint or the images cannot be read.
+    It never reads the report split and never deals out a split, so a study whose splits are gone has no search images.
     """
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._dense = adapted_model(config)
+    def __init__(self, model: ModelConfig, datasets: Datasets, *, autocast: bool) -> None:
+        """Read the model and the images.
+
+        Args:
+            model: The pair of checkpoints.
+            datasets: The study's images.
+            autocast: Run models in bfloat16.
+
+        Raises:
+            MedcoreError: The dense checkpoint or the images cannot be read.
+        """
+        self._autocast = autocast
+        self._folders = datasets.section.folders
+        self._dense = adapted_model(model)
         self._images, _ = load_image_set(
-            config.data.folders,
-            config.data.search_split,
+            self._folders,
+            datasets.section.search_split,
             self._dense.arch.img_size,
-            per_dataset=config.data.search_per_dataset,
-            seed=config.seed,
-            save_splits=config.output / "splits",
+            per_dataset=datasets.section.search_per_dataset,
+            seed=datasets.seed,
+            save_splits=datasets.splits,
             deal_splits=False,
         )
 
     def __len__(self) -> int:
+        """Return the number of search images."""
         return len(self._images)
 
     def dense_images(self) -> pd.DataFrame:
-        """Metrics of every search image for the dense model."""
-        rows = evaluate(self._dense.to(best_device()), self._images, autocast=self._config.recovery.autocast)
-        self._dense.cpu()
-        return pd.DataFrame(rows)
+        """Return the dense model's metrics of every search image."""
+        with on_device(self._dense):
+            return pd.DataFrame(evaluate(self._dense, self._images, autocast=self._autocast))
 
     def draw(
         self,
@@ -69,11 +80,18 @@ class Sheets:
         say: Callable[[str], None] = lambda _: None,
         most_bytes: int = _ALL_BYTES,
     ) -> tuple[list[Picture], list[str]]:
-        """A sheet for each member whose checkpoint is there, and a note on each whose is not.
+        """Draw a sheet for each member that has a checkpoint.
 
         Args:
-            measured: per-image metrics of the trials, which tell the worst images.
-            most_bytes: of all sheets together.
+            study: The study's folder.
+            members: Trials of which sheets are wanted.
+            measured: Metrics of each image of the trials, from which the worst images are chosen.
+            count: Number of images on a sheet.
+            say: Takes a line before each sheet.
+            most_bytes: Most bytes of all sheets together.
+
+        Returns:
+            The sheets, and a note on each member without one.
         """
         places = {pair: i for i, pair in enumerate(zip(self._images.datasets, self._images.names, strict=True))}
         worst = worst_images(measured, [member.trial_id for member in members], count)
@@ -82,7 +100,6 @@ class Sheets:
             return [], ["No contact sheets: the study's images are not among the images of its data folders."]
         pixels = [self._original(index) for index in chosen]
         dense = self._masks(self._dense, chosen)
-        self._dense.cpu()
         sheets, notes = [], []
         for member in members:
             path = checkpoint_file(study, member.row)
@@ -100,37 +117,50 @@ class Sheets:
         return sheets, notes
 
     def _masks(self, model: MedSam, chosen: npt.NDArray[np.intp]) -> list[Mask]:
-        model.to(best_device())
-        return [
-            mask
-            for start in range(0, len(chosen), _BATCH)
-            for mask in predict_masks(
-                model, self._images, chosen[start : start + _BATCH], self._config.recovery.autocast
-            )
-        ]
+        with on_device(model):
+            return [
+                mask
+                for start in range(0, len(chosen), _BATCH)
+                for mask in predict_masks(model, self._images, chosen[start : start + _BATCH], self._autocast)
+            ]
 
     def _case(self, index: int, pixels: npt.NDArray[np.uint8], dense: Mask, pruned: Mask) -> Case:
         images, truth = self._images, self._images.truths[index]
-        metrics = all_metrics(dense, truth), all_metrics(pruned, truth)
-        return Case(images.datasets[index], images.names[index], pixels, truth, dense, pruned, *metrics)
+        return Case(
+            dataset=images.datasets[index],
+            name=images.names[index],
+            image=pixels,
+            truth=truth,
+            dense=dense,
+            pruned=pruned,
+            dense_metrics=all_metrics(dense, truth),
+            pruned_metrics=all_metrics(pruned, truth),
+        )
 
     def _original(self, index: int) -> npt.NDArray[np.uint8]:
-        """The image at its own size: what the model sees would be a blur in a close-up."""
+        """Read the image at its own size.
+
+        What the model sees would be blurred in a close-up.
+
+        Raises:
+            DataError: The image cannot be read any more.
+        """
         dataset, name = self._images.datasets[index], self._images.names[index]
-        folder = next(folder for folder in self._config.data.folders if folder.resolve().name == dataset)
-        sample = next(sample for sample in list_folder(folder).samples if sample.name == name)
+        folder = next(folder for folder in self._folders if folder.resolve().name == dataset)
+        listing = list_folder(folder)
+        sample = next(sample for sample in listing.samples if sample.name == name)
         try:
-            return np.asarray(read_image(sample.image))
-        except UNREADABLE as error:
-            raise MedcoreError(f"{sample.image}: cannot be read any more ({error})") from None
+            return np.asarray(listing.reader.read(sample)[0])
+        except UnreadableFile as error:
+            raise DataError(f"{error.path}: cannot be read any more ({error.reason})") from None
 
 
 def _picture(member: Member, cases: Sequence[Case], rows: int, max_bytes: int) -> Picture:
     title = f"Trial {member.trial_id}: {', '.join(member.rules)}"
-    share = member.row.get("flops_fraction")
-    cost = "" if share is None or np.isnan(share) else f"{labels.text('flops_fraction', float(share))} FLOPs. "
-    worse = sum(case.pruned_metrics["hd95"] > case.dense_metrics["hd95"] for case in cases)
-    caption = f"{cost}HD95 is larger than the dense model's on {worse} of these {len(cases)} images."
+    share, worst = member.row.figure("flops_fraction"), worst_by()
+    cost = "" if share is None else f"{labels.text('flops_fraction', share)} FLOPs. "
+    worse = sum(case.pruned_metrics[worst] > case.dense_metrics[worst] for case in cases)
+    caption = f"{cost}{labels.title(worst)} is larger than the dense model's on {worse} of these {len(cases)} images."
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:
         path = Path(folder) / "sheet.png"
         contact_sheet(cases, path, title, rows, max_bytes)

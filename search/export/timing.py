@@ -1,6 +1,6 @@
-"""`medcore latency`: time and memory of a checkpoint, or of a study's models, beside the dense model of the same kind.
+"""Time and memory of models, compared with the dense model of the same architecture.
 
-The dense model has random weights: they decide nothing about time, and a study may have outlived its checkpoints.
+The dense model has random weights, because weights do not matter for time and a study's checkpoints may be gone.
 """
 
 from __future__ import annotations
@@ -11,48 +11,53 @@ from datetime import UTC, datetime
 import torch
 
 from medcore.devices import is_out_of_memory
-from medcore.errors import MedcoreError
-from medcore.files import first_line
+from medcore.errors import MedcoreError, brief
 from medcore.models.cost import cost
 from medcore.models.sam import MedSam, build
-from medcore.models.spec import Architecture, EncoderSpec
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.latency import Effort, compare, device_name
 from results.store.latency import Record, Setup
 from search.base.device import best_device, release_memory
 
 Progress = Callable[[int, int], None]
-#: At an export: seconds for one image a call, and the most that a round of larger batches may be expected to take.
+#: At an export: seconds for calls of one image, and the size of larger batches.
 _EXPORT_SECONDS = 3.0
 _EXPORT_BATCH = 8
 
 
 def export_latency(model: MedSam) -> tuple[list[Record], str]:
-    """A short measurement of what is exported: records, and a sentence on what was left out.
+    """Measure shortly what is exported.
 
-    At least one call of a single image is timed, however long that takes. Larger batches are left out where a machine
-    is too slow for them. Memory or disk that does not suffice ends the measurement, with what was measured till then.
+    At least one call of a single image is timed, however long it takes. Larger batches are left out if the machine is
+    too slow for them. If memory or disk runs out, the measurement ends with what was measured so far.
+
+    Args:
+        model: The model, on the CPU.
+
+    Returns:
+        Records, one a batch size; and a sentence on what was left out, empty if nothing was.
     """
     records: list[Record] = []
     try:
-        dense, setup = _dense(model.arch), _setup(None, False)
+        dense, setup = dense_of(model.arch), setup_for(None, False)
         effort = Effort(rounds=5, block_seconds=0.02, most_seconds=_EXPORT_SECONDS)
-        records += _pairs(model, dense, "", [1], setup, effort=effort)
+        records += timed(model, dense, "", [1], setup, effort=effort)
         # each timing begins with a call that does not count
         seconds = sum(
             2 * (each.encoder.median_ms + each.whole.median_ms) / 1e3 for each in (records[0].model, records[0].dense)
         )
         if _EXPORT_BATCH * seconds > 2 * _EXPORT_SECONDS:
             return records, f"Batches of {_EXPORT_BATCH} were left out, as this machine is too slow for them."
-        records += _pairs(model, dense, "", [_EXPORT_BATCH], setup, effort=effort)
+        records += timed(model, dense, "", [_EXPORT_BATCH], setup, effort=effort)
     except (MedcoreError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         what = f"Time of batches of {_EXPORT_BATCH}" if records else "Time"
-        return records, f"{what} was not measured: {first_line(error)}."
+        return records, f"{what} was not measured: {brief(error, first=120)}."
     return records, ""
 
 
-def _pairs(
+def timed(
     model: MedSam,
     dense: MedSam,
     name: str,
@@ -60,7 +65,21 @@ def _pairs(
     setup: Setup,
     effort: Effort | None = None,
 ) -> Iterator[Record]:
-    """Records of a model and the dense one, which take turns; both are on the CPU again when the last is out."""
+    """Yield records of a model and the dense one, which take turns.
+
+    Both are on the CPU again after the last.
+
+    Args:
+        model: The model.
+        dense: The dense model of its architecture.
+        name: Name in the records.
+        batches: Images per call.
+        setup: Device, threads and precision.
+        effort: How long to measure; None for the default.
+
+    Raises:
+        MedcoreError: The GPU's memory does not suffice.
+    """
     device, pair = best_device(), {"dense": dense, "model": model}
     share = cost(model.spec).flops / cost(dense.spec).flops
     too_much = "out of GPU memory for the model and the dense one; end what else runs there"
@@ -69,9 +88,16 @@ def _pairs(
             each.to(device)
         for batch in batches:
             too_much = f"--batch {batch}: out of GPU memory; give smaller batches"
-            found = compare(pair, batch, setup.threads, setup.autocast, effort)
-            measured = datetime.now(UTC).isoformat(timespec="milliseconds")
-            yield Record(name, share, batch, setup, measured, found["model"], found["dense"])
+            times = compare(pair, batch, setup.threads, setup.autocast, effort)
+            yield Record(
+                trial_id=name,
+                flops_fraction=share,
+                batch=batch,
+                setup=setup,
+                measured=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                model=times["model"],
+                dense=times["dense"],
+            )
     except torch.OutOfMemoryError:
         raise MedcoreError(too_much) from None
     finally:
@@ -80,9 +106,14 @@ def _pairs(
         release_memory()
 
 
-def _setup(threads: int | None, autocast: bool) -> Setup:
+def setup_for(threads: int | None, autocast: bool) -> Setup:
+    """Return the set-up of this machine.
+
+    `threads` is a number of CPU threads, None for torch's own.
+    """
     return Setup(device_name(best_device()), threads or torch.get_num_threads(), autocast, str(torch.__version__))
 
 
-def _dense(arch: Architecture) -> MedSam:
-    return build(EncoderSpec.dense(arch))
+def dense_of(arch: Architecture) -> MedSam:
+    """Return a dense model with random weights, which do not change its speed."""
+    return build(ModelSpec.dense(arch))

@@ -1,4 +1,4 @@
-"""One function run on every node of the cluster, and what each answers; and what people call a node."""
+"""Run one function on every node of the cluster, and name the nodes for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError, RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.nodes.session import one_line
+from medcore.errors import brief
 
 #: As `ray.nodes()` describes it.
 Node = Mapping[str, Any]
@@ -22,7 +22,10 @@ Answer = TypeVar("Answer")
 
 
 class Silence(str):
-    """Why there is no answer: the node may be busy, short of memory or dying, which says nothing of its software."""
+    """Why there is no answer.
+
+    The node may be busy, short of memory or dying; its software may still be fine.
+    """
 
 
 def ask(
@@ -31,19 +34,19 @@ def ask(
     seconds: float = 180.0,
     stop: threading.Event | None = None,
 ) -> dict[str, Answer | str]:
-    """Run `function` once on each node, side by side.
+    """Run a function once on each node, on all nodes at the same time.
 
-    It takes no CPU, so that it also runs beside somebody else's work.
+    It reserves no CPU, so it also runs on nodes that other jobs fill.
 
     Args:
-        questions: the function's argument by the node's id.
-        seconds: until a node counts as silent. One that is up answers at once, but with slow storage and many images it
-            may take minutes to look through them.
-        stop: set when the user wants no answer any more.
+        function: Returns a node's answer, which must not be a string.
+        questions: The function's argument by the node's id.
+        seconds: Time until a node counts as silent. Most nodes answer at once, but reading many images from slow
+            storage may take minutes.
+        stop: Set when the user wants no answer any more.
 
     Returns:
-        By the node's id the answer, or in one line why the function cannot run there, or a `Silence`; so an answer must
-        not be a string.
+        By the node's id the answer, a line that says why the function cannot run there, or a `Silence`.
     """
     pending = {node: _start(function, node, question) for node, question in questions.items()}
     done = _done(list(pending.values()), seconds, stop)
@@ -55,21 +58,27 @@ def ask(
         try:
             replies[node] = ray.get(ref)
         except (RayTaskError, RuntimeEnvSetupError, ImportError) as error:
-            replies[node] = f"cannot run medcore ({one_line(error)}); install it there, or submit with --pip"
+            replies[node] = f"cannot run medcore ({brief(error, last=200)}); install it there, or submit with --pip"
         except RayError as error:
-            replies[node] = Silence(f"does not answer ({one_line(error)}); look at `ray status`")
+            replies[node] = Silence(f"does not answer ({brief(error, last=200)}); look at `ray status`")
     return replies
 
 
 def node_names(nodes: Sequence[Node]) -> dict[str, str]:
-    """Host name and address of each node by its id; with the start of the id where several share a machine."""
+    """Return host name and address of each node by its id.
+
+    The start of the id is added if nodes share a machine.
+    """
     plain = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}" for node in nodes}
     count = Counter(plain.values())
     return {key: f"node {text}, {key[:8]})" if count[text] > 1 else f"node {text})" for key, text in plain.items()}
 
 
 def _done(refs: list[Any], seconds: float, stop: threading.Event | None) -> set[Any]:
-    """Those that are done after so many seconds at most; `stop` is looked at every second."""
+    """Return the tasks that are done after at most so many seconds.
+
+    `stop` is checked every second.
+    """
     done, waiting, end = set[Any](), refs, time.monotonic() + seconds
     while waiting and time.monotonic() < end and not (stop is not None and stop.is_set()):
         more, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=1.0)

@@ -1,4 +1,4 @@
-"""Ray for the length of a job: a cluster's, or one of this process's own; and what one task of it may use."""
+"""Ray for the length of a job, a cluster's or one of this process's own, and what one task of the job may use."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import re
 import socket
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from medcore.errors import MedcoreError
+from medcore.errors import ClusterError, brief
+from medcore.registry import PLUGINS
 
-#: What nodes call the resources that a trial asks for.
+logger = logging.getLogger(__name__)
+
+#: What nodes call the resources that a trial requests.
 NAMES = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}
-#: Tune's own bookkeeping is off where rows on disk do the same: loggers, snapshots, tables, its signal handler. Workers
-#: keep the driver's folder, because paths in a configuration may be relative, and get ready side by side: how many, the
-#: searcher says; Tune itself would begin with the next one when the last is ready.
+#: Settings of Ray and Tune in the driver's environment, unless the user has set them. They
+#: - disable Tune's loggers, snapshots, tables and signal handler, because rows on disk replace them;
+#: - keep workers in the driver's folder, because paths in a configuration may be relative;
+#: - start workers in parallel, because the searcher limits how many there are; Tune would wait for each one.
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -38,7 +42,13 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one trial. `gpu` may be a fraction, and counts only where there are GPUs. `memory`: bytes; 0 asks for none."""
+    """What one trial requests from Ray.
+
+    Attributes:
+        cpu: CPU cores.
+        gpu: GPUs, or a share of one. It counts only where there are GPUs.
+        memory: Bytes; 0 requests none.
+    """
 
     cpu: int = 1
     gpu: float = 0.0
@@ -47,29 +57,48 @@ class Resources:
 
 @contextmanager
 def connected(address: str | None, resources: Resources) -> Iterator[None]:
-    """A Ray for the length of a job: the one this process already has, a cluster's, or one of its own.
+    """Use Ray for the length of a job.
+
+    It is the Ray that this process already has, a cluster's, or one of this process's own.
+
+    Args:
+        address: The cluster, as the user gave it.
+        resources: What one trial requests; its cores become the number of threads of each worker.
 
     Raises:
-        MedcoreError: the address is one of Ray Client, or nothing answers there.
+        MedcoreError: The address is one of Ray Client, or nothing answers there.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    if ray.is_initialized():
-        yield
-        return
-    address = cluster_address(address)
+    with _settings():
+        if ray.is_initialized():
+            yield
+            return
+        _start(cluster_address(address), resources)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(address: str | None, resources: Resources) -> None:
+    """Connect this process to the cluster at `address`.
+
+    None starts a Ray of this process's own.
+    """
     if address and address.startswith("ray://"):
-        raise MedcoreError(
+        raise ClusterError(
             f"{address}: a job must start on a node of the cluster (give HOST:PORT or auto), or by "
             "`medcore cluster submit`"
         )
-    if address and re.fullmatch(r".+:\d+", address) and not answers(address):  # Ray itself would wait for many minutes
-        raise MedcoreError(
+    has_port = address is not None and re.fullmatch(r".+:\d+", address) is not None
+    if address and has_port and not is_listening(address):  # Ray itself would wait for many minutes
+        raise ClusterError(
             f"cannot reach Ray at {address}: nothing listens there; start the cluster or mend the address"
         )
-    threads = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
+    variables = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
+    if PLUGINS in os.environ:  # workers of a cluster inherit the environment of their node, not of this process
+        variables[PLUGINS] = os.environ[PLUGINS]
     common: dict[str, Any] = {
-        "runtime_env": {"env_vars": threads},
+        "runtime_env": {"env_vars": variables},
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }
@@ -79,27 +108,43 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         else:
             ray.init(address="local", num_cpus=max(cores(), resources.cpu), include_dashboard=False, **common)
     except (ConnectionError, RayError, ValueError) as error:
-        raise MedcoreError(f"cannot reach Ray at {address or 'this machine'}: {one_line(error)}") from None
-    try:
+        raise ClusterError(f"cannot reach Ray at {address or 'this machine'}: {brief(error, last=200)}") from None
+
+
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Apply `_ENVIRONMENT` and silence Tune's logger for the length of a block."""
+    tune = logging.getLogger("ray.tune")
+    with ExitStack() as stack:
+        for name, value in _ENVIRONMENT.items():
+            if name not in os.environ:
+                os.environ[name] = value
+                stack.callback(os.environ.pop, name, None)
+        stack.callback(tune.setLevel, tune.level)
+        tune.setLevel(logging.CRITICAL)
         yield
-    finally:
-        ray.shutdown()
 
 
 def cluster_address(given: str | None) -> str | None:
-    """Where the cluster is: what was given, else `RAY_ADDRESS`, else None for a Ray of this process's own."""
+    """Return where the cluster is.
+
+    This is `given`, else `RAY_ADDRESS`, else None for a Ray of this process's own.
+    """
     return given or os.environ.get("RAY_ADDRESS")
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def request(resources: Resources) -> dict[str, float]:
-    """What one trial, or one process of a training, asks Ray for: no GPU where the cluster has none."""
+    """Return what one trial, or one process of a training, requests from Ray, by kind.
+
+    There is no GPU in it if the cluster has none.
+    """
     wanted: dict[str, float] = {"cpu": resources.cpu}
     if resources.gpu > 0 and ray.cluster_resources().get("GPU", 0) > 0:  # type: ignore[no-untyped-call]
         wanted["gpu"] = resources.gpu
@@ -109,56 +154,62 @@ def request(resources: Resources) -> dict[str, float]:
 
 
 def room(wanted: Mapping[str, float], without: Collection[str] = ()) -> int:
-    """How many jobs, each of which wants that much, the nodes hold at once; `without`: ids of nodes not to count."""
+    """Return how many jobs the nodes hold at once.
+
+    Args:
+        wanted: What each job requests, by kind.
+        without: Ids of nodes that do not count.
+    """
     nodes = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in without)  # type: ignore[no-untyped-call]
     return sum(places(node["Resources"], wanted) for node in nodes)
 
 
 def places(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:
-    """How many jobs, each of which wants that much, a node with these resources holds at once."""
+    """Return how many jobs a node with the resources `has` holds at once.
+
+    Each job requests `wanted`.
+    """
     return min(int(has.get(NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
 
 
 def fitting(wanted: Mapping[str, float]) -> int:
-    """How many trials the nodes hold at once. Raises `MedcoreError` if none holds even one."""
+    """Return how many trials the nodes hold at once.
+
+    Raises:
+        MedcoreError: No node holds even one.
+    """
     count = room(wanted)
     if count == 0:
         names = ", ".join(f"{amount:g} {kind}" for kind, amount in wanted.items())
-        raise MedcoreError(
+        raise ClusterError(
             f"no node of the Ray cluster has {names} for a trial; lower cpus_, gpus_ or memory_per_trial"
         )
     return count
 
 
 def dead_nodes() -> set[str]:
-    """Ids of nodes that were part of the cluster and are gone."""
+    """Return the ids of nodes that were part of the cluster and are gone."""
     return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}  # type: ignore[no-untyped-call]
-
-
-def one_line(error: object) -> str:
-    """The last line of an error that says something, without colours."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error or "unknown reason"))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
-
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def watching_head(command: str, seconds: float = 10.0) -> Iterator[None]:
-    """Ask the head every few seconds whether it is there, and say how to go on while this process still can.
+    """Check every few seconds whether the head answers.
 
-    `command`: what the user types then.
+    If it does not, warn the user while this process still can.
+
+    Args:
+        command: What the user types to continue.
+        seconds: Time between two checks.
     """
     address = ray.get_runtime_context().gcs_address
     ended = threading.Event()
 
     def watch() -> None:
-        silent = 0
+        missed = 0
         while not ended.wait(seconds):
-            silent = 0 if answers(address) else silent + 1
-            if silent == 2:
+            missed = 0 if is_listening(address) else missed + 1
+            if missed == 2:
                 logger.warning(
                     "the head of the Ray cluster (%s) does not answer; without it Ray ends this search within a "
                     "minute. Nothing that is finished is lost; go on with: %s",
@@ -174,11 +225,14 @@ def watching_head(command: str, seconds: float = 10.0) -> Iterator[None]:
         thread.join()
 
 
-def answers(address: str, patience: float = 5.0) -> bool:
-    """Whether something listens at HOST:PORT; not where that is no address."""
+def is_listening(address: str, patience: float = 5.0) -> bool:
+    """Return whether something listens at HOST:PORT.
+
+    Wait for at most `patience` seconds. Any other address gives False.
+    """
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=patience):
             return True
-    except (OSError, OverflowError, UnicodeError):  # the latter: of a port above 65535, of a name that none can have
+    except (OSError, OverflowError, ValueError):  # a port above 65535; no number, or a name that no machine can have
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,86 +12,149 @@ from medcore.data.load import ImageSet, Skipped, load_image_set
 from medcore.models.checkpoint import load
 from medcore.models.cost import cost
 from medcore.models.sam import MedSam
-from medcore.models.spec import Architecture, EncoderSpec
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.score_table import ScoreTable
 from medcore.training.recovery import Teacher
-from search.base.config import Config
-from search.base.device import best_device
+from search.base.device import on_device
+from search.base.sections.inputs import Datasets, ModelConfig
+from search.base.sections.pruning import BudgetConfig, RecoveryConfig, ScheduleConfig
+from search.base.sections.scoring import ScoringConfig
+from search.base.sections.search import SearchConfig
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Shared:
-    """Read-only inputs of every trial. Arrays are NumPy, so that Ray maps them instead of copying them."""
+class TrialSettings:
+    """Name and seed of a study, and the configuration that trials read."""
 
-    config: Config
+    study: str
+    seed: int
+    model: ModelConfig
+    scoring: ScoringConfig
+    recovery: RecoveryConfig
+    budget: BudgetConfig
+    schedule: ScheduleConfig
+    search: SearchConfig
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Read-only inputs of every trial.
+
+    Arrays are NumPy, so that Ray maps them instead of copying them.
+
+    Attributes:
+        settings: What the configuration says about trials.
+        arch: Architecture of both checkpoints.
+        table: Statistics that scores are mixed from.
+        calibration: Images for scores, recovery and leverage.
+        search_images: Images on which trials are evaluated.
+        teacher: Outputs of the adapted model for the calibration images.
+    """
+
+    settings: TrialSettings
     arch: Architecture
     table: ScoreTable
     calibration: ImageSet
-    search: ImageSet
+    search_images: ImageSet
     teacher: Teacher
 
     @property
     def datasets(self) -> tuple[str, ...]:
+        """Names of the calibration data sets."""
         return self.table.datasets
 
 
 @lru_cache(maxsize=2)
 def _load(path: Path, architecture: str | None) -> MedSam:
-    """A dense model, kept by each worker process between its trials."""
+    """Return a dense model. Each worker process keeps it between its trials."""
     return load(path, architecture)
 
 
-def adapted_model(config: Config) -> MedSam:
-    """θM, the model to prune; shared by all callers in this process, so they must not change it."""
-    return _load(config.model.adapted, config.model.architecture)
+def adapted_model(model: ModelConfig) -> MedSam:
+    """Return θM, the model to prune.
+
+    All callers in this process share it, so they must not change it.
+    """
+    return _load(model.adapted, model.architecture)
 
 
-def base_model(config: Config) -> MedSam:
-    """θS, the general model; shared like `adapted_model`."""
-    return _load(config.model.base, config.model.architecture)
+def base_model(model: ModelConfig) -> MedSam:
+    """Return θS, the general model; shared like `adapted_model`."""
+    return _load(model.base, model.architecture)
 
 
-def load_split(config: Config, split: str, size: int, per_dataset: int | None, deal_splits: bool = True) -> ImageSet:
-    """Images of one split of all data sets; what had to be skipped is logged, file by file.
+def load_split(
+    datasets: Datasets, split: str, size: int, per_dataset: int | None = None, *, deal_splits: bool = True
+) -> ImageSet:
+    """Load the images of one split of all data sets.
 
-    deal_splits: False for a study that is there already: parts that it has not saved are an error then.
+    Every file that had to be skipped is logged.
+
+    Args:
+        datasets: The images of the study.
+        split: Name of the split.
+        size: Side of the model's input square in pixels.
+        per_dataset: At most this many images per data set; None for all.
+        deal_splits: Whether to draw a split that is not defined yet. Where a study exists already, False makes it an
+            error, because new splits could not be those of the study.
+
+    Raises:
+        MedcoreError: No image can be used, or the split is not defined and may not be drawn.
     """
     images, skipped = load_image_set(
-        config.data.folders,
+        datasets.section.folders,
         split,
         size,
         per_dataset=per_dataset,
-        seed=config.seed,
-        save_splits=config.output / "splits",
+        seed=datasets.seed,
+        save_splits=datasets.splits,
         deal_splits=deal_splits,
     )
     report_skipped(skipped)
     return images
 
 
-def report_skipped(skipped: list[Skipped]) -> None:
+def report_skipped(skipped: Sequence[Skipped]) -> None:
+    """Log every file that was skipped, with the reason."""
     for entry in skipped:
         logger.warning("skipped %s: %s", entry.path, entry.reason)
 
 
-def calibration_images(config: Config, size: int) -> ImageSet:
-    return load_split(config, config.data.calibration_split, size, config.data.calibration_per_dataset)
+def calibration_images(datasets: Datasets, size: int) -> ImageSet:
+    """Load the images for scores and recovery.
+
+    `size` is the side of the model's input square in pixels.
+    """
+    section = datasets.section
+    return load_split(datasets, section.calibration_split, size, section.calibration_per_dataset)
 
 
-def dense_metrics(config: Config, images: ImageSet) -> dict[str, float]:
-    """Metrics of the unpruned model on `images`, and its cost."""
-    model = adapted_model(config).to(best_device())
-    rows = evaluate(model, images, autocast=config.recovery.autocast)
-    model.cpu()
-    return summarise(rows) | cost_metrics(EncoderSpec.dense(model.arch))
+def search_images(datasets: Datasets, size: int, *, deal_splits: bool = True) -> ImageSet:
+    """Load the images on which trials are evaluated.
+
+    The arguments are those of `load_split`.
+    """
+    section = datasets.section
+    return load_split(datasets, section.search_split, size, section.search_per_dataset, deal_splits=deal_splits)
 
 
-def cost_metrics(spec: EncoderSpec) -> dict[str, float]:
-    """Both FLOPs figures and encoder parameters, absolute and as fractions of the dense encoder."""
-    this, dense = cost(spec), cost(EncoderSpec.dense(spec.arch))
+def dense_metrics(model: ModelConfig, images: ImageSet, *, autocast: bool) -> dict[str, float]:
+    """Return the metrics of the unpruned model on `images`, and its cost."""
+    dense = adapted_model(model)
+    with on_device(dense):
+        rows = evaluate(dense, images, autocast=autocast)
+    return summarise(rows) | cost_metrics(ModelSpec.dense(dense.arch))
+
+
+def cost_metrics(spec: ModelSpec) -> dict[str, float]:
+    """Return both FLOPs figures and the encoder's parameters.
+
+    They are absolute, and fractions of the dense encoder's.
+    """
+    this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
     return {
         "flops": this.flops,
         "flops_paper": this.flops_paper,

@@ -1,35 +1,70 @@
-"""A finished study's own configuration, and whether its parts keep apart what must not meet."""
+"""The configuration of a finished study, and a check that its splits share no images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medcore.data.load import list_folder, read_splits
 from medcore.data.splits import saved_file
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, DataError
 from search.base.config import Config, saved_config
+from search.base.sections.inputs import Datasets, ModelConfig
+from search.base.sections.training import FinetuneConfig
 
 
-def config_of(study: Path, values: Mapping[str, Any], *sections: str) -> Config:
-    """Models, data and `sections` of a study, possibly of an older version, with its splits where they lie now.
+@dataclass(frozen=True)
+class SavedStudy:
+    """The checkpoints and the images of a study."""
 
-    values: `config.yaml` as plain values; empty where it is gone. Raises `MedcoreError` if they do not tell enough.
+    model: ModelConfig
+    datasets: Datasets
+
+
+def saved_study(study: Path, values: Mapping[str, Any]) -> SavedStudy:
+    """Return the checkpoints and the images of a study, possibly of an older version.
+
+    Args:
+        study: The study's folder. It may have moved: the splits are looked for next to it first.
+        values: `config.yaml` as plain values; empty if the file is gone.
+
+    Raises:
+        MedcoreError: The values are missing or insufficient.
     """
+    config = _config(study, values)
+    splits = study.resolve().parent / "splits"
+    return SavedStudy(config.model, replace(config.datasets, splits=splits) if splits.is_dir() else config.datasets)
+
+
+def saved_finetune(study: Path, values: Mapping[str, Any]) -> FinetuneConfig:
+    """Return a study's settings of a training at full length.
+
+    The arguments are those of `saved_study`.
+
+    Raises:
+        MedcoreError: The values are missing or insufficient.
+    """
+    return _config(study, values, "finetune").finetune
+
+
+def _config(study: Path, values: Mapping[str, Any], *sections: str) -> Config:
     where = study / "config.yaml"
     if not values:
-        raise MedcoreError(f"{where} is missing or corrupt")
-    config = saved_config(values, str(where), *sections)
-    beside = study.resolve().parent
-    return config.model_copy(update={"output": beside}) if (beside / "splits").is_dir() else config
+        raise ConfigError(f"{where} is missing or corrupt")
+    return saved_config(values, str(where), *sections)
 
 
-def require_apart(config: Config, one: str, *others: str) -> None:
-    """Raise `MedcoreError` if a part shares images with one of the others, or if a data folder is not there."""
-    for folder in config.data.folders:
+def require_apart(datasets: Datasets, split: str, *others: str) -> None:
+    """Check that a split shares no image with the others.
+
+    Raises:
+        MedcoreError: It does, or a data folder is missing.
+    """
+    for folder in datasets.section.folders:
         names = [sample.name for sample in list_folder(folder).samples]
-        parts = read_splits(folder, names, save_to=saved_file(folder, config.output / "splits"), deal=False).parts
+        parts = read_splits(folder, names, save_to=saved_file(folder, datasets.splits), deal=False).names
         for other in others:
-            if common := set(parts.get(one, ())) & set(parts.get(other, ())):
-                raise MedcoreError(f"{folder}: {len(common)} images of part '{one}' are in '{other}' too")
+            if common := set(parts.get(split, ())) & set(parts.get(other, ())):
+                raise DataError(f"{folder}: {len(common)} images of split '{split}' are in '{other}' too")

@@ -1,261 +1,298 @@
-"""The only importer of mlflow: a client for a server, and what is asked of it in more than one place."""
+"""The only importer of mlflow: calls of a server and of MLflow's models, with its settings and errors kept in here."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
-import re
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.base.logins import hide_login
+from search.tracking.mlflow_records import ModelFolder, ModelVersion, NewRun, Run
+from search.tracking.mlflow_settings import mlflow_errors, mlflow_settings
 from search.tracking.points import Point
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient as Client
-    from mlflow.entities import Run
+    import mlflow.entities
     from pandas import DataFrame
 
-#: A server that is away must not hold a search up: short tries, as the next round comes anyway.
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_UV_AUTO_DETECT": "false",  # or the project files of the folder one stands in go into a model
-}
-#: Seconds that a server may take to put a model of a gigabyte away.
+#: Seconds that a server may take to store a model of a gigabyte.
 _UPLOAD_SECONDS = "600"
 #: Set on an experiment before a search, to find out whether it can be written; the same each time.
 _PROBE_TAG = ("medcore.searches", "true")
-#: Laid beside an experiment's runs for a moment, for the same reason.
+#: Stored with an experiment for a moment, for the same reason.
 _PROBE_FILE = "medcore-was-here.txt"
-_NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
 
 
-def connect(uri: str, retries: int = 1) -> Client:
-    """MLflow is imported here: it takes a second, which commands without tracking need not spend.
+class Server:
+    """A client of one MLflow server.
 
-    `retries`: how often a request that had no answer is sent again, by all clients of this process from now on.
+    Its methods raise `TrackingError` if the server is away or refuses.
+
+    Args:
+        uri: Address of the server or of a database; may hold a login.
+        retries: How often MLflow repeats a request that had no answer.
     """
-    _prepare()
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
-    from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    def __init__(self, uri: str, retries: int = 1) -> None:
+        self.uri = uri
+        self._retries = str(retries)
+        _import()
+        with self._request():
+            from mlflow import MlflowClient
+
+            self._client = MlflowClient(tracking_uri=uri)
+
+    @contextmanager
+    def _request(self, **variables: str) -> Iterator[None]:
+        with mlflow_errors(), mlflow_settings(MLFLOW_HTTP_REQUEST_MAX_RETRIES=self._retries, **variables):
+            yield
+
+    def find_experiment(self, name: str) -> str | None:
+        """Return the id of the experiment of this name, None if there is none."""
+        with self._request():
+            found = self._client.get_experiment_by_name(name)
+            return None if found is None else str(found.experiment_id)
+
+    def experiment(self, name: str) -> str:
+        """Return the id of the experiment of this name, which is created if there is none."""
+        found = self.find_experiment(name)
+        if found is not None:
+            return found
+        with self._request():
+            place, tags = _artifacts_folder(self.uri), {"mlflow.experimentKind": "custom_model_development"}
+            return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
+
+    def probe_experiment(self, experiment_id: str) -> None:
+        """Write to an experiment what does no harm, to find out whether it can be written."""
+        with self._request():
+            self._client.set_experiment_tag(experiment_id, *_PROBE_TAG)
+
+    def probe_files(self, experiment_id: str) -> None:
+        """Store a file as the runs of an experiment will, and delete it again."""
+        with self._request(), tempfile.TemporaryDirectory() as folder:
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            location = self._client.get_experiment(experiment_id).artifact_location
+            store: Any = get_artifact_repository(location, tracking_uri=self.uri)
+            file = Path(folder) / _PROBE_FILE
+            file.write_text("A search of medcore checked whether it can store files here.\n")
+            store.log_artifact(str(file))
+            with suppress(Exception):  # a login that may write is not always allowed to delete
+                store.delete_artifacts(_PROBE_FILE)
+
+    def runs(self, experiment_id: str, condition: str, newest_first: bool = False) -> list[Run]:
+        """Return all runs of an experiment that meet a condition.
+
+        The server's limit of runs a page does not matter.
+        """
+        order = ["attributes.start_time DESC"] if newest_first else None
+        runs: list[Run] = []
+        token = None
+        while True:
+            with self._request():
+                page = self._client.search_runs(
+                    [experiment_id], condition, max_results=1000, order_by=order, page_token=token
+                )
+            runs += [_record(run) for run in page]
+            token = page.token
+            if not token:
+                return runs
+
+    def run(self, run_id: str) -> Run:
+        """Return a run as it is now."""
+        with self._request():
+            return _record(self._client.get_run(run_id))
+
+    def create_run(self, experiment_id: str, run: NewRun) -> str:
+        """Create a run and return its id."""
+        with self._request():
+            created = self._client.create_run(experiment_id, run.start, dict(run.tags), run.name)
+            return str(created.info.run_id)
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run; MLflow keeps it in its bin."""
+        with self._request():
+            self._client.delete_run(run_id)
+
+    def set_running(self, run_id: str) -> None:
+        """Set a run's status to RUNNING."""
+        with self._request():
+            self._client.update_run(run_id, status="RUNNING")
+
+    def end_run(self, run_id: str, status: str, end: int | None = None) -> None:
+        """End a run with this status, at `end` (milliseconds) or now."""
+        with self._request():
+            self._client.set_terminated(run_id, status, end)
+
+    def set_tag(self, run_id: str, name: str, value: str) -> None:
+        """Set a tag of a run."""
+        with self._request():
+            self._client.set_tag(run_id, name, value)
+
+    def last_step(self, run_id: str, metric: str) -> int:
+        """Return the largest step of a metric's curve, 0 if it has no points."""
+        with self._request():
+            return max((point.step for point in self._client.get_metric_history(run_id, metric)), default=0)
+
+    def log(self, run_id: str, points: Sequence[Point], params: Mapping[str, str] | None = None) -> None:
+        """Add points and parameters in one request where the server's limits allow it."""
+        with self._request():
+            from mlflow.entities import Metric, Param
+
+            self._client.log_batch(
+                run_id,
+                metrics=[Metric(point.key, point.value, point.timestamp, point.step) for point in points],
+                params=[Param(key, value) for key, value in (params or {}).items()],
+            )
+
+    def log_datasets(self, run_id: str, folders: Sequence[str]) -> None:
+        """Add data sets to a run. Their folders tell them apart."""
+        with self._request():
+            from mlflow.entities import Dataset, DatasetInput
+
+            def entry(folder: str) -> DatasetInput:
+                digest = uuid.uuid5(uuid.NAMESPACE_URL, folder).hex[:8]
+                return DatasetInput(Dataset(Path(folder).name, digest, "local", json.dumps({"uri": folder})), tags=[])
+
+            self._client.log_inputs(run_id, datasets=[entry(folder) for folder in folders])
+
+    def upload(self, run_id: str, path: Path) -> None:
+        """Add a file, or all that is in a folder, to a run's files."""
+        with self._request():
+            (self._client.log_artifacts if path.is_dir() else self._client.log_artifact)(run_id, str(path))
+
+    def files(self, run_id: str) -> set[str]:
+        """Return the names of a run's files."""
+        with self._request():
+            return {item.path for item in self._client.list_artifacts(run_id)}
+
+    def download(self, run_id: str, file: str, folder: Path) -> None:
+        """Copy one of a run's files into a folder."""
+        with self._request():
+            self._client.download_artifacts(run_id, file, str(folder))
+
+    def register(self, run_id: str, folder: Path, version: ModelVersion) -> int:
+        """Log a model folder on a run as the newest version of a registered model.
+
+        The alias is set last, so that it always points to a whole model.
+
+        Returns:
+            Number of the version.
+        """
+        with self._request(MLFLOW_HTTP_REQUEST_TIMEOUT=_UPLOAD_SECONDS):
+            from mlflow.entities import LoggedModelOutput
+            from mlflow.exceptions import MlflowException
+            from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+            client, name, tags = self._client, version.name, dict(version.tags)
+            experiment_id = client.get_run(run_id).info.experiment_id
+            model = client.create_logged_model(experiment_id, name, run_id, tags, model_type="segmentation")
+            try:
+                client.log_model_artifacts(model.model_id, str(folder))
+            except BaseException:
+                client.finalize_logged_model(model.model_id, "FAILED")
+                raise
+            client.finalize_logged_model(model.model_id, "READY")
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            try:
+                client.create_registered_model(name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            number = client.create_model_version(
+                name, model.artifact_location, run_id, tags, description=version.description, model_id=model.model_id
+            ).version
+            # MLflow's pages find the version of a model by this tag
+            found = json.dumps([{"name": name, "version": int(number)}])
+            client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: found})
+            client.set_registered_model_alias(name, version.alias, number)
+            return int(number)
 
 
-def _prepare() -> None:
-    """Set MLflow up for a program that speaks for itself; more often than once does no harm."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401 - it sets its loggers' levels
+def _import() -> None:
+    """Import mlflow, so that log levels are changed after it and not by it.
 
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def experiment_id(client: Client, uri: str, name: str) -> str:
-    """The experiment of this name, which is made if it does not exist."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    tags = {"mlflow.experimentKind": "custom_model_development"}
-    return str(client.create_experiment(name, artifact_location=artifacts_beside(uri), tags=tags))
-
-
-def why_not_writable(uri: str, experiment: str) -> str | None:
-    """None if a search can write there, else what is wrong with the server.
-
-    Found out by a tag of the experiment and by a file beside its runs, which goes again.
+    The first import takes a second.
     """
-    try:
-        client = connect(uri, retries=0)
-        with suppress(Exception):  # one connection that broke says nothing of the server
-            client.get_experiment_by_name(experiment)
-        client.get_experiment_by_name(experiment)
-    except Exception as error:  # noqa: BLE001 - MLflow raises what its transports raise
-        return f"cannot be reached ({first_line(error)})"
-    try:
-        found = experiment_id(client, uri, experiment)
-        client.set_experiment_tag(found, *_PROBE_TAG)
-        location = client.get_experiment(found).artifact_location
-    except Exception as error:  # noqa: BLE001 - as above
-        return f"cannot be written ({first_line(error)})"
-    try:
-        _store_probe(location, uri)
-    except Exception as error:  # noqa: BLE001 - and what its artifact stores raise
-        return f"takes no files ({first_line(error)}; are its bucket and key right?)"
-    return None
+    with mlflow_settings():
+        import mlflow  # noqa: F401
 
 
-def _store_probe(location: str, uri: str) -> None:
-    """Write a file as runs will, and take it away."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    store = get_artifact_repository(location, tracking_uri=uri)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / _PROBE_FILE
-        file.write_text("A search of medcore looked whether it can store files here.\n")
-        store.log_artifact(str(file))
-    with suppress(Exception):  # who may write is not always allowed to delete, and need not be
-        store.delete_artifacts(_PROBE_FILE)
-
-
-def check_alive(client: Client, run_id: str) -> None:
-    """Raises if the server is away. A refused upload may break its connection, so there is a try with a new one."""
-    with suppress(Exception):
-        client.get_run(run_id)
-        return
-    client.get_run(run_id)
-
-
-def all_runs(client: Client, experiment_id: str, condition: str) -> list[Run]:
-    """Every run of an experiment that meets a condition, whatever the server's page size."""
-    runs: list[Run] = []
-    token = None
-    while True:
-        page = client.search_runs([experiment_id], condition, max_results=1000, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
-
-
-def log(client: Client, run_id: str, points: Sequence[Point], params: Mapping[str, str] | None = None) -> None:
-    """One request where the server's limits allow it (the client splits larger ones)."""
-    from mlflow.entities import Metric, Param
-
-    client.log_batch(
-        run_id,
-        metrics=[Metric(point.key, point.value, point.timestamp, point.step) for point in points],
-        params=[Param(key, value) for key, value in (params or {}).items()],
+def _record(run: mlflow.entities.Run) -> Run:
+    info, data = run.info, run.data
+    return Run(
+        info.run_id,
+        info.experiment_id,
+        status=info.status,
+        start=info.start_time,
+        tags=data.tags,
+        params=frozenset(data.params),
     )
 
 
-def log_datasets(client: Client, run_id: str, folders: Sequence[str]) -> None:
-    """Data sets of a run, told apart by their folders."""
-    from mlflow.entities import Dataset, DatasetInput
+def _artifacts_folder(uri: str) -> str | None:
+    """Return a folder next to a SQLite file.
 
-    def entry(folder: str) -> DatasetInput:
-        digest = uuid.uuid5(uuid.NAMESPACE_URL, folder).hex[:8]
-        return DatasetInput(Dataset(Path(folder).name, digest, "local", json.dumps({"uri": folder})), tags=[])
-
-    client.log_inputs(run_id, datasets=[entry(folder) for folder in folders])
-
-
-def artifacts_beside(uri: str) -> str | None:
-    """A folder beside a SQLite file, or MLflow would take one in the folder that the search was started from."""
+    Without it MLflow takes one in the current folder.
+    """
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent / "mlartifacts").as_uri()
 
 
-def save_model(
-    folder: Path,
-    script: Path,
-    artifacts: Mapping[str, Path],
-    columns: tuple[Mapping[str, Any], Mapping[str, Any]],
-    example: Mapping[str, Any],
-    requirements: Sequence[str],
-    config: Mapping[str, Any],
-) -> None:
-    """Write an MLflow model folder whose code is `script` and in which nothing is pickled.
+def save_model(folder: Path, content: ModelFolder) -> None:
+    """Write an MLflow model folder in which nothing is pickled.
 
     Args:
-        folder: empty or absent. artifacts: files that the script finds in its context by these names.
-        columns: types by name, of the input's columns and of the output's. A type is the name of one of MLflow's, or
-            `any`; a list of one type is an array of it.
-        example: one row of input. config: what a loader of the model may override.
+        folder: Empty or absent.
+        content: What to write it from.
     """
-    _prepare()
-    import pandas as pd
-    from mlflow import pyfunc
-    from mlflow.models import Model, ModelSignature
+    _import()
+    with mlflow_settings():
+        import pandas as pd
+        from mlflow import pyfunc
+        from mlflow.models import Model, ModelSignature
+
+        model = Model()
+        pyfunc.save_model(
+            str(folder),
+            python_model=str(content.script),
+            artifacts={name: str(path) for name, path in content.artifacts.items()},
+            signature=ModelSignature(_schema(content.inputs), _schema(content.outputs)),
+            input_example=pd.DataFrame([content.example]),
+            pip_requirements=list(content.requirements),
+            model_config=dict(content.config),
+            mlflow_model=model,
+        )
+        # MLflow notes where the files were on this machine, which concerns no one else, and reads only their names
+        flavor = model.flavors[pyfunc.FLAVOR_NAME]
+        flavor["model_code_path"] = content.script.name
+        for entry in flavor["artifacts"].values():
+            entry["uri"] = entry["path"]
+        model.save(str(folder / "MLmodel"))
+
+
+def _schema(types: Mapping[str, Any]) -> Any:
+    """Return MLflow's schema of columns whose types are given as in `ModelFolder`."""
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Array
 
     def kind(value: Any) -> Any:
         if isinstance(value, list):
             return Array(kind(value[0]))
-        return AnyType() if value == "any" else DataType[value]
+        return AnyType() if value == "any" else DataType[value]  # type: ignore[no-untyped-call]
 
-    def schema(types: Mapping[str, Any]) -> Schema:
-        return Schema([ColSpec(kind(value), name) for name, value in types.items()])
-
-    model = Model()
-    pyfunc.save_model(
-        str(folder),
-        python_model=str(script),
-        artifacts={name: str(path) for name, path in artifacts.items()},
-        signature=ModelSignature(*map(schema, columns)),
-        input_example=pd.DataFrame([example]),
-        pip_requirements=list(requirements),
-        model_config=dict(config),
-        mlflow_model=model,
-    )
-    # MLflow notes where the files lay on this machine, which is nobody's business, and reads their names alone
-    flavor = model.flavors[pyfunc.FLAVOR_NAME]
-    flavor["model_code_path"] = script.name
-    for entry in flavor["artifacts"].values():
-        entry["uri"] = entry["path"]
-    model.save(str(folder / "MLmodel"))
+    return Schema([ColSpec(kind(value), name) for name, value in types.items()])
 
 
 def load_model(folder: Path, config: Mapping[str, Any]) -> Callable[[DataFrame], DataFrame]:
-    """The `predict` of a model folder, in this process."""
-    _prepare()
-    from mlflow import pyfunc
+    """Load a model folder in this process and return its `predict`."""
+    _import()
+    with mlflow_settings():
+        from mlflow import pyfunc
 
-    predict: Callable[[DataFrame], DataFrame] = pyfunc.load_model(str(folder), model_config=dict(config)).predict
-    return predict
-
-
-def register_model(
-    client: Client, run_id: str, folder: Path, name: str, alias: str, tags: Mapping[str, str], description: str
-) -> int:
-    """Log a model folder on a run, and make it the newest version of the registered model `name`, and `alias` that one.
-
-    The alias comes last, so whoever follows it gets the whole model or the one before. Returns the version.
-    """
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
-
-    experiment = client.get_run(run_id).info.experiment_id
-    model = client.create_logged_model(experiment, name, run_id, dict(tags), model_type="segmentation")
-    timeout = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = _UPLOAD_SECONDS
-    status = "FAILED"
-    try:
-        client.log_model_artifacts(model.model_id, str(folder))
-        status = "READY"
-    finally:
-        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = timeout
-        client.finalize_logged_model(model.model_id, status)
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    version = client.create_model_version(
-        name, model.artifact_location, run_id, dict(tags), description=description, model_id=model.model_id
-    ).version
-    # by this MLflow's pages find the version from the model
-    client.set_logged_model_tags(
-        model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([{"name": name, "version": int(version)}])}
-    )
-    client.set_registered_model_alias(name, alias, version)
-    return int(version)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says first, without logins; of a failed request only its cause, as the address is known."""
-    lines = hide_login(str(error)).splitlines()
-    return (re.sub(r"^.*\(Caused by (.*)\)$", r"\1", lines[0]) if lines else type(error).__name__)[:200]
+        predict: Callable[[DataFrame], DataFrame] = pyfunc.load_model(str(folder), model_config=dict(config)).predict
+        return predict

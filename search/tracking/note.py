@@ -1,64 +1,146 @@
-"""`tracking.json`: where a study goes in MLflow and as what, so that another process can go on with it.
+"""`tracking.json`: where a study goes and how its run is described, so that another process can continue.
 
-A server's login is never written down: not here, not in what is sent, not in messages.
+A server's login is never written down: neither here, nor in what is sent, nor in messages.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcore.errors import MedcoreError
+from medcore.errors import MedcoreError, TrackingError
 from results.store.files import read_json, write_by_rename
-from search.base.logins import _LOGINS, hide_login
 
 FILE = "tracking.json"
+#: The kind of tracker of studies from before there was a choice.
+MLFLOW = "mlflow"
+FOLDER_WANTED = "give the folder that `medcore search` wrote"
+#: Where MLflow's client looks for a login; the first one goes with MLFLOW_TRACKING_PASSWORD.
+_LOGINS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN")
+_ADVICE = "delete it, and the study gets a new run in its tracker"
+
+
+@dataclass(frozen=True)
+class StudyNote:
+    """Content of `tracking.json`.
+
+    Attributes:
+        kind: Name of the tracker.
+        study_id: Identity of the study, by which its run is found.
+        experiment: Name that groups studies.
+        run_name: Name of the study's run.
+        uri: Address without its login; None for the tracker's own place in the study's folder.
+        login: The address was given with a login.
+        tags: Tags of the study's run.
+        params: The configuration by dotted keys, as text.
+        datasets: Folders of the data sets.
+        missing: Keys that the file lacks, so that no tracker can be made from it.
+    """
+
+    kind: str = MLFLOW
+    study_id: str = ""
+    experiment: str = ""
+    run_name: str = ""
+    uri: str | None = None
+    login: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    datasets: Sequence[str] = ()
+    missing: tuple[str, ...] = ()
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "kind": str,
+    "study_id": str,
+    "experiment": str,
+    "run_name": str,
+    "uri": (str, type(None)),
+    "tags": dict,
+    "params": dict,
+    "datasets": list,
+}
+#: Keys without which a tracker cannot continue.
+_REQUIRED = ("study_id", "experiment", "run_name", "tags", "params", "datasets")
+_KNOWN = {entry.name for entry in dataclasses.fields(StudyNote)} - {"missing"}
+
+
+def read_note(study_dir: Path) -> StudyNote | None:
+    """Read what the last start wrote down; None before the first one.
+
+    Raises:
+        MedcoreError: The file is corrupt.
+    """
+    path = study_dir / FILE
+    if not path.is_file():
+        return None
+    values = read_json(path, _ADVICE)
+    if not isinstance(values, dict):
+        raise MedcoreError(f"{path}: corrupt (expected an object); {_ADVICE}")
+    if wrong := [name for name, kind in _TYPES.items() if name in values and not isinstance(values[name], kind)]:
+        raise MedcoreError(f"{path}: corrupt ({', '.join(wrong)}); {_ADVICE}")
+    missing = tuple(name for name in _REQUIRED if name not in values)
+    return StudyNote(**{name: value for name, value in values.items() if name in _KNOWN}, missing=missing)
+
+
+def read_whole_note(study_dir: Path) -> StudyNote:
+    """Read the note of a study that a search has started to track.
+
+    Raises:
+        MedcoreError: The file is absent, corrupt or incomplete.
+    """
+    note = read_note(study_dir)
+    if note is None or note.missing:
+        raise MedcoreError(f"{study_dir / FILE}: missing or incomplete; {FOLDER_WANTED}")
+    return note
+
+
+def write_note(study_dir: Path, note: StudyNote) -> StudyNote:
+    """Write a note that keeps the identity of an earlier one, and return it.
+
+    Args:
+        study_dir: The study's folder.
+        note: The new note; its `study_id` is ignored.
+
+    Raises:
+        MedcoreError: The earlier file is corrupt, or the folder cannot be written.
+    """
+    earlier = read_note(study_dir)
+    study_id = earlier.study_id if earlier and earlier.study_id else uuid.uuid4().hex
+    note = dataclasses.replace(note, study_id=study_id, missing=())
+    values: dict[str, Any] = dataclasses.asdict(note)
+    del values["missing"]
+    write_by_rename(study_dir / FILE, (json.dumps(values, indent=1) + "\n").encode())
+    return note
 
 
 def own_uri(study_dir: Path) -> str:
-    """The SQLite file in the study's folder."""
+    """Return the address of the SQLite file in the study's folder."""
     return f"sqlite:///{study_dir / 'mlflow.db'}"
 
 
 def earlier_uri(study_dir: Path) -> str | None:
-    """The server that the study went to before; None for a new study and for its own file.
+    """Return the server that the study went to before.
 
-    Raises `MedcoreError` if that server was given with a login and now there is none.
+    None for a new study and for its own file.
+
+    Raises:
+        MedcoreError: That server was given with a login, and now there is none.
     """
-    noted = read_note(study_dir)
-    uri = noted.get("uri")
-    if noted.get("login"):
-        again = f"{study_dir / FILE}: the login for MLflow at {uri} is not kept"
-        if not str(uri).startswith("http"):
-            raise MedcoreError(f"{again}; give --tracking-uri again")
+    note = read_note(study_dir)
+    if note is None or note.kind != MLFLOW:
+        return None
+    if note.login:
+        problem = f"{study_dir / FILE}: the login for MLflow at {note.uri} is not kept"
+        if not str(note.uri).startswith("http"):
+            raise TrackingError(f"{problem}; give --tracking-uri again")
         if not any(os.environ.get(name) for name in _LOGINS):
-            raise MedcoreError(
-                f"{again}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give --tracking-uri again"
+            raise TrackingError(
+                f"{problem}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give --tracking-uri again"
             )
-    return uri
-
-
-def read_note(study_dir: Path) -> dict[str, Any]:
-    """What the last start wrote down; empty before the first. Raises `MedcoreError` if it is corrupt."""
-    path, advice = study_dir / FILE, "delete it, and the study gets a new run in MLflow"
-    note = read_json(path, advice) if path.is_file() else {}
-    if not isinstance(note, dict):
-        raise MedcoreError(f"{path}: corrupt (expected an object); {advice}")
-    return note
-
-
-def write_note(study_dir: Path, uri: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `about` with the study's identity, which stays what it was, and with `uri` less its login; returns it."""
-    earlier, public = read_note(study_dir), hide_login(uri)
-    note = {
-        "study_id": earlier.get("study_id") or uuid.uuid4().hex,
-        "uri": None if uri == own_uri(study_dir) else public,
-        "login": public != uri or (public == earlier.get("uri") and bool(earlier.get("login"))),
-        **about,
-    }
-    write_by_rename(study_dir / FILE, (json.dumps(note, indent=1) + "\n").encode())
-    return note
+    return note.uri

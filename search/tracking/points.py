@@ -1,9 +1,8 @@
-"""What of a study goes to the tracking server, as plain values; `search.tracking.tracker` sends it."""
+"""What a study looks like in a tracker: tags, parameters and curves as plain values."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,21 +10,36 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from medcore.errors import DataError, brief
+from medcore.quality.catalogue import headlines
+from medcore.quality.figures import FIGURES
 from results.stats import labels
-from results.stats.pareto import front_ranks, hypervolume_trace, objective_losses, to_losses
-from results.store.trials import StudyInfo
+from results.stats.columns import PARAM
+from results.stats.objectives import names_of
+from results.stats.pareto import front_ranks, hypervolume_trace, objective_losses, reference_losses, to_losses
+from results.store.files import is_finite
+from results.store.study_info import StudyInfo
+from results.store.trial_row import IDENTITY, TrialRow
 from search.base.logins import hide_login
-from search.base.objectives import Row
+from search.tracking.note import StudyNote
 
-#: Of a row, what is neither a parameter nor a metric.
-_IDENTITY = {"trial_id", "number", "status", "reason", "seed", "origin", "started", "finished"}
+#: The study's curve that is as long as the number of trials whose points were sent.
+COUNT_CURVE = "trials_done"
 _TAG_LENGTH, _PARAM_LENGTH = 5000, 500
 
 
 class Point(NamedTuple):
-    """One metric value; `timestamp` in milliseconds."""
+    """One value of a metric.
+
+    Attributes:
+        key: Name of the metric.
+        value: Finite.
+        timestamp: Milliseconds.
+        step: Place in the metric's curve.
+    """
 
     key: str
     value: float
@@ -33,79 +47,106 @@ class Point(NamedTuple):
     step: int
 
 
-def run_params(row: Row) -> dict[str, str]:
-    """Sampled parameters, seed and budgets of a trial."""
-    params = {
-        key.removeprefix("param/"): value
-        for key, value in row.items()
-        if key.startswith("param/") and value is not None
-    }
-    params["seed"] = row.get("seed")
-    params.update((key, row[key]) for key in ("heads", "channels") if isinstance(row.get(key), Sequence))
+def run_params(row: TrialRow) -> dict[str, str]:
+    """Return sampled parameters, seed and budget of a trial as text."""
+    budget = {family: list(kept) for family, kept in row.budget.items()}
+    params = {**row.params, "seed": row.seed, **budget}
     return {clean_key(key): _text(value)[:_PARAM_LENGTH] for key, value in params.items()}
 
 
-def run_points(row: Row, phases: Iterable[Row]) -> list[Point]:
-    """Final metrics at step 0 and phase metrics at their steps.
+def run_points(row: TrialRow, phases: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """Return final figures at step 0 and figures of the phases at their steps.
 
-    Timestamps come from the row, or from a phase metric that has a `time` of its own, so that sending a trial twice
-    writes the same points and not more of them.
+    Timestamps come from the row, or from a phase's figure that has a `time` of its own. Sending a trial twice then
+    writes the same points and does not add any.
+
+    Raises:
+        DataError: A figure of a phase is malformed.
     """
     _, end = run_times(row)
-    points = [
-        Point(clean_key(key), float(value), end, 0)
-        for key, value in row.items()
-        if key not in _IDENTITY and not key.startswith("param/") and _is_finite(value)
-    ]
-    points += [
-        Point(
-            clean_key(f"{phase['phase']}/{phase['name']}"),
-            float(phase["value"]),
-            int(phase.get("time", end)),
-            int(phase["step"]),
-        )
-        for phase in phases
-        if _is_finite(phase["value"])
-    ]
+    points = [Point(clean_key(key), value, end, 0) for key, value in run_metrics(row).items()]
+    try:
+        points += [_phase_point(phase, end) for phase in phases if is_finite(phase["value"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"trial {row.trial_id}: phases.json is corrupt ({brief(error)}); delete it") from None
     return points
 
 
-def run_tags(row: Row) -> dict[str, str]:
-    """Tags of a trial's run, less its front membership."""
-    tags = {f"medcore.{key}": row.get(key) for key in ("trial_id", "number", "status", "origin", "reason", "git")}
-    return {key: _text(value)[:_TAG_LENGTH] for key, value in tags.items() if value is not None}
+def _phase_point(phase: Mapping[str, Any], end: int) -> Point:
+    key, time = clean_key(f"{phase['phase']}/{phase['name']}"), int(phase.get("time", end))
+    return Point(key, float(phase["value"]), time, int(phase["step"]))
 
 
-def run_name(row: Row) -> str:
-    """`t0017 · 41 % FLOPs · BF1 0.712`: what a list of runs must tell apart; `t0003 · failed` without a result."""
-    if row["status"] == "failed":
-        return f"{row['trial_id']} · failed"
-    share = row.get("flops_paper_fraction", row.get("flops_fraction"))
-    words = [str(row["trial_id"])]
-    words += [f"{100 * share:.0f} % FLOPs"] if _is_finite(share) else []
-    words += [f"BF1 {row['boundary_f1']:.3f}"] if _is_finite(row.get("boundary_f1")) else []
+def run_metrics(row: TrialRow) -> dict[str, float]:
+    """Return the finite figures of a trial by the names of their columns."""
+    columns = row.to_flat().items()
+    return {
+        key: float(value)
+        for key, value in columns
+        if key not in IDENTITY and not key.startswith(PARAM) and is_finite(value)
+    }
+
+
+def run_tags(row: TrialRow) -> dict[str, str]:
+    """Return the tags of a trial's run, except whether it is on the front."""
+    tags = {
+        "trial_id": row.trial_id,
+        "number": row.number,
+        "status": row.status,
+        "origin": row.origin,
+        "reason": row.reason,
+        "git": row.provenance.git,
+    }
+    return {f"medcore.{key}": _text(value)[:_TAG_LENGTH] for key, value in tags.items() if value is not None}
+
+
+def run_status(row: TrialRow) -> str:
+    """Return MLflow's word for how a trial ended.
+
+    A run that a scheduler stopped is killed.
+    """
+    return {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}[row.status]
+
+
+def run_name(row: TrialRow) -> str:
+    """Return what tells runs apart in a list.
+
+    Examples are `t0017 · 41 % FLOPs · BF1 0.712` and `t0003 · failed`.
+    """
+    if not row.is_done:
+        return f"{row.trial_id} · {row.status}"
+    shares = [row.metrics[name] for name in ("flops_paper_fraction", "flops_fraction") if name in row.metrics][:1]
+    main = headlines()[0]
+    quality = row.figure(main)
+    words = [row.trial_id]
+    words += [f"{100 * share:.0f} % FLOPs" for share in shares if is_finite(share)]
+    words += [] if quality is None else [f"{FIGURES[main].short} {quality:.3f}"]
     return " · ".join(words)
 
 
-def description(about: Mapping[str, Any], info: StudyInfo, study_dir: str) -> str:
-    """Markdown for the parent run: what was searched, on what, from which reference, and how to go on from here.
+def run_times(row: TrialRow) -> tuple[int, int]:
+    """Return start and end in milliseconds, 0 where the row does not have them."""
+    start, end = _milliseconds(row.timing.started), _milliseconds(row.timing.finished)
+    return start or end, end
 
-    `about`: the study's note (`search.tracking.note`), with the flat configuration in `params`.
+
+def description(note: StudyNote, info: StudyInfo, study_dir: str) -> str:
+    """Return the text of the study's run, in Markdown.
+
+    It says what was searched, on what, from which reference, and what to do next.
     """
-    params, dense = about["params"], info["dense"]
-    goals = ", ".join(f"{goal['name']} {'down' if goal['direction'] == 'min' else 'up'}" for goal in info["objectives"])
-    metrics = ("boundary_f1", "hd95", "dice", "flops", "flops_paper")
-    known = ", ".join(
-        f"{labels.METRICS[name].title} {labels.text(name, dense[name])}" for name in metrics if name in dense
-    )
-    datasets = ", ".join(f"`{folder}`" for folder in about["datasets"])
-    return "\n".join([
-        f"**{info['name']}**: how far each block of `{params.get('model.adapted', '?')}` can be pruned "
+    params, dense = note.params, info.dense
+    goals = ", ".join(f"{goal.name} {'down' if goal.lower_is_better else 'up'}" for goal in info.objectives)
+    names = [name for name in (*headlines(), "flops", "flops_paper") if name in dense]
+    known = ", ".join(f"{labels.title(name)} {labels.text(name, dense[name])}" for name in names)
+    datasets = ", ".join(f"`{folder}`" for folder in note.datasets)
+    splits = params.get("data.search_split", "?"), params.get("data.report_split", "?")
+    lines = [
+        f"**{info.name}**: how far each block of `{params.get('model.adapted', '?')}` can be pruned "
         f"(general model `{params.get('model.base', '?')}`).",
         "",
         f"- objectives: {goals}",
-        f"- data: {datasets}; searched on `{params.get('data.search_split', '?')}`, reported on "
-        f"`{params.get('data.report_split', '?')}`",
+        f"- data: {datasets}; searched on `{splits[0]}`, reported on `{splits[1]}`",
         f"- unpruned model on the search images: {known}",
         "- front: `front.html` and `front.csv` among the artifacts; its trials have the tag `medcore.front = true`",
         "",
@@ -114,17 +155,12 @@ def description(about: Mapping[str, Any], info: StudyInfo, study_dir: str) -> st
         shlex.join(["medcore", "front", study_dir]),
         shlex.join(["medcore", "export", study_dir, "--select", "knee", "--out", "best.safetensors"]),
         "```",
-    ])  # fmt: skip
-
-
-def run_times(row: Row) -> tuple[int, int]:
-    """Start and end in milliseconds; 0 where the row states none."""
-    start, end = (_milliseconds(row.get(key)) for key in ("started", "finished"))
-    return start or end, end
+    ]
+    return "\n".join(lines)
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested configuration as dotted keys, without logins."""
+    """Return a nested configuration by dotted keys, as text without logins."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -134,29 +170,36 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def front_ranks_of(rows: Sequence[Row], info: StudyInfo) -> dict[str, int]:
-    """Rank of every trial by what has been measured so far, 1 for the Pareto front; failed ones have none."""
-    ranks = front_ranks(_losses(rows, info))
-    return {str(row["trial_id"]): int(rank) for row, rank in zip(rows, ranks, strict=True) if rank}
+def front_ranks_of(rows: Sequence[TrialRow], info: StudyInfo) -> dict[str, int]:
+    """Return the rank of each trial among `rows`, 1 for the Pareto front.
 
-
-def study_points(rows: Sequence[Row], info: StudyInfo, known: int) -> list[Point]:
-    """The parent's curves over the number of ended trials: counts, best of each objective, hypervolume.
-
-    `known`: trials whose points are at the server. Points carry the time of the trial that they end with, so that
-    curves of a study that is sent late look as if it had been followed.
+    Failed trials have none.
     """
-    rows = sorted(rows, key=lambda row: (run_times(row)[1], row["number"]))
+    ranks = front_ranks(_losses(rows, info))
+    return {row.trial_id: int(rank) for row, rank in zip(rows, ranks, strict=True) if rank}
+
+
+def study_points(rows: Sequence[TrialRow], info: StudyInfo, known: int) -> list[Point]:
+    """Return the study's curves over the number of ended trials.
+
+    They are counts, the best of each objective, and the hypervolume. A point has the time of the trial that it ends
+    with, so that curves look the same when a study is sent late.
+
+    Args:
+        rows: All trials that have ended.
+        info: The study.
+        known: Number of trials whose points were sent before.
+    """
+    rows = sorted(rows, key=lambda row: (run_times(row)[1], row.number))
     losses = _losses(rows, info)
-    directions = [objective["direction"] for objective in info["objectives"]]
-    names = [objective["name"] for objective in info["objectives"]]
-    corner = to_losses([info["reference"][name] for name in names], directions)[0]
-    usable = np.where(np.isfinite(losses).all(axis=1)[:, None], losses, np.inf)
-    best = to_losses(np.minimum.accumulate(usable, axis=0), directions)
-    failed = np.array([row["status"] == "failed" for row in rows])
-    curves = {f"best/{name}": best[:, column] for column, name in enumerate(names)}
-    curves |= {"hypervolume": hypervolume_trace(losses, corner), "trials_failed": np.cumsum(failed)}
-    curves["trials_done"] = np.cumsum(~failed)  # the last one to arrive tells that all have
+    corner = reference_losses(info.reference, info.objectives)
+    is_known = np.isfinite(losses).all(axis=1, keepdims=True)
+    usable = np.where(is_known, losses, np.inf)
+    best = to_losses(np.minimum.accumulate(usable, axis=0), info.objectives)
+    done, failed = (np.cumsum([row.status == status for row in rows]) for status in ("done", "failed"))
+    curves = {f"best/{name}": best[:, column] for column, name in enumerate(names_of(info.objectives))}
+    curves |= {"hypervolume": hypervolume_trace(losses, corner), "trials_failed": failed}
+    curves[COUNT_CURVE] = done  # last, because its length tells that all curves have arrived
     return [
         Point(clean_key(key), float(values[step]), run_times(rows[step])[1], step + 1)
         for key, values in curves.items()
@@ -166,19 +209,18 @@ def study_points(rows: Sequence[Row], info: StudyInfo, known: int) -> list[Point
 
 
 def clean_key(key: str) -> str:
-    """MLflow's alphabet for names: letters, digits, `_ - . : /` and space; at most 250 characters."""
+    """Return a name in MLflow's alphabet: letters, digits, `_ - . : /` and space.
+
+    At most 250 characters.
+    """
     return re.sub(r"[^\w\-. :/]", "_", key, flags=re.ASCII).strip("/")[:250]
 
 
-def _losses(rows: Sequence[Row], info: StudyInfo) -> Any:
-    names = [objective["name"] for objective in info["objectives"]]
-    columns = ["trial_id", "status", *names]
-    frame = pd.DataFrame([{name: row.get(name) for name in columns} for row in rows], columns=columns)
-    return objective_losses(frame, info["objectives"])
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _losses(rows: Sequence[TrialRow], info: StudyInfo) -> npt.NDArray[np.float64]:
+    names = names_of(info.objectives)
+    columns = {name: [row.figure(name) for row in rows] for name in names}
+    identity = {"trial_id": [row.trial_id for row in rows], "status": [row.status for row in rows]}
+    return objective_losses(pd.DataFrame(identity | columns), info.objectives)
 
 
 def _text(value: Any) -> str:

@@ -1,34 +1,40 @@
-"""Boundary leverage that scores predict for a budget."""
+"""Boundary leverage (method §8) that scores predict for a budget."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from medcore.models.cost import cost
-from medcore.models.groups import PerGroup
+from medcore.models.cut import prune
 from medcore.models.masks import select
-from medcore.models.prune import prune
-from medcore.models.spec import EncoderSpec
+from medcore.models.sites import PerSite
+from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import low_logits
-from medcore.quality.leverage import (
-    schedule_leverage,
-)
+from medcore.quality.leverage import schedule_leverage
 from search.base.device import best_device
 from search.study.inputs import Shared, adapted_model
 
 
-def predicted_leverage(shared: Shared, scores: PerGroup, spec: EncoderSpec) -> dict[str, float]:
-    """Leverage of cutting to `spec` in one go, before any recovery, on some calibration images; {} where switched off.
+def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict[str, float]:
+    """Return the leverage of cutting to `spec` in one go, before recovery.
 
-    The dense model's logits are the teacher's, so this costs one short evaluation of the pruned model.
+    The result is empty if leverage is switched off.
+
+    It is measured on some calibration images. The dense model's logits are the teacher's, so this costs one short
+    evaluation of the pruned model.
+
+    Args:
+        shared: Inputs common to all trials.
+        scores: What ranks the groups.
+        spec: The budget.
     """
-    count = min(shared.config.search.leverage_images, len(shared.calibration))
+    count = min(shared.settings.search.leverage_images, len(shared.calibration))
     if count == 0:
         return {}
     rows = np.linspace(0, len(shared.calibration) - 1, count).round().astype(np.intp)
     images = shared.calibration.subset(rows)
-    model = prune(adapted_model(shared.config), select(scores, spec)).to(best_device())
-    logits = low_logits(model, images, autocast=shared.config.recovery.autocast)
-    dense = EncoderSpec.dense(shared.arch)
+    model = prune(adapted_model(shared.settings.model), select(scores, spec)).to(best_device())
+    logits = low_logits(model, images, autocast=shared.settings.recovery.autocast)
+    dense = ModelSpec.dense(shared.arch)
     removed = 100 * (1 - cost(spec).encoder_params / cost(dense).encoder_params)
     return schedule_leverage(shared.teacher.logits[rows, 0].astype(np.float32), logits, images.masks, removed)

@@ -1,8 +1,9 @@
-"""The state of a trial's schedule on disk, one file that is complete or absent, so that a killed trial can go on."""
+"""The state of a trial's schedule on disk: one file, complete or absent, from which a killed trial continues."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +11,66 @@ import numpy as np
 
 from medcore.errors import MedcoreError
 from medcore.models.checkpoint import load_with_info, save
-from medcore.models.groups import PerGroup
+from medcore.models.sam import MedSam
+from medcore.models.sites import PerSite, by_family, from_families
 from medcore.training.schedule import State
-
-#: Rows of the phase series: phase, step, name, value.
-Series = list[dict[str, Any]]
+from search.trials.meter import PhasePoint
 
 
-def save_state(path: Path, state: State, series: Series) -> None:
-    """Write the model, with masks, scores and series in its metadata."""
+@dataclass
+class History:
+    """What happened in the phases of a trial so far.
+
+    Attributes:
+        points: Figures in their order.
+        notes: Remarks for the reason of the trial's row.
+    """
+
+    points: list[PhasePoint] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def save_state(path: Path, state: State, history: History) -> None:
+    """Write the model, with masks, scores and history in the file's metadata."""
     info = {
         "phases_done": str(state.done),
-        "kept": json.dumps(_lists(state.kept)),
-        "scores": json.dumps(_lists(state.scores)),
-        "series": json.dumps(series),
+        "kept": _lists(state.model, state.kept),
+        "scores": _lists(state.model, state.scores),
+        "series": json.dumps([point.record() for point in history.points]),
+        "notes": json.dumps(history.notes),
     }
     save(path, state.model, info)
 
 
-def load_state(path: Path) -> tuple[State, Series]:
-    """What `save_state` wrote, on the CPU. Raises `MedcoreError` naming a file that is not one."""
+def load_state(path: Path) -> tuple[State, History]:
+    """Return what `save_state` wrote, on the CPU.
+
+    Raises:
+        MedcoreError: The file is not the state of a trial.
+    """
     model, info = load_with_info(path)
     try:
-        kept = _arrays(json.loads(info["kept"]), bool)
-        scores = _arrays(json.loads(info["scores"]), np.float64)
-        done, series = int(info["phases_done"]), json.loads(info["series"])
+        kept = _arrays(model, info["kept"], bool)
+        scores = _arrays(model, info["scores"], np.float64)
+        done, history = int(info["phases_done"]), _history(info)
     except (KeyError, TypeError, ValueError) as error:
-        raise MedcoreError(f"{path}: not the state of a trial ({error!r}); delete it to start the trial anew") from None
-    return State(model, kept, scores, done), series
+        raise MedcoreError(f"{path}: not the state of a trial ({error!r}); delete it to start the trial over") from None
+    return State(model, kept, scores, done), history
 
 
-def _lists(groups: PerGroup) -> dict[str, list[list[Any]]]:
-    return {
-        "heads": [block.tolist() for block in groups.heads],
-        "channels": [block.tolist() for block in groups.channels],
-    }
+def _history(info: dict[str, str]) -> History:
+    """Return the history in a file's metadata.
+
+    Files without `notes` keep each note in a point of the series.
+    """
+    series = json.loads(info["series"])
+    notes = [entry.pop("note") for entry in series if "note" in entry]
+    return History([PhasePoint(**entry) for entry in series], notes + json.loads(info.get("notes", "[]")))
 
 
-def _arrays(lists: dict[str, list[list[Any]]], kind: Any) -> PerGroup:
-    heads, channels = (
-        tuple(np.array(block, dtype=kind) for block in lists[family]) for family in ("heads", "channels")
-    )
-    return PerGroup(heads, channels)
+def _lists(model: MedSam, values: PerSite) -> str:
+    return json.dumps(by_family(model.arch.sites, [site.tolist() for site in values]))
+
+
+def _arrays(model: MedSam, text: str, kind: Any) -> PerSite:
+    return tuple(np.array(site, dtype=kind) for site in from_families(model.arch.sites, json.loads(text)))

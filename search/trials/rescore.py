@@ -1,29 +1,36 @@
-"""Fresh scores for a pruned model, as progressive schedules want them: on fewer images, with the same weights."""
+"""Score a pruned model again, as progressive schedules need it: on fewer images, with the same weights."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from medcore.data.load import ImageSet
-from medcore.models.groups import PerGroup
-from medcore.models.prune import prune
+from medcore.models.cut import prune
 from medcore.models.sam import MedSam
+from medcore.models.sites import PerSite
 from medcore.scoring.criteria import ScoringWeights, mix
 from medcore.scoring.job import build_table
 from medcore.training.schedule import Scorer
-from search.base.config import Config
+from search.base.sections.inputs import ModelConfig
 from search.study.inputs import base_model
 
 
-def scorer(config: Config, calibration: ImageSet, weights: ScoringWeights, per_dataset: int, seed: int) -> Scorer:
-    """Scores a model with `weights` on `per_dataset` calibration images of each data set, drawn by `seed`.
+def scorer(pair: ModelConfig, calibration: ImageSet, weights: ScoringWeights, per_dataset: int, seed: int) -> Scorer:
+    """Return a function that scores a model with `weights`.
 
-    The general model is cut by the same masks, so that reset scores compare what both still have.
+    The general model is cut by the same masks, so that reset scores compare what both models still have.
+
+    Args:
+        pair: Names the general model.
+        calibration: Calibration images.
+        weights: Weights of the score.
+        per_dataset: Images of each data set to score on.
+        seed: Draws these images.
     """
     indices = _drawn(calibration, per_dataset, seed)
 
-    def score(model: MedSam, kept: PerGroup) -> PerGroup:
-        base = prune(base_model(config), kept).to(model.device)
+    def score(model: MedSam, kept: PerSite) -> PerSite:
+        base = prune(base_model(pair), kept).to(model.device)
         table = build_table(base, model, calibration.subset(indices), nodes=(weights.boundary_weight,))
         return mix(table, weights, model.arch)
 

@@ -45,7 +45,7 @@ def documents(path: Path) -> list[Document]:
 
 
 def tool(program: str) -> str:
-    """A linter that is a package of the development tools; it lies beside this Python."""
+    """A linter that is a package of the development tools; it lies next to this Python."""
     found = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
     assert found, f"{program} is missing: pip install -c constraints.txt -e '.[dev]'"
     return found

@@ -137,7 +137,7 @@ def test_slurm_starts_ray_with_a_token_and_the_search_on_it(tmp_path: Path) -> N
 def test_slurm_job_fails_with_the_search_and_with_ray(tmp_path: Path, failure: dict[str, str]) -> None:
     done = submit(tmp_path, "mine.yaml", **failure)
     assert done.returncode != 0
-    assert "goes on with it" in done.stderr
+    assert "the same sbatch command resumes it" in done.stderr
 
 
 # README

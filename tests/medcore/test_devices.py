@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcore.devices import Parts, is_out_of_memory, slices
+from medcore.devices import Microbatches, is_out_of_memory, slices
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import evaluate
 from medcore.training.recovery import RecoverySettings, recover
@@ -48,7 +48,7 @@ def test_what_counts_as_out_of_memory() -> None:
 
 
 def test_the_limit_is_halved_only_as_far_as_needed_and_kept() -> None:
-    parts, tried = Parts(), []
+    parts, tried = Microbatches(), []
 
     def work(pieces: list[slice]) -> int:
         tried.append(max(piece.stop - piece.start for piece in pieces))
@@ -70,9 +70,9 @@ def test_other_errors_and_single_images_that_do_not_fit_are_raised() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Parts().run(4, broken)
+        Microbatches().run(4, broken)
     with pytest.raises(torch.OutOfMemoryError):
-        Parts().run(4, full)
+        Microbatches().run(4, full)
 
 
 @pytest.mark.parametrize(("most", "count"), [(4, 2), (2, 3), (1, 5)])

@@ -6,20 +6,21 @@ import errno
 import os
 import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
-import medcore.files
 from medcore.data.splits import save_manifest
-from medcore.files import cannot_write, first_line, replacing
+from medcore.errors import MedcoreError, StorageError
+from medcore.files import cannot_write, is_locked, locked, replacing
 from medcore.models.checkpoint import save
 from medcore.scoring.sums import CalibrationSums
 from medcore.synthetic.write import write_folder
 from medcore.training.train import TrainSettings, train
 from results.store.files import write_by_rename
-from tests.medcore.scoring.test_criteria import random_table
+from tests.support.helpers import files_of_at_most
+from tests.support.scoring_samples import random_table
 from tests.support.training_samples import random_images, tiny_model
 
 
@@ -73,34 +74,50 @@ def test_equal_process_numbers_on_one_or_two_machines_do_not_collide(
     assert len(seen) == 3
 
 
-def test_every_writer_goes_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    before = medcore.files.replacing
-
-    def noted(path: Path):  # type: ignore[no-untyped-def]
-        written.append(path.name)
-        return before(path)
-
-    for module in ("checkpoint", "score_table", "splits", "sums", "synthetic", "train_state"):
-        monkeypatch.setattr(f"medcore.{module}.replacing", noted)
-    monkeypatch.setattr("results.store.files.replacing", noted)
-    model = tiny_model()
-    save(tmp_path / "model", model)
-    random_table().save(tmp_path / "table")
-    CalibrationSums.zeros(model, (0.0,)).save(tmp_path / "sums")
-    save_manifest(tmp_path / "splits", {})
-    train(model, random_images(2), None, TrainSettings(epochs=1), 0, state_path=tmp_path / "state")
-    write_by_rename(tmp_path / "row", b"{}")
-    expected = ["model", "row", "splits", "state", "sums", "table"]
-    assert sorted(written) == expected == names(tmp_path)
-    write_folder(tmp_path / "images", "medical", 1, 32, seed=0)
-    assert written[6:] == ["medical_0000.png", "medical_0000.png", "splits.json"]
+#: Writers of single files; each takes the path.
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "checkpoint": lambda path: save(path, tiny_model()),
+    "score table": lambda path: random_table().save(path),
+    "sums": lambda path: CalibrationSums.zeros(tiny_model(), (0.0,)).save(path),
+    "splits": lambda path: save_manifest(path, {"train": [f"image {number}" for number in range(20)]}),
+    "row": lambda path: write_by_rename(path, 200 * b" "),
+}
 
 
-def test_first_line_of_an_error() -> None:
-    assert first_line(ValueError(" one\ntwo")) == "one"
-    assert first_line(torch.OutOfMemoryError()) == "OutOfMemoryError"
-    assert len(first_line(ValueError("x" * 500))) == 120
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_write_that_is_cut_off_leaves_the_former_file(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    path = tmp_path / "file"
+    path.write_text("former")
+    with files_of_at_most(100), pytest.raises((OSError, MedcoreError)):
+        write(path)
+    assert path.read_text() == "former" and names(tmp_path) == ["file"]
+    write(path)
+    assert path.stat().st_size > 100 and names(tmp_path) == ["file"]
+
+
+def test_what_writes_many_files_or_often_leaves_no_half_file(tmp_path: Path) -> None:
+    with files_of_at_most(100):
+        with pytest.raises((OSError, MedcoreError)):
+            train(tiny_model(), random_images(2), None, TrainSettings(epochs=1), 0, state_path=tmp_path / "state")
+        with pytest.raises((OSError, MedcoreError)):
+            write_folder(tmp_path / "images", "medical", 1, 32, seed=0)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_lock_is_held_by_one_and_free_when_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    assert not is_locked(path) and not path.exists()
+    with locked(path) as handle:
+        os.write(handle, b"who")
+        assert is_locked(path)
+        with pytest.raises(BlockingIOError), locked(path, wait=False):
+            pass
+        assert path.read_text() == "who"
+    assert not is_locked(path)
+    with locked(path, wait=False):
+        assert is_locked(path)
+    with pytest.raises(StorageError, match=r"gone.*No such file"), locked(tmp_path / "gone" / "a.lock"):
+        pass
 
 
 def test_why_a_file_cannot_be_written_is_told_in_the_systems_words_whoever_says_it() -> None:

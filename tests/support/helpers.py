@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
 
-from medcore.models.spec import Architecture, DecoderSpec
+from medcore.models.spec import DecoderSpec, ModelSpec
+from medcore.models.vit import SamVit
+
+T = TypeVar("T")
 
 #: Grid 8 with windows of 3, so that window padding is exercised; two window and two global blocks.
-TINY = Architecture(
+TINY = SamVit(
     name="tiny",
     img_size=64,
     patch_size=8,
@@ -41,7 +46,7 @@ def shared_dir() -> Path:
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """A port of this computer that nobody else is given. Who names it may listen there; until then it refuses."""
+    """A port of this computer, given out once. A process that names it may listen there; until then it refuses."""
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
@@ -65,3 +70,25 @@ def use_memory(count: int) -> None:
     pages = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     np.ndarray(count, dtype=np.uint8, buffer=pages).fill(1)
     pages.close()
+
+
+def spec_of(arch: SamVit, heads: Sequence[int], channels: Sequence[int]) -> ModelSpec:
+    """A ViT's spec from the heads and MLP channels that each block keeps."""
+    return ModelSpec(arch, (*heads, *channels))
+
+
+def halves(values: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:
+    """Split one value a site of a ViT into those of its heads and those of its MLP channels."""
+    depth = len(values) // 2
+    return values[:depth], values[depth:]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses longer files to this process, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

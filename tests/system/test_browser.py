@@ -16,8 +16,7 @@ import pytest
 from results.plots.front import save_front_html
 from results.stats.pareto import front_table
 from results.stats.uncertainty import with_intervals
-from tests.results.plots.test_plots import OBJECTIVES, study
-from tests.results.stats.test_uncertainty import measured
+from tests.support.studies.made_trials import OBJECTIVES, measured, study
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome to open the page with")
@@ -43,8 +42,11 @@ def opened(page: Path) -> tuple[dict[str, Any], list[str]]:
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=10000"]
     result = subprocess.run(
         [str(BROWSER), *options, f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     found = re.search(r'<pre id="probe">(.+?)</pre>', result.stdout, re.DOTALL)
     assert found, result.stderr[-2000:]
     return json.loads(html.unescape(found[1])), [line for line in result.stderr.splitlines() if "CONSOLE" in line]

@@ -16,7 +16,7 @@ from benchmarks.campaign.check import check_files, differences
 from benchmarks.campaign.faults import DRAWN, KINDS, draw
 from benchmarks.campaign.machines import why_no_sandbox
 from benchmarks.campaign.watch import Witness
-from tests.support.study_files import environment
+from tests.support.studies.study_files import environment
 
 
 def write_row(study: Path, place: int, **more: object) -> Path:

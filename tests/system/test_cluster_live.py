@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from results.store.trials import all_rows, finished_ids
+from results.store.trials import finished_ids
 from tests.support.helpers import held_port
-from tests.support.ray_nodes import Nodes
-from tests.support.study_files import command, write_tiny_study
+from tests.support.machines.command_line import Done
+from tests.support.machines.command_server import CommandServer
+from tests.support.machines.ray_nodes import Nodes
+from tests.support.studies.rows import all_columns
+from tests.support.studies.study_files import write_tiny_study
 
 SECONDS = 280
 
@@ -34,14 +36,15 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="module")
+def shell(nodes: Nodes) -> Iterator[CommandServer]:
+    """Where a user of the cluster types commands."""
+    with CommandServer(nodes.environment()) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_study(tmp_path_factory.mktemp("live"))
-
-
-def medcore(nodes: Nodes, *arguments: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=cwd, env=nodes.environment(**more), capture_output=True, text=True, timeout=SECONDS
-    )
+    return write_tiny_study(tmp_path_factory.mktemp("live"), search={"concurrency": 1})
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -51,7 +54,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
+def refused(done: Done) -> str:
     """The one line of a command that was refused."""
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = done.stderr.splitlines()
@@ -60,58 +63,64 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.timeout(900)
-def test_a_search_is_submitted_followed_stopped_and_resumed(nodes: Nodes, study: Path, tmp_path: Path) -> None:
+def test_a_search_is_submitted_followed_stopped_and_resumed(
+    nodes: Nodes, shell: CommandServer, study: Path, tmp_path: Path
+) -> None:
     """From a folder without the configuration, which comes along; the cluster needs nothing else of this folder."""
     address = ("--address", nodes.dashboard)
-    done = medcore(nodes, "cluster", "submit", study, *address, "--trials", "600", "--name", "job", cwd=tmp_path)
+    done = shell.medcore("cluster", "submit", study, *address, "--trials", "600", "--name", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     job = re.match(r"submitted (\S+)\n", done.stdout)[1]
     assert f"cluster submit {study} --address {nodes.dashboard} --trials 600 --name job --resume\n" in done.stdout
     folder = study.parent / "runs" / "job"
     until(lambda: len(finished_ids(folder)) > 0)
-    assert f"{job}: stopping" in medcore(nodes, "cluster", "stop", job, *address, cwd=tmp_path).stdout
-    text = medcore(nodes, "cluster", "logs", job, "--follow", *address, cwd=tmp_path).stdout
+    assert f"{job}: stopping" in shell.medcore("cluster", "stop", job, *address, cwd=tmp_path).stdout
+    text = shell.medcore("cluster", "logs", job, "--follow", *address, cwd=tmp_path).stdout
     assert "stopped by request" in text and f"go on with: medcore cluster submit {study}" in text
-    stopped = all_rows(folder)
+    stopped = all_columns(folder)
     assert 0 < len(stopped) < 600
 
     wanted = str(len(stopped) + 1)
     arguments = ("--trials", wanted, "--name", "job", "--resume")
-    again = medcore(nodes, "cluster", "submit", study, *address, *arguments, cwd=tmp_path)
+    again = shell.medcore("cluster", "submit", study, *address, *arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     other = re.match(r"submitted (\S+)\n", again.stdout)[1]
-    text = medcore(nodes, "cluster", "logs", other, "--follow", *address, cwd=tmp_path).stdout
+    text = shell.medcore("cluster", "logs", other, "--follow", *address, cwd=tmp_path).stdout
     assert f"{wanted}/{wanted} done" in text
-    everything = medcore(nodes, "cluster", "status", *address, cwd=tmp_path).stdout.splitlines()
+    everything = shell.medcore("cluster", "status", *address, cwd=tmp_path).stdout.splitlines()
     assert [line.split()[:2] for line in everything] == [[other, "SUCCEEDED"], [job, "STOPPED"]]
     assert all(str(folder) in line for line in everything)
-    rows = all_rows(folder)
+    rows = all_columns(folder)
     assert len(rows) == int(wanted) and all(row["status"] == "done" for row in rows)
     before = {row["trial_id"]: row["finished"] for row in stopped}
     assert before.items() <= {row["trial_id"]: row["finished"] for row in rows}.items()
     assert all(row["git"] != "unknown" for row in rows)  # though a job has no checkout
 
 
-def test_what_the_dashboard_refuses_is_one_line(nodes: Nodes, tmp_path: Path) -> None:
+def test_what_the_dashboard_refuses_is_one_line(nodes: Nodes, shell: CommandServer, tmp_path: Path) -> None:
     token = 40 * "x"
 
-    def ask(*arguments: str, address: str = nodes.dashboard, **more: str) -> str:
-        return refused(medcore(nodes, "cluster", *arguments, "--address", address, cwd=tmp_path, **more))
+    def ask(*arguments: str, address: str = nodes.dashboard) -> str:
+        return refused(shell.medcore("cluster", *arguments, "--address", address, cwd=tmp_path))
+
+    def status_with(**more: str) -> str:
+        with CommandServer(nodes.environment(**more)) as other:
+            return refused(other.medcore("cluster", "status", "--address", nodes.dashboard, cwd=tmp_path))
 
     with held_port() as port, ThreadPoolExecutor() as pool:
         dead = f"http://127.0.0.1:{port}"
-        unknown = pool.submit(ask, "logs", "nobody", "--follow")
-        wrong = pool.submit(ask, "status", RAY_AUTH_TOKEN=token)
-        none = pool.submit(ask, "status", RAY_AUTH_MODE="disabled")
-        away = pool.submit(ask, "status", address=dead)
-    assert "Job nobody does not exist; `medcore cluster status`" in unknown.result()
+        wrong = pool.submit(status_with, RAY_AUTH_TOKEN=token)
+        none = pool.submit(status_with, RAY_AUTH_MODE="disabled")
+        assert "Job absent does not exist; `medcore cluster status`" in ask("logs", "absent", "--follow")
+        assert f"{dead}: no Ray dashboard" in ask("status", address=dead)
     assert "does not accept this token" in wrong.result() and token not in wrong.result()
     assert "asks for a token" in none.result()
-    assert f"{dead}: no Ray dashboard" in away.result()
 
 
 @pytest.mark.timeout(600)
-def test_every_problem_of_a_node_is_told_before_the_first_trial(nodes: Nodes, study: Path, tmp_path: Path) -> None:
+def test_every_problem_of_a_node_is_told_before_the_first_trial(
+    nodes: Nodes, shell: CommandServer, study: Path, tmp_path: Path
+) -> None:
     """A node with another NumPy that sees neither data nor checkpoint nor study, and a server that is away.
 
     Paths through /proc/self/cwd are another folder on each node, as a mount that one machine lacks.
@@ -135,7 +144,7 @@ def test_every_problem_of_a_node_is_told_before_the_first_trial(nodes: Nodes, st
     nodes.wait(3)
     with held_port() as port:
         dead = f"http://127.0.0.1:{port}"
-        done = medcore(nodes, "search", config, "--ray-address", nodes.address, "--tracking-uri", dead, cwd=tmp_path)
+        done = shell.medcore("search", config, "--ray-address", nodes.address, "--tracking-uri", dead, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     first, tracking, *lines = [line.strip() for line in done.stderr.splitlines()]

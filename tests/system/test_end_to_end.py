@@ -12,12 +12,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.support.study_files import environment, medcore, write_tiny_study
+from benchmarks import front_against_baselines
+from tests.support.machines.command_line import medcore, medcore_program
+from tests.support.machines.rays import Rays
+from tests.support.studies.study_files import environment, write_tiny_study
+
+pytestmark = pytest.mark.usefixtures("local_ray", "short_timing")
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searched(tmp_path_factory: pytest.TempPathFactory, rays: Rays) -> Path:
     """Folder of a finished study of six trials."""
+    rays.local()
     folder = tmp_path_factory.mktemp("study")
     result = medcore("search", write_tiny_study(folder))
     assert result.returncode == 0, result.stderr
@@ -41,7 +47,7 @@ def test_every_trial_has_one_row(searched: Path) -> None:
 
 
 def test_front_needs_no_server_and_prints_one_json_object(searched: Path) -> None:
-    result = medcore("front", searched, "--json")
+    result = medcore_program("front", searched, "--json")
     front = json.loads(result.stdout)
     assert front["trials"] == 6 and front["failed"] == 0
     flops = [row["flops"] for row in front["front"]]
@@ -69,8 +75,8 @@ def test_exported_checkpoint_runs_in_segment_anything_alone_with_medcore(searche
     script = f"""
 import sys, numpy as np
 from PIL import Image
-from medcore.checkpoint import load
-from medcore.sam import predictor
+from medcore.models.checkpoint import load
+from medcore.models.sam import predictor
 sam = predictor(load({str(out)!r}))
 assert type(sam).__module__ == "segment_anything.predictor"
 assert not {{"ray", "mlflow", "optuna", "search", "results"}} & set(sys.modules)
@@ -81,9 +87,12 @@ np.save({str(direct)!r}, sam.predict(box=np.array([8, 8, 50, 50]), multimask_out
     assert np.array_equal(np.asarray(Image.open(mask)) > 0, np.load(direct))
 
 
-def test_benchmark_compares_the_front_with_its_baselines(searched: Path, tmp_path: Path) -> None:
-    benchmark = [sys.executable, "-m", "benchmarks.front_against_baselines", searched.parents[1] / "tiny.yaml"]
-    subprocess.run([*benchmark, "--out", tmp_path], check=True, env=environment(), cwd=tmp_path, timeout=240)
+def test_benchmark_compares_the_front_with_its_baselines(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = str(searched.parents[1] / "tiny.yaml")
+    monkeypatch.setattr(sys, "argv", ["front_against_baselines", config, "--out", str(tmp_path)])
+    front_against_baselines.main()
     models = pd.read_csv(tmp_path / "comparison.csv")
     assert models["method"].tolist() == ["unpruned", "searched", "rule", "rule, schedule of the searched"]
     assert models["model"][1].startswith("searched ≤ 0.6 (t000")

@@ -15,14 +15,15 @@ from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from benchmarks.campaign.check import comparable, differences
-from results.store.trials import all_rows
 from search.base.config import load_config
 from search.commands import search as experiment
 from search.study.inputs import Shared
 from search.trials import trial
 from search.trials.attempt import last_attempt
-from tests.support.ray_nodes import ROOT
-from tests.support.study_files import write_tiny_study
+from search.trials.phase_result import PhaseResult
+from tests.support.machines.ray_nodes import ROOT
+from tests.support.studies.rows import all_columns
+from tests.support.studies.study_files import write_tiny_study
 
 LATE = timedelta(hours=-3)
 
@@ -50,7 +51,7 @@ class LateDatetime(datetime):
         return datetime.now(tz) + LATE
 
 
-def work(issued: Mapping[str, Any], shared: Shared, head: str) -> dict[str, Any]:
+def work(issued: Mapping[str, Any], shared: Shared, head: str) -> Iterator[PhaseResult]:
     """A real trial, when one has begun on the other node too.
 
     `datetime` has a clock of its own, which C code uses too: it is changed only where trials ask it.
@@ -62,15 +63,7 @@ def work(issued: Mapping[str, Any], shared: Shared, head: str) -> dict[str, Any]
     (study / f"begun-{odd}").touch()
     while not (study / f"begun-{not odd}").exists() and time.monotonic() < end:
         time.sleep(0.05)
-    return trial.run_trial(issued, shared)
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, connect=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    yield from trial.trial_phases(issued, shared)
 
 
 def test_only_times_tell(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +75,11 @@ def test_only_times_tell(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.M
     cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": f"{tmp_path}:{ROOT}"})
 
     begin, head = datetime.now(UTC), ray.get_runtime_context().get_node_id()
-    monkeypatch.setattr(experiment, "run_trial", functools.partial(work, head=head))
+    monkeypatch.setattr(experiment, "trial_phases", functools.partial(work, head=head))
     assert experiment.search(config, ray_address=cluster.address).message == "4 trials done, 0 failed"
     end = datetime.now(UTC)
     early, late = [], []
-    for row in all_rows(config.folder):
+    for row in all_columns(config.folder):
         attempt = last_attempt(config.folder, row["trial_id"])
         assert attempt is not None
         (early if attempt.node == head else late).append(attempt)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from results.store.trials import write_study
-from search import commands
 from search.cli import main as cli
-from tests.support.study_files import medcore, write_tiny_study
+from tests.support.machines.command_line import medcore, medcore_program
+from tests.support.studies.rows import write_study
+from tests.support.studies.study_files import write_tiny_study
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,8 @@ CASES: list[tuple[Callable[[Path, Path], list[str | Path]], str]] = [
 def test_mistake_is_one_line(
     case: Callable[[Path, Path], list[str | Path]], names: str, study: Path, tmp_path: Path
 ) -> None:
-    result = medcore(*case(study, tmp_path))
+    run = medcore_program if case is missing_checkpoint else medcore
+    result = run(*case(study, tmp_path))
     assert result.returncode == 2, result.stderr
     lines = [line for line in result.stderr.splitlines() if line.startswith("medcore: ")]
     assert len(lines) == 1 and names in lines[0]
@@ -127,7 +128,7 @@ def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def full(target: str) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB.")
 
-    monkeypatch.setattr(commands, "cost", full)
+    monkeypatch.setattr("search.commands.cost.cost", full)
     monkeypatch.setattr(sys, "argv", ["medcore", "cost", "vit_b"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
@@ -143,7 +144,7 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPa
     def wrong(target: str) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(commands, "cost", wrong)
+    monkeypatch.setattr("search.commands.cost.cost", wrong)
     monkeypatch.setattr(sys, "argv", ["medcore", "cost", "vit_b"])
     with pytest.raises(RuntimeError, match="a bug"):
         cli.main()

@@ -1,4 +1,4 @@
-"""The loader that goes beside an exported model; it imports nothing of medcore and nothing of medcore imports it."""
+"""The loader that is copied next to an exported model. It does not import medcore, and medcore does not import it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Run a pruned model without medcore: this file, torch, torchvision and segment_anything are all that it needs.
+"""Run a pruned model without medcore. It needs this file, torch, torchvision and segment_anything.
 
     python load_pruned.py model.safetensors image.png X0,Y0,X1,Y1 mask.png
 
-or, with this file beside the program:
+or, with this file in the folder of the program:
 
     from load_pruned import load, predictor
     sam = predictor(load("model.safetensors"))        # segment_anything's own SamPredictor
@@ -55,9 +55,14 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 def load(path: str | Path) -> PrunedSam:
-    """The model in `path` (.safetensors written by medcore): float32, on the CPU, in evaluation mode.
+    """Load a model: float32, on the CPU, in evaluation mode.
 
-    Raises: ValueError if the file is no such model or is truncated; RuntimeError if tensors do not fit its structure.
+    Args:
+        path: `.safetensors` written by medcore.
+
+    Raises:
+        ValueError: the file is no such model or is truncated.
+        RuntimeError: tensors do not fit the model's structure.
     """
     metadata, state = read_safetensors(Path(path))
     if metadata.get("format") != "medcore-1":
@@ -69,14 +74,20 @@ def load(path: str | Path) -> PrunedSam:
 
 
 def predictor(model: PrunedSam) -> SamPredictor:
-    """segment_anything's interactive predictor for this model."""
+    """Return segment_anything's interactive predictor for this model."""
     interactive = SamPredictor(model)
     interactive.transform = SquareResize(model.image_encoder.img_size)
     return interactive
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a file: 8 bytes for the header's length, the header as JSON, then the numbers."""
+    """Return the metadata and the tensors of a file.
+
+    The file is 8 bytes for the header's length, the header as JSON, then the numbers.
+
+    Raises:
+        ValueError: the file has another format or is truncated.
+    """
     content = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
     try:
@@ -98,7 +109,9 @@ def _tensor(content: bytearray, start: int, entry: dict[str, Any]) -> Tensor:
 
 
 class PrunedSam(Sam):  # type: ignore[misc]
-    """segment_anything's model with blocks of unequal width, for images as MedSAM prepares them.
+    """segment_anything's model with blocks of unequal width.
+
+    Images are prepared as MedSAM does.
 
     Args:
         spec: {"arch": fields of the dense architecture, "heads": [...], "channels": [...]}, one number a block.
@@ -140,19 +153,19 @@ class PrunedSam(Sam):  # type: ignore[misc]
         )
 
     def preprocess(self, x: Tensor) -> Tensor:
-        """Images (..., 3, S, S) of any range: each is min-max scaled to [0, 1], then normalised."""
+        """Scale each image (..., 3, S, S) of any range to [0, 1], then normalise it."""
         x = x.float()
         low, high = x.amin(dim=(-3, -2, -1), keepdim=True), x.amax(dim=(-3, -2, -1), keepdim=True)
         scaled: Tensor = super().preprocess((x - low) / (high - low).clamp_min(1e-8))
         return scaled
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
-        """Low-resolution logits (P, K, low, low) of a full square -> (P, K, *original_size)."""
+        """Upsample logits (P, K, low, low) of a full square to (P, K, *original_size)."""
         return F.interpolate(masks, original_size, mode="bilinear", align_corners=False)
 
 
 class BiasOnly(nn.Module):
-    """What is left of an attention without heads: the bias of its output. Tokens (..., C) -> (..., C)."""
+    """What is left of an attention without heads: the bias of its output."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
@@ -161,12 +174,16 @@ class BiasOnly(nn.Module):
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the bias for every token, (..., C) -> (..., C)."""
         bias: Tensor = self.proj.bias  # type: ignore[union-attr, assignment]
         return bias.expand(x.shape).contiguous()
 
 
 def _narrow(block: Any, heads: int, channels: int, dim: int, head_dim: int) -> None:
-    """Give a block of segment_anything's encoder so many heads and MLP channels; the width of a head stays."""
+    """Give a block of segment_anything's encoder so many heads and MLP channels.
+
+    The width of a head stays.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         block.attn.qkv = nn.Linear(dim, 3 * heads * head_dim)
@@ -179,27 +196,34 @@ def _narrow(block: Any, heads: int, channels: int, dim: int, head_dim: int) -> N
 
 
 class SquareResize:
-    """Transform of a `SamPredictor`: images and prompts to the model's square, without padding."""
+    """Transform of a `SamPredictor` to the model's square, without padding."""
 
     def __init__(self, side: int) -> None:
         self.side = side
 
     def apply_image(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """uint8 (h, w, 3) -> uint8 (S, S, 3)."""
+        """Resize an image: uint8 (h, w, 3) -> uint8 (S, S, 3)."""
         return np.array(Image.fromarray(image).resize((self.side, self.side), Image.Resampling.BICUBIC))
 
     def apply_coords(self, coords: np.ndarray[Any, Any], original_size: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """XY points (..., 2) of the original image of size (h, w) -> of the square."""
+        """Move XY points (..., 2) of an image of size (h, w) to the square."""
         height, width = original_size
         return np.asarray(coords, dtype=float) * (self.side / width, self.side / height)
 
     def apply_boxes(self, boxes: np.ndarray[Any, Any], original_size: tuple[int, ...]) -> np.ndarray[Any, Any]:
-        """XYXY boxes (B, 4) of the original image -> (B, 4) of the square."""
+        """Move XYXY boxes (B, 4) of an image of size (h, w) to the square."""
         return self.apply_coords(np.asarray(boxes).reshape(-1, 2, 2), original_size).reshape(-1, 4)
 
 
 def main(model: str, image: str, box: str, mask: str) -> None:
-    """Segment what the box X0,Y0,X1,Y1 of an image file holds and write a 0/255 mask."""
+    """Segment what a box of an image file holds and write a 0/255 mask.
+
+    Args:
+        model: path of the model.
+        image: path of the image.
+        box: X0,Y0,X1,Y1 in pixels.
+        mask: path of the mask to write.
+    """
     sam = predictor(load(model))
     sam.set_image(np.asarray(Image.open(image).convert("RGB")))
     masks, _, _ = sam.predict(box=np.array([float(part) for part in box.split(",")]), multimask_output=False)

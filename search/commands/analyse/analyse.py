@@ -5,7 +5,7 @@
     displacement   does |δz|/|∇z| predict how far the boundary moves, and what metrics lose?
     leverage       do head steps move the boundary more than MLP steps (method §8)?
 
-Cases of the first three run like trials of a search: on Ray, resumable, one row each; table and picture are made from
+Cases of the first three run like trials of a search: on Ray, resumable, with a row each. Table and picture come from
 the rows. A leverage grid is kept for each seed.
 """
 
@@ -13,130 +13,163 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, MedcoreError
 from medcore.models.checkpoint import file_hash
+from medcore.quality.catalogue import headlines
 from medcore.scoring.fisher import Progress
 from medcore.scoring.score_table import table_key
 from results.pages.analysis import write_criteria, write_displacement, write_leverage
-from results.store.trials import all_rows, compact, read_images, read_study, trial_folder, write_study
+from results.stats.objectives import Direction, Objective, names_of
+from results.store.study_info import StudyInfo, structure_of, write_study
+from results.store.trials import all_rows, compact, read_images, read_study, trial_folder
 from search.base.config import Config
 from search.base.device import release_memory
-from search.base.objectives import Objective
 from search.base.provenance import git_revision, machine
+from search.base.samplers import SamplerSettings
 from search.commands.analyse.cases import FRACTIONS, Inputs, cases, compare_criteria, compare_displacements, gather
 from search.commands.analyse.leverage import leverage
+from search.commands.sections import job_resources
+from search.driver.job import Execution, Hooks, SearchJob, Task
+from search.driver.outcome import Outcome
 from search.driver.preflight import for_late_nodes
 from search.driver.progress import SearchProgress
-from search.driver.run import Outcome, run_search
-from search.nodes.probe import Ready
-from search.nodes.session import Resources, connected
+from search.driver.run import run_search
+from search.nodes.session import connected
 from search.study.inputs import adapted_model, dense_metrics
 
 KINDS = ("criteria", "ablation", "displacement", "leverage")
-#: What the progress line shows; nothing is optimised.
-_SHOWN = (Objective("boundary_f1", "max"),)
+#: What the progress line shows. Nothing is optimised.
+_SHOWN = (Objective("boundary_f1", Direction.MAX),)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The question, and how often it is answered.
+
+    Attributes:
+        kind: One of `KINDS`.
+        seeds: Each draws its own calibration images and recovery batches.
+        fractions: Shares of the FLOPs to keep; empty for the kind's own.
+        command: The call that makes these results. It goes into the notes.
+    """
+
+    kind: str
+    seeds: Sequence[int]
+    fractions: Sequence[float] = ()
+    command: str = "the same command"
+
+    def __post_init__(self) -> None:
+        """Check kind and fractions.
+
+        Raises:
+            MedcoreError: The kind is unknown, or a fraction is out of range.
+        """
+        if self.kind not in KINDS:
+            raise ConfigError(f"unknown analysis '{self.kind}'; known are {', '.join(KINDS)}")
+        if any(not 0 < fraction <= 1 for fraction in self.fractions):
+            raise ConfigError(f"--fractions: shares of the FLOPs lie above 0 and up to 1, got {list(self.fractions)}")
 
 
 def analyse(
-    kind: str,
+    analysis: Analysis,
     config: Config,
     out: Path,
-    seeds: Sequence[int],
-    fractions: Sequence[float] = (),
+    *,
     ray_address: str | None = None,
-    command: str = "the same command",
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Run an analysis (or go on with one) and write its table, picture and notes into `out`. Returns the files.
+    """Run an analysis, or resume it, and write its table, picture and notes.
 
     Args:
-        seeds: each draws its own calibration images and recovery batches.
-        fractions: FLOPs left; default: `FRACTIONS`.
-        command: what makes these results; goes into the notes.
+        analysis: The question.
+        config: Checkpoints, images and settings.
+        out: Folder for the files.
+        ray_address: A running cluster; None for `RAY_ADDRESS`, else a Ray of this process's own.
+        progress: Called with the numbers of scored and of all images.
+        say: Receives one-line messages for people.
+
+    Returns:
+        The files.
 
     Raises:
-        MedcoreError: not all cases could be completed; starting it again goes on.
+        MedcoreError: Some cases could not be completed. The next call resumes.
     """
-    if any(not 0 < fraction <= 1 for fraction in fractions):
-        raise MedcoreError(f"--fractions: shares of the FLOPs lie above 0 and up to 1, got {list(fractions)}")
     config = config.absolute()
-    notes: dict[str, Any] = {"command": command, "git": git_revision(), "machine": machine(), "seeds": list(seeds)}
-    if kind == "leverage":
-        if fractions or ray_address:
-            raise MedcoreError("leverage walks its own grid in this process; leave --fractions and --ray-address out")
-        return write_leverage(_leverages(config, seeds, progress), out, notes)
-    points = cases(kind, config, seeds, fractions or FRACTIONS[kind])
-    study = _folder(config, kind, points)
+    notes: dict[str, Any] = {
+        "command": analysis.command,
+        "git": git_revision(),
+        "machine": machine(),
+        "seeds": list(analysis.seeds),
+    }
+    if analysis.kind == "leverage":
+        if analysis.fractions or ray_address:
+            raise ConfigError("leverage walks its own grid in this process; leave --fractions and --ray-address out")
+        return write_leverage(_leverages(config, analysis.seeds, progress), out, notes)
+    points = cases(analysis.kind, config, analysis.seeds, analysis.fractions or FRACTIONS[analysis.kind])
+    study = _folder(config, analysis.kind, points)
     say(f"study folder: {study}")
     _forget_failures(study)
-    with connected(ray_address, _resources(config)):
-        ready = for_late_nodes(config, ray_address)
-        inputs = gather(config, seeds, progress)
-        arch = adapted_model(config).arch
-        dense = dense_metrics(config, inputs.report)
-        info = {
-            "name": f"{config.study}-{kind}",
-            "objectives": [objective.record() for objective in _SHOWN],
-            "reference": {"boundary_f1": 0.0},
-            "dense": dense,
-            "widths": {"heads": arch.num_heads, "channels": arch.mlp_dim},
-        }
-        write_study(study, info)
+    with connected(ray_address, job_resources(config)):
+        ready = for_late_nodes(config.model, ray_address)
+        inputs = gather(config, analysis.seeds, progress)
+        dense = _describe(config, analysis.kind, study, inputs)
         release_memory()
-        notes["dense"] = {name: dense[name] for name in ("boundary_f1", "hd95", "dice")}
-        outcome = _run(kind, config, study, points, inputs, ready, ray_address, command)
+        notes["dense"] = {name: dense[name] for name in headlines()}
+        execution = Execution(
+            job_resources(config), concurrency=config.search.concurrency, ray_address=ray_address, ready=ready
+        )
+        outcome = _run(analysis, study, points, inputs, execution)
     say(outcome.message)
     if not outcome.complete or outcome.failed:
-        raise MedcoreError(f"{study}: {outcome.message}; a comparison needs every case, start it again to go on")
+        raise MedcoreError(f"{study}: {outcome.message}; a comparison needs every case, start it again to resume")
     compact(study)
-    write = write_displacement if kind == "displacement" else write_criteria
+    write = write_displacement if analysis.kind == "displacement" else write_criteria
     return write(read_study(study), read_images(study), out, notes)
 
 
+def _describe(config: Config, kind: str, study: Path, inputs: Inputs) -> dict[str, float]:
+    """Write `study.json`, and return the dense model's metrics on the report images."""
+    arch = adapted_model(config.model).arch
+    dense = dense_metrics(config.model, inputs.report, autocast=config.recovery.autocast)
+    info = StudyInfo(
+        name=f"{config.study}-{kind}",
+        objectives=_SHOWN,
+        reference=dict.fromkeys(names_of(_SHOWN), 0.0),
+        dense=dense,
+        **structure_of(arch),
+    )
+    write_study(study, info)
+    return dense
+
+
 def _run(
-    kind: str,
-    config: Config,
+    analysis: Analysis,
     study: Path,
     points: Sequence[Mapping[str, Any]],
     inputs: Inputs,
-    ready: Ready | None,
-    ray_address: str | None,
-    command: str,
+    execution: Execution,
 ) -> Outcome:
     """Run the cases that have no row yet, as trials of a search that samples nothing."""
+    sampler = SamplerSettings("random")
+    job = SearchJob(study, lambda _: {}, _SHOWN, len(points), warm_starts=points, sampler=sampler)
+    task = Task(compare_displacements if analysis.kind == "displacement" else compare_criteria, {"inputs": inputs})
     with SearchProgress(_SHOWN, len(points), all_rows(study)) as seen:
-        return run_search(
-            study,
-            lambda _: {},
-            points,
-            _SHOWN,
-            len(points),
-            compare_displacements if kind == "displacement" else compare_criteria,
-            shared={"inputs": inputs},
-            ready=ready,
-            resources=_resources(config),
-            concurrency=config.search.concurrency,
-            sampler="random",
-            ray_address=ray_address,
-            resume=True,
-            resume_command=command,
-            on_row=seen.ended,
-            on_start=seen.started,
-        )
-
-
-def _resources(config: Config) -> Resources:
-    return Resources(config.search.cpus_per_trial, config.search.gpu_share)
+        hooks = Hooks(seen.ended, seen.started)
+        return run_search(job, task, execution, hooks, resume=True, resume_command=analysis.command)
 
 
 def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) -> dict[str, list[dict[str, Any]]]:
-    """Summaries by model: the adapted one, and the general one as a control for what is due to the architecture."""
+    """Return the summaries by model.
+
+    They are of the adapted model, and of the general one as a control for the architecture's part.
+    """
     control = config.model_copy(update={"model": config.model.model_copy(update={"adapted": config.model.base})})
-    found: dict[str, list[dict[str, Any]]] = {}
+    summaries: dict[str, list[dict[str, Any]]] = {}
     for name, settings in (("adapted", config), ("general", control)):
         for seed in seeds:
             seeded = settings.model_copy(update={"seed": seed})
@@ -144,12 +177,15 @@ def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) 
             file = folder / "leverage.json"
             if not file.is_file():
                 leverage(seeded, folder, progress)
-            found.setdefault(name, []).append(json.loads(file.read_text()))
-    return found
+            summaries.setdefault(name, []).append(json.loads(file.read_text()))
+    return summaries
 
 
 def _folder(config: Config, kind: str, points: Any) -> Path:
-    """Where an analysis keeps its cases: named by all that they depend on, so that none is taken for another's."""
+    """Return the folder for the cases of an analysis.
+
+    A hash of everything that they depend on names it.
+    """
     settings = config.model_dump(mode="json", exclude={"output", "tracking", "search"})
     hashes = [file_hash(path) for path in (config.model.base, config.model.adapted)]
     key = table_key(settings=settings, hashes=hashes, points=points)
@@ -157,7 +193,10 @@ def _folder(config: Config, kind: str, points: Any) -> Path:
 
 
 def _forget_failures(study: Path) -> None:
-    """Cases that failed are run again: their reason may have been a full disk or a busy GPU."""
+    """Remove the rows of failed cases, so that they run again.
+
+    The reason may have been a full disk or a busy GPU.
+    """
     for row in all_rows(study):
-        if row["status"] == "failed":
-            (trial_folder(study, str(row["trial_id"])) / "row.json").unlink(missing_ok=True)
+        if row.status == "failed":
+            (trial_folder(study, row.trial_id) / "row.json").unlink(missing_ok=True)

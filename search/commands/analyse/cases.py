@@ -1,13 +1,13 @@
-"""What an analysis measures: cases to run and the work of one case (method §3, §4, §8, §10).
+"""What an analysis measures: the cases to run, and the work of one case (method §3, §4, §8, §10).
 
-Cases differ in the scores that rank groups, in the FLOPs left, and in the seed, which draws the calibration images and
-the recovery's batches. Budgets are uniform, so that only the choice within blocks differs.
+Cases differ in the scores that rank groups, in the share of the FLOPs to keep, and in the seed, which draws the
+calibration images and the recovery's batches. Budgets are uniform, so that only the choice within blocks differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -15,26 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from medcore.budgets.rule import uniform_to_target
+from medcore.budgets.limits import Limits
+from medcore.budgets.targets import uniform_to_target
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError
+from medcore.models.cut import prune
 from medcore.models.masks import select
-from medcore.models.prune import prune
 from medcore.quality.evaluate import evaluate, evaluate_logits, low_logits, summarise
 from medcore.quality.leverage import TAUS, boundary_displacement, boundary_zone, upsample
 from medcore.quality.metrics import hd95
 from medcore.scoring.criteria import CRITERIA, ScoringWeights, mix
 from medcore.scoring.fisher import Progress
 from medcore.training.schedule import start_of
+from results.store.trial_row import Provenance, Timing, TrialRow
 from results.store.trials import write_images, write_row
-from search.base.config import Config, scoring_weights
-from search.base.device import best_device, pin_threads
+from search.base.config import Config
+from search.base.device import best_device, on_device
 from search.base.provenance import git_revision
+from search.commands.sections import scoring_job, trial_settings
 from search.study.inputs import Shared, adapted_model, cost_metrics, load_split
 from search.study.prepare import prepare
-from search.trials.trial import run_recorded, schedule_of
+from search.trials.phases import schedule_of
+from search.trials.recorder import run_recorded
 
-#: FLOPs left in the analyses of criteria, and the milder ones among those of displacements.
+#: Shares of the FLOPs to keep. Displacements are also of interest for milder budgets.
 FRACTIONS = {"criteria": (0.3, 0.15), "ablation": (0.3, 0.15), "displacement": (0.95, 0.9, 0.8, 0.6, 0.4, 0.2)}
 
 
@@ -43,8 +47,9 @@ class Inputs:
     """What the cases of a study share.
 
     Attributes:
-        by_seed: with that seed's calibration images, scores and teacher.
-        report: images that no search has used. dense_logits: the unpruned model's, float32 (N, low, low).
+        by_seed: For each seed its calibration images, scores and teacher.
+        report: Images that no search has used.
+        dense_logits: The unpruned model's logits on `report`, float32 (N, low, low).
     """
 
     by_seed: dict[int, Shared]
@@ -53,38 +58,44 @@ class Inputs:
 
 
 def gather(config: Config, seeds: Sequence[int], progress: Progress | None = None) -> Inputs:
-    """Score once per seed; the report images, which no search has used, are the same for all."""
-    model = adapted_model(config)
-    report = load_split(config, config.data.report_split, model.arch.img_size, None)
-    by_seed = {seed: prepare(config.model_copy(update={"seed": seed}), report, progress) for seed in seeds}
-    # in float32: the differences between two models are small against their logits
-    dense = low_logits(model.to(best_device()), report)
-    model.cpu()
+    """Compute scores once per seed. All seeds share the report images."""
+    model = adapted_model(config.model)
+    report = load_split(config.datasets, config.data.report_split, model.arch.img_size)
+    by_seed: dict[int, Shared] = {}
+    for seed in seeds:
+        seeded = config.model_copy(update={"seed": seed})
+        by_seed[seed] = prepare(trial_settings(seeded), scoring_job(seeded), report, progress)
+    # in float32, because the differences between two models are small against their logits
+    with on_device(model):
+        dense = low_logits(model, report)
     return Inputs(by_seed, report, dense)
 
 
 def variants(kind: str, config: Config) -> dict[str, ScoringWeights]:
-    """The scores that an analysis compares, by name; the first is MedCore's own."""
-    own = replace(scoring_weights(config.scoring), criterion="medcore", blend=1.0)
+    """Return the scores that an analysis compares, by name.
+
+    The first is MedCore's own.
+    """
+    own = replace(config.scoring.weights(), criterion="medcore", blend=1.0)
     if kind == "criteria":
         return {name: replace(own, criterion=name) for name in CRITERIA}
     if kind == "displacement":  # a good, a middling and a bad choice: displacements of all sizes
         return {name: replace(own, criterion=name) for name in ("medcore", "magnitude", "random")}
     if own.boundary_weight == 0 or 0.0 not in config.scoring.nodes:
-        raise MedcoreError("ablation: needs a scoring.boundary_weight other than 0, and 0 among scoring.nodes")
-    found = {}
+        raise ConfigError("ablation: needs a scoring.boundary_weight other than 0, and 0 among scoring.nodes")
+    parts = {}
     for w in (own.boundary_weight, 0.0):
         for name, alpha in (("both", None), ("zero only", 1.0), ("reset only", 0.0)):
-            found[f"{name}, w = {w:g}"] = replace(own, alpha_heads=alpha, alpha_channels=alpha, boundary_weight=w)
-    return found
+            parts[f"{name}, w = {w:g}"] = replace(own, alpha=dict.fromkeys(own.alpha, alpha), boundary_weight=w)
+    return parts
 
 
 def cases(kind: str, config: Config, seeds: Sequence[int], fractions: Sequence[float]) -> list[dict[str, Any]]:
-    """One point for `run_search` a case."""
+    """Return a point for `run_search` for every case."""
     return [
         {
             "origin": name,
-            "params": {"variant": name, "fraction": fraction, "case_seed": seed, "weights": asdict(weights)},
+            "params": {"variant": name, "fraction": fraction, "case_seed": seed, "weights": weights.to_dict()},
         }
         for seed in seeds
         for fraction in fractions
@@ -92,49 +103,53 @@ def cases(kind: str, config: Config, seeds: Sequence[int], fractions: Sequence[f
     ]
 
 
-def compare_criteria(trial: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """Prune, measure, recover, measure again on the report images; the row has both, `images` has a phase column."""
-    started, params = datetime.now(UTC), trial["params"]
-    shared = inputs.by_seed[params["case_seed"]]
-    config = shared.config
-    pin_threads(config.search.cpus_per_trial)
-    weights = replace(ScoringWeights(**params["weights"]), seed=params["case_seed"])
-    spec = uniform_to_target(
-        shared.arch, params["fraction"], config.search.cost, multiple=config.budget.channel_multiple
-    )
-    scores = mix(shared.table, weights, shared.arch)
-    cut = prune(adapted_model(config), select(scores, spec)).to(best_device())
-    measured = {"pruned": evaluate(cut, inputs.report, autocast=config.recovery.autocast)}
-    schedule = schedule_of(
-        (spec,), config.recovery, config.recovery.lr, config.recovery.head_share, config.schedule.order, rescore=False
-    )
-    state = start_of(adapted_model(config), scores)
-    recovered, series = run_recorded(schedule, state, shared.calibration, shared.teacher, params["case_seed"])
-    measured["recovered"] = evaluate(recovered, inputs.report, autocast=config.recovery.autocast)
-    images = [{"phase": phase, **row} for phase, rows in measured.items() for row in rows]
-    row = _row(trial, started) | cost_metrics(spec)
-    row["reason"] = "; ".join(entry["note"] for entry in series if entry.get("note")) or None
-    for phase, rows in measured.items():
-        row |= {f"{phase}/{name}": value for name, value in summarise(rows).items() if "/" not in name}
-    return _written(trial, row | {"boundary_f1": row["recovered/boundary_f1"]}, images)
+def compare_criteria(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
+    """Prune, measure, recover and measure again on the report images.
 
-
-def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> dict[str, Any]:
-    """Predicted and measured displacement of the boundary by pruning alone, image by image, and what metrics lose.
-
-    predicted: 95th percentile of |δz|/|∇z| near the true boundary; measured: HD95 between the dense and the pruned
-    model's masks; both in pixels of the model's square. lost_*: dense less pruned (HD95: pruned less dense), at
-    original size.
+    The row has the metrics of both phases. The table of images has a column with the phase.
     """
     started, params = datetime.now(UTC), trial["params"]
     shared = inputs.by_seed[params["case_seed"]]
-    config, report = shared.config, inputs.report
-    pin_threads(config.search.cpus_per_trial)
-    weights = replace(ScoringWeights(**params["weights"]), seed=params["case_seed"])
-    spec = uniform_to_target(
-        shared.arch, params["fraction"], config.search.cost, multiple=config.budget.channel_multiple
+    config = shared.settings
+    weights = replace(ScoringWeights.from_dict(params["weights"]), seed=params["case_seed"])
+    limits = Limits(multiple=config.budget.multiple)
+    spec = uniform_to_target(shared.arch, params["fraction"], config.search.cost, limits)
+    scores = mix(shared.table, weights, shared.arch)
+    cut = prune(adapted_model(config.model), select(scores, spec)).to(best_device())
+    measured = {"pruned": evaluate(cut, inputs.report, autocast=config.recovery.autocast)}
+    schedule = schedule_of(
+        (spec,),
+        config.recovery,
+        lr=config.recovery.lr,
+        head_share=config.recovery.head_share,
+        order=config.schedule.order,
+        rescore=False,
     )
-    cut = prune(adapted_model(config), select(mix(shared.table, weights, shared.arch), spec)).to(best_device())
+    state = start_of(adapted_model(config.model), scores)
+    recovered, history = run_recorded(schedule, state, shared.calibration, shared.teacher, params["case_seed"])
+    measured["recovered"] = evaluate(recovered, inputs.report, autocast=config.recovery.autocast)
+    images = [{"phase": phase, **row} for phase, rows in measured.items() for row in rows]
+    metrics = cost_metrics(spec)
+    for phase, rows in measured.items():
+        metrics |= {f"{phase}/{name}": value for name, value in summarise(rows).items() if "/" not in name}
+    metrics["boundary_f1"] = metrics["recovered/boundary_f1"]
+    return _write(trial, started, metrics, images, reason="; ".join(history.notes) or None)
+
+
+def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
+    """Compare predicted and measured displacement of the boundary by pruning alone.
+
+    Each row is one image. `predicted_px` is the 95th percentile of |δz|/|∇z| near the true boundary, and `measured_px`
+    is HD95 between the masks of the dense and the pruned model, both in pixels of the model's square. `lost_*` is the
+    dense model's metric less the pruned one's (for HD95 the reverse), at original size.
+    """
+    started, params = datetime.now(UTC), trial["params"]
+    shared = inputs.by_seed[params["case_seed"]]
+    config, report = shared.settings, inputs.report
+    weights = replace(ScoringWeights.from_dict(params["weights"]), seed=params["case_seed"])
+    limits = Limits(multiple=config.budget.multiple)
+    spec = uniform_to_target(shared.arch, params["fraction"], config.search.cost, limits)
+    cut = prune(adapted_model(config.model), select(mix(shared.table, weights, shared.arch), spec)).to(best_device())
     logits = low_logits(cut, report)
     predicted = boundary_displacement(inputs.dense_logits, logits, boundary_zone(report.masks, TAUS[0]))
     pairs = zip(inputs.dense_logits, logits, strict=True)
@@ -151,10 +166,11 @@ def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> dict[str,
         }
         for index, (old, new) in enumerate(zip(before, after, strict=True))
     ]
-    row = _row(trial, started) | cost_metrics(spec)
+    metrics = cost_metrics(spec)
     for name in ("predicted_px", "measured_px", "lost_boundary_f1", "lost_hd95"):
-        row[name] = float(np.nanmean([image[name] for image in images]))
-    return _written(trial, row | {"boundary_f1": fmean(image["boundary_f1"] for image in after)}, images)
+        metrics[name] = float(np.nanmean([image[name] for image in images]))
+    metrics["boundary_f1"] = fmean(image["boundary_f1"] for image in after)
+    return _write(trial, started, metrics, images)
 
 
 def _contour_distance(z_dense: np.ndarray, z_pruned: np.ndarray, side: int) -> float:
@@ -162,29 +178,25 @@ def _contour_distance(z_dense: np.ndarray, z_pruned: np.ndarray, side: int) -> f
     return hd95(one, other)
 
 
-def _row(trial: Mapping[str, Any], started: datetime) -> dict[str, Any]:
-    params = trial["params"]
-    return {
-        "trial_id": trial["trial_id"],
-        "number": trial["number"],
-        "status": "done",
-        "reason": None,
-        "seed": trial["seed"],
-        "origin": trial["origin"],
-        "variant": params["variant"],
-        "fraction": params["fraction"],
-        "case_seed": params["case_seed"],
-        "started": started.isoformat(),
-        "git": git_revision(),
-    }
-
-
-def _written(trial: Mapping[str, Any], row: dict[str, Any], images: list[dict[str, Any]]) -> dict[str, Any]:
-    finished = datetime.now(UTC)
-    seconds = (finished - datetime.fromisoformat(row["started"])).total_seconds()
-    row |= {"finished": finished.isoformat(), "seconds": seconds}
+def _write(
+    trial: Mapping[str, Any],
+    started: datetime,
+    metrics: Mapping[str, float],
+    images: Sequence[Mapping[str, Any]],
+    reason: str | None = None,
+) -> TrialRow:
+    """Write the files of a case that ends now, and return its row."""
+    row = TrialRow.done(
+        trial,
+        reason=reason,
+        params={},
+        metrics=metrics,
+        extra={name: trial["params"][name] for name in ("variant", "fraction", "case_seed")},
+        timing=Timing.since(started),
+        provenance=Provenance(git=git_revision()),
+    )
     study = Path(trial["study_dir"])
     trial["attempt"].check()
-    write_images(study, row["trial_id"], images)
+    write_images(study, row.trial_id, images)
     write_row(study, row)
     return row

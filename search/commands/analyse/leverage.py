@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medcore.budgets.rule import MIN_HEADS, rule, uniform
+from medcore.budgets.limits import Limits
+from medcore.budgets.rule import rule, uniform
 from medcore.data.load import ImageSet
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError, ConfigError
 from medcore.models.cost import cost
+from medcore.models.cut import prune
 from medcore.models.masks import select
-from medcore.models.prune import prune
 from medcore.models.sam import MedSam
-from medcore.models.spec import Architecture, EncoderSpec
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import low_logits
 from medcore.quality.leverage import (
     HEAD_SPARSITIES,
@@ -39,47 +40,51 @@ from medcore.scoring.fisher import Progress
 from medcore.scoring.score_table import ScoreTable
 from results.plots.leverage_plot import save_leverage_plot
 from results.store.files import write_by_rename
-from search.base.config import Config, scoring_weights
-from search.base.device import best_device
+from search.base.config import Config
+from search.base.device import on_device
 from search.base.provenance import git_revision
-from search.study.inputs import adapted_model, calibration_images, load_split
+from search.commands.sections import scoring_job
+from search.study.inputs import adapted_model, search_images
 from search.study.scoring import score_table
 
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A grid point: what is left of the encoder and what it says, low-resolution logits (N, low, low)."""
+    """A grid point: widths of the pruned encoder and logits (N, low, low)."""
 
-    spec: EncoderSpec
+    spec: ModelSpec
     logits: npt.NDArray[np.float32]
 
 
 def leverage(config: Config, out_folder: Path, progress: Progress | None = None, images: int = 32) -> dict[str, Any]:
-    """Prune to every grid point without recovery and measure what each step does to the boundary.
+    """Prune to every grid point and measure how each step moves the boundary.
 
-    Groups go by the configuration's own scores; `budget.allocator: rule` distributes a sparsity over blocks as the
-    rule does, any other allocator uniformly; no block is protected. Uniform budgets round in every block, so
-    with few heads neighbours can coincide; such steps remove nothing and are skipped.
+    There is no recovery. The configuration's own scores rank the groups. With `budget.allocator: rule` the rule
+    distributes a sparsity over the blocks, with any other allocator every block gets the same share. No block is
+    protected. Uniform budgets round in every block, so neighbouring grid points with few groups can coincide. Such
+    steps remove nothing and are skipped.
 
     Args:
-        out_folder: receives `leverage.parquet` (one row a step and τ), `leverage.json` and `leverage.png`.
-        progress: called with finished and all images while scoring, then with finished and all grid points.
-        images: how many of the study's search images, drawn by the configuration's seed; all if there are fewer.
+        config: Checkpoints, images and settings.
+        out_folder: Receives `leverage.parquet` (one row per step and τ), `leverage.json` and `leverage.png`.
+        progress: Called with the numbers of finished and of all images, then of finished and of all grid points.
+        images: Number of search images to use, drawn by the configuration's seed; all if there are fewer.
 
-    Returns: what `leverage.json` holds: settings, counts and, by τ, `medcore.quality.leverage.summary`.
+    Returns:
+        The content of `leverage.json`: settings, counts and, by τ, `medcore.quality.leverage.summary`.
 
     Raises:
-        MedcoreError: no image asked for, or no step could be measured.
+        MedcoreError: `images` is below 1, or no step could be measured.
     """
     if images < 1:
-        raise MedcoreError(f"leverage: needs at least one image, got {images}")
-    adapted = adapted_model(config)
-    table, _ = score_table(config, calibration_images(config, adapted.arch.img_size), progress)
+        raise ConfigError(f"leverage: needs at least one image, got {images}")
+    adapted = adapted_model(config.model)
+    table, _ = score_table(scoring_job(config), progress)
     chosen = _some_images(config, adapted.arch.img_size, images)
-    rows = _walk(adapted.to(best_device()), config, table, chosen, progress)
-    adapted.cpu()
+    with on_device(adapted):
+        rows = _walk(adapted, config, table, chosen, progress)
     if not rows:
-        raise MedcoreError("leverage: no step could be measured; the logits are constant or not finite everywhere")
+        raise CheckpointError("leverage: no step could be measured; the logits are constant or not finite everywhere")
     measured = len({(row["kind"], row["head_from"], row["mlp_from"]) for row in rows})
     result = {
         "study": config.study,
@@ -102,14 +107,19 @@ def leverage(config: Config, out_folder: Path, progress: Progress | None = None,
     return result
 
 
-def grid_budget(config: Config, arch: Architecture, sensitivity: np.ndarray, point: Point) -> EncoderSpec:
-    """The budget of one grid point, by the rule or uniform; `sensitivity`: (L,)."""
-    heads, mlp = point
+def grid_budget(config: Config, arch: Architecture, sensitivity: np.ndarray, point: Point) -> ModelSpec:
+    """Return the budget of one grid point, by the rule or uniform.
+
+    `sensitivity` is (L,).
+    """
+    first, last = arch.families[0], arch.families[-1]
+    sparsity = dict(zip((first.name, last.name), point, strict=True))
     if _allocator(config) == "uniform":
-        return uniform(arch, 1 - heads, 1 - mlp)
-    # with fewer than ten heads a block, one kept in each would put the grid's last row out of reach
-    min_heads = min(MIN_HEADS, int((1 - max(HEAD_SPARSITIES)) * arch.num_heads + 1e-9))
-    return rule(arch, heads, mlp, sensitivity, min_heads=min_heads)
+        return uniform(arch, {family: 1 - share for family, share in sparsity.items()})
+    # with fewer than ten groups a block, one kept in each would put the grid's last row out of reach
+    width = max(site.width for site in arch.sites if site.family == first)
+    least = min(first.least_count, int((1 - max(HEAD_SPARSITIES)) * width + 1e-9))
+    return rule(arch, sparsity, sensitivity, Limits(least_count={first.name: least}))
 
 
 def _allocator(config: Config) -> str:
@@ -117,16 +127,19 @@ def _allocator(config: Config) -> str:
 
 
 def _some_images(config: Config, size: int, count: int) -> ImageSet:
-    search = load_split(config, config.data.search_split, size, config.data.search_per_dataset)
-    drawn = np.random.default_rng(config.seed).permutation(len(search))[:count]
-    return search.subset(np.sort(drawn))
+    images = search_images(config.datasets, size)
+    drawn = np.random.default_rng(config.seed).permutation(len(images))[:count]
+    return images.subset(np.sort(drawn))
 
 
 def _walk(
     adapted: MedSam, config: Config, table: ScoreTable, images: ImageSet, progress: Progress | None
 ) -> list[dict[str, Any]]:
-    """Rows of all steps that remove anything; about one row of the grid is in memory at a time."""
-    arch, weights = adapted.arch, scoring_weights(config.scoring)
+    """Return the rows of all steps that remove anything.
+
+    About one row of the grid is in memory at a time.
+    """
+    arch, weights = adapted.arch, config.scoring.weights()
     scores, sensitivity = mix(table, weights, arch), block_sensitivity(table, weights)
     zones = {tau: boundary_zone(images.masks, tau) for tau in TAUS}
     points, steps = grid_points(), grid_steps()
@@ -152,8 +165,11 @@ def _walk(
 
 
 def _measure(step: GridStep, a: Pruned, b: Pruned, zones: dict[float, npt.NDArray[np.bool_]]) -> list[dict[str, Any]]:
-    """One row a τ; none for a step that removes too little or of which no image counts."""
-    dense = cost(EncoderSpec.dense(a.spec.arch)).encoder_params
+    """Return one row per τ.
+
+    None for a step that removes too little or has no usable image.
+    """
+    dense = cost(ModelSpec.dense(a.spec.arch)).encoder_params
     removed = 100 * (cost(a.spec).encoder_params - cost(b.spec).encoder_params) / dense
     if removed <= LEAST_POINTS:
         return []

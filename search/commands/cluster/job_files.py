@@ -1,4 +1,4 @@
-"""What goes along with a job: the user's folder without data and results, and the resolved configuration."""
+"""The files of a job: the user's folder without data and results, and the resolved configuration."""
 
 from __future__ import annotations
 
@@ -12,27 +12,34 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from medcore.errors import MedcoreError
+from medcore.data.readers import is_data_folder
+from medcore.errors import ClusterError
 from search.base.config import Config
 
-#: Ray's dashboard takes no larger upload (`ray_constants.DASHBOARD_CLIENT_MAX_SIZE`).
+#: Largest upload that Ray's dashboard accepts, bytes (`ray_constants.DASHBOARD_CLIENT_MAX_SIZE`).
 UPLOAD_LIMIT = 100 << 20
 #: The configuration's name at the top of the package.
 CONFIG_NAME = "medcore-job.yaml"
 _FOLDERS = {"runs", "mlruns", "mlartifacts", "venv", "__pycache__", "node_modules"}
 _ENDINGS = {".pth", ".pt", ".ckpt", ".safetensors", ".onnx", ".npz", ".npy", ".parquet", ".db", ".pyc"}
-#: A fixed date, so that the same files are the same package, which Ray does not upload again.
+#: A fixed date, so that equal files make an equal package, which Ray does not upload again.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def package(folder: Path, config: Config, target: Path, limit: int = UPLOAD_LIMIT) -> int:
-    """Write what a job needs of `folder` to a ZIP file; returns the number of files.
+    """Write the files that a job needs to a ZIP file, and return their number.
 
-    Left out are data and output folders, checkpoints, tables, environments, hidden files, what git ignores, and what a
-    link brings in from outside of `folder`.
+    The package has no data and output folders, checkpoints, tables, environments, hidden files, files that git ignores,
+    and files that a link brings in from outside.
+
+    Args:
+        folder: The user's folder.
+        config: Resolved configuration of the job.
+        target: ZIP file to write.
+        limit: Largest size of the package in bytes.
 
     Raises:
-        MedcoreError: the package is larger than `limit` bytes; names what takes most.
+        MedcoreError: The package is larger than `limit`; the message names the largest files.
     """
     files = [path for path in listed_files(folder) if not left_out(path.relative_to(folder), folder, config)]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -42,7 +49,7 @@ def package(folder: Path, config: Config, target: Path, limit: int = UPLOAD_LIMI
     if (size := target.stat().st_size) > limit:
         largest = sorted(files, key=lambda path: path.stat().st_size, reverse=True)[:3]
         names = ", ".join(f"{path.relative_to(folder)} ({path.stat().st_size >> 20} MiB)" for path in largest)
-        raise MedcoreError(
+        raise ClusterError(
             f"{folder}: the job's files are {size >> 20} MiB and Ray takes {limit >> 20} MiB; the largest are {names}; "
             "submit from a folder that holds only what the search needs, or let .gitignore name them"
         )
@@ -50,7 +57,7 @@ def package(folder: Path, config: Config, target: Path, limit: int = UPLOAD_LIMI
 
 
 def listed_files(folder: Path) -> Iterator[Path]:
-    """Files of a folder; in a git checkout without those that git ignores."""
+    """Yield the files of a folder; in a git checkout without those that git ignores."""
     command = ["git", "-C", str(folder), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=60, check=True)
@@ -63,7 +70,10 @@ def listed_files(folder: Path) -> Iterator[Path]:
 
 
 def left_out(path: Path, folder: Path, config: Config) -> bool:
-    """Whether a file (relative to `folder`) stays at home; of a link both places count."""
+    """Return whether a job goes without a file (relative to `folder`).
+
+    Both ends of a link count.
+    """
     top, target = folder.resolve(), (folder / path).resolve()
     if not target.is_relative_to(top):
         return True
@@ -71,15 +81,12 @@ def left_out(path: Path, folder: Path, config: Config) -> bool:
         if any(part in _FOLDERS or part[0] == "." for part in name.parts) or name.suffix.lower() in _ENDINGS:
             return True
     away = {place.resolve() for place in (*config.data.folders, config.output)}
-    # up to the root: `folder` may lie in a data or output folder, or be one
-    for parent in (*(top / path).parents, *target.parents):
-        if parent in away or ((parent / "images").is_dir() and (parent / "masks").is_dir()):
-            return True
-    return False
+    # up to the root, because `folder` may lie in a data or output folder, or be one
+    return any(parent in away or is_data_folder(parent) for parent in (*(top / path).parents, *target.parents))
 
 
 def relative_paths(config: Config) -> list[str]:
-    """Keys of the configuration whose paths would mean something else on another machine."""
+    """Return the keys whose paths would have another meaning on another machine."""
     paths = {
         "output": config.output,
         "model.base": config.model.base,
@@ -95,43 +102,49 @@ def relative_paths(config: Config) -> list[str]:
 
 
 def pinned(constraints: Path, distribution: str = "medcore-search", extra: str = "cluster") -> list[str]:
-    """What a node has to install: all that the distribution needs, in the versions of `constraints.txt`.
+    """Return what a node has to install.
 
-    Packages that the file does not name (CUDA's, which differ between machines) are left to pip.
+    These are the distribution's requirements in the versions of `constraints.txt`. pip chooses the packages that the
+    file does not name, such as CUDA's, which differ between machines.
+
+    Args:
+        constraints: File with a pinned version per line.
+        distribution: Name of an installed distribution.
+        extra: Name of the extra whose requirements count too.
 
     Raises:
-        MedcoreError: the file or the installed distribution is missing.
+        MedcoreError: The file or the installed distribution is missing.
     """
     try:
         lines = [line.partition("#")[0].strip() for line in constraints.read_text().splitlines()]
     except OSError as error:
-        raise MedcoreError(f"{constraints}: {error.strerror}; --pip needs it, give it with --constraints") from None
+        raise ClusterError(f"{constraints}: {error.strerror}; --pip needs it, give it with --constraints") from None
     pins = {canonicalize_name(line.partition("==")[0]): line for line in lines if "==" in line}
     try:
         wanted = [Requirement(text) for text in requires(distribution) or ()]
     except PackageNotFoundError:
-        raise MedcoreError(f"{distribution} is not installed, so what it needs is not known; pip install it") from None
+        raise ClusterError(f"{distribution} is not installed, so what it needs is not known; pip install it") from None
     waiting = [item for item in wanted if item.marker is None or item.marker.evaluate({"extra": extra})]
-    found: set[NormalizedName] = set()
+    needed: set[NormalizedName] = set()
     while waiting:
         item = waiting.pop()
         name = canonicalize_name(item.name)
-        if name in found:
+        if name in needed:
             continue
-        found.add(name)
+        needed.add(name)
         for text in _needs(item.name):
             inner = Requirement(text)
             chosen = item.extras or {""}
-            if inner.marker is None or any(inner.marker.evaluate({"extra": one}) for one in chosen):
+            if inner.marker is None or any(inner.marker.evaluate({"extra": name}) for name in chosen):
                 waiting.append(inner)
-    return sorted(pins[name] for name in found if name in pins)
+    return sorted(pins[name] for name in needed if name in pins)
 
 
 def _needs(name: str) -> list[str]:
     try:
         version(name)
         return requires(name) or []
-    except PackageNotFoundError:  # not installed on this machine, so pip finds out on the node
+    except PackageNotFoundError:  # pip resolves it on the node
         return []
 
 

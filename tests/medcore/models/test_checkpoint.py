@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from medcore.errors import MedcoreError
-from medcore.models.architectures import ARCHITECTURES
+from medcore.models.architectures import ARCHITECTURES, spec_from_json
 from medcore.models.checkpoint import file_hash, load, read_info, save
 from medcore.models.sam import MedSam, build
-from medcore.models.spec import EncoderSpec
-from tests.support.helpers import TINY, shared_dir
+from medcore.models.spec import ModelSpec
+from tests.support.helpers import TINY, shared_dir, spec_of
 
-UNEQUAL = EncoderSpec(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
+UNEQUAL = spec_of(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
 IMAGES = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 BOX = torch.tensor([[4.0, 8.0, 40.0, 50.0]])
 
@@ -28,7 +28,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture
 def state() -> State:
-    return dict(build(EncoderSpec.dense(TINY)).state_dict())
+    return dict(build(ModelSpec.dense(TINY)).state_dict())
 
 
 def write_architecture(path: Path) -> None:
@@ -49,8 +49,8 @@ def refusal(action: Callable[[], object], path: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("spec", [UNEQUAL, EncoderSpec.dense(TINY)])
-def test_saved_models_come_back_exactly(spec: EncoderSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", [UNEQUAL, ModelSpec.dense(TINY)])
+def test_saved_models_come_back_exactly(spec: ModelSpec, tmp_path: Path) -> None:
     model = build(spec)
     path = tmp_path / "new" / "model.safetensors"
     save(path, model, {"trial": "7"})
@@ -60,7 +60,7 @@ def test_saved_models_come_back_exactly(spec: EncoderSpec, tmp_path: Path) -> No
     assert torch.equal(segment(again), segment(model))
     info = read_info(path)
     assert info["trial"] == "7" and info["format"] == "medcore-1"
-    assert EncoderSpec.from_json(info["spec"]) == spec
+    assert spec_from_json(info["spec"]) == spec
     assert [file.name for file in path.parent.iterdir()] == ["model.safetensors"]
 
 
@@ -76,7 +76,7 @@ def test_saving_again_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save(path, build(UNEQUAL))
     first = file_hash(path)
-    save(path, build(EncoderSpec.dense(TINY)))
+    save(path, build(ModelSpec.dense(TINY)))
     assert load(path).spec.is_dense and file_hash(path) != first and re.fullmatch("[0-9a-f]{64}", first)
 
 
@@ -95,17 +95,17 @@ def test_training_checkpoints_hold_the_model_inside(state: State, tmp_path: Path
     assert load(path, TINY).spec.is_dense
 
 
-def test_the_architecture_is_found_beside_the_file(state: State, tmp_path: Path) -> None:
+def test_the_architecture_is_found_next_to_the_file(state: State, tmp_path: Path) -> None:
     path = tmp_path / "m.pth"
     torch.save(state, path)
     message = refusal(lambda: load(path), path)
-    assert "no architecture file is beside it" in message and "vit_b" in message
+    assert "its folder has no architecture file;" in message and "vit_b" in message
     (tmp_path / "results.json").write_text('{"dice": 0.9}')
     write_architecture(tmp_path / "tiny.json")
     for arch in (None, "tiny", "tiny.json", tmp_path / "tiny.json", TINY):
         assert load(path, arch).arch == TINY
     (tmp_path / "other.json").write_text(json.dumps(ARCHITECTURES["vit_b"].to_dict()))
-    assert "2 architecture files are beside it" in refusal(lambda: load(path), path)
+    assert "its folder has 2 architecture files" in refusal(lambda: load(path), path)
     write_architecture(tmp_path / "m.json")
     assert load(path).arch == TINY
     with pytest.raises(MedcoreError, match="unknown architecture 'vit_x'"):

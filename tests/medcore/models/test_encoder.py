@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,34 +13,20 @@ from torch.nn import functional as F
 
 from medcore.models import encoder
 from medcore.models.checkpoint import load
-from medcore.models.encoder import AttentionMode, ImageEncoder
+from medcore.models.encoder import AttentionMode
 from medcore.models.sam import MedSam, SquareResize, build, build_empty, predictor
-from medcore.models.spec import Architecture, EncoderSpec
-from tests.support.helpers import TINY, shared_dir
+from medcore.models.spec import ModelSpec
+from medcore.models.vit import SamVit
+from tests.support.helpers import TINY, shared_dir, spec_of
+from tests.support.reference_encoder import reference_encoder
 
 # isort: split
-# only after medcore.sam, which makes torchvision importable
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, Sam
+# only after medcore.models.sam, which makes torchvision importable
+from segment_anything.modeling import MaskDecoder, Sam
 
-UNEQUAL = EncoderSpec(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
-EMPTY = EncoderSpec(TINY, heads=(0,) * 4, channels=(0,) * 4)
+UNEQUAL = spec_of(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
+EMPTY = spec_of(TINY, heads=(0,) * 4, channels=(0,) * 4)
 MODES: tuple[AttentionMode, ...] = ("fast", "plain")
-
-
-def reference_encoder(arch: Architecture) -> ImageEncoderViT:
-    return ImageEncoderViT(
-        img_size=arch.img_size,
-        patch_size=arch.patch_size,
-        embed_dim=arch.embed_dim,
-        depth=arch.depth,
-        num_heads=arch.num_heads,
-        mlp_ratio=arch.mlp_ratio,
-        out_chans=arch.out_chans,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        use_rel_pos=True,
-        window_size=arch.window_size,
-        global_attn_indexes=arch.global_attn_indexes,
-    )
 
 
 def randomise(module: nn.Module, seed: int = 0) -> None:
@@ -53,17 +38,17 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
             parameter.normal_(std=spread, generator=generator)
 
 
-def random_model(spec: EncoderSpec, attention: AttentionMode = "fast", seed: int = 0) -> MedSam:
+def random_model(spec: ModelSpec, attention: AttentionMode = "fast", seed: int = 0) -> MedSam:
     model = build(spec, attention)
     randomise(model, seed)
     return model
 
 
-def images_of(arch: Architecture, count: int = 2, seed: int = 0) -> Tensor:
+def images_of(arch: SamVit, count: int = 2, seed: int = 0) -> Tensor:
     return torch.rand(count, 3, arch.img_size, arch.img_size, generator=torch.Generator().manual_seed(seed))
 
 
-def boxes_of(arch: Architecture, count: int, seed: int = 0) -> Tensor:
+def boxes_of(arch: SamVit, count: int, seed: int = 0) -> Tensor:
     corners = torch.rand(count, 2, 2, generator=torch.Generator().manual_seed(seed)) * arch.img_size
     return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
 
@@ -85,7 +70,7 @@ def test_dense_encoder_equals_segment_anything(mode: AttentionMode, window: int,
     arch = dataclasses.replace(TINY, window_size=window)
     reference = reference_encoder(arch)
     randomise(reference)
-    ours = ImageEncoder(EncoderSpec.dense(arch), mode)
+    ours = arch.build_encoder(ModelSpec.dense(arch), mode)
     ours.load_state_dict(reference.state_dict())
     images = images_of(arch)
     expected = reference(images)
@@ -96,7 +81,7 @@ def test_dense_encoder_equals_segment_anything(mode: AttentionMode, window: int,
 def test_gradients_equal_segment_anything(mode: AttentionMode, kernel: None) -> None:
     reference = reference_encoder(TINY)
     randomise(reference)
-    ours = ImageEncoder(EncoderSpec.dense(TINY), mode)
+    ours = TINY.build_encoder(ModelSpec.dense(TINY), mode)
     ours.load_state_dict(reference.state_dict())
     probe = torch.randn(2, TINY.out_chans, TINY.grid, TINY.grid)
     for model in (reference, ours):
@@ -106,8 +91,8 @@ def test_gradients_equal_segment_anything(mode: AttentionMode, kernel: None) -> 
         assert relative(parameter.grad - expected.grad, expected.grad) < 1e-4, name
 
 
-@pytest.mark.parametrize("spec", [UNEQUAL, EMPTY, EncoderSpec.dense(TINY)])
-def test_fast_attention_equals_plain_attention(spec: EncoderSpec, kernel: None) -> None:
+@pytest.mark.parametrize("spec", [UNEQUAL, EMPTY, ModelSpec.dense(TINY)])
+def test_fast_attention_equals_plain_attention(spec: ModelSpec, kernel: None) -> None:
     fast, plain = random_model(spec, "fast"), random_model(spec, "plain")
     expected = plain.encode(images_of(TINY))
     assert relative(fast.encode(images_of(TINY)) - expected, expected) < 1e-5
@@ -155,7 +140,7 @@ def test_build_empty_draws_no_random_numbers() -> None:
 
 
 def test_a_batch_of_pairs_decodes_as_segment_anything_does_one_by_one() -> None:
-    model = random_model(EncoderSpec.dense(TINY))
+    model = random_model(ModelSpec.dense(TINY))
     embeddings, boxes = model.encode(images_of(TINY, 4)), boxes_of(TINY, 4)
     together = model.decode(embeddings, boxes)
     for index in range(4):
@@ -172,7 +157,7 @@ def test_a_batch_of_pairs_decodes_as_segment_anything_does_one_by_one() -> None:
 
 @pytest.mark.parametrize("multimask", [False, True])
 def test_one_embedding_serves_several_prompts(multimask: bool) -> None:
-    model = random_model(EncoderSpec.dense(TINY))
+    model = random_model(ModelSpec.dense(TINY))
     embedding, positions = model.encode(images_of(TINY, 1)), model.prompt_encoder.get_dense_pe()
     sparse, dense = model.prompt_encoder(points=None, boxes=boxes_of(TINY, 3), masks=None)
     ours = model.mask_decoder(embedding, positions, sparse, dense, multimask)
@@ -202,7 +187,7 @@ def test_box_coordinates_keep_their_precision_under_autocast() -> None:
 
 def test_preprocess_scales_each_image_and_pads() -> None:
     arch = dataclasses.replace(TINY, pixel_mean=(0.5, 0.25, 0.0), pixel_std=(0.5, 1.0, 2.0))
-    model = build(EncoderSpec.dense(arch))
+    model = build(ModelSpec.dense(arch))
     picture = torch.randint(40, 90, (1, 3, 32, 64), generator=torch.Generator().manual_seed(0)).float()
     picture[0, 0, 0, 0], picture[0, 1, 0, 0] = 20, 120
     seen = model.preprocess(picture)

@@ -16,19 +16,19 @@ import torch
 from medcore.data.load import load_image_set
 from medcore.errors import MedcoreError
 from medcore.models import export
+from medcore.models.architectures import spec_from
 from medcore.models.checkpoint import load
+from medcore.models.cut import prune
 from medcore.models.export import write_onnx, write_standalone
-from medcore.models.groups import PerGroup
-from medcore.models.prune import prune
 from medcore.models.sam import MedSam, build
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.synthetic.write import make
-from tests.support.helpers import TINY, shared_dir
+from tests.support.helpers import TINY, shared_dir, spec_of
 
-UNEQUAL = EncoderSpec(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
+UNEQUAL = spec_of(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
 
 
-def random_model(spec: EncoderSpec) -> MedSam:
+def random_model(spec: ModelSpec) -> MedSam:
     torch.manual_seed(11)
     return build(spec)
 
@@ -103,14 +103,14 @@ def test_pixels_of_any_range_and_a_constant_image(exported: tuple[MedSam, Path])
 
 def test_structure_beside_it(exported: tuple[MedSam, Path]) -> None:
     described = json.loads((exported[1] / "model.json").read_text())
-    assert EncoderSpec.from_dict(described["spec"]) == UNEQUAL
+    assert spec_from(described["spec"]) == UNEQUAL
     assert described["trial"] == "t0007" and described["row"] == {"dice": 0.5} and described["format"] == "medcore-1"
 
 
 def test_large_grids_and_weights_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 1600 tokens in a block of global attention take the fused kernel; windows of 3 do not divide the grid
     arch = dataclasses.replace(TINY, img_size=320)
-    model = random_model(EncoderSpec(arch, heads=(1, 2, 0, 3), channels=(3, 0, 9, 48))).train()
+    model = random_model(spec_of(arch, heads=(1, 2, 0, 3), channels=(3, 0, 9, 48))).train()
     monkeypatch.setattr(export, "_MOST_BYTES_INSIDE", 0)
     files = write_onnx(tmp_path, model)
     assert [path.name for path in files[2:4]] == ["decoder.onnx.data", "encoder.onnx.data"] and model.training
@@ -128,7 +128,7 @@ def test_real_weights_on_real_images(tmp_path: Path) -> None:
     def keep(width: int, count: int) -> Any:
         return chance.permutation(np.arange(width) < count)
 
-    model = prune(dense, PerGroup([keep(6, count) for count in heads], [keep(768, count) for count in channels]))
+    model = prune(dense, (*(keep(6, count) for count in heads), *(keep(768, count) for count in channels)))
     write_onnx(tmp_path, model)
     run, folders = Runtime(tmp_path), sorted(path for path in (shared / "data").iterdir() if path.is_dir())
     images, _ = load_image_set(folders, "val", model.arch.img_size, per_dataset=20 // len(folders))

@@ -1,4 +1,4 @@
-"""The one-file loader beside an export gives medcore's masks in a Python that cannot import medcore."""
+"""The one-file loader of an export gives medcore's masks in a Python that cannot import medcore."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from safetensors.torch import load_file, save_file
 
 from medcore.models.checkpoint import save
 from medcore.models.sam import MedSam, build, predictor
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.models.standalone import load_pruned
-from tests.support.helpers import TINY
-from tests.support.study_files import environment
+from tests.support.helpers import TINY, spec_of
+from tests.support.studies.study_files import environment
 
 SCRIPT = Path(load_pruned.__file__)
 BOX = (6, 10, 70, 44)
 #: Unequal widths, one block without heads, another without channels, and one with neither.
 SPECS = {
-    "unequal": EncoderSpec(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1)),
-    "empty block": EncoderSpec(TINY, heads=(0, 3, 1, 2), channels=(0, 7, 48, 3)),
-    "dense": EncoderSpec.dense(TINY),
+    "unequal": spec_of(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1)),
+    "empty block": spec_of(TINY, heads=(0, 3, 1, 2), channels=(0, 7, 48, 3)),
+    "dense": ModelSpec.dense(TINY),
 }
 
 
@@ -37,7 +37,7 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
 
 
-def random_model(spec: EncoderSpec) -> MedSam:
+def random_model(spec: ModelSpec) -> MedSam:
     torch.manual_seed(11)  # its mask covers half of the picture
     return build(spec)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from medcore.data.load import ImageSet
 from medcore.errors import MedcoreError
 from medcore.models.sam import build
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, predict_masks, summarise
 from medcore.quality.metrics import all_metrics
 from tests.support.helpers import TINY
@@ -83,7 +83,7 @@ def test_rows_follow_the_set_and_batches_change_nothing() -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_real_model(autocast: bool) -> None:
     torch.manual_seed(0)
-    model, images = build(EncoderSpec.dense(TINY)), image_set()
+    model, images = build(ModelSpec.dense(TINY)), image_set()
     rows = evaluate(model, images, batch_size=3, autocast=autocast)
     assert [row["name"] for row in rows] == images.names
     assert all(np.isfinite(value) for value in summarise(rows).values())

@@ -16,7 +16,7 @@ from skimage.measure import find_contours
 
 from medcore.errors import MedcoreError
 from medcore.models.cost import cost
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.quality.leverage import (
     HEAD_SPARSITIES,
     LEAST_POINTS,
@@ -36,7 +36,7 @@ from results.plots.leverage_plot import save_leverage_plot
 from search.base.config import load_config
 from search.commands.analyse.leverage import grid_budget, leverage
 from tests.support.helpers import TINY
-from tests.support.study_files import write_tiny_study
+from tests.support.studies.study_files import write_tiny_study
 
 SIDE, CENTRE, RADIUS = 256, 127.3, 80.0
 
@@ -360,7 +360,7 @@ def cost_of_step(config: Any, row: Any) -> float:
     """ΔC by the spec's own count, in percentage points; equal sensitivities give equal totals."""
     ends = [(row["head_from"], row["mlp_from"]), (row["head_to"], row["mlp_to"])]
     before, after = (cost(grid_budget(config, TINY, np.ones(TINY.depth), end)).encoder_params for end in ends)
-    return 100 * (before - after) / cost(EncoderSpec.dense(TINY)).encoder_params
+    return 100 * (before - after) / cost(ModelSpec.dense(TINY)).encoder_params
 
 
 def test_command_draws_the_same_images_again_and_wants_at_least_one(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from scipy import ndimage
 from scipy.spatial.distance import cdist
 
 from medcore.quality import metrics
+from medcore.quality.catalogue import metrics as all_entries
+from medcore.quality.surfaces import nearest
 
 Mask = npt.NDArray[np.bool_]
 
@@ -148,18 +150,9 @@ def test_crop_changes_nothing() -> None:
     for a, b in random_pairs(200, seed=3):
         results = set()
         for margin in (metrics.BAND_RADIUS, 5, 100):
-            x, y, side = metrics._crop(a, b, margin)
-            distances = metrics._surface_distances(x, y, side)
-            results.add(
-                (
-                    metrics._dice(x, y),
-                    metrics._iou(x, y),
-                    metrics._boundary_f1(x, y, metrics.BAND_RADIUS),
-                    metrics._hd95(*distances),
-                    round(metrics._assd(*distances), 12),
-                    round(metrics._nsd(x, y, 2.0), 12),
-                )
-            )
+            pair = metrics.MaskPair(a, b, margin)
+            values = {metric.name: metric.function(pair) for metric in all_entries()}
+            results.add(tuple(round(value, 12) if name in ("assd", "nsd") else value for name, value in values.items()))
         assert len(results) == 1
 
 
@@ -169,7 +162,7 @@ def test_tree_and_map_agree() -> None:
     for density in (0.01, 0.12, 0.13, 0.6):
         sources, targets = rng.random((2, 40, 50)) < density
         expected = cdist(np.argwhere(sources), np.argwhere(targets)).min(axis=1)
-        np.testing.assert_allclose(metrics._nearest(sources, targets), expected, rtol=1e-14)
+        np.testing.assert_allclose(nearest(sources, targets), expected, rtol=1e-14)
 
 
 def test_metrics_are_symmetric_and_know_a_perfect_match() -> None:
@@ -216,7 +209,7 @@ def test_on_paper() -> None:
     assert metrics.boundary_f1(a, b) == metrics.nsd(a, b) == metrics.dice(a, b) == metrics.iou(a, b) == 0
     b[:] = False
     b[5, 3:5] = True
-    # One pixel beside a domino: the contours (4 and 6 corners of ½√2 and two of 1) lie at most 1 apart.
+    # One pixel next to a domino: the contours (4 and 6 corners of ½√2 and two of 1) lie at most 1 apart.
     assert metrics.dice(a, b) == pytest.approx(2 / 3)
     assert metrics.iou(a, b) == 0.5
     assert metrics.assd(a, b) == pytest.approx(1 / 3)

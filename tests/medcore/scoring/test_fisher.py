@@ -5,80 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
-from medcore.data.load import ImageSet
 from medcore.errors import MedcoreError
-from medcore.models.sam import MedSam, build
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.scoring.fisher import calibration_sums
 from medcore.scoring.sums import CalibrationSums
-from tests.support.helpers import TINY
-
-PRUNED = EncoderSpec(TINY, (3, 0, 1, 2), (48, 7, 0, 20))
-
-
-def discs(count: int, size: int = 64, seed: int = 0, datasets: tuple[str, ...] = ("one",)) -> ImageSet:
-    """Noisy images with a bright disc each; data sets take turns."""
-    generator = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:size, :size]
-    images = generator.integers(0, 120, (count, 3, size, size))
-    masks = np.zeros((count, size, size), dtype=np.uint8)
-    boxes = np.zeros((count, 4), dtype=np.float32)
-    for number in range(count):
-        y, x = generator.uniform(0.35 * size, 0.65 * size, 2)
-        disc = np.hypot(rows - y, columns - x) < generator.uniform(0.15, 0.3) * size
-        images[number, :, disc] += 100
-        masks[number] = disc
-        ys, xs = np.nonzero(disc)
-        boxes[number] = xs.min(), ys.min(), xs.max(), ys.max()
-    return ImageSet(
-        images=images.astype(np.uint8),
-        masks=masks,
-        boxes=boxes,
-        truths=[mask.astype(bool) for mask in masks],
-        datasets=[datasets[number % len(datasets)] for number in range(count)],
-        names=[f"disc{number}" for number in range(count)],
-    )
+from tests.support.helpers import TINY, halves
+from tests.support.scoring_samples import PRUNED, brute_force, discs, score_loss_of, seeded
 
 
-def seeded(spec: EncoderSpec, seed: int) -> MedSam:
-    """Random double-precision model; biases and relative positions are drawn too, so that nothing is zero."""
-    model = build(spec).double()
-    model.prompt_encoder.float()  # segment-anything encodes positions in single precision only
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.image_encoder.parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.add_(0.05 * noise)
-    return model
-
-
-def brute_force(model: MedSam, images: ImageSet, indices: list[int], w: float) -> dict[str, torch.Tensor]:
-    """Mean over images of the squared gradient of loss(w), for every encoder parameter."""
-    parameters = dict(model.image_encoder.named_parameters())
-    totals = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    for index in indices:
-        mask = images.low_masks(model.arch.low_res)[index].astype(bool)
-        square = np.ones((3, 3), dtype=bool)
-        band = ndimage.binary_dilation(mask, square) & ~ndimage.binary_erosion(mask, square, border_value=1)
-        y, b = (torch.from_numpy(each.astype(np.float64)) for each in (mask, band))
-        model.zero_grad()
-        box = torch.from_numpy(images.boxes[[index]])
-        z = model.segment(images.tensor([index]).double(), box)[0, 0]
-        p = torch.sigmoid(z)
-        entropy = -(y * torch.log(p) + (1 - y) * torch.log(1 - p))
-        dice = 1 - (2 * (p * y).sum() + 1e-5) / ((p**2).sum() + (y**2).sum() + 1e-5)
-        (((1 + w * b) * entropy).sum() + dice).backward()
-        for name, value in parameters.items():
-            if value.grad is not None:
-                totals[name] += value.grad**2 / len(indices)
-    model.zero_grad(set_to_none=True)
-    return {name: total.detach() for name, total in totals.items()}
-
-
-@pytest.mark.parametrize("spec", [EncoderSpec.dense(TINY), PRUNED], ids=["dense", "pruned"])
-def test_terms_give_the_fisher_at_every_boundary_weight(spec: EncoderSpec) -> None:
+@pytest.mark.parametrize("spec", [ModelSpec.dense(TINY), PRUNED], ids=["dense", "pruned"])
+def test_terms_give_the_fisher_at_every_boundary_weight(spec: ModelSpec) -> None:
     model, images = seeded(spec, 1), discs(3)
     sums = calibration_sums(model, images, range(3))
     assert (sums.used, sums.skipped) == (3, [])
@@ -97,7 +34,7 @@ def test_terms_give_the_fisher_at_every_boundary_weight(spec: EncoderSpec) -> No
 
 
 def test_single_precision_agrees_and_the_subset_is_respected() -> None:
-    model, images = seeded(EncoderSpec.dense(TINY), 2), discs(4)
+    model, images = seeded(ModelSpec.dense(TINY), 2), discs(4)
     exact = calibration_sums(model, images, [3, 1])
     single = calibration_sums(model.float(), images, [3, 1])
     np.testing.assert_allclose(single.block_fisher(), exact.block_fisher(), rtol=1e-3)
@@ -105,18 +42,18 @@ def test_single_precision_agrees_and_the_subset_is_respected() -> None:
 
 
 def test_image_without_finite_gradients_is_skipped_and_named() -> None:
-    model, images = seeded(EncoderSpec.dense(TINY), 1), discs(3)
+    model, images = seeded(ModelSpec.dense(TINY), 1), discs(3)
     images.boxes[1] = np.nan
     sums = calibration_sums(model, images, range(3))
     assert (sums.used, sums.skipped) == (2, ["disc1"])
     torch.testing.assert_close(sums.block_fisher(), calibration_sums(model, images, [0, 2]).block_fisher())
-    torch.testing.assert_close(sums.active_heads, calibration_sums(model, images, [0, 2]).active_heads)
+    torch.testing.assert_close(sums.active, calibration_sums(model, images, [0, 2]).active)
     with pytest.raises(MedcoreError, match="no calibration image"):
         calibration_sums(model, images, [])
 
 
 def test_model_is_left_as_it_was_and_arrays_may_be_read_only() -> None:
-    model, images = seeded(EncoderSpec.dense(TINY), 1), discs(2)
+    model, images = seeded(ModelSpec.dense(TINY), 1), discs(2)
     for array in (images.images, images.masks, images.boxes):
         array.setflags(write=False)
     model.train()
@@ -132,8 +69,8 @@ def test_model_is_left_as_it_was_and_arrays_may_be_read_only() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("spec", [EncoderSpec.dense(TINY), PRUNED], ids=["dense", "pruned"])
-def test_gate_gradients_are_the_change_of_the_loss_with_a_gate(spec: EncoderSpec) -> None:
+@pytest.mark.parametrize("spec", [ModelSpec.dense(TINY), PRUNED], ids=["dense", "pruned"])
+def test_gate_gradients_are_the_change_of_the_loss_with_a_gate(spec: ModelSpec) -> None:
     """Central differences: the gate is moved by scaling the group's columns of the output projection."""
     model, images, w, step = seeded(spec, 3), discs(2), 2.0, 1e-4
     sums = calibration_sums(model, images, range(2), nodes=(0.0, w))
@@ -147,28 +84,16 @@ def test_gate_gradients_are_the_change_of_the_loss_with_a_gate(spec: EncoderSpec
             weight.copy_(kept)
         return loss
 
-    groups = [(0, "attn.proj", 8, 1, "gate_heads"), (3, "attn.proj", 8, 0, "gate_heads")]
-    groups += [(0, "mlp.lin2", 1, 5, "gate_channels"), (3, "mlp.lin2", 1, 11, "gate_channels")]
-    for block, module, width, group, name in groups:
+    heads, channels = halves(sums.gates)
+    groups = [(0, "attn.proj", 8, 1, heads), (3, "attn.proj", 8, 0, heads)]
+    groups += [(0, "mlp.lin2", 1, 5, channels), (3, "mlp.lin2", 1, 11, channels)]
+    for block, module, width, group, gates in groups:
         columns = slice(group * width, (group + 1) * width)
         expected = 0.0
         for index in range(2):
             up, down = (moved(block, module, columns, 1 + sign * step, index) for sign in (1, -1))
             expected += abs(up - down) / (2 * step)
-        assert float(getattr(sums, name)[block][1, group]) == pytest.approx(expected, rel=1e-4)
-
-
-def score_loss_of(model: MedSam, images: ImageSet, index: int, w: float) -> float:
-    """loss(w) of one image as method §3 writes it."""
-    mask = images.low_masks(model.arch.low_res)[index].astype(bool)
-    square = np.ones((3, 3), dtype=bool)
-    band = ndimage.binary_dilation(mask, square) & ~ndimage.binary_erosion(mask, square, border_value=1)
-    with torch.no_grad():
-        z = model.segment(images.tensor([index]).double(), torch.from_numpy(images.boxes[[index]]))[0, 0].numpy()
-    p = 1 / (1 + np.exp(-z))
-    entropy = -(mask * np.log(p) + (1 - mask) * np.log(1 - p))
-    dice = 1 - (2 * (p * mask).sum() + 1e-5) / ((p**2).sum() + mask.sum() + 1e-5)
-    return float(((1 + w * band) * entropy).sum() + dice)
+        assert float(gates[block][1, group]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_activations_against_a_forward_pass_by_hand() -> None:
@@ -182,9 +107,10 @@ def test_activations_against_a_forward_pass_by_hand() -> None:
             model.encode(images.tensor([index]).double())
     handle.remove()
     expected = sum(torch.nn.functional.gelu(block.mlp.lin1(each)).abs().mean(dim=(0, 1, 2)) for each in hidden)
-    torch.testing.assert_close(sums.active_channels[0], expected)
-    assert [len(values) for values in sums.active_heads] == list(PRUNED.heads)
-    assert (sums.active_heads[0] > 0).all()
+    active_heads, active_channels = halves(sums.active)
+    torch.testing.assert_close(active_channels[0], expected)
+    assert [len(values) for values in active_heads] == list(PRUNED.family("heads"))
+    assert (active_heads[0] > 0).all()
 
 
 def test_sums_add_up_and_survive_the_disk(tmp_path: Path) -> None:
@@ -192,14 +118,14 @@ def test_sums_add_up_and_survive_the_disk(tmp_path: Path) -> None:
     whole = calibration_sums(model, images, range(4), nodes=(0.0, 3.0))
     parts = [calibration_sums(model, images, indices, nodes=(0.0, 3.0)) for indices in ([0, 1], [2, 3])]
     parts[1].save(tmp_path / "part.safetensors")
-    parts[0].add(CalibrationSums.load(tmp_path / "part.safetensors", TINY.depth))
+    parts[0].add(CalibrationSums.load(tmp_path / "part.safetensors", PRUNED))
     assert parts[0].used == 4
     for one, other in zip(parts[0].parameters, whole.parameters, strict=True):
         torch.testing.assert_close(one, other)
-    for name in ("others", "gate_heads", "gate_channels", "active_heads", "active_channels"):
+    for name in ("others", "gates", "active"):
         torch.testing.assert_close(getattr(parts[0], name), getattr(whole, name))
     (tmp_path / "part.safetensors").write_bytes(b"half")
     with pytest.raises(MedcoreError, match="damaged partial scores"):
-        CalibrationSums.load(tmp_path / "part.safetensors", TINY.depth)
+        CalibrationSums.load(tmp_path / "part.safetensors", PRUNED)
     with pytest.raises(MedcoreError, match="cannot write the partial scores"):
         whole.save(tmp_path / "nowhere" / "part.safetensors")

@@ -136,12 +136,12 @@ def test_what_the_masks_give_is_computed_once_for_all_phases(monkeypatch):
     images, model = random_images(3), tiny_model(2)
     teacher = compute_teacher(tiny_model(1), images)
     pooled, measured = [], []
-    pool, measure = torch.nn.functional.adaptive_avg_pool2d, medcore.imageset.boundary_complexity
+    pool, measure = torch.nn.functional.adaptive_avg_pool2d, medcore.data.imageset.boundary_complexity
     monkeypatch.setattr(
         torch.nn.functional, "adaptive_avg_pool2d", lambda masks, low: pooled.append(len(masks)) or pool(masks, low)
     )
     monkeypatch.setattr(
-        medcore.imageset, "boundary_complexity", lambda masks: measured.append(len(masks)) or measure(masks)
+        medcore.data.imageset, "boundary_complexity", lambda masks: measured.append(len(masks)) or measure(masks)
     )
     for seed in range(3):
         recover(model, images, teacher, SHORT, seed=seed)

@@ -1,10 +1,9 @@
-"""A recovery that was killed goes on from its file and ends in the same bits, whatever the file's age or condition."""
+"""A recovery that was killed resumes from its file and ends in the same bits, whatever the file's age or condition."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import resource
 import signal
 import subprocess
 import sys
@@ -16,19 +15,20 @@ import torch
 from medcore.errors import StorageError
 from medcore.training.recovery import RecoveryFile, RecoverySettings, recover
 from medcore.training.teacher import compute_teacher
-from tests.support.study_files import environment
+from tests.support.helpers import files_of_at_most
+from tests.support.studies.study_files import environment
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
 
 SETTINGS = RecoverySettings(steps=24, lr=1e-3, batch_size=2, schedule="cosine", warmup=2, weight_decay=0.1)
 
-#: A recovery as a program of its own, that kills itself after the step it is told.
+#: A recovery as a program of its own, that kills itself after a given step.
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from medcore.recovery import RecoveryFile, recover
-from medcore.teacher import compute_teacher
-from tests.test_recovery_state import SETTINGS
-from tests.training_samples import random_images, tiny_model
+from medcore.training.recovery import RecoveryFile, recover
+from medcore.training.teacher import compute_teacher
+from tests.medcore.training.test_recovery_state import SETTINGS
+from tests.support.training_samples import random_images, tiny_model
 
 def step(number, loss, terms):
     if number == int(sys.argv[2]):
@@ -76,7 +76,7 @@ def test_a_killed_recovery_ends_in_the_same_bits(tmp_path, images, teacher, undi
 
 @pytest.mark.parametrize("last", [0, 2, 10, 23])
 def test_wherever_it_stops(tmp_path, images, teacher, undisturbed, last):
-    """Also before the first save, after the last step, and beside the copy that a blow-up would bring back."""
+    """Also before the first save, after the last step, and together with the copy that a blow-up would bring back."""
 
     def leave(step, loss, terms):
         if step == last:
@@ -112,7 +112,7 @@ def test_a_blow_up_after_resuming_brings_back_the_same_copy(tmp_path, images, te
     assert_same(got, expected)
 
 
-@pytest.mark.parametrize("change", ["seed", "settings", "garbage", "truncated"])
+@pytest.mark.parametrize("change", ["seed", "settings", "garbage", "truncated", "optimizer"])
 def test_what_is_not_of_this_recovery_is_left_aside(tmp_path, images, teacher, undisturbed, change, caplog):
     path = tmp_path / "recovery.pt"
     settings = dataclasses.replace(SETTINGS, lr=2e-3) if change == "settings" else SETTINGS
@@ -121,11 +121,15 @@ def test_what_is_not_of_this_recovery_is_left_aside(tmp_path, images, teacher, u
         path.write_bytes(b"no state")
     if change == "truncated":
         path.write_bytes(path.read_bytes()[:-5000])
+    if change == "optimizer":
+        content = torch.load(path, weights_only=True)
+        content["optimizer"]["state"] = {0: 5}
+        torch.save(content, path)
     model = tiny_model(2)
     with caplog.at_level(logging.WARNING):
         recover(model, images, teacher, SETTINGS, seed=5, file=RecoveryFile(path, 0))
     assert_same(weights(model), undisturbed[0])
-    assert ("begins anew" in caplog.text) == (change in ("garbage", "truncated"))
+    assert ("no state of a recovery" in caplog.text) == (change in ("garbage", "truncated", "optimizer"))
 
 
 def test_saving_takes_a_bounded_share_of_the_time(tmp_path, images, teacher, undisturbed):
@@ -156,11 +160,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_former_state(tmp_path, images, t
     """The process may write no file above 4 KiB: the system's own error, as of a full disk."""
     path = tmp_path / "a"
     path.write_bytes(b"former")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        with pytest.raises(StorageError, match=r"a: cannot write the recovery's state \(File too large\); free some"):
-            recover(tiny_model(2), images, teacher, SETTINGS, 6, file=eager(path))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    reason = r"a: cannot write the recovery's state \(File too large\); free some"
+    with files_of_at_most(4096), pytest.raises(StorageError, match=reason):
+        recover(tiny_model(2), images, teacher, SETTINGS, 6, file=eager(path))
     assert path.read_bytes() == b"former" and [entry.name for entry in tmp_path.iterdir()] == ["a"]

@@ -7,22 +7,23 @@ import torch
 
 from medcore.errors import MedcoreError
 from medcore.models.checkpoint import load, save
-from medcore.models.groups import PerGroup
+from medcore.models.cut import prune
 from medcore.models.masks import select
-from medcore.models.prune import prune
-from medcore.models.spec import EncoderSpec
-from medcore.training.orders import PHASES
+from medcore.models.sites import PerSite
+from medcore.models.spec import ModelSpec
+from medcore.training.orders import orders
 from medcore.training.recovery import RecoverySettings
-from medcore.training.schedule import Schedule, State, rounds_to, run_schedule, start_of
+from medcore.training.schedule import Schedule, State, rounds_to, run_phases, start_of
 from medcore.training.teacher import compute_teacher
-from tests.support.helpers import TINY
+from tests.support.helpers import TINY, halves, spec_of
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
 
+ORDERS = orders(TINY.families)
 RECOVERY = RecoverySettings(steps=3, lr=1e-3, batch_size=2)
-DENSE = EncoderSpec.dense(TINY)
-HALF = EncoderSpec(TINY, (3, 1, 2, 0), (48, 20, 0, 30))
-LEAST = EncoderSpec(TINY, (1, 1, 0, 0), (10, 20, 0, 5))
-ONE_SHOT = Schedule((HALF,), RECOVERY, dataclasses.replace(RECOVERY, steps=2))
+DENSE = ModelSpec.dense(TINY)
+HALF = spec_of(TINY, (3, 1, 2, 0), (48, 20, 0, 30))
+LEAST = spec_of(TINY, (1, 1, 0, 0), (10, 20, 0, 5))
+ONE_SHOT = Schedule((HALF,), {"heads": RECOVERY, "channels": dataclasses.replace(RECOVERY, steps=2)})
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,13 @@ def teacher(images):
     return compute_teacher(tiny_model(), images)
 
 
-def random_scores(spec: EncoderSpec = DENSE, seed: int = 0) -> PerGroup:
+def random_scores(spec: ModelSpec = DENSE, seed: int = 0) -> PerSite:
     generator = np.random.default_rng(seed)
-    return PerGroup(
-        tuple(generator.random(width) for width in spec.heads),
-        tuple(generator.random(width) for width in spec.channels),
-    )
+    return tuple(generator.random(width) for width in spec.widths)
+
+
+def without_recovery():
+    return dict.fromkeys(("heads", "channels"), RecoverySettings(steps=0))
 
 
 def begin(seed: int = 0) -> State:
@@ -53,63 +55,66 @@ def rescoring(model, kept):
     return random_scores(model.spec, seed=int(1e3 * sum(norms)) % 2**31)
 
 
-@pytest.mark.parametrize("order", PHASES)
+def run_schedule(schedule, state, images, teacher, seed, score=None):
+    """The state after all phases."""
+    for end in run_phases(schedule, state, images, teacher, seed, score):
+        state = end.state
+    return state
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_phases_widths_and_logs(order, images, teacher):
     start = begin()
-    before, seen, steps = weights(start.model), [], []
-
-    def on_phase(name, state, log):
-        spec = state.model.spec
-        seen.append((name, spec.heads, spec.channels, None if log is None else log.steps, state.done))
-
+    before, seen = weights(start.model), []
     schedule = dataclasses.replace(ONE_SHOT, order=order)
-    end = run_schedule(
-        schedule, start, images, teacher, 0, on_phase=on_phase, on_step=lambda *event: steps.append(event[:2])
-    )
-    heads, channels = HALF.heads, HALF.channels
+    for end in run_phases(schedule, start, images, teacher, 0):
+        spec = end.state.model.spec
+        steps = None if end.log is None else end.log.steps
+        assert end.phase.is_recovery == (end.log is not None)
+        seen.append((end.phase.name, spec.family("heads"), spec.family("channels"), steps, end.state.done))
+    heads, channels = HALF.family("heads"), HALF.family("channels")
     assert (
         seen
         == {
             "heads_first": [
-                ("heads", heads, DENSE.channels, None, 1),
-                ("heads_recovery", heads, DENSE.channels, 3, 2),
+                ("heads", heads, DENSE.family("channels"), None, 1),
+                ("heads_recovery", heads, DENSE.family("channels"), 3, 2),
                 ("mlp", heads, channels, None, 3),
                 ("mlp_recovery", heads, channels, 2, 4),
             ],
             "mlp_first": [
-                ("mlp", DENSE.heads, channels, None, 1),
-                ("mlp_recovery", DENSE.heads, channels, 2, 2),
+                ("mlp", DENSE.family("heads"), channels, None, 1),
+                ("mlp_recovery", DENSE.family("heads"), channels, 2, 2),
                 ("heads", heads, channels, None, 3),
                 ("heads_recovery", heads, channels, 3, 4),
             ],
             "together": [("both", heads, channels, None, 1), ("both_recovery", heads, channels, 5, 2)],
         }[order]
     )
-    assert end.model.spec == HALF
-    assert len(steps) == 5
+    assert end.state.model.spec == HALF
     assert_same(before, weights(start.model))
 
 
-@pytest.mark.parametrize("order", PHASES)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_without_recovery_all_schedules_prune_alike(order, count, images, teacher):
     """The lowest scores go first, however many steps it takes and whichever family leads."""
-    none = RecoverySettings(steps=0)
     start = begin()
-    end = run_schedule(Schedule(rounds_to(DENSE, HALF, count), none, none, order), start, images, teacher, 0)
+    schedule = Schedule(rounds_to(DENSE, HALF, count), without_recovery(), order)
+    end = run_schedule(schedule, start, images, teacher, 0)
     masks = select(start.scores, HALF)
     assert_same(weights(end.model), weights(prune(start.model, masks)))
-    for kept, mask in zip((*end.kept.heads, *end.kept.channels), (*masks.heads, *masks.channels), strict=True):
+    for kept, mask in zip(end.kept, masks, strict=True):
         np.testing.assert_array_equal(kept, mask)
 
 
 def test_rounds_are_equal_steps_and_take_all_recovery_steps_between_them(images, teacher):
     targets = rounds_to(DENSE, LEAST, 4)
-    assert [target.channels[3] for target in targets] == [37, 26, 16, 5]
-    assert [target.heads[0] for target in targets] == [2, 2, 1, 1]
+    assert [target.family("channels")[3] for target in targets] == [37, 26, 16, 5]
+    assert [target.family("heads")[0] for target in targets] == [2, 2, 1, 1]
     assert targets[-1] == LEAST
-    schedule = Schedule(targets, dataclasses.replace(RECOVERY, steps=6), RECOVERY)
-    counts = {phase.name: schedule.recovery(phase).steps for phase in schedule.phases if "recovery" in phase.kind}
+    schedule = Schedule(targets, {"heads": dataclasses.replace(RECOVERY, steps=6), "channels": RECOVERY})
+    counts = {phase.name: schedule.recovery_of(phase).steps for phase in schedule.phases if phase.is_recovery}
     assert sum(counts.values()) == 6 + 3
     assert counts["r1/heads_recovery"] == 1 and counts["r2/heads_recovery"] == 2
     assert len(schedule.phases) == 16
@@ -117,35 +122,30 @@ def test_rounds_are_equal_steps_and_take_all_recovery_steps_between_them(images,
 
 def test_two_stages_keep_the_first_masks(images, teacher):
     """The second stage cuts only the last block, so what the first left of the others is untouched."""
-    first = EncoderSpec(TINY, (1, 2, 1, 3), (20, 10, 5, 48))
-    second = EncoderSpec(TINY, (1, 2, 1, 1), (20, 10, 5, 9))
-    none = RecoverySettings(steps=0)
-    states = {}
-    start = begin()
-    run_schedule(
-        Schedule((first, second), none, none, "together", rescore=True),
-        start, images, teacher, 0, rescoring, lambda name, state, log: states.update({name: state}),
-    )  # fmt: skip
+    first = spec_of(TINY, (1, 2, 1, 3), (20, 10, 5, 48))
+    second = spec_of(TINY, (1, 2, 1, 1), (20, 10, 5, 9))
+    schedule = Schedule((first, second), without_recovery(), "together", rescore=True)
+    ends = run_phases(schedule, begin(), images, teacher, 0, rescoring)
+    states = {end.phase.name: end.state for end in ends}
     one, two = states["r1/both"].kept, states["r2/both"].kept
-    for family in ("heads", "channels"):
+    for before, after in zip(halves(one), halves(two), strict=True):
         for block in range(3):
-            np.testing.assert_array_equal(getattr(one, family)[block], getattr(two, family)[block])
-        assert not (getattr(two, family)[3] & ~getattr(one, family)[3]).any()
+            np.testing.assert_array_equal(before[block], after[block])
+        assert not (after[3] & ~before[3]).any()
     assert list(states) == ["r1/both", "r1/both_recovery", "r2/score", "r2/both", "r2/both_recovery"]
 
 
 def test_fresh_scores_rank_the_second_round(images, teacher):
-    none = RecoverySettings(steps=0)
     fresh = random_scores(HALF, seed=9)
     seen = []
 
     def score(model, kept):
-        seen.append((model.spec, tuple(int(block.sum()) for block in kept.channels)))
+        seen.append((model.spec, tuple(int(site.sum()) for site in kept)))
         return fresh
 
-    schedule = Schedule((HALF, LEAST), none, none, "together", rescore=True)
+    schedule = Schedule((HALF, LEAST), without_recovery(), "together", rescore=True)
     end = run_schedule(schedule, begin(), images, teacher, 0, score)
-    assert seen == [(HALF, HALF.channels)]
+    assert seen == [(HALF, HALF.widths)]
     start = begin()
     halved = prune(start.model, select(start.scores, HALF))
     assert_same(weights(end.model), weights(prune(halved, select(fresh, LEAST))))
@@ -153,17 +153,15 @@ def test_fresh_scores_rank_the_second_round(images, teacher):
         run_schedule(schedule, begin(), images, teacher, 0)
 
 
-@pytest.mark.parametrize("order", PHASES)
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("rescore", [False, True])
 def test_a_resumed_schedule_ends_in_the_same_weights(order, rescore, images, teacher, tmp_path):
     schedule = dataclasses.replace(ONE_SHOT, targets=(HALF, LEAST), order=order, rescore=rescore)
     states = []
-
-    def keep(name, state, log):
-        save(tmp_path / f"{len(states)}.safetensors", state.model)
-        states.append(dataclasses.replace(state, model=None))
-
-    whole = weights(run_schedule(schedule, begin(), images, teacher, 5, rescoring, keep).model)
+    for end in run_phases(schedule, begin(), images, teacher, 5, rescoring):
+        save(tmp_path / f"{len(states)}.safetensors", end.state.model)
+        states.append(dataclasses.replace(end.state, model=None))
+        whole = weights(end.state.model)
     assert len(states) == len(schedule.phases)
     for number, saved in enumerate(states):
         torch.manual_seed(number)
@@ -181,13 +179,12 @@ def test_the_seed_decides(images, teacher):
     assert not torch.equal(positions[0], positions[2])
 
 
-def test_the_callback_can_end_the_schedule(images, teacher):
-    def stop(name, state, log):
-        if log is not None:
-            raise RuntimeError(name)
-
-    with pytest.raises(RuntimeError, match=r"^heads_recovery$"):
-        run_schedule(ONE_SHOT, begin(), images, teacher, 0, on_phase=stop)
+def test_a_phase_runs_only_when_it_is_asked_for(images, teacher, monkeypatch):
+    """So a scheduler that stops a trial saves the phases that are left."""
+    phases = run_phases(ONE_SHOT, begin(), images, teacher, 0)
+    monkeypatch.setattr("medcore.training.schedule.recover", None)  # calling it would fail
+    assert next(phases).phase.name == "heads"
+    phases.close()
 
 
 def test_a_state_from_another_phase_is_refused(images, teacher):
@@ -213,7 +210,7 @@ def test_schedules_that_make_no_sense_are_refused():
 
 
 def test_every_block_may_be_emptied(images, teacher):
-    nothing = EncoderSpec(TINY, (0,) * TINY.depth, (0,) * TINY.depth)
+    nothing = spec_of(TINY, (0,) * TINY.depth, (0,) * TINY.depth)
     end = run_schedule(dataclasses.replace(ONE_SHOT, targets=(nothing,)), begin(), images, teacher, 0)
     assert end.model.spec == nothing
     with torch.no_grad():
@@ -223,7 +220,7 @@ def test_every_block_may_be_emptied(images, teacher):
 def test_phases_have_streams_of_their_own(images, teacher, monkeypatch):
     seeds = []
 
-    def note(model, images, teacher, settings, seed, on_step, file):
+    def note(model, images, teacher, settings, seed, file):
         seeds.append(seed)
 
     monkeypatch.setattr("medcore.training.schedule.recover", note)
@@ -236,5 +233,5 @@ def test_states_are_left_alone(images, teacher):
     start = begin()
     kept = copy.deepcopy(start.kept)
     run_schedule(ONE_SHOT, start, images, teacher, 0)
-    for mine, theirs in zip(start.kept.heads, kept.heads, strict=True):
+    for mine, theirs in zip(start.kept, kept, strict=True):
         np.testing.assert_array_equal(mine, theirs)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import medcore.training.train
-from medcore.errors import MedcoreError
-from medcore.training.train import TrainSettings, flipped, flipped_boxes, train, validation_loss
+from medcore.errors import CheckpointError, DataError, MedcoreError, StorageError
+from medcore.training.flips import flipped_boxes
+from medcore.training.train import TrainSettings, flipped, train, validation_loss
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
 
 SHORT = TrainSettings(epochs=4, lr=1e-3, batch_size=2, horizontal_flip=True, vertical_flip=True)
@@ -96,7 +97,7 @@ def test_patience_ends_training_and_the_best_is_kept(monkeypatch):
         seen.append(weights(model))
         return next(losses)
 
-    monkeypatch.setattr(medcore.train, "validation_loss", given)
+    monkeypatch.setattr(medcore.training.train, "validation_loss", given)
     settings = dataclasses.replace(SHORT, epochs=9, patience=3)
     log = train(model, random_images(2), random_images(1), settings, seed=0)
     assert (len(log.epochs), log.best_epoch, log.out_of_patience, log.stopped) == (5, 1, True, None)
@@ -199,7 +200,7 @@ def other_boxes(images):
 def test_a_state_of_another_training_is_refused_and_the_difference_named(changed, named, finished):
     arguments = {"model": tiny_model(), "train": random_images(2), "val": None, "settings": ONE, "seed": 0}
     content, before = finished.read_bytes(), weights((arguments | changed)["model"])
-    with pytest.raises(MedcoreError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         train(**arguments | changed, state_path=finished)
     message = str(caught.value)
     assert message.startswith(f"{finished}: belongs to another training, which differs in {named}; delete it")
@@ -221,6 +222,8 @@ def test_a_state_of_another_training_is_refused_and_the_difference_named(changed
         lambda state: {**state, "best": state["parameters"]},
         lambda state: {**state, "optimizer": {}},
         lambda state: {**state, "optimizer": {"param_groups": [], "state": {}}},
+        lambda state: {**state, "optimizer": {"param_groups": [5], "state": {}}},
+        lambda state: {**state, "optimizer": {**state["optimizer"], "state": {0: 5}}},
         lambda state: {**state, "log": {"epochs": 3}},
         lambda state: {**state, "log": {**state["log"], "best_epoch": 7}},
         lambda state: {**state, "log": {**state["log"], "unknown": 7}},
@@ -231,7 +234,7 @@ def test_a_file_with_something_else_is_one_line(damage, finished, tmp_path):
     path, model = tmp_path / "training.state", tiny_model()
     before = weights(model)
     torch.save(damage(torch.load(finished, weights_only=True)), path)
-    with pytest.raises(MedcoreError) as caught:
+    with pytest.raises(CheckpointError) as caught:
         train(model, random_images(2), None, ONE, seed=0, state_path=path)
     message = str(caught.value)
     assert message.startswith(f"{path}: not a training state (") and "\n" not in message
@@ -243,13 +246,13 @@ def test_a_file_with_something_else_is_one_line(damage, finished, tmp_path):
 def test_a_damaged_file_is_one_line(content, finished, tmp_path):
     path = tmp_path / "training.state"
     path.write_bytes(finished.read_bytes()[:200] if content is None else content)
-    with pytest.raises(MedcoreError, match=r"not a training state \(.*\); delete it"):
+    with pytest.raises(CheckpointError, match=r"training\.state"):
         train(tiny_model(), random_images(2), None, ONE, seed=0, state_path=path)
 
 
 def test_a_state_that_cannot_be_written_is_one_line(tmp_path):
     missing = tmp_path / "nowhere" / "training.state"
-    with pytest.raises(MedcoreError, match="cannot write the training state"):
+    with pytest.raises(StorageError, match=r"training\.state"):
         train(tiny_model(), random_images(2), None, ONE, seed=0, state_path=missing)
 
 
@@ -273,7 +276,7 @@ def test_no_epochs_change_nothing_and_no_images_are_an_error():
     before = weights(model)
     assert train(model, images, None, dataclasses.replace(SHORT, epochs=0), seed=0).epochs == []
     assert_same(before, weights(model))
-    with pytest.raises(MedcoreError, match="no images"):
+    with pytest.raises(DataError, match="no images"):
         train(model, images, images.subset([]), SHORT, seed=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from results.stats.choices import chose, differ
+from results.stats.choices import schedule_summary, schedules_differ
 from results.store.files import plain_record
-from results.store.trials import compact, write_row, write_study
+from results.store.trial_row import TrialRow
+from results.store.trials import compact
 from search.cli.tables import front_view
 from search.commands import front as fronts
+from tests.support.studies.rows import write_row, write_study
 
 CHOICE = {"param/criterion": "fisher", "param/blend": 0.5, "param/order": "together", "param/rounds": 2.0}
 
@@ -58,7 +61,7 @@ def test_numbers_keep_every_digit(study: Path) -> None:
     }
     write_row(study, json.loads(path.read_text()) | small)
     compact(study)
-    result = fronts.front(str(study))
+    result = fronts.front(str(study)).to_dict()
     (row,) = [row for row in result["front"] if row["trial_id"] == "t0"]
     assert row["param/lr"] == 1.2345678901234567e-12 and row["dice"] == 0.1 + 0.2
     assert row["heads"] == [4, 2] and row["versions"]["torch"] == "2"
@@ -77,11 +80,21 @@ def test_plain_values_are_those_that_json_knows() -> None:
 
 
 def test_what_a_trial_chose_is_told_in_words() -> None:
-    assert chose(CHOICE | {"param/rescore": "yes"}) == "fisher + medcore, 2 rounds, fresh scores, together"
-    one = CHOICE | {"param/rounds": 1.0, "param/blend": 1.0, "param/rescore": "yes", "param/order": "heads_first"}
-    assert chose(one) == "fisher, 1 round, heads first"
-    assert chose({"param/lr": 1.0}) == ""
-    assert differ([CHOICE, one]) and not differ([one, one])
+    def row(**columns: Any) -> TrialRow:
+        return TrialRow.from_flat({"trial_id": "t0", "number": 0, "status": "done"} | columns)
+
+    # words of earlier versions and truth values mean the same
+    for rescore in ("yes", True):
+        summary = schedule_summary(row(**CHOICE, **{"param/rescore": rescore}))
+        assert summary == "fisher + medcore, 2 rounds, fresh scores, together"
+    one = row(
+        **CHOICE | {"param/rounds": 1.0, "param/blend": 1.0, "param/rescore": "yes", "param/order": "heads_first"}
+    )
+    assert schedule_summary(one) == "fisher, 1 round, heads first"
+    assert schedule_summary(row(**{"param/lr": 1.0})) == ""
+    used = {"weights": {"criterion": "medcore", "blend": 1.0}}
+    assert schedule_summary(row(**CHOICE, **used)) == "medcore, 2 rounds, together"
+    assert schedules_differ([row(**CHOICE), one]) and not schedules_differ([one, one])
 
 
 def test_table_shows_choices_only_where_they_differ(study: Path) -> None:
@@ -89,6 +102,5 @@ def test_table_shows_choices_only_where_they_differ(study: Path) -> None:
     result = fronts.front(str(study))
     console.print(front_view(result))
     assert "fisher + medcore, 2 rounds, fresh scores, together" in console.export_text()
-    result["front"] = result["front"][:1]
-    console.print(front_view(result))
+    console.print(front_view(dataclasses.replace(result, records=result.records[:1])))
     assert "schedule" not in console.export_text()

@@ -9,18 +9,22 @@ import pandas as pd
 import pytest
 
 from medcore.models.cost import cost
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.quality.timing import Latency, Timing
 from results.pages.model_card import Export, model_card
 from results.stats.intervals import macro_interval
 from results.stats.labels import text
 from results.store.held_out import HeldOut, Measurement
 from results.store.latency import Record, Setup
-from tests.support.helpers import TINY
+from results.store.study_info import study_info
+from results.store.trial_row import TrialRow
+from tests.support.helpers import TINY, spec_of
 
-SPEC = EncoderSpec(TINY, heads=(2, 0, 3, 1), channels=(48, 5, 0, 1))
+SPEC = spec_of(TINY, (2, 0, 3, 1), (48, 5, 0, 1))
 ROW: dict[str, Any] = {
     "trial_id": "t0007",
+    "number": 7,
+    "status": "done",
     "seed": 11,
     "origin": "sampled",
     "git": "abc123",
@@ -33,7 +37,17 @@ ROW: dict[str, Any] = {
     "hd95": 4.0,
     "hd95/kvasir": 3.0,
     "hd95/clinic": 5.0,
+    **SPEC.budget,
 }
+INFO: dict[str, Any] = {
+    "name": "polyps",
+    "objectives": [{"name": "dice", "direction": "max"}],
+    "reference": {"dice": 0.0},
+    "dense": {"dice": 0.91, "hd95": 3.9},
+    "widths": {"heads": TINY.num_heads, "channels": TINY.mlp_dim},
+}
+#: A row without any figure.
+BARE: dict[str, Any] = {"trial_id": "t0000", "number": 0, "status": "done"}
 CONFIG = {
     "seed": 5,
     "model": {"architecture": "tiny", "base": "w/general.pth", "adapted": "w/medical.pth"},
@@ -49,10 +63,9 @@ IMAGES = pd.DataFrame(
     {"dataset": ["kvasir"] * 3 + ["clinic"] * 2, "dice": [0.9, 0.95, 1.0, 0.8, 0.9], "hd95": [3.0, 2, 4, 5, 5]}
 )
 EXPORT = Export(
-    study="polyps",
+    info=study_info(INFO),
     rule="hd95<=8,best:dice",
-    row=ROW,
-    dense={"dice": 0.91, "hd95": 3.9},
+    row=TrialRow.from_flat(ROW),
     spec=SPEC,
     checked="masks agree.",
     files={"model.safetensors": "weights"},
@@ -94,14 +107,14 @@ def test_metrics_come_from_the_row_with_intervals_from_the_images() -> None:
 
 
 def test_cost_and_structure_come_from_the_spec() -> None:
-    card, this, dense = model_card(EXPORT), cost(SPEC), cost(EncoderSpec.dense(TINY))
+    card, this, dense = model_card(EXPORT), cost(SPEC), cost(ModelSpec.dense(TINY))
     share = f"{this.flops / dense.flops:.1%}"
     assert f"needs {share} of the dense encoder's FLOPs" in card
     assert cells(card, "Encoder FLOPs")[1:] == [text("flops", this.flops), text("flops", dense.flops), share]
     assert cells(card, "Encoder parameters")[3] == f"{this.encoder_params / dense.encoder_params:.1%}"
     assert cells(card, "1") == ["1", "whole image", "0 of 3", "5 of 48"]
     assert cells(card, "2") == ["2", "windows of 3", "3 of 3", "0 of 48"]
-    assert "nothing but the output bias left: the attention of block 1, the MLP of block 2." in card
+    assert "nothing but the output bias left: Attention heads of block 1, MLP channels of block 2." in card
 
 
 def test_time_and_memory_as_measured() -> None:
@@ -118,12 +131,13 @@ def test_time_and_memory_as_measured() -> None:
 
 
 def test_what_is_not_known_is_not_claimed() -> None:
-    row = {"trial_id": "t0000", "dice": 0.5}
-    bare = dataclasses.replace(EXPORT, row=row, config={}, images=pd.DataFrame(), hashes={}, dense={})
+    row = TrialRow.from_flat(BARE | {"dice": 0.5})
+    info = study_info(INFO | {"objectives": [], "dense": {}})
+    bare = dataclasses.replace(EXPORT, row=row, info=info, config={}, images=pd.DataFrame(), hashes={})
     card = model_card(bare)
     assert "configuration was not there" in card and "`w/" not in card
     assert cells(card, "Dice ↑")[1:] == ["0.5", "–", "–"]
-    assert "holds no metric" in model_card(dataclasses.replace(bare, row={"trial_id": "t0000"}))
+    assert "holds no metric" in model_card(dataclasses.replace(bare, row=TrialRow.from_flat(BARE)))
     unfinished = dataclasses.replace(EXPORT, images=IMAGES.assign(dice=[0.9, None, 1.0, 0.8, 0.9]))
     assert cells(model_card(unfinished), "Dice ↑")[2] == "–"
 
@@ -139,7 +153,9 @@ def test_bars_in_names_do_not_break_the_tables() -> None:
 
 
 def test_a_dense_model_has_no_empty_blocks() -> None:
-    assert "output bias left" not in model_card(dataclasses.replace(EXPORT, spec=EncoderSpec.dense(TINY)))
+    dense = ModelSpec.dense(TINY)
+    row = TrialRow.from_flat(ROW | dense.budget)
+    assert "output bias left" not in model_card(dataclasses.replace(EXPORT, spec=dense, row=row))
 
 
 def test_held_out_figures_come_first_and_say_how_often_was_looked() -> None:
@@ -159,5 +175,5 @@ def test_held_out_figures_come_first_and_say_how_often_was_looked() -> None:
     assert "3 candidates of this study were measured on it" in held_out
     assert cells(search, "Dice ↑")[1] == "0.9" and "an honest figure is lower" not in card
     alone = dataclasses.replace(found, dense=None, dense_images=None, candidates=1)
-    card = model_card(dataclasses.replace(EXPORT, held_out=alone, row={"trial_id": "t0007"}))
+    card = model_card(dataclasses.replace(EXPORT, held_out=alone, row=TrialRow.from_flat(BARE)))
     assert cells(card, "Dice ↑")[3] == "–" and "1 candidate of this study was measured on it." in card

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from medcore.errors import MedcoreError
 from medcore.quality.metrics import all_metrics
-from results.plots import contact_sheet as sheets
 from results.plots.contact_sheet import Case, boundary_error, contact_sheet
 
 
@@ -48,7 +48,7 @@ def test_boundary_error_of_an_empty_mask(empty_is_truth: bool) -> None:
 
 def test_worst_first_and_no_more_than_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    monkeypatch.setattr(sheets, "_row", lambda one, axes: drawn.append(one.name))
+    monkeypatch.setattr(Axes, "set_ylabel", lambda self, label, **_: drawn.append(label.splitlines()[-1]))
     cases = [case("near", 1), case("missed", -1), case("far", 9), case("middle", 4)]
     contact_sheet(cases, tmp_path / "sheet.png", "title", rows=3)
     assert drawn == ["missed", "far", "middle"]

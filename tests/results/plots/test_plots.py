@@ -7,62 +7,27 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
 from medcore.errors import MedcoreError
 from results.plots.front import front_figure, save_front_html, save_front_png
-from results.plots.panels import origin_kind, panels, view_range
-from results.plots.pictures import budget_picture, comparison_png
-from results.stats.pareto import Objective, front_table
+from results.plots.panels import NothingToDraw, origin_kind, panels, view_range
+from results.plots.pictures import budget_picture
+from results.stats.objectives import Objective
+from results.stats.pareto import front_table
+from results.store.study_info import FamilyTitle, study_info
+from tests.support.studies.made_trials import BLOCKS, CHANNELS, HEADS, OBJECTIVES, is_picture, study
 
-OBJECTIVES = [
-    Objective(name="flops", direction="minimize"),
-    Objective(name="boundary_f1", direction="maximize"),
-    Objective(name="hd95", direction="minimize"),
-]
-DENSE_FLOPS, BLOCKS, HEADS, CHANNELS = 972.08e9, 12, 12, 3072
-
-
-def study(n: int = 60, seed: int = 0) -> pd.DataFrame:
-    """A made-up study: quality falls with the FLOPs taken, faster for the rule, with a few broken trials."""
-    rng = np.random.default_rng(seed)
-    starts = [("dense", 1.0)] + [
-        (f"{kind} {share}", share) for share in (0.5, 0.3, 0.15) for kind in ("uniform", "rule")
-    ]
-    rows = []
-    for number in range(n):
-        origin, share = starts[number] if number < len(starts) else ("sampled", float(rng.uniform(0.08, 0.95)))
-        loss = {"rule": 0.5, "unif": 0.38, "dens": 0.0}.get(origin[:4], 0.3 + 0.1 * rng.exponential())
-        quality = 0.9 - loss * (1 - share) ** 2.5 + 0.004 * rng.normal()
-        budget = np.clip(share * rng.uniform(0.6, 1.4, (2, BLOCKS)), 0, 1) if share < 1 else np.ones((2, BLOCKS))
-        rows.append(
-            {
-                "trial_id": f"{rng.integers(16**8):08x}",
-                "number": number,
-                "status": "done",
-                "origin": origin,
-                "flops": share * DENSE_FLOPS,
-                "flops_paper_fraction": share,
-                "boundary_f1": quality,
-                "hd95": 4 + 45 * (0.92 - quality) * rng.uniform(0.8, 1.2),
-                "dice": quality + 0.05,
-                "heads": [int(count) for count in np.round(HEADS * budget[0])],
-                "channels": [int(count) for count in np.round(CHANNELS * budget[1])],
-            }
-        )
-    frame = pd.DataFrame(rows)
-    frame.loc[n - 1, ["status", "boundary_f1", "hd95"]] = ["failed", np.nan, np.nan]
-    frame.loc[n - 2, ["boundary_f1", "hd95"]] = [0.02, 410.0]
-    return frame
-
-
-def is_picture(path: Path) -> bool:
-    """A PNG of a sensible size with something on it, and no half-written neighbour."""
-    with Image.open(path) as image:
-        pixels = np.asarray(image.convert("L"))
-    return min(pixels.shape) > 300 and float(pixels.std()) > 5 and not list(path.parent.glob("*.tmp"))
+INFO = study_info(
+    {
+        "name": "polyps",
+        "objectives": [],
+        "reference": {},
+        "dense": {},
+        "widths": {"heads": HEADS, "channels": CHANNELS},
+    }
+)
 
 
 def test_panels_show_the_first_objective_against_each_other_in_axis_units() -> None:
@@ -121,22 +86,24 @@ def test_a_single_trial_without_origin_is_drawn(tmp_path: Path) -> None:
 
 def test_budget_picture(tmp_path: Path) -> None:
     front = front_table(study(), OBJECTIVES)
-    budget_picture(front, tmp_path / "budgets.png", num_heads=HEADS, mlp_dim=CHANNELS)
+    budget_picture(front, tmp_path / "budgets.png", INFO)
     assert is_picture(tmp_path / "budgets.png")
-    with pytest.raises(MedcoreError, match="records its budget"):
-        budget_picture(front.drop(columns="heads"), tmp_path / "none.png")
+    with pytest.raises(NothingToDraw, match="records its budget"):
+        budget_picture(front.drop(columns="heads"), tmp_path / "none.png", INFO)
 
 
-def test_comparison_with_bands_and_a_level(tmp_path: Path) -> None:
-    share = np.array([0.5, 0.15, 0.3])
-    curve = pd.DataFrame({"flops_paper_fraction": share, "boundary_f1": share, "hd95": 9 - share})
-    band = curve.assign(boundary_f1_lo=share - 0.1, boundary_f1_hi=share + 0.1)
-    dense = pd.DataFrame({"flops_paper_fraction": [1.0], "boundary_f1": [0.7], "hd95": [8.0]})
-    curves = {"searched": band, "uniform": curve, "dense": dense}
-    comparison_png(curves, ["boundary_f1", "hd95"], tmp_path / "methods.png")
-    assert is_picture(tmp_path / "methods.png")
-    with pytest.raises(MedcoreError, match="at least one method"):
-        comparison_png({}, ["dice"], tmp_path / "none.png")
+def test_budget_picture_has_a_panel_for_each_family(tmp_path: Path) -> None:
+    families = [{"name": name, "title": name.title()} for name in ("heads", "channels", "cross")]
+    widths = {"heads": HEADS, "channels": [CHANNELS] * BLOCKS, "cross": [8, 4]}
+    front = front_table(study(), OBJECTIVES)
+    front["cross"] = [[3, 4]] * len(front)
+    sizes = []
+    for count in (1, 3):
+        info = INFO.model_copy(update={"families": tuple(FamilyTitle(**each) for each in families[:count])})
+        budget_picture(front, tmp_path / f"{count}.png", info.model_copy(update={"widths": widths}))
+        with Image.open(tmp_path / f"{count}.png") as picture:
+            sizes.append(picture.width)
+    assert sizes[1] > 1.5 * sizes[0]
 
 
 def test_nothing_to_draw() -> None:

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from medcore.errors import MedcoreError
+from results.stats.objectives import Direction, Objective, read_objectives
 from results.stats.pareto import (
     Bools,
     Floats,
-    Objective,
     front_ranks,
     front_table,
     hypervolume,
@@ -23,7 +23,7 @@ from results.stats.pareto import (
     to_losses,
 )
 
-OBJECTIVES = [Objective(name="flops", direction="minimize"), Objective(name="dice", direction="maximize")]
+OBJECTIVES = [Objective(name="flops", direction="min"), Objective(name="dice", direction="max")]
 inf, nan = np.inf, np.nan
 
 
@@ -148,10 +148,19 @@ def test_knee_does_not_depend_on_units() -> None:
 
 
 def test_losses_flip_what_goes_up() -> None:
-    assert to_losses([[1, 2, 3]], ["minimize", "maximize", "max"]).tolist() == [[1, -2, -3]]
-    assert to_losses(np.empty((0, 2)), ["min", "up"]).shape == (0, 2)
+    objectives = [Objective("a", "minimize"), Objective("b", "maximize"), Objective("c", "max")]  # type: ignore[arg-type]
+    assert to_losses([[1, 2, 3]], objectives).tolist() == [[1, -2, -3]]
+    assert to_losses(np.empty((0, 2)), objectives[:2]).shape == (0, 2)
+
+
+def test_words_of_earlier_study_files_are_directions() -> None:
+    words = {"min": True, "minimize": True, "down": True, "max": False, "maximize": False, "up": False}
+    for word, lower in words.items():
+        (objective,) = read_objectives([{"name": "x", "direction": word}])
+        assert objective == Objective("x", Direction.MIN if lower else Direction.MAX)
+        assert objective.lower_is_better == lower and objective.better(1.0, 2.0) == lower
     with pytest.raises(MedcoreError, match="'sideways'"):
-        to_losses([[1.0]], ["sideways"])
+        read_objectives([{"name": "x", "direction": "sideways"}])
 
 
 def table() -> pd.DataFrame:

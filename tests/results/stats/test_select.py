@@ -8,13 +8,14 @@ import pytest
 
 from medcore.errors import MedcoreError
 from results.stats.labels import axis, base_name, lower_is_better, si, text
-from results.stats.pareto import Objective, front_table
+from results.stats.objectives import Objective
+from results.stats.pareto import front_table
 from results.stats.select import choose, metric_names, parse
 
 OBJECTIVES = [
-    Objective(name="flops", direction="minimize"),
-    Objective(name="boundary_f1", direction="maximize"),
-    Objective(name="hd95", direction="minimize"),
+    Objective(name="flops", direction="min"),
+    Objective(name="boundary_f1", direction="max"),
+    Objective(name="hd95", direction="min"),
 ]
 COLUMNS = [
     "trial_id",
@@ -130,7 +131,7 @@ def test_a_missing_metric_is_never_the_best() -> None:
 
 
 def test_the_objective_s_own_direction_wins() -> None:
-    upside_down = [*OBJECTIVES[:1], Objective(name="dice", direction="minimize")]
+    upside_down = [*OBJECTIVES[:1], Objective(name="dice", direction="min")]
     assert choose(study(), upside_down, "best:dice")["dice"] == 0.70
 
 

@@ -14,28 +14,12 @@ from results.plots.panels import panels
 from results.plots.parallel import parallel_figure
 from results.plots.pictures import hypervolume_picture
 from results.stats.intervals import macro_interval, macro_intervals
-from results.stats.pareto import Objective, front_table
+from results.stats.objectives import Objective
+from results.stats.pareto import front_table
 from results.stats.uncertainty import with_intervals
-from results.store.trials import read_images, read_with_intervals, write_images, write_row, write_study
-from tests.results.plots.test_plots import DENSE_FLOPS, OBJECTIVES, is_picture, study
-
-
-def measured(trials: pd.DataFrame, count: int = 12) -> pd.DataFrame:
-    """Per-image metrics, in two data sets of unequal size."""
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "trial_id": trial["trial_id"],
-            "dataset": "a" if image < 4 else "b",
-            "name": f"i{image}",
-            "boundary_f1": trial["boundary_f1"] + 0.05 * rng.normal(),
-            "hd95": trial["hd95"] + rng.normal(),
-            "dice": trial["dice"] + 0.02 * rng.normal(),
-        }
-        for trial in trials[trials["status"] == "done"].to_dict("records")
-        for image in range(count)
-    ]
-    return pd.DataFrame(rows)
+from results.store.trials import read_images, read_with_intervals, write_images
+from tests.support.studies.made_trials import DENSE_FLOPS, OBJECTIVES, is_picture, measured, study
+from tests.support.studies.rows import write_row, write_study
 
 
 def test_many_columns_at_once_equal_one_after_the_other() -> None:
@@ -124,5 +108,5 @@ def test_hypervolume_over_trials(tmp_path: Path) -> None:
 
 
 def test_one_objective_has_no_parallel_coordinates() -> None:
-    assert 'id="parallel"' not in front_divs(study(12), [Objective(name="boundary_f1", direction="maximize")])
+    assert 'id="parallel"' not in front_divs(study(12), [Objective(name="boundary_f1", direction="max")])
     assert 'id="parallel"' in front_divs(study(12), OBJECTIVES)

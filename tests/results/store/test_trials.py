@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ import pandas as pd
 import pytest
 
 from medcore.errors import MedcoreError
+from results.store.study_info import read_study_info
+from results.store.trial_row import TrialRow
 from results.store.trials import (
     all_rows,
     checkpoint_file,
@@ -21,13 +24,11 @@ from results.store.trials import (
     read_phases,
     read_row,
     read_study,
-    read_study_info,
     trial_folder,
     write_images,
     write_phases,
-    write_row,
-    write_study,
 )
+from tests.support.studies.rows import write_row, write_study
 
 INFO: dict[str, Any] = {
     "name": "polyps",
@@ -131,9 +132,9 @@ def test_a_trial_whose_folder_is_gone_has_still_finished(tmp_path: Path) -> None
     compact(tmp_path)
     shutil.rmtree(trial_folder(tmp_path, "t0000"))
     assert finished_ids(tmp_path) == {"t0000", "t0001"}
-    same(pd.DataFrame(all_rows(tmp_path)), pd.DataFrame(before))
+    assert all_rows(tmp_path) == before
     row = read_row(tmp_path, "t0000")
-    assert row is not None and row["versions"] == {} and row["heads"] == before[0]["heads"]
+    assert row is not None and row.provenance.versions == {} and row.budget["heads"] == before[0].budget["heads"]
     assert read_row(tmp_path, "t0001") == before[1] and read_row(tmp_path, "t0002") is None
     assert finished_ids(tmp_path / "absent") == set() and all_rows(tmp_path / "absent") == []
 
@@ -183,26 +184,6 @@ def test_a_wrong_row_is_a_programming_error(tmp_path: Path, changes: dict[str, A
     with pytest.raises(ValueError, match="trial"):
         write_row(tmp_path, {**make_row(0), **changes})
     assert not list(tmp_path.rglob("row.json"))
-
-
-def test_study_info_round_trip_and_errors(tmp_path: Path) -> None:
-    write_study(tmp_path / "new", {**INFO, "note": "kept"})
-    assert read_study_info(tmp_path / "new") == {**INFO, "note": "kept"}
-    for broken in (
-        {"objectives": [{"name": "x"}]},
-        {"reference": 3},
-        {"reference": {"flops": 1.0}},
-        {"reference": {"flops": 1.0, "boundary_f1": None}},
-        {"dense": {"flops": 1.0}},
-        {"widths": None},
-        {"widths": {"heads": 12}},
-        {"objectives": [{"name": "x", "direction": "?"}]},
-    ):
-        with pytest.raises(MedcoreError):
-            write_study(tmp_path, {**INFO, **broken})
-    (tmp_path / "study.json").write_text("{")
-    with pytest.raises(MedcoreError, match=r"study\.json: corrupt"):
-        read_study_info(tmp_path)
 
 
 def test_no_study_and_empty_study(tmp_path: Path) -> None:
@@ -269,6 +250,7 @@ def test_empty_budgets_and_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["../private.safetensors", "/tmp/private.safetensors"])
 def test_a_checkpoint_outside_of_the_study_is_refused(tmp_path: Path, place: str) -> None:
     """Studies of strangers must not make us copy a file of ours."""
-    assert checkpoint_file(tmp_path, {"checkpoint": "trials/t0/model.safetensors"}).parent.name == "t0"
+    row = TrialRow("t0", 0, "done", checkpoint="trials/t0/model.safetensors")
+    assert checkpoint_file(tmp_path, row).parent.name == "t0"
     with pytest.raises(MedcoreError, match="names a checkpoint outside of the study"):
-        checkpoint_file(tmp_path, {"trial_id": "t0", "checkpoint": place})
+        checkpoint_file(tmp_path, dataclasses.replace(row, checkpoint=place))

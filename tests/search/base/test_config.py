@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from medcore.errors import MedcoreError
+from medcore.models.architectures import KINDS
 from search.base.config import Config, load_config
-from search.base.dimensions import Range
+from search.base.sections.dimensions import Range
+from tests.support.toy.arch import Toy
 
 MINIMAL = {
     "study": "s",
@@ -45,6 +47,11 @@ def test_resolved_file_reads_back_equal(tmp_path: Path) -> None:
         ({"search": {"space": {"lr": {"low": 2, "high": 1}}}}, "must be below high"),
         ({"search": {"gpus_per_trial": 2}}, "search: gpus_per_trial 2: a trial runs on one GPU, so give at most 1"),
         ({"finetune": {"workers": 0}}, "finetune.workers"),
+        ({"budget": {"sparsity_heads": 2}}, "budget.sparsity_heads: "),
+        ({"schedule": {"stages": [{"head_sparsity": 2}]}}, "schedule.stages.0.sparsity_heads: "),
+        ({"search": {"space": {"slope_heads": {"low": 2, "high": 1}}}}, "search.space.slope_heads"),
+        ({"budget": {"sparsity_heads": 0.9, "head_sparsity": 0.1}}, "head_sparsity and sparsity_heads are the same"),
+        ({"budget": {"sparsity_heads": 0.9, "sparsity": {"heads": 0.1}}}, "sparsity_heads and sparsity.heads are"),
     ],
 )
 def test_mistake_is_one_line_that_names_the_key(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -53,6 +60,37 @@ def test_mistake_is_one_line_that_names_the_key(tmp_path: Path, change: dict[str
         load_config(path)
     assert message in str(caught.value) and str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_objective_is_one_mistake(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL | {"search": {"objectives": [{"name": "flops", "direction": "minn"}]}})
+    with pytest.raises(MedcoreError, match=r"search\.objectives\.0") as caught:
+        load_config(path)
+    assert "at least" not in str(caught.value)
+    path = write(tmp_path, MINIMAL | {"search": {"objectives": []}})
+    with pytest.raises(MedcoreError, match=r"search\.objectives: .*at least 1"):
+        load_config(path)
+
+
+def test_words_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
+    old = {"head_sparsity": 0.5, "mlp_sparsity": 0.7, "min_heads": 2, "min_channel_share": 0.1, "channel_multiple": 8}
+    new = {"sparsity_heads": 0.5, "sparsity_channels": 0.7, "min_count_heads": 2, "min_share_channels": 0.1}
+    first, second = (load_config(write(tmp_path, MINIMAL | {"budget": each})) for each in (old, new | {"multiple": 8}))
+    assert first == second
+
+
+def test_a_study_can_be_resumed_without_a_plugin_that_it_does_not_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Toy.kind in KINDS.names()
+    config = load_config(write(tmp_path, MINIMAL))
+    used = load_config(write(tmp_path, MINIMAL | {"budget": {"sparsity_stem": 0.25}}))
+    assert "stem" in config.budget.sparsity and yaml.safe_load(used.to_yaml())["budget"]["sparsity_stem"] == 0.25
+    assert load_config(write(tmp_path, used.to_yaml())) == used
+    text = config.to_yaml()
+    monkeypatch.delitem(KINDS._entries, Toy.kind)
+    plain = load_config(write(tmp_path, text))
+    assert "stem" not in plain.budget.sparsity and plain.to_yaml() == text
 
 
 @pytest.mark.parametrize("text", ["a: [", "- just\n- a list", ""])

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-import search.commands
-import search.commands.export
-import search.commands.prune
-import search.commands.search
-import search.tracking.remote
-from search.cli.main import app, resume_command
-from search.cli.terminal import program
+from results.store.trial_row import TrialRow
+from search.cli.main import app
 from search.driver.run import Outcome
-from tests.support.study_files import write_tiny_study
+from tests.support.studies.study_files import write_tiny_study
 
 #: rich would drop the first pair of brackets, and raise on the second.
 ODD = "data [red]/b[/c]" + 20 * "/long"
@@ -35,13 +28,13 @@ def test_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.Monke
     config, odd = write_tiny_study(tmp_path), Path(ODD)
     cost = {"encoder_params": 1.0, "flops": 1.0, "flops_paper": 1.0}
     removed = cost | {"heads_removed": 1, "channels_removed": 2, "encoder_params_fraction": 0.5}
-    row = {"trial_id": "t0001", "origin": "[x]", "flops_fraction": 0.5}
-    monkeypatch.setattr(search.commands, "adapt", lambda *_: odd)
-    monkeypatch.setattr(search.commands, "score", lambda *_: (odd, odd))
-    monkeypatch.setattr(search.pruning, "prune", lambda *_: removed)
-    monkeypatch.setattr(search.commands, "cost", lambda *_: cost)
-    monkeypatch.setattr(search.commands, "predict", lambda *_: 0.5)
-    monkeypatch.setattr(search.choose, "export", lambda *_: row)
+    row = TrialRow("t0001", 1, "done", origin="[x]", metrics={"flops_fraction": 0.5})
+    monkeypatch.setattr("search.commands.adapt.adapt", lambda *_, **__: odd)
+    monkeypatch.setattr("search.commands.score.score", lambda *_, **__: (odd, odd))
+    monkeypatch.setattr("search.commands.prune.prune", lambda *_, **__: removed)
+    monkeypatch.setattr("search.commands.cost.cost", lambda *_, **__: cost)
+    monkeypatch.setattr("search.commands.predict.predict", lambda *_, **__: 0.5)
+    monkeypatch.setattr("search.commands.export.export", lambda *_, **__: row)
     assert f"wrote {ODD}\n" in run("adapt", config)
     assert f"wrote {ODD}\nwrote {ODD}\n" in run("score", config)
     assert f"wrote {ODD}\n" in run("prune", config, "--out", odd)
@@ -60,7 +53,7 @@ def test_search_says_how_to_go_on_with_everything_that_was_given(
         say(f"study folder: {ODD}")
         return Outcome(0, 0, 7, False, "")
 
-    monkeypatch.setattr(search.experiment, "search", stopped)
+    monkeypatch.setattr("search.commands.search.search", stopped)
     folder = tmp_path / "my studies"
     folder.mkdir()
     config = write_tiny_study(folder)
@@ -69,21 +62,3 @@ def test_search_says_how_to_go_on_with_everything_that_was_given(
     assert shlex.split(given["command"]) == ["medcore", "search", str(config), *options, "--resume"]
     run("search", config)
     assert shlex.split(given["command"]) == ["medcore", "search", str(config), "--resume"]
-
-
-def test_no_login_in_a_printed_command() -> None:
-    assert resume_command(Path("c.yaml"), trials=3, tracking_uri="http://me:secret@h:5000") == (
-        "medcore search c.yaml --trials 3 --resume"
-    )
-
-
-def test_programs_are_named_as_the_user_can_type_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("medcore", "mlflow"):
-        (tmp_path / name).write_text("")
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "medcore"), "demo"])
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert program("mlflow") == str(tmp_path / "mlflow")
-    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
-    assert program("mlflow") == "mlflow"
-    monkeypatch.setattr(sys, "argv", ["/somewhere/search/cli.py"])
-    assert program("medcore") == "medcore"

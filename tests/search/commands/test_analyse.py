@@ -17,7 +17,8 @@ from results.pages.analysis import write_criteria, write_displacement, write_lev
 from results.stats.intervals import macro_interval
 from results.store.trials import read_study
 from search.cli.main import app
-from tests.support.study_files import medcore, write_tiny_study
+from tests.support.machines.command_line import medcore
+from tests.support.studies.study_files import write_tiny_study
 
 DENSE = {"boundary_f1": 0.5, "hd95": 9.0, "dice": 0.6}
 NOTES = {"command": "medcore analyse", "git": "abc", "machine": "m", "seeds": [0, 1], "dense": DENSE}
@@ -110,6 +111,7 @@ def test_leverage_table_has_a_row_a_model_and_seed(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "notes.json").read_text())["command"] == "medcore analyse"
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_criteria_through_the_command_line(tmp_path: Path) -> None:
     config = write_tiny_study(tmp_path)
     arguments = ("analyse", "criteria", config, "--out", tmp_path / "out", "--seeds", "1", "--fractions", "0.5")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from medcore.errors import MedcoreError
-from results.store.trials import compact, write_row, write_study
+from medcore.errors import CheckpointError, ConfigError, MedcoreError
+from results.store.trials import compact
 from search.cli.tables import evaluation_table, front_table
-from search.commands import export as choose
 from search.commands import front as fronts
+from search.commands.export import ExportRequest, export
 from search.tracking import remote as tracked
+from tests.support.studies.rows import write_row, write_study
 
 INFO: dict[str, Any] = {
     "name": "s",
@@ -52,14 +54,14 @@ def test_export_refuses_before_it_reads_anything(
         raise AssertionError("nothing to read for this")
 
     monkeypatch.setattr(tracked, "download_study", read)
-    monkeypatch.setattr(fronts, "read_study", read)
-    with pytest.raises(MedcoreError, match=reason):
-        choose.export(address, "knee", Path(out))
+    monkeypatch.setattr(tracked, "read_study", read)
+    with pytest.raises(ConfigError, match=reason):
+        export(ExportRequest(address, Path(out)))
 
 
 def test_export_of_a_checkpoint_that_is_gone(study: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedcoreError, match=r"model\.safetensors: the checkpoint of trial t0000 is gone"):
-        choose.export(str(study), "knee", tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: .*t0000"):
+        export(ExportRequest(str(study), tmp_path / "best.safetensors"))
 
 
 def test_a_downloaded_study_leaves_nothing_behind(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +89,9 @@ def test_front_names_what_the_description_lacks(study: Path, key: str) -> None:
 def test_tables_show_a_dash_for_what_was_not_measured_and_names_as_they_are(study: Path) -> None:
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(front_table(fronts.front(str(study)) | {"study": "[red]s"}))
+        front = fronts.front(str(study))
+        odd = dataclasses.replace(front, info=front.info.model_copy(update={"name": "[red]s"}))
+        console.print(front_table(odd))
         console.print(evaluation_table({"[bold]best.safetensors": {"dice": 0.5}}))
     text = captured.get()
     assert "[red]s: 1 of 1 trials" in text and "[bold]best.safetensors" in text and "–" in text

@@ -19,15 +19,15 @@ from medcore.errors import MedcoreError
 from search.base.config import Config, load_config
 from search.commands.cluster.job_files import CONFIG_NAME, UPLOAD_LIMIT, package, pinned, relative_paths
 from search.commands.cluster.jobs import http_address, submit
-from tests.support.ray_nodes import ROOT
-from tests.support.study_files import environment
+from tests.support.machines.ray_nodes import ROOT
+from tests.support.studies.study_files import environment
 
 CONSTRAINTS = ROOT / "constraints.txt"
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Of a study whose files lie in `user`, beside files that a job may need."""
+    """Of a study whose files lie in `user`, next to files that a job may need."""
     user = tmp_path / "user"
     user.mkdir()
     place = {name: f"{user}/{name}.safetensors" for name in ("base", "adapted")}
@@ -116,14 +116,14 @@ def test_a_login_does_not_travel_with_a_job(tmp_path: Path, config: Config) -> N
 
 def test_a_tunnel_whose_far_end_has_died_is_not_waited_for() -> None:
     """In a process of its own, because asking a dashboard sets Ray up for all that comes after it."""
-    ask = "import sys, search.cluster as c; c._PATIENCE = 0.5; c.status(sys.argv[1])"
+    ask = "import sys, search.commands.cluster.jobs as c; c._PATIENCE = 0.5; c.status(sys.argv[1])"
     with socket.create_server(("127.0.0.1", 0)) as tunnel:  # takes connections and never says anything
         address = f"127.0.0.1:{tunnel.getsockname()[1]}"
         done = subprocess.run(
             [sys.executable, "-c", ask, address], env=environment(), capture_output=True, text=True, timeout=120
         )
     said = done.stderr.splitlines()[-1]
-    assert re.search(rf"MedcoreError: http://{address}: no Ray dashboard can be reached \(.*timed out", said)
+    assert re.search(rf"ClusterError: http://{address}: no Ray dashboard can be reached \(.*timed out", said)
 
 
 @pytest.mark.parametrize("address", ["http://me:secret@head:8265", "me:secret@head:8265", "http://head/?token=secret"])

@@ -12,17 +12,19 @@ from medcore.data.load import load_image_set
 from medcore.errors import MedcoreError
 from medcore.models.checkpoint import load, read_info
 from medcore.models.cost import cost
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.score_table import ScoreTable
 from medcore.training.train import EpochRow, TrainLog
-from search import commands
 from search.base.config import load_config
 from search.cli import demo_pair
+from search.commands.adapt import adapt
+from search.commands.evaluate import evaluate as evaluate_file
 from search.study import fit as training
 from search.study.inputs import load_split
 from tests.support.helpers import TINY
-from tests.support.study_files import medcore, write_tiny_study
+from tests.support.machines.command_line import medcore
+from tests.support.studies.study_files import own_polyps, write_tiny_study
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def test_adapt_writes_a_dense_checkpoint_that_differs_from_its_origin(folder: Pa
     result = medcore("adapt", config)
     assert result.returncode == 0, result.stderr
     adapted, base = load(out), load(folder / "base.safetensors")
-    assert adapted.spec == EncoderSpec.dense(TINY)
+    assert adapted.spec == ModelSpec.dense(TINY)
     changed = [name for name, value in adapted.state_dict().items() if not value.equal(base.state_dict()[name])]
     assert any(name.startswith("image_encoder.") for name in changed)
     assert not any(name.startswith("prompt_encoder.") for name in changed)
@@ -57,9 +59,9 @@ def test_adapt_that_stops_early_says_so(
     )
     monkeypatch.setattr(training, "train", lambda *arguments, **options: next(logs))
     with pytest.raises(MedcoreError, match=r"^adapt: non-finite loss .*nothing is written: lower adapt\.lr$"):
-        commands.adapt(config)
+        adapt(config)
     assert not out.exists()
-    assert commands.adapt(config) == out and out.is_file()
+    assert adapt(config) == out and out.is_file()
     (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert message.startswith("adapt ended after 1 of 3 epochs: non-finite loss or gradient at step 2 of epoch 1;")
 
@@ -78,12 +80,12 @@ def test_adapt_does_not_hand_back_the_training_of_another_base(folder: Path) -> 
 
 def test_evaluate_takes_the_splits_of_the_study(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = load_config(write_tiny_study(tmp_path))
-    data, checkpoint, splits = tmp_path / "polyps", tmp_path / "base.safetensors", tmp_path / "runs" / "splits"
+    data, checkpoint, splits = own_polyps(tmp_path), tmp_path / "base.safetensors", tmp_path / "runs" / "splits"
     (data / "splits.json").unlink()
     with pytest.raises(MedcoreError, match="there are no saved splits"):
-        commands.evaluate(checkpoint, [data], "val/report", splits=splits)
+        evaluate_file(checkpoint, [data], "val/report", splits=splits)
     assert not splits.exists()
-    reported = load_split(config, "val/report", TINY.img_size, None)
+    reported = load_split(config.datasets, "val/report", TINY.img_size)
     for index in range(9):  # a new deal would differ
         for kind in ("images", "masks"):
             (data / kind / f"a{index}.png").write_bytes((data / kind / "medical_0000.png").read_bytes())
@@ -94,8 +96,8 @@ def test_evaluate_takes_the_splits_of_the_study(tmp_path: Path, caplog: pytest.L
     rows = evaluate(load(checkpoint), reported)
     assert (answer["images"], answer["skipped"]) == (len(rows), 9)
     assert answer["dice"] == pytest.approx(summarise(rows)["dice"])
-    assert "dealt out" not in result.stderr and result.stderr.count("in no part of") == 9
-    commands.evaluate(checkpoint, [data], "val/report")
+    assert "dealt out" not in result.stderr and result.stderr.count("in no split of") == 9
+    evaluate_file(checkpoint, [data], "val/report")
     assert sum("dealt out just now" in message for message in caplog.messages) == 1
 
 
@@ -131,7 +133,7 @@ def test_prune_removes_what_the_rule_says(folder: Path) -> None:
     result = medcore("prune", config, "--out", out)
     assert result.returncode == 0, result.stderr
     model = load(out)
-    assert sum(model.spec.heads) == 6 and sum(model.spec.channels) == 2 * TINY.mlp_dim
+    assert sum(model.spec.family("heads")) == 6 and sum(model.spec.family("channels")) == 2 * TINY.mlp_dim
     metrics = json.loads(read_info(out)["metrics"])
     assert metrics["flops"] == cost(model.spec).flops
     measured = medcore("evaluate", out, "--data", folder / "polyps", "--split", "val/report", "--json", "-")

@@ -14,15 +14,16 @@ import yaml
 from medcore.models.architectures import ARCHITECTURES
 from medcore.models.checkpoint import load, read_info
 from medcore.models.sam import build
-from medcore.models.spec import EncoderSpec
+from medcore.models.spec import ModelSpec
 from medcore.scoring.criteria import ScoringWeights, block_sensitivity
 from medcore.synthetic.write import write_folder
 from search.base.config import Config
+from search.base.sections.pruning import BudgetConfig
 from search.commands.prune import allocate, prune, targets
-from search.study.inputs import calibration_images
+from search.commands.sections import scoring_job
 from search.study.scoring import table_path
-from tests.medcore.scoring.test_criteria import random_table
-from tests.support.study_files import write_tiny_study
+from tests.support.scoring_samples import random_table
+from tests.support.studies.study_files import write_tiny_study
 
 VIT_B = ARCHITECTURES["vit_b"]
 CONFIGS = Path(__file__).parents[3] / "search" / "configs"
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint in segment-anything's format, and one image each to calibrate, search and report on."""
     folder = tmp_path_factory.mktemp("vit_b")
     torch.manual_seed(0)
-    model = build(EncoderSpec.dense(VIT_B))
+    model = build(ModelSpec.dense(VIT_B))
     torch.save({name: tensor.half() for name, tensor in model.state_dict().items()}, folder / "sam.pth")
     write_folder(folder / "ClinicDB", "medical", 3, 96, seed=0)
     names = sorted(path.stem for path in (folder / "ClinicDB" / "images").iterdir())
@@ -56,10 +57,14 @@ def shipped(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **change
     return Config.model_validate(values)
 
 
+def budgets(config: Config) -> tuple[BudgetConfig, ...]:
+    return *config.schedule.stages, config.budget
+
+
 def put_random_scores(config: Config) -> None:
     """A table where the scoring job would have left its own: it costs half a minute an image at 1024 px here."""
     table = replace(random_table(VIT_B, datasets=1), datasets=("ClinicDB",))
-    table.save(table_path(config, calibration_images(config, VIT_B.img_size)))
+    table.save(table_path(scoring_job(config)))
 
 
 def test_papers_recipe_removes_what_the_paper_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,9 +90,10 @@ def test_two_stages_end_where_the_paper_does(folder: Path, monkeypatch: pytest.M
 def test_stages_cut_the_blocks_they_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = shipped("two_stage.yaml", folder, monkeypatch)
     sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
-    first, second = allocate(config, VIT_B, sensitivity)
-    assert first.heads[10:] == (12, 12) and first.channels[10:] == (3072, 3072)
-    assert second.heads[:10] == first.heads[:10] and second.channels[:10] == first.channels[:10]
+    first, second = allocate(budgets(config), VIT_B, sensitivity)
+    assert first.family("heads")[10:] == (12, 12) and first.family("channels")[10:] == (3072, 3072)
+    for family in ("heads", "channels"):
+        assert second.family(family)[:10] == first.family(family)[:10]
 
 
 def test_minimum_widths_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,21 +101,24 @@ def test_minimum_widths_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
     for recipe in ("progressive.yaml", "paper.yaml"):
         config = shipped(recipe, folder, monkeypatch, budget=least)
-        (spec,) = allocate(config, VIT_B, sensitivity)
-        assert min(spec.heads) >= 2 and min(spec.channels) >= 307
+        (spec,) = allocate(budgets(config), VIT_B, sensitivity)
+        assert min(spec.family("heads")) >= 2 and min(spec.family("channels")) >= 307
 
 
 def test_progressive_recipe_takes_equal_steps(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = shipped("progressive.yaml", folder, monkeypatch)
     sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
-    widths = [sum(spec.channels) for spec in targets(config, allocate(config, VIT_B, sensitivity))]
-    dense = sum(EncoderSpec.dense(VIT_B).channels)
+    widths = [
+        sum(spec.family("channels"))
+        for spec in targets(allocate(budgets(config), VIT_B, sensitivity), config.schedule.rounds)
+    ]
+    dense = sum(ModelSpec.dense(VIT_B).family("channels"))
     steps = [before - after for before, after in zip([dense, *widths], widths, strict=False)]
     assert len(steps) == 5 and max(steps) - min(steps) <= 12
 
 
 def test_progressive_pruning_with_fresh_scores_end_to_end(tmp_path: Path) -> None:
-    """A small model through three rounds, scored anew in two of them, with recovery."""
+    """A small model through three rounds, with fresh scores in two of them, with recovery."""
     path = write_tiny_study(
         tmp_path,
         schedule={"rounds": 3, "rescore": True, "rescore_per_dataset": 2, "order": "together"},
@@ -118,6 +127,6 @@ def test_progressive_pruning_with_fresh_scores_end_to_end(tmp_path: Path) -> Non
     config = Config.model_validate(yaml.safe_load(path.read_text()))
     metrics = prune(config, tmp_path / "pruned.safetensors")
     spec = load(tmp_path / "pruned.safetensors").spec
-    assert all(count % 8 == 0 for count in spec.channels)
+    assert all(count % 8 == 0 for count in spec.family("channels"))
     assert metrics["flops_paper_fraction"] == pytest.approx(0.5, abs=0.06)
     assert 0 <= metrics["boundary_f1"] <= 1

@@ -16,23 +16,23 @@ from medcore.data.load import load_image_set
 from medcore.errors import MedcoreError
 from medcore.models.checkpoint import load, save
 from medcore.models.sam import build
-from medcore.models.spec import EncoderSpec
 from medcore.quality.evaluate import evaluate, summarise
 from results.stats.intervals import macro_interval
-from results.stats.loss import ALL, given_up
+from results.stats.loss import ALL, quality_loss
 from results.stats.pareto import front_table
 from results.stats.worst import worst_images
-from results.store.trials import compact, read_study, write_images, write_row, write_study
+from results.store.study_info import study_info
+from results.store.trials import compact, read_study, write_images
 from search.base.config import load_config
-from search.commands import report as module
-from search.commands.report import report
+from search.commands.report.report import members_of, report
 from search.export.sheets import Sheets
 from search.study.inputs import cost_metrics
 from search.tracking import remote as tracked
-from tests.results.plots.test_plots import CHANNELS, DENSE_FLOPS, HEADS, OBJECTIVES, study
-from tests.results.stats.test_uncertainty import measured
-from tests.support.helpers import TINY
-from tests.support.study_files import medcore, write_tiny_study
+from tests.support.helpers import TINY, spec_of
+from tests.support.machines.command_line import medcore
+from tests.support.studies.made_trials import CHANNELS, DENSE_FLOPS, HEADS, OBJECTIVES, measured, study
+from tests.support.studies.rows import write_row, write_study
+from tests.support.studies.study_files import write_tiny_study
 
 DENSE = {"flops": DENSE_FLOPS, "boundary_f1": 0.9, "hd95": 5.0, "dice": 0.95}
 INFO: dict[str, Any] = {
@@ -71,13 +71,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2):
         trial_id = f"t{number:04}"
         torch.manual_seed(10 + number)
-        spec = EncoderSpec(TINY, (TINY.num_heads,) * TINY.depth, (8 + number,) * TINY.depth)
+        spec = spec_of(TINY, (TINY.num_heads,) * TINY.depth, (8 + number,) * TINY.depth)
         model, place = build(spec), f"trials/{trial_id}/model.safetensors"
         save(config.folder / place, model)
         rows = evaluate(model, images)
         write_images(config.folder, trial_id, rows)
         row = {"trial_id": trial_id, "number": number, "status": "done", "origin": "sampled", "checkpoint": place}
-        row |= {"heads": list(spec.heads), "channels": list(spec.channels), "versions": {"python": "3"}, "git": "abc"}
+        row |= {**spec.budget, "versions": {"python": "3"}, "git": "abc"}
         # the second is worth its cost, whatever chance gives
         write_row(config.folder, row | summarise(rows) | cost_metrics(spec) | {"boundary_f1": 0.1 * (1 + number)})
     compact(config.folder)
@@ -118,11 +118,11 @@ def test_sheets_of_other_members_that_fail_cost_the_page_nothing(
 ) -> None:
     draw, calls = Sheets.draw, list[int]()
 
-    def second_fails(self: Sheets, *arguments: Any) -> Any:
+    def second_fails(self: Sheets, *arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise MedcoreError("an image is gone")
-        return draw(self, *arguments)
+        return draw(self, *arguments, **options)
 
     monkeypatch.setattr(Sheets, "draw", second_fails)
     notes = report(str(real), tmp_path / "report.html", images=1, sheets=tmp_path / "sheets")
@@ -190,12 +190,12 @@ def test_bad_input_is_told_before_anything_is_written(tmp_path: Path) -> None:
 def test_members_are_taken_once(tmp_path: Path) -> None:
     synthetic(tmp_path / "s", 40, 6)
     trials = read_study(tmp_path / "s")
-    members = module._members(trials, INFO, ["knee", "best:flops", "knee"])
+    members = members_of(trials, study_info(INFO), ["knee", "best:flops", "knee"])
     assert [rule for member in members for rule in member.rules] == ["knee", "best:flops"]
-    rules = [rule for member in module._members(trials, INFO, []) for rule in member.rules]
+    rules = [rule for member in members_of(trials, study_info(INFO), []) for rule in member.rules]
     assert sorted(rules) == ["best:boundary_f1", "best:flops", "knee"]
     with pytest.raises(MedcoreError, match="front is empty"):
-        module._members(trials.assign(status="failed"), INFO, [])
+        members_of(trials.assign(status="failed"), study_info(INFO), [])
 
 
 def test_models_take_turns_in_naming_the_worst() -> None:
@@ -220,11 +220,11 @@ def test_what_is_given_up_is_paired() -> None:
     dense_images = pd.DataFrame(names | {"dice": rng.uniform(size=20)})
     chosen_images = dense_images.assign(dice=dense_images["dice"] - 0.1)[::-1]
     dense, chosen = ({"dice": d, "dice/a": d, "dice/b": d, "dice_worst": d} for d in (0.6, 0.5))
-    table = given_up(dense, chosen, dense_images, chosen_images).set_index("dataset")
+    table = quality_loss(dense, chosen, dense_images, chosen_images).set_index("dataset")
     assert list(table.index) == [ALL, "a", "b"]
     assert table[["difference", "lo", "hi"]].to_numpy() == pytest.approx(-0.1)
     noisy = chosen_images.assign(dice=rng.uniform(size=20))
     difference = noisy.sort_index()["dice"] - dense_images["dice"]
-    found = given_up(dense, chosen, dense_images, noisy.sort_index()).iloc[0]
+    found = quality_loss(dense, chosen, dense_images, noisy.sort_index()).iloc[0]
     assert (found["lo"], found["hi"]) == pytest.approx(macro_interval(difference, dense_images["dataset"]))
-    assert given_up(dense, chosen)[["lo", "hi"]].isna().all(axis=None)
+    assert quality_loss(dense, chosen)[["lo", "hi"]].isna().all(axis=None)

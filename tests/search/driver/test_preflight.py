@@ -1,13 +1,10 @@
-"""What is compared between nodes, and what is asked of a tracking server, without a cluster."""
+"""What is compared between nodes, without a cluster."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy
 import pandas
@@ -20,9 +17,10 @@ import scipy
 import torch
 
 from medcore.models.architectures import ARCHITECTURES
-from search.base.config import TrackingConfig, load_config
+from medcore.registry import PLUGINS
+from search.base.config import load_config
 from search.driver.placement import gpu_memory_problem
-from search.driver.preflight import checkpoint_files, least_gpu_bytes, listed, study_folder_problems, tracking_problems
+from search.driver.preflight import checkpoint_files, least_gpu_bytes, listed, study_folder_problems
 from search.nodes.every_node import node_names
 from search.nodes.probe import (
     DRIVER,
@@ -35,13 +33,13 @@ from search.nodes.probe import (
     differences,
     gpu_memory,
     look,
+    plugin_digest,
     versions,
     why_unlike,
 )
-from search.trials.ledger import Issued, write_issued
-from tests.support.helpers import held_port, nvidia_smi
-from tests.support.ray_nodes import ROOT
-from tests.support.study_files import write_tiny_study
+from tests.support.helpers import nvidia_smi
+from tests.support.machines.ray_nodes import ROOT
+from tests.support.studies.study_files import write_tiny_study
 
 
 def make_data(folder: Path, count: int = 3) -> Path:
@@ -115,7 +113,7 @@ def test_a_node_like_the_driver_has_no_problem(tmp_path: Path) -> None:
     assert differences(dataclasses.replace(more, seen={folder: mine.seen[folder]}), more) == [
         f"{folder} has another content (6 files, 61 bytes; here 6 files, 66 bytes); give all nodes the same"
     ]
-    assert differences(theirs, mine)[2:] == []  # what the driver lacks is told by what needs it
+    assert differences(theirs, mine)[2:] == []  # what needs a part that the driver lacks reports it
 
 
 def test_whatever_decides_results_or_files_is_compared() -> None:
@@ -142,6 +140,26 @@ def test_a_late_node_says_in_one_line_why_it_is_unlike(tmp_path: Path) -> None:
     )
 
 
+def test_plugins_are_compared_without_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "own_package"
+    (package / "inner").mkdir(parents=True)
+    for file in (package / "__init__.py", package / "part.py", package / "inner" / "deep.py", tmp_path / "own_file.py"):
+        file.write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = ("own_file", "own_package", "own_package.part", "own_package.inner.deep")
+    monkeypatch.setenv(PLUGINS, ",".join(modules))
+    driver = look((), ())
+    assert tuple(driver.plugins) == modules and "absent" not in driver.plugins.values()
+    assert why_unlike(driver) is None
+    for name in ("no_such", "own_file.part", "own_package.no", "own_package.no.no", ""):
+        assert plugin_digest(name) == "absent"
+    (package / "part.py").write_text("changed = True\n")
+    (tmp_path / "own_file.py").unlink()
+    line = why_unlike(driver)
+    assert line is not None and line.count("differs") == 3
+    assert line.startswith(f"plug-in own_file differs (absent, here {driver.plugins['own_file']}); install")
+
+
 def test_gpus_that_ray_hands_out_are_the_largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(nvidia_smi(tmp_path / "three", 24576, 2048, 81920)))
     assert gpu_memory(2) == (80 * 2**30, 24 * 2**30)
@@ -156,7 +174,7 @@ def test_study_folder_must_be_shared_and_writable(tmp_path: Path) -> None:
     (tmp_path / DRIVER).write_text("token")
     blind = answer(Question((), (), tmp_path / "absent", "n", 0))
     assert "is not shared (No such file" in study_folder_problems(tmp_path, blind, False)[0]
-    (tmp_path / "n").mkdir()  # nothing can be written there, whoever this is
+    (tmp_path / "n").mkdir()  # no user can write there
     mute = answer(Question((), (), tmp_path, "n", 0))
     assert "cannot be written (Is a directory)" in study_folder_problems(tmp_path, mute, False)[0]
     fine = answer(Question((), (), tmp_path, "m", 0))
@@ -190,49 +208,7 @@ def test_nodes_of_one_machine_are_told_apart() -> None:
 
 def test_architecture_files_belong_to_the_checkpoints(tmp_path: Path) -> None:
     config = load_config(write_tiny_study(tmp_path))
-    assert checkpoint_files(config) == (config.model.base, config.model.adapted)
-    beside = config.model.adapted.with_suffix(".json")
-    beside.write_text("{}")
-    assert checkpoint_files(config) == (config.model.base, config.model.adapted, beside)
-
-
-class ReadOnly(BaseHTTPRequestHandler):
-    """Knows the experiment and takes nothing."""
-
-    def do_GET(self) -> None:
-        self._send(200, {"experiment": {"experiment_id": "1", "name": "medcore", "lifecycle_stage": "active"}})
-
-    def do_POST(self) -> None:
-        self._send(403, {"error_code": "PERMISSION_DENIED", "message": "Permission denied"})
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _send(self, status: int, content: object) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-def test_a_new_study_wants_its_tracking_server_and_a_resumed_one_does_not(tmp_path: Path) -> None:
-    config = load_config(write_tiny_study(tmp_path))
-
-    def problems(uri: str | None) -> list[str]:
-        return tracking_problems(config.model_copy(update={"tracking": TrackingConfig(uri=uri)}))
-
-    assert problems(None) == []
-    with held_port() as port:
-        dead = f"http://127.0.0.1:{port}"
-        (line,) = problems(dead.replace("//", "//me:secret@"))
-    assert line.startswith(f"MLflow at {dead} cannot be reached (") and "secret" not in line
-    with HTTPServer(("127.0.0.1", 0), ReadOnly) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        (line,) = problems(f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
-    assert "cannot be written (" in line and "ermission denied" in line
-    write_issued(tmp_path / "runs" / "tiny", Issued("t0000", 0, 1, "dense", {}))
-    with held_port() as port:
-        assert problems(f"http://127.0.0.1:{port}") == []
+    assert checkpoint_files(config.model) == (config.model.base, config.model.adapted)
+    architecture = config.model.adapted.with_suffix(".json")
+    architecture.write_text("{}")
+    assert checkpoint_files(config.model) == (config.model.base, config.model.adapted, architecture)

@@ -15,16 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError
-from results.store.trials import compact, trial_folder, write_row
+from results.stats.objectives import Objective
+from results.store.trial_row import TrialRow
+from results.store.trials import compact, trial_folder
 from search.base.lock import is_driven, only_driver
-from search.base.objectives import Objective, reference_point, values_of
-from search.driver.searcher import SamplerSettings, StudySearch, derived_seed
-from search.trials.ledger import ROW_WRITTEN, all_issued
-from tests.support.study_files import environment
+from search.base.objectives import reference_point, values_of
+from search.base.samplers import SAMPLERS, Sampler, SamplerSettings, derived_seed
+from search.driver.job import SearchJob
+from search.driver.searcher import StudySearch
+from search.trials.ledger import all_issued
+from tests.support.studies.rows import write_row
+from tests.support.studies.study_files import environment
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
 WARM = [
@@ -43,7 +49,8 @@ def space(trial: Any) -> dict[str, Any]:
 
 
 def searcher(folder: Path, name: str = "tpe", **options: Any) -> StudySearch:
-    return StudySearch(folder, space, OBJECTIVES, WARM, SamplerSettings(name, seed=3, population=4), 40, **options)
+    settings = SamplerSettings(name, seed=3, population=4)
+    return StudySearch(SearchJob(folder, space, OBJECTIVES, 40, warm_starts=WARM, sampler=settings), **options)
 
 
 def told(search: StudySearch) -> list[FrozenTrial]:
@@ -84,7 +91,7 @@ def test_warm_starts_come_first_and_exactly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
 def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
-    """Finished trials are remembered, interrupted ones come back as they were, numbering goes on."""
+    """Finished trials are remembered, interrupted ones come back as they were, numbering continues."""
     first = searcher(tmp_path, name)
     run(tmp_path, first, 12)
     open_ids = [first.suggest(f"open{i}")["trial_id"] for i in range(2)]
@@ -113,8 +120,29 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+def test_the_sampler_does_not_learn_from_a_stopped_trial(tmp_path: Path, name: str) -> None:
+    """TPE would learn from a trial in the state PRUNED. A stopped trial is never issued again."""
+    search = searcher(tmp_path, name)
+    ids = [search.suggest(f"s{i}")["trial_id"] for i in range(4)]
+    for i in range(4):
+        status = {"status": "stopped", "reason": "stopped by the scheduler after heads"} if i % 2 else {}
+        finish(tmp_path, search, f"s{i}", ids[i], **status)
+    expected = [TrialState.COMPLETE, TrialState.FAIL] * 2
+    assert [trial.state for trial in told(search)] == expected
+    assert told(search)[1].values is None
+    resumed = searcher(tmp_path, name)
+    assert [trial.state for trial in told(resumed)] == expected
+    assert run(tmp_path, resumed, 16)[0] == "t0004"
+
+
+def test_a_sampler_of_a_plug_in_is_chosen_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SAMPLERS._entries, "toy", Sampler(lambda settings, seed, trials: RandomSampler(seed)))
+    assert run(tmp_path, searcher(tmp_path, "toy"), 4) == [f"t{number:04d}" for number in range(4)]
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
 def test_unusable_results_are_failures(tmp_path: Path, name: str) -> None:
-    """Failed, non-finite, absent, or without a row at all: the sampler hears FAIL, and goes on."""
+    """Failed, non-finite, absent, or without a row at all: the sampler learns of a failure, and continues."""
     search = searcher(tmp_path, name)
     ids = [search.suggest(f"s{i}")["trial_id"] for i in range(5)]
     finish(tmp_path, search, "s0", ids[0], status="failed", reason="MemoryError: x")
@@ -132,7 +160,7 @@ def test_unusable_results_are_failures(tmp_path: Path, name: str) -> None:
 
 def test_tpe_learns(tmp_path: Path) -> None:
     """Single objective, more trials: samples gather where it is good."""
-    search = StudySearch(tmp_path, space, OBJECTIVES[:1], (), SamplerSettings("tpe", seed=1), 40)
+    search = StudySearch(SearchJob(tmp_path, space, OBJECTIVES[:1], 40, sampler=SamplerSettings("tpe", seed=1)))
     run(tmp_path, search, 40)
     costs = [trial.values[0] for trial in told(search)]
     assert sum(costs[25:]) / 15 < 0.7 * sum(costs[:10]) / 10
@@ -175,16 +203,16 @@ def test_a_changed_space_is_refused(tmp_path: Path) -> None:
     run(tmp_path, searcher(tmp_path), 3)
     for changed in (lambda t: {"z": t.suggest_float("z", 0, 1)}, lambda t: {"y": t.suggest_float("y", 5.0, 6.0)}):
         with pytest.raises(MedcoreError, match="does not fit the search space"):
-            StudySearch(tmp_path, changed, OBJECTIVES)
+            StudySearch(SearchJob(tmp_path, changed, OBJECTIVES, 40))
     with pytest.raises(MedcoreError, match="unknown sampler 'nsga'"):
         searcher(tmp_path, "nsga")
 
 
 def test_values_and_reference() -> None:
-    row = {"status": "done", "cost": 1, "quality": 0.5}
-    assert values_of(row, OBJECTIVES) == (1.0, 0.5)
+    row: dict[str, Any] = {"trial_id": "t0", "number": 0, "status": "done", "cost": 1, "quality": 0.5}
+    assert values_of(TrialRow.from_flat(row), OBJECTIVES) == (1.0, 0.5)
     for change in ({"status": "failed"}, {"cost": None}, {"cost": math.nan}, {"cost": math.inf}, {"cost": True}):
-        assert values_of(row | change, OBJECTIVES) is None
+        assert values_of(TrialRow.from_flat(row | change), OBJECTIVES) is None
     assert values_of(None, OBJECTIVES) is None
     objectives = [Objective("flops", "min"), Objective("dice", "max"), Objective("hd95", "min")]
     dense = {"flops": 100.0, "dice": 0.9, "hd95": 3.0}
@@ -194,7 +222,7 @@ def test_values_and_reference() -> None:
 
 def test_one_driver_at_a_time(tmp_path: Path) -> None:
     hold = (
-        "import sys; from pathlib import Path; from search.ledger import only_driver\n"
+        "import sys; from pathlib import Path; from search.base.lock import only_driver\n"
         "with only_driver(Path(sys.argv[1])):\n    print(flush=True)\n    input()"
     )
     other = subprocess.Popen(
@@ -230,7 +258,7 @@ def test_a_row_that_network_storage_shows_late_is_waited_for(tmp_path: Path) -> 
     row = {"trial_id": trial_id, "number": 0, "status": "done", "cost": 1.0, "quality": -1.0}
     shown = threading.Timer(1.5, write_row, (tmp_path, row))
     shown.start()
-    search.on_trial_complete("tune0", {"done": True, ROW_WRITTEN: True})
+    search.on_trial_complete("tune0", {"done": True, "row_written": True})
     shown.join()
     assert [trial.state for trial in told(search)] == [TrialState.COMPLETE]
 

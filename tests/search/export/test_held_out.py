@@ -19,28 +19,34 @@ from mlflow import MlflowClient
 
 from medcore.data.load import load_image_set
 from medcore.devices import device_of
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, MedcoreError
 from medcore.models.checkpoint import load, read_info, save
 from medcore.models.sam import build
-from medcore.models.spec import EncoderSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.training.train import validation_loss
 from results.stats.intervals import macro_interval
 from results.store.held_out import read_measurements
-from results.store.trials import compact, read_study, write_images, write_row, write_study
-from search import commands
+from results.store.trial_row import TrialRow
+from results.store.trials import compact, read_study, write_images
 from search.base.config import load_config
-from search.cli import main as cli
-from search.commands import export as choose
+from search.cli import studies
 from search.commands import front as fronts
-from search.commands.report import report
-from search.commands.sync import sync_study
+from search.commands.evaluate import evaluate as evaluate_file
+from search.commands.export import ExportRequest
+from search.commands.export import export as run
+from search.commands.report.report import report
+from search.commands.sync import sync
 from search.export import held_out
-from search.study.fit import train_settings
 from search.study.inputs import cost_metrics
-from search.tracking.tracker import Tracker
-from tests.support.helpers import TINY
-from tests.support.study_files import environment, medcore, write_tiny_study
+from search.study.training_job import train_settings
+from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.tracker import Destination
+from tests.support.helpers import TINY, spec_of
+from tests.support.machines.command_line import medcore
+from tests.support.studies.rows import write_row, write_study
+from tests.support.studies.study_files import environment, write_tiny_study
+
+pytestmark = pytest.mark.usefixtures("instant_timing")
 
 FINETUNE = {"epochs": 3, "lr": 2e-3, "patience": 0, "batch_size": 8}
 
@@ -63,12 +69,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2):
         trial_id = f"t{number:04}"
         torch.manual_seed(10 + number)
-        spec = EncoderSpec(TINY, (2, 0, 3, 1), (8 + number,) * TINY.depth)
+        spec = spec_of(TINY, (2, 0, 3, 1), (8 + number,) * TINY.depth)
         model, file = build(spec), f"trials/{trial_id}/model.safetensors"
         save(study / file, model)
         rows = evaluate(model, images)
         row = {"trial_id": trial_id, "number": number, "status": "done", "origin": "sampled", "checkpoint": file}
-        row |= {"heads": list(spec.heads), "channels": list(spec.channels), "finished": f"2026-01-01T00:00:0{number}"}
+        row |= {**spec.budget, "finished": f"2026-01-01T00:00:0{number}"}
         write_images(study, trial_id, rows)
         write_row(study, row | summarise(rows) | cost_metrics(spec))
     compact(study)
@@ -77,14 +83,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study(made: Path, tmp_path: Path) -> Path:
-    """A copy to write in; its data are the original's, its splits lie beside it."""
+    """A copy to write in; its data are the original's, its splits lie next to it."""
     shutil.copytree(made / "runs", tmp_path / "runs")
     return tmp_path / "runs" / "tiny"
 
 
-def export(study: Path, out: Path, **options: Any) -> tuple[dict[str, Any], list[str]]:
+def export(study: Path, out: Path, **options: Any) -> tuple[TrialRow, list[str]]:
     said = list[str]()
-    return choose.export(str(study), "trial:t0000", out, say=said.append, **options), said
+    return run(ExportRequest(str(study), out, select="trial:t0000", **options), said.append), said
 
 
 def own_columns(study: Path, trial_id: str) -> dict[str, float]:
@@ -93,7 +99,7 @@ def own_columns(study: Path, trial_id: str) -> dict[str, float]:
 
 
 def test_the_figures_are_those_of_an_evaluation_and_go_everywhere(study: Path, made: Path, tmp_path: Path) -> None:
-    tracker = Tracker(study)
+    tracker = MlflowTracker(Destination(study))
     tracker.start(yaml.safe_load((study / "config.yaml").read_text()))
     assert tracker.sync("FINISHED")
     out, store = tmp_path / "best.safetensors", f"sqlite:///{study / 'mlflow.db'}"
@@ -101,7 +107,7 @@ def test_the_figures_are_those_of_an_evaluation_and_go_everywhere(study: Path, m
     assert result.returncode == 0 and not result.stderr, result.stderr
     splits = study.parent / "splits"
     ours, dense = (
-        commands.evaluate(file, [made / "polyps"], "val/report", splits=splits)
+        evaluate_file(file, [made / "polyps"], "val/report", splits=splits)
         for file in (out, made / "adapted.safetensors")
     )
     columns = own_columns(study, "t0000")
@@ -110,8 +116,7 @@ def test_the_figures_are_those_of_an_evaluation_and_go_everywhere(study: Path, m
     assert {name: row[f"report/{name}"] for name in columns} == columns
     assert own_columns(study, "t0001").keys() == columns.keys()
     assert pd.isna([*own_columns(study, "t0001").values()]).all()
-    front = fronts.front(str(study))["front"]
-    shown = [row["report/dice"] for row in front if row["trial_id"] == "t0000"]
+    shown = [row.held_out["dice"] for row in fronts.front(str(study)).members if row.trial_id == "t0000"]
     assert shown == [ours["dice"]]
     assert "report/dice" in pd.read_parquet(study / "trials.parquet")
     (kept,) = [found for found in read_measurements(study) if found.trial_id == "t0000"]
@@ -139,9 +144,9 @@ def test_nothing_is_measured_twice_and_looks_are_counted(
     monkeypatch.setattr(held_out, "evaluate", lambda model, images: runs.append(len(images)) or evaluate(model, images))
     first, _ = export(study, tmp_path / "a.safetensors")
     assert len(runs) == 2  # the candidate and the dense model
-    again, said = export(study, tmp_path / "b", kind="standalone")
+    again, said = export(study, tmp_path / "b", format="standalone")
     assert len(runs) == 2 and again == first and not any(line.startswith("measuring") for line in said)
-    choose.export(str(study), "trial:t0001", tmp_path / "c.safetensors")
+    run(ExportRequest(str(study), tmp_path / "c.safetensors", select="trial:t0001"))
     assert len(runs) == 3
     card = (tmp_path / "c.card.md").read_text(encoding="utf-8")
     assert "2 candidates of this study were measured on it" in card
@@ -162,16 +167,16 @@ def test_nothing_is_measured_twice_and_looks_are_counted(
     # gone data do not matter to what is known
     shutil.rmtree(data)
     found, _ = export(study, tmp_path / "e.safetensors")
-    assert len(runs) == 5 and found["report/dice"] == own_columns(study, "t0000")["dice"]
+    assert len(runs) == 5 and found.held_out["dice"] == own_columns(study, "t0000")["dice"]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"folders": ["/gone"]}, "/gone"),
-        ({"report_split": "val/none"}, "no part 'val/none'"),
-        ({"report_split": "empty"}, "no usable image in part 'empty'"),
-        ({"report_split": "val"}, "images of part 'val' are in 'val/search' too"),
+        ({"report_split": "val/none"}, "no split 'val/none'"),
+        ({"report_split": "empty"}, "no usable image in split 'empty'"),
+        ({"report_split": "val"}, "images of split 'val' are in 'val/search' too"),
         ({"report_split": None}, "names no data.report_split"),
     ],
 )
@@ -185,14 +190,14 @@ def test_what_cannot_be_measured_is_said(
     saved.write_text(json.dumps(json.loads(saved.read_text()) | {"empty": []}))
     row, _ = export(study, tmp_path / "best.safetensors")
     (warning,) = [message for message in caplog.messages if message.startswith("not measured on held-out images: ")]
-    assert reason in warning and not any(key.startswith("report/") for key in row)
+    assert reason in warning and not row.held_out
     card = (tmp_path / "best.card.md").read_text(encoding="utf-8")
     assert "it was not measured" in card and reason in card
     assert read_measurements(study) == [] and "report/dice" not in read_study(study)
 
 
 def test_without_a_look_only_what_is_known_is_told(study: Path, tmp_path: Path) -> None:
-    _, said = export(study, tmp_path / "a.safetensors", measure=False)
+    _, said = export(study, tmp_path / "a.safetensors", held_out=False)
     assert not any("held-out" in line for line in said) and not (study / "held_out").exists()
     card = (tmp_path / "a.card.md").read_text(encoding="utf-8")
     assert "it was not measured (left out by --no-held-out)" in card
@@ -208,7 +213,7 @@ def test_figures_of_a_row_that_ran_again_are_not_shown_until_it_is_exported(
     # the same bytes again: known, and now of that run
     monkeypatch.setattr(held_out, "evaluate", lambda *_: pytest.fail("it was measured before"))
     row, _ = export(study, tmp_path / "b.safetensors")
-    assert own_columns(study, "t0000")["dice"] == row["report/dice"]
+    assert own_columns(study, "t0000")["dice"] == row.held_out["dice"]
     assert len(read_measurements(study)) == 2
 
 
@@ -217,7 +222,7 @@ def test_a_study_that_cannot_be_written_is_exported_nevertheless(
 ) -> None:
     (study / "held_out").write_text("a file where a folder should be")
     row, said = export(study, tmp_path / "a.safetensors")
-    assert row["report/dice"] > 0 and any(line.startswith("held-out val/report") for line in said)
+    assert row.held_out["dice"] > 0 and any(line.startswith("held-out val/report") for line in said)
     assert sum("cannot be kept" in message for message in caplog.messages) == 2
 
 
@@ -225,24 +230,24 @@ def test_corrupt_measurements_are_named(study: Path, tmp_path: Path) -> None:
     export(study, tmp_path / "a.safetensors")
     path = next((study / "held_out").glob("*.json"))
     path.write_text('{"trial_id": "t0000"}')
-    with pytest.raises(MedcoreError, match=rf"{path.name}: corrupt \(.*the next export measures again"):
+    with pytest.raises(MedcoreError, match=rf"{path.name}: corrupt"):
         read_study(study)
 
 
 def test_the_tracking_server_being_away_costs_a_warning(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Tracker(study, "http://127.0.0.1:9").start({"study": "tiny"})
+    MlflowTracker(Destination(study, "http://127.0.0.1:9")).start({"study": "tiny"})
     row, _ = export(study, tmp_path / "a.safetensors")
-    assert row["report/dice"] > 0
-    assert sum("the held-out figures are not in MLflow" in message for message in caplog.messages) == 1
+    assert row.held_out["dice"] > 0
+    assert sum("the held-out figures were not sent" in message for message in caplog.messages) == 1
     store = f"sqlite:///{tmp_path / 'other.db'}"
-    assert sync_study(study, store) == 2
+    assert sync(study, store) == 2
     client = MlflowClient(store)
     experiment = client.get_experiment_by_name("medcore")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.`medcore.trial_id` = 't0000'")
-    assert run.data.metrics["report/dice"] == row["report/dice"]
+    assert run.data.metrics["report/dice"] == row.held_out["dice"]
     assert run.data.tags["medcore.held_out"].endswith("candidates measured on it: 1")
 
 
@@ -254,7 +259,7 @@ def test_the_report_shows_them(study: Path, tmp_path: Path) -> None:
     page = (tmp_path / "after.html").read_text()
     shown = page.split('id="held-out"')[1].split("<h2")[0]
     assert "<td>the dense model</td>" in shown and "<td>trial t0000</td>" in shown
-    assert f"{row['report/boundary_f1']:.4g} (" in shown
+    assert f"{row.held_out['boundary_f1']:.4g} (" in shown
 
 
 def test_fine_tuning_learns_and_is_not_done_twice(study: Path, made: Path, tmp_path: Path) -> None:
@@ -287,10 +292,10 @@ def test_fine_tuning_learns_and_is_not_done_twice(study: Path, made: Path, tmp_p
     written = kept.joinpath("model.safetensors").stat().st_mtime_ns
     again, said = export(study, tmp_path / "again.safetensors", finetune=True)
     assert not any(line.startswith(("epoch", "measuring")) for line in said)
-    assert again["report/dice"] == row["report/dice"]
+    assert again.held_out["dice"] == row["report/dice"]
     assert kept.joinpath("model.safetensors").stat().st_mtime_ns == written
     other = config.finetune.model_copy(update={"epochs": 4})
-    with pytest.raises(MedcoreError, match="holds another fine-tuning, which differs in settings; delete this folder"):
+    with pytest.raises(ConfigError, match=r"finetune: .*settings"):
         export(study, tmp_path / "other.safetensors", finetune=True, settings=other)
     assert not (tmp_path / "other.safetensors").exists()
 
@@ -298,11 +303,11 @@ def test_fine_tuning_learns_and_is_not_done_twice(study: Path, made: Path, tmp_p
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from search.choose import export
+from search.commands.export import ExportRequest, export
 def say(text):
     if text.startswith("epoch 2"):
         os.kill(os.getpid(), signal.SIGKILL)
-export(sys.argv[1], "trial:t0001", Path(sys.argv[2]), say=say, finetune=True, measure=False)
+export(ExportRequest(sys.argv[1], Path(sys.argv[2]), select="trial:t0001", finetune=True, held_out=False), say)
 """
 
 
@@ -313,10 +318,10 @@ def test_a_killed_fine_tuning_ends_in_the_same_weights(study: Path, made: Path, 
     folder = study / "trials" / "t0001" / "finetune"
     assert [path.name for path in folder.iterdir()] == ["training.state"] and not out.exists()
     said = list[str]()
-    choose.export(str(study), "trial:t0001", out, say=said.append, finetune=True, measure=False)
+    run(ExportRequest(str(study), out, select="trial:t0001", finetune=True, held_out=False), said.append)
     assert [line[:7] for line in said if line.startswith("epoch")] == ["epoch 3"]
     shutil.rmtree(folder)
-    choose.export(str(study), "trial:t0001", undisturbed, finetune=True, measure=False)
+    run(ExportRequest(str(study), undisturbed, select="trial:t0001", finetune=True, held_out=False))
     resumed = load(out).state_dict()
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in load(undisturbed).state_dict().items())
 
@@ -325,22 +330,22 @@ def test_fine_tuning_that_learns_nothing_or_makes_it_worse(
     study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = load_config(study / "config.yaml").finetune
-    with pytest.raises(MedcoreError, match=r"^finetune: non-finite .*nothing was learnt.*lower finetune\.lr$"):
+    with pytest.raises(MedcoreError, match=r"^finetune: non-finite .*finetune\.lr$"):
         export(study, tmp_path / "a.safetensors", finetune=True, settings=config.model_copy(update={"lr": 1e30}))
     assert not list(tmp_path.glob("a.*"))
     before = summarise(evaluate(load(study / "trials" / "t0000" / "model.safetensors"), _search_images(study)))
     hurt = config.model_copy(update={"epochs": 1, "lr": 0.3})
-    row, _ = export(study, tmp_path / "b.safetensors", finetune=True, settings=hurt, measure=False)
-    worse = row["boundary_f1"] < before["boundary_f1"]
+    row, _ = export(study, tmp_path / "b.safetensors", finetune=True, settings=hurt, held_out=False)
+    worse = row.metrics["boundary_f1"] < before["boundary_f1"]
     assert worse == any("fine-tuning made the model worse" in message for message in caplog.messages) and worse
 
 
 def test_fine_tuning_must_not_see_the_held_out_images(study: Path, tmp_path: Path) -> None:
     config = load_config(study / "config.yaml").finetune.model_copy(update={"train_split": "all"})
-    with pytest.raises(MedcoreError, match=r"images of part 'all' are in 'val/search' too"):
+    with pytest.raises(MedcoreError, match=r"'all' .*'val/search'"):
         export(study, tmp_path / "a.safetensors", finetune=True, settings=config)
-    with pytest.raises(MedcoreError, match="give it with --finetune"):
-        cli.export(str(study), tmp_path / "a.safetensors", config=study / "config.yaml")
+    with pytest.raises(ConfigError, match="--finetune"):
+        studies.export(str(study), tmp_path / "a.safetensors", config=study / "config.yaml")
 
 
 def test_interrupted_fine_tuning_says_how_to_go_on(
@@ -357,10 +362,10 @@ def test_interrupted_fine_tuning_says_how_to_go_on(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            choose.export(str(study), "trial:t0000", tmp_path / "a.safetensors", say=say, finetune=True)
+            run(ExportRequest(str(study), tmp_path / "a.safetensors", select="trial:t0000", finetune=True), say)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert said[-1].startswith("fine-tuning interrupted; the same command goes on")
+    assert said[-1].startswith("fine-tuning interrupted; the same command continues")
     assert (study / "trials" / "t0000" / "finetune" / "training.state").is_file()
 
 

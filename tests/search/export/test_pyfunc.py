@@ -26,37 +26,32 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from medcore.data.imagefile import read_image
-from medcore.errors import MedcoreError
+from medcore.errors import CheckpointError, ConfigError, MedcoreError, TrackingError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam, predictor
-from search.commands import export as choose
-from search.export import formats as exports
+from search.commands.export import ExportRequest, export
 from search.export import pyfunc_export, pyfunc_model
-from search.tracking import mlflow_client, registry
-from search.tracking.tracker import Tracker
-from tests.search.export.test_formats import SPEC, names, random_model, write_study_of_one
-from tests.search.tracking.test_tracker import Server, eventually, healthy
+from search.export.formats import exported
+from search.tracking import mlflow_client, model_registry
+from search.tracking.mlflow_records import ModelVersion, NewRun
+from search.tracking.trackers import saved_tracker
 from tests.support.helpers import held_port
-from tests.support.study_files import environment
+from tests.support.machines.mlflow_server import Server, eventually, healthy
+from tests.support.studies.export_study import SPEC, names, random_model, replace_format, write_study_of_one
+from tests.support.studies.study_files import environment
+from tests.support.studies.tracking import mlflow_tracker
+
+pytestmark = pytest.mark.usefixtures("instant_timing")
 
 BOX = (40, 60, 200, 220)
 OTHER_BOX = (0, 0, 70.5, 90)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with held_port() as port:
-        server = Server(tmp_path_factory.mktemp("server"), port)
-        yield server
-        server.kill()
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory, tracking_server: Server) -> Path:
     """It has been followed by the server, which starts while the study is written."""
     folder = write_study_of_one(tmp_path_factory.mktemp("pyfunc"))
-    tracker = Tracker(folder, f"http://127.0.0.1:{server.port}", "medcore", "s")
-    tracker.start({"study": "s"})
+    mlflow_tracker(folder, tracking_server.uri).start({"study": "s"})
     return folder
 
 
@@ -65,7 +60,7 @@ def model(study: Path) -> Path:
     """The exported folder; tests leave it as it is."""
     out = study.parent / "model"
     said = list[str]()
-    choose.export(str(study), "knee", out, "mlflow", said.append)
+    export(ExportRequest(str(study), out, format="mlflow"), said.append)
     line, _ = said
     assert (
         "the MLflow model and medcore agree on 20 images of the study's part val: IoU of the masks at least 1.0" in line
@@ -119,7 +114,7 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def test_folder_holds_all_that_it_needs_and_no_pickle(model: Path) -> None:
-    assert names(model) == sorted([*(name for name in exports.exported(model) if "/" not in name), "artifacts"])
+    assert names(model) == sorted([*(name for name in exported(model) if "/" not in name), "artifacts"])
     assert names(model / "artifacts") == ["load_pruned.py", "model.safetensors"]
     assert {path.stat().st_mode for path in model.rglob("*") if path.is_file()} == {(model / "MLmodel").stat().st_mode}
     pins = dict(line.split("==") for line in (model / "requirements.txt").read_text().split())
@@ -160,23 +155,23 @@ assert len(example["masks"][0]) == 1
 
 
 def test_registered_and_served(
-    study: Path, image: Path, server: Server, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: Path, image: Path, tracking_server: Server, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the study to a mask over HTTP, by the words of the card."""
-    uri, out, said = f"http://127.0.0.1:{server.port}", tmp_path / "model", list[str]()
-    server.wait()
-    assert Tracker.of_study(study).finish() is None
+    uri, out, said = tracking_server.uri, tmp_path / "model", list[str]()
+    tracking_server.wait()
+    assert saved_tracker(study).finish() is None
     out.mkdir()
     (out / "patient.txt").write_text("nothing for a server")
-    monkeypatch.setattr(registry, "_MOST_CHARACTERS", 4000)
-    row = choose.export(str(study), "knee", out, "mlflow", said.append, "polyps")
+    monkeypatch.setattr(model_registry, "_MOST_CHARACTERS", 4000)
+    row = export(ExportRequest(str(study), out, format="mlflow", register="polyps"), said.append)
     client = MlflowClient(uri)
     version = client.get_model_version_by_alias("polyps", "best")
     assert said[-1].startswith(f"registered: models:/polyps@best, version 1, at {uri}\n") and int(version.version) == 1
     assert {key: version.tags[key] for key in ("study", "trial_id", "flops_fraction")} == {
         "study": "s",
         "trial_id": "t0000",
-        "flops_fraction": str(row["flops_fraction"]),
+        "flops_fraction": str(row.metrics["flops_fraction"]),
     }
     assert version.description.startswith("# s, trial t0000") and "## Limits" in version.description
     assert len(version.description) <= 4000 and "the whole card is MODEL_CARD.md" in version.description
@@ -229,10 +224,10 @@ def test_registered_and_served(
 
 def test_a_long_card_loses_what_the_files_tell_and_at_last_its_end() -> None:
     sections = [f"## {title}\n\n{1500 * 'x'}\n\n" for title in ("Origin", "Quality", "Structure", "Limits")]
-    assert registry._shortened("".join(sections[:2])) == "".join(sections[:2])
-    short = registry._shortened("".join(sections))
+    assert model_registry.shortened("".join(sections[:2])) == "".join(sections[:2])
+    short = model_registry.shortened("".join(sections))
     assert short.startswith("".join(sections[i] for i in (0, 1, 3))) and short.endswith("among the model's files.\n")
-    assert len(registry._shortened(f"## Quality\n{9999 * 'x '}")) <= 5000
+    assert len(model_registry.shortened(f"## Quality\n{9999 * 'x '}")) <= 5000
 
 
 def test_requests_at_the_same_time_do_not_mix(
@@ -297,54 +292,54 @@ def test_images_are_read_as_medcore_reads_them(tmp_path: Path) -> None:
 
 
 def test_server_away_leaves_the_folder_and_says_what_was_not_done(
-    tmp_path: Path, server: Server, port: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tracking_server: Server, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, uri = write_study_of_one(tmp_path), f"http://127.0.0.1:{port}"
     with pytest.raises(MedcoreError, match=r"tracking\.json: missing or incomplete"):
-        choose.export(str(study), "knee", tmp_path / "out", "mlflow", register="polyps")
+        export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))
     assert not (tmp_path / "out").exists()
-    Tracker(study, uri, "medcore", "s").start({"study": "s"})
+    mlflow_tracker(study, uri).start({"study": "s"})
     # the comparison is the business of other tests
-    monkeypatch.setattr(exports, "check_mlflow", lambda *_: "checked")
+    replace_format(monkeypatch, "mlflow", check=lambda *_: "checked")
     with pytest.raises(MedcoreError) as refusal:
-        choose.export(str(study), "knee", tmp_path / "out", "mlflow", register="polyps")
+        export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))
     assert f"{tmp_path / 'out'} is written and checked, but not registered as polyps at {uri}: " in str(refusal.value)
     assert "\n" not in str(refusal.value) and (tmp_path / "out" / "MODEL_CARD.md").is_file()
-    server.wait()
-    Tracker(study, f"http://127.0.0.1:{server.port}", "medcore", "s").start({"study": "s"})
+    tracking_server.wait()
+    mlflow_tracker(study, tracking_server.uri).start({"study": "s"})
     with pytest.raises(MedcoreError, match=r"has no run of this study; send it with `medcore sync "):
-        choose.export(str(study), "knee", tmp_path / "out", "mlflow", register="polyps")
+        export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "reason"),
     [
-        ("standalone", "polyps", "--register polyps: only an MLflow model can be registered; add --format mlflow"),
-        ("mlflow", "a/b", "--register 'a/b': give a name without any of / "),
-        ("mlflow", "polyps-1.0", "--register 'polyps-1.0': give a name without any of / "),
-        ("mlflow", "60%", "--register '60%': give a name without any of / "),
-        ("mlflow", "our's", "--register 'our's': give a name without any of / "),
-        ("mlflow", " ", "--register ' ': give a name"),
+        ("standalone", "polyps", r"--register polyps: .*--format mlflow"),
+        ("mlflow", "a/b", "--register 'a/b'"),
+        ("mlflow", "polyps-1.0", "--register 'polyps-1.0'"),
+        ("mlflow", "60%", "--register '60%'"),
+        ("mlflow", "our's", "--register 'our's'"),
+        ("mlflow", " ", "--register ' '"),
     ],
 )
 def test_registration_is_refused_before_anything_is_written(kind: str, name: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(MedcoreError, match=reason):
-        choose.export("no such study", "knee", tmp_path / "out", kind, register=name)
+        export(ExportRequest("no such study", tmp_path / "out", format=kind, register=name))
     assert names(tmp_path) == []
 
 
 def test_files_of_others_stay(study: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("mine")
-    with pytest.raises(MedcoreError, match=r"it holds requirements\.txt, which no export wrote; give another folder"):
-        choose.export(str(study), "knee", tmp_path, "mlflow")
-    choose.export(str(study), "knee", tmp_path, "standalone")
+    with pytest.raises(ConfigError, match=r"--out .*requirements\.txt"):
+        export(ExportRequest(str(study), tmp_path, format="mlflow"))
+    export(ExportRequest(str(study), tmp_path, format="standalone"))
     assert (tmp_path / "requirements.txt").read_text() == "mine"
 
 
 def test_another_export_takes_the_place_of_an_mlflow_model(study: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
     shutil.copytree(model, out)
-    choose.export(str(study), "knee", out, "standalone")
+    export(ExportRequest(str(study), out, format="standalone"))
     files = sorted(path.name for path in out.rglob("*") if path.is_file())
     assert files == ["MODEL_CARD.md", "load_pruned.py", "model.json", "model.safetensors"]
 
@@ -353,25 +348,22 @@ def test_a_model_that_differs_appears_nowhere(study: Path, tmp_path: Path, monke
     def write(folder: Path, _: MedSam, info: dict[str, str]) -> None:
         pyfunc_export.write_mlflow(folder, random_model(SPEC, 12), info)
 
-    monkeypatch.setattr(exports, "write_mlflow", write)
-    with pytest.raises(
-        MedcoreError, match=r"the MLflow model: its masks differ from medcore's, IoU 0\.\d+ on the worst"
-    ):
-        choose.export(str(study), "knee", tmp_path / "out", "mlflow")
+    replace_format(monkeypatch, "mlflow", write=write)
+    with pytest.raises(CheckpointError, match=r"MLflow.* IoU 0\.\d+ "):
+        export(ExportRequest(str(study), tmp_path / "out", format="mlflow"))
     assert names(tmp_path / "out") == []
 
 
 def test_a_model_that_could_not_be_sent_is_marked(tmp_path: Path) -> None:
-    client = mlflow_client.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client, server = MlflowClient(uri), mlflow_client.Server(uri)
     experiment = client.create_experiment("medcore", artifact_location=(tmp_path / "taken").as_uri())
     (tmp_path / "taken").write_text("a file where a folder should be")
-    run, folder = client.create_run(experiment), tmp_path / "model"
+    run_id, folder = server.create_run(experiment, NewRun("s", None, {})), tmp_path / "model"
     folder.mkdir()
     (folder / "MLmodel").write_text("")
-    with pytest.raises(Exception, match="taken"):
-        mlflow_client.register_model(
-            client, run.info.run_id, folder, "polyps", "best", {"report/boundary_f1": "0.7"}, ""
-        )
+    with pytest.raises(TrackingError, match="taken"):
+        server.register(run_id, folder, ModelVersion("polyps", "best", {"report/boundary_f1": "0.7"}, ""))
     (model,) = client.search_logged_models([experiment])
     assert model.status == "FAILED" and model.tags["report/boundary_f1"] == "0.7"
     assert client.search_registered_models() == []

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import ray
 
+from medcore.data.load import ImageSet
 from medcore.errors import MedcoreError
 from medcore.scoring.job import parts
+from medcore.scoring.score_table import ScoreTable
 from search.base.config import Config, load_config
+from search.commands.sections import scoring_job
 from search.study.inputs import calibration_images
-from search.study.scoring import score_table
+from search.study.scoring import ScoringJob, score_table
 from tests.support.helpers import TINY
-from tests.support.study_files import write_tiny_study
+from tests.support.machines.rays import Rays
+from tests.support.studies.study_files import write_tiny_study
 
 
 @pytest.fixture(scope="module")
@@ -25,90 +29,110 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load_config(write_tiny_study(folder, scoring={"part_size": 3}))
 
 
+@ray.remote(num_cpus=1)
+class Busy:
+    """Takes one of the two CPUs while it lives."""
+
+    def ready(self) -> None:
+        pass
+
+
 @contextmanager
 def workers(count: int) -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=count, include_dashboard=False, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}
+    """One or two workers of the local Ray at once."""
+    busy = [Busy.remote() for _ in range(2 - count)]
+    ray.get([each.ready.remote() for each in busy])
+    yield
+    for each in busy:
+        ray.kill(each)
+
+
+def elsewhere(config: Config, images: ImageSet, folder: Path) -> ScoringJob:
+    """The scoring job of the same study with an output folder of its own, so that nothing is cached."""
+    return scoring_job(config.model_copy(update={"output": folder}), images)
+
+
+@pytest.mark.usefixtures("local_ray")
+def assert_equal_tables(one: ScoreTable, other: ScoreTable) -> None:
+    """Bit for bit."""
+    assert (one.datasets, one.nodes, one.families, one.meta) == (
+        other.datasets,
+        other.nodes,
+        other.families,
+        other.meta,
     )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    np.testing.assert_array_equal(one.block_fisher, other.block_fisher)
+    assert one.arrays.keys() == other.arrays.keys()
+    for name, array in one.arrays.items():
+        np.testing.assert_array_equal(array, other.arrays[name])
 
 
-def elsewhere(config: Config, folder: Path) -> Config:
-    """The same study with an output folder of its own, so that nothing is cached; the split is the same."""
-    return config.model_copy(update={"output": folder})
-
-
-def test_two_workers_give_the_bits_of_one(config: Config, tmp_path: Path) -> None:
-    images = calibration_images(config, TINY.img_size)
+def test_two_workers_give_the_bits_of_one(config: Config, tmp_path: Path, rays: Rays) -> None:
+    images = calibration_images(config.datasets, TINY.img_size)
     tables, calls = [], []
     for count in (1, 2):
         with workers(count):
-            table, path = score_table(
-                elsewhere(config, tmp_path / str(count)), images, lambda done, total: calls.append((done, total))
-            )
+            job = elsewhere(config, images, tmp_path / str(count))
+            table, path = score_table(job, lambda done, total: calls.append((done, total)))
         assert [file.suffix for file in sorted(path.parent.iterdir())] == [".lock", ".safetensors"]
         tables.append(table)
-    for name, value in vars(tables[0]).items():
-        np.testing.assert_array_equal(getattr(tables[1], name), value)
+    assert_equal_tables(tables[1], tables[0])
     assert calls[0] == (0, 16) and calls[-1] == (16, 16)
-    alone, _ = score_table(elsewhere(config, tmp_path / "alone"), images)
+    rays.stop()
+    alone, _ = score_table(elsewhere(config, images, tmp_path / "alone"))
     # this process may use more threads, and sums over tokens then round in another order
-    np.testing.assert_allclose(alone.reset_channels, tables[0].reset_channels, rtol=1e-3)
+    np.testing.assert_allclose(alone.array("reset", "channels"), tables[0].array("reset", "channels"), rtol=1e-3)
 
 
 def test_interrupted_job_goes_on(config: Config, tmp_path: Path) -> None:
     """Parts that are on disk are not computed again, and the result has the same bits."""
-    images = calibration_images(config, TINY.img_size)
-    whole, _ = score_table(elsewhere(config, tmp_path / "whole"), images)
+    images = calibration_images(config.datasets, TINY.img_size)
+    whole, _ = score_table(elsewhere(config, images, tmp_path / "whole"))
 
     def stop(done: int, total: int) -> None:
         if done >= 7:
             raise KeyboardInterrupt
 
-    again = elsewhere(config, tmp_path / "again")
+    again = elsewhere(config, images, tmp_path / "again")
     with pytest.raises(KeyboardInterrupt):
-        score_table(again, images, stop)
+        score_table(again, stop)
     folder = next((tmp_path / "again" / "cache").glob("*.parts"))
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
     assert 1 <= len(before) < len(parts(images, 3))
     calls: list[tuple[int, int]] = []
-    table, _ = score_table(again, images, lambda done, total: calls.append((done, total)))
+    table, _ = score_table(again, lambda done, total: calls.append((done, total)))
     assert calls[0][0] > 3 and calls[-1] == (16, 16)
-    for name, value in vars(whole).items():
-        np.testing.assert_array_equal(getattr(table, name), value)
+    assert_equal_tables(table, whole)
     assert not folder.exists()
 
 
 def test_table_is_computed_once(config: Config, tmp_path: Path) -> None:
-    images = calibration_images(config, TINY.img_size)
-    once = elsewhere(config, tmp_path)
-    _, path = score_table(once, images)
+    images = calibration_images(config.datasets, TINY.img_size)
+    once = elsewhere(config, images, tmp_path)
+    _, path = score_table(once)
     stamp = path.stat().st_mtime_ns
     calls: list[int] = []
-    score_table(once, images, lambda done, _: calls.append(done))
+    score_table(once, lambda done, _: calls.append(done))
     assert path.stat().st_mtime_ns == stamp and not calls
 
 
 def test_failure_on_a_worker_is_one_line(config: Config, tmp_path: Path) -> None:
-    images = calibration_images(config, TINY.img_size)
+    images = calibration_images(config.datasets, TINY.img_size)
     missing = config.model_copy(update={"model": config.model.model_copy(update={"architecture": "nonsense"})})
     with pytest.raises(MedcoreError, match="nonsense"):
-        score_table(elsewhere(missing, tmp_path), images)
-    damaged = elsewhere(config, tmp_path / "damaged")
-    _, path = score_table(damaged, images)
+        score_table(elsewhere(missing, images, tmp_path))
+    damaged = elsewhere(config, images, tmp_path / "damaged")
+    _, path = score_table(damaged)
     path.write_bytes(b"half a table")
     with pytest.raises(MedcoreError, match="not a readable score table"):
-        score_table(damaged, images)
+        score_table(damaged)
 
 
 def test_images_without_finite_gradients_are_named(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    images = calibration_images(config, TINY.img_size)
+    images = calibration_images(config.datasets, TINY.img_size)
     images.boxes[2] = np.nan
-    score_table(elsewhere(config, tmp_path), images)
+    score_table(elsewhere(config, images, tmp_path))
     expected = f"1 images have non-finite gradients: {images.names[2]}"
     assert [expected in record.message for record in caplog.records] == [True, True]

@@ -1,7 +1,8 @@
-"""A trial's schedule that stops in the middle of a recovery goes on from there, and leaves nothing of it behind."""
+"""A schedule that stops in the middle of a recovery continues from there, and leaves nothing of it behind."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,25 @@ import pytest
 import torch
 
 from medcore.models import checkpoint
-from medcore.models.groups import PerGroup
-from medcore.models.spec import EncoderSpec
+from medcore.models.checkpoint import load_with_info, save
+from medcore.models.spec import ModelSpec
 from medcore.training.recovery import RecoveryFile, RecoverySettings
 from medcore.training.recovery_state import RecoveryState
 from medcore.training.schedule import Schedule, State, start_of
 from medcore.training.teacher import compute_teacher
 from search.trials.attempt import Superseded, begin
-from search.trials.phase_file import load_state, save_state
-from search.trials.trial import run_recorded
-from tests.support.helpers import TINY
+from search.trials.meter import PhasePoint
+from search.trials.phase_file import History, load_state, save_state
+from search.trials.recorder import Recorder, run_recorded
+from tests.support.helpers import TINY, spec_of
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
 
 SETTINGS = RecoverySettings(steps=6, lr=1e-3, batch_size=2)
-SCHEDULE = Schedule((EncoderSpec(TINY, (3, 1, 2, 0), (48, 20, 0, 30)),), SETTINGS, SETTINGS)
+SCHEDULE = Schedule((spec_of(TINY, (3, 1, 2, 0), (48, 20, 0, 30)),), {"heads": SETTINGS, "channels": SETTINGS})
 
 
 class Dying(RecoveryFile):
-    """Ends the process's work right after the step it is told, counted over all recoveries."""
+    """Ends the process's work right after a given step, counted over all recoveries."""
 
     left = 0
 
@@ -40,8 +42,8 @@ class Dying(RecoveryFile):
 
 def start_state() -> State:
     random = np.random.default_rng(0)
-    dense = EncoderSpec.dense(TINY)
-    scores = PerGroup(tuple(map(random.random, dense.heads)), tuple(map(random.random, dense.channels)))
+    dense = ModelSpec.dense(TINY)
+    scores = tuple(map(random.random, dense.widths))
     return start_of(tiny_model(), scores)
 
 
@@ -50,19 +52,21 @@ def test_a_trial_goes_on_within_a_recovery(tmp_path: Path, step: int) -> None:
     images = random_images(4)
     teacher = compute_teacher(tiny_model(), images)
     start = start_state()
-    expected, series = run_recorded(SCHEDULE, start, images, teacher, 7)
+    expected, history = run_recorded(SCHEDULE, start, images, teacher, 7)
 
     phase, within = tmp_path / "phase.safetensors", tmp_path / "recovery.pt"
     dying = Dying(within, 2, clock=lambda: 0.0)
     dying.left = step
     with pytest.raises(KeyboardInterrupt):
-        run_recorded(SCHEDULE, start, images, teacher, 7, None, phase, dying)
+        run_recorded(SCHEDULE, start, images, teacher, 7, recorder=Recorder(phase, dying))
     assert within.exists() == (step > 1)
-    state, past = load_state(phase)
     file = Dying(within, 2, clock=lambda: 0.0)
-    model, again = run_recorded(SCHEDULE, state, images, teacher, 7, None, phase, file, past)
+    recorder = Recorder(phase, file)
+    state = recorder.resume()
+    assert state is not None
+    model, resumed = run_recorded(SCHEDULE, state, images, teacher, 7, recorder=recorder)
     assert_same(weights(model), weights(expected))
-    assert again == series
+    assert resumed == history and len(history.points) == 12
     assert file.left == -(12 - step // 2 * 2)  # steps before the last save are not done again
     assert not within.exists()
 
@@ -73,11 +77,9 @@ def test_a_trial_begun_elsewhere_stops_after_its_phase_and_leaves_the_others_fil
     attempt = begin(tmp_path, "t0000", "a node")
     begin(tmp_path, "t0000", "another node")
     (tmp_path / "recovery.pt").write_bytes(b"the other one's")
-    with pytest.raises(Superseded, match="t0000 was begun again on node another node"):
-        run_recorded(
-            SCHEDULE, start_state(), images, compute_teacher(tiny_model(), images), 7, None, phase, within,
-            attempt=attempt,
-        )  # fmt: skip
+    recorder, teacher = Recorder(phase, within, attempt), compute_teacher(tiny_model(), images)
+    with pytest.raises(Superseded, match=r"t0000 .* another node"):
+        run_recorded(SCHEDULE, start_state(), images, teacher, 7, recorder=recorder)
     assert not phase.exists() and (tmp_path / "recovery.pt").read_bytes() == b"the other one's"
 
 
@@ -89,12 +91,12 @@ def test_a_state_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path, mon
             for parameter in state.model.parameters():
                 parameter.fill_(done)
         states.append(State(state.model, state.kept, state.scores, done))
-    save_state(path, states[0], [])
+    save_state(path, states[0], History())
     safe_open = checkpoint.safe_open
 
     def open_and_replace(*arguments: Any, **options: Any) -> Any:
         file = safe_open(*arguments, **options)
-        save_state(path, states[1], [])
+        save_state(path, states[1], History())
         return file
 
     monkeypatch.setattr(checkpoint, "safe_open", open_and_replace)
@@ -102,3 +104,21 @@ def test_a_state_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path, mon
         state, _ = load_state(path)
         values = {value for parameter in state.model.parameters() for value in parameter.detach().unique().tolist()}
         assert state.done == done and values == {done}
+
+
+def test_a_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its series held each note in the point of the event."""
+    path, state = tmp_path / "phase.safetensors", start_state()
+    history = History([PhasePoint("heads_recovery", 0, "loss", 0.5)], ["heads_recovery ended early: why"])
+    save_state(path, state, history)
+    model, info = load_with_info(path)
+    series = [
+        *json.loads(info["series"]),
+        {"phase": "heads_recovery", "step": 1, "name": "stopped_early", "value": 1.0},
+    ]
+    series[-1]["note"] = history.notes[0]
+    del info["notes"]
+    save(path, model, info | {"series": json.dumps(series)})
+    _, found = load_state(path)
+    event = PhasePoint("heads_recovery", 1, "stopped_early", 1.0)
+    assert found == History([*history.points, event], history.notes)

@@ -1,0 +1,57 @@
+"""Registry of allocators, which turn a configured budget into the widths of every site (method §5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from medcore.budgets.limits import Floats, Limits, Metric
+from medcore.budgets.rule import rule
+from medcore.budgets.targets import per_site, to_target, uniform_to_target
+from medcore.models.spec import Architecture, ModelSpec
+from medcore.registry import Registry
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an allocator has to allocate.
+
+    Attributes:
+        arch: the dense architecture.
+        sensitivity: (L,) Fisher information s_b of the blocks (5.1).
+        sparsity: family -> share of its groups to remove, for allocators that work by sparsity.
+        fraction: share of the dense encoder's `metric` to keep, for allocators that meet a target.
+        metric: cost that `fraction` is a fraction of.
+        limits: what to leave alone.
+    """
+
+    arch: Architecture
+    sensitivity: Floats
+    sparsity: Mapping[str, float] = field(default_factory=dict)
+    fraction: float = 1.0
+    metric: Metric = "flops_paper"
+    limits: Limits = field(default_factory=Limits)
+
+
+Allocator = Callable[[Request], ModelSpec]
+
+ALLOCATORS: Registry[Allocator] = Registry("allocator")
+
+
+@ALLOCATORS.register("rule")
+def by_rule(request: Request) -> ModelSpec:
+    """Allocate by MedCore's rule at the given sparsities."""
+    return rule(request.arch, request.sparsity, request.sensitivity, request.limits)
+
+
+@ALLOCATORS.register("uniform")
+def by_share(request: Request) -> ModelSpec:
+    """Allocate the same share to every block, at the given cost."""
+    return uniform_to_target(request.arch, request.fraction, request.metric, request.limits)
+
+
+@ALLOCATORS.register("to_target")
+def by_sensitivity(request: Request) -> ModelSpec:
+    """Allocate shares in proportion to the blocks' sensitivity, at the given cost."""
+    shape = per_site(request.arch, request.sensitivity)
+    return to_target(request.arch, shape, request.fraction, request.metric, request.limits)

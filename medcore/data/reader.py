@@ -1,0 +1,141 @@
+"""Interface of a format of image data: a list of samples, and the image and mask of each.
+
+This module and those that list files import nothing but the standard library. A node of a cluster lists its data
+folders before it is known whether the packages are installed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from medcore.errors import DataError, brief
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A reference to one image and its mask, by which a reader finds both.
+
+    Attributes:
+        dataset: Name of the data set.
+        name: Name within the data set; the splits know the sample by it.
+        image: File that holds the image.
+        mask: File that holds the mask; may be the image's.
+        index: Place in the files if they hold several samples, such as the slices of a volume.
+    """
+
+    dataset: str
+    name: str
+    image: Path
+    mask: Path
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file, or an entry of a manifest, that was left out, and why.
+
+    Attributes:
+        dataset: Name of the data set.
+        path: The file.
+        reason: Why it was left out, in a few words.
+    """
+
+    dataset: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Content of a data folder.
+
+    Attributes:
+        samples: In natural order of their names.
+        skipped: Files that belong to no sample.
+        place: Folder in which a missing image would be expected.
+        reader: Reads the samples.
+    """
+
+    samples: list[Sample]
+    skipped: list[Skipped]
+    place: Path
+    reader: Reader
+
+
+class UnreadableFile(DataError):
+    """An image or mask file that is damaged or holds something else.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in one line.
+    """
+
+    def __init__(self, path: Path, kind: str, error: BaseException) -> None:
+        """Describe the file.
+
+        Args:
+            path: The file.
+            kind: `image` or `mask`.
+            error: What reading it raised.
+        """
+        self.path = path
+        self.reason = f"unreadable {kind} ({brief(error)})"
+        super().__init__(f"{path}: {self.reason}")
+
+
+class Reader(Protocol):
+    """A format of data folders.
+
+    Add one with `medcore.data.readers.READERS.register(name)`.
+
+    Attributes:
+        endings: Endings of the files that hold images or masks: lower case, with the dot. A manifest may name a sample
+            with one of them.
+    """
+
+    endings: frozenset[str]
+
+    def holds(self, folder: Path) -> bool:
+        """Tell whether a folder has this format.
+
+        Called for folders of any kind, without opening a file.
+        """
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        """Yield the files of a data folder that belong to the data, in any order.
+
+        Raises:
+            OSError: The folder cannot be listed.
+        """
+
+    def list_samples(self, folder: Path, dataset: str) -> Listing:
+        """List the samples of a data folder without opening them.
+
+        Args:
+            folder: The data folder.
+            dataset: Name of the data set.
+
+        Raises:
+            DataError: The folder does not have this format or cannot be listed.
+        """
+
+    def read(self, sample: Sample) -> tuple[Image.Image, NDArray[np.bool_]]:
+        """Read one sample.
+
+        Args:
+            sample: One that `list_samples` returned.
+
+        Returns:
+            The image, 8 bits a channel, RGB; and the mask, (height, width), of the image's size if all is well.
+
+        Raises:
+            UnreadableFile: A file cannot be read.
+        """

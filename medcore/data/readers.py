@@ -1,0 +1,56 @@
+"""The formats of data folders that can be read, and which of them a folder has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medcore.data.image_folders import ImageFolders
+from medcore.data.reader import Listing, Reader
+from medcore.registry import Registry
+
+READERS: Registry[Reader] = Registry("data reader")
+#: Lists a folder of which no reader knows the format; its error says what is missing there.
+DEFAULT = READERS.register("image_folders")(ImageFolders())
+
+
+def reader_of(folder: Path) -> Reader:
+    """Return the reader for a data folder.
+
+    It is the first registered one that knows the folder's format, else the default.
+    """
+    return next((reader for reader in map(READERS.__getitem__, READERS.names()) if reader.holds(folder)), DEFAULT)
+
+
+def is_data_folder(folder: Path) -> bool:
+    """Tell whether some reader knows the format of a folder."""
+    return reader_of(folder).holds(folder)
+
+
+def list_folder(root: Path, dataset: str | None = None) -> Listing:
+    """List the samples of a data folder.
+
+    Hidden files are ignored; other files that are no sample are listed too.
+
+    Args:
+        root: The data folder.
+        dataset: Name of the data set; by default the folder's name.
+
+    Returns:
+        The samples, what was skipped, and the reader.
+
+    Raises:
+        DataError: The folder cannot be listed or has no known format.
+    """
+    root = Path(root)
+    return reader_of(root).list_samples(root, dataset or root.resolve().name)
+
+
+def stem(name: str) -> str:
+    """Return a manifest's entry without folder and without the ending of a data file.
+
+    Other dots stay.
+    """
+    base = Path(name).name
+    endings = {ending for reader in READERS.names() for ending in READERS[reader].endings}
+    known = [ending for ending in endings if base.lower().endswith(ending) and len(base) > len(ending)]
+    return base[: -max(map(len, known))] if known else base

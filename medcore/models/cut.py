@@ -1,0 +1,90 @@
+"""Remove groups physically (`prune`), or silence them (`mask_model`); the two must agree (method §2)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from medcore.models.groups import kept_entries
+from medcore.models.sam import MedSam, adopt, build_empty
+from medcore.models.sites import PerSite
+from medcore.models.spec import ModelSpec
+
+
+def prune(model: MedSam, masks: PerSite) -> MedSam:
+    """Build a physically smaller model that keeps the groups whose mask is True.
+
+    `model` stays as it is.
+
+    Args:
+        model: dense or pruned.
+        masks: bool, one for each group that `model` has now (its current widths, not the dense).
+
+    Returns:
+        A model on the same device, in the same mode, that shares no tensor with `model`. What belongs to no group
+        stays, also at a site that loses all of its groups (method §2).
+
+    Raises:
+        ValueError: the masks do not fit the model's widths or are not boolean.
+    """
+    _check(model, masks)
+    spec = ModelSpec(model.arch, tuple(int(keep.sum()) for keep in masks))
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    for site, width, mask in zip(model.arch.sites, spec.widths, masks, strict=True):
+        # a site within a cut group loses all groups, whatever its own mask says
+        keep = torch.tensor(mask, device=model.device) & bool(width)
+        for part in site.tensors:
+            if part.name not in state:
+                continue
+            if part.axis is not None:
+                entries = kept_entries(part, keep).nonzero().squeeze(1)
+                state[part.name] = state[part.name].index_select(part.axis, entries)
+            elif not keep.any():
+                del state[part.name]
+    smaller = adopt(build_empty(spec, model.attention), state)
+    trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in smaller.named_parameters():
+        parameter.requires_grad_(trainable[name])
+    smaller.train(model.training)
+    return smaller
+
+
+def mask_model(model: MedSam, masks: PerSite) -> MedSam:
+    """Copy a model and multiply the output of every group whose mask is False by 0.
+
+    The copy has the same widths.
+
+    Args:
+        model: dense or pruned.
+        masks: bool, one for each group that `model` has now.
+
+    Returns:
+        The copy, on the same device and in the same mode.
+
+    Raises:
+        ValueError: the masks do not fit the model's widths or are not boolean.
+    """
+    _check(model, masks)
+    silenced = copy.deepcopy(model)
+    tensors: dict[str, Tensor] = silenced.state_dict()
+    with torch.no_grad():
+        for site, mask in zip(model.arch.sites, masks, strict=True):
+            gone = torch.tensor(~mask, device=model.device)
+            for part in site.tensors:
+                if not part.output or part.name not in tensors:
+                    continue
+                if part.axis is not None:
+                    tensors[part.name].index_fill_(part.axis, kept_entries(part, gone).nonzero().squeeze(1), 0.0)
+                elif gone.any():
+                    tensors[part.name].zero_()
+    return silenced
+
+
+def _check(model: MedSam, masks: PerSite) -> None:
+    sizes = tuple(mask.shape for mask in masks)
+    if sizes != tuple((width,) for width in model.spec.widths):
+        raise ValueError(f"masks have shapes {sizes}, the model has widths {model.spec.widths}")
+    if any(mask.dtype != bool for mask in masks):
+        raise ValueError("masks must be boolean")

@@ -1,0 +1,75 @@
+"""Schedulers by name: whether a search stops trials early.
+
+A plug-in adds one with the decorator `SCHEDULERS.register(name)`. Ray is imported only when a scheduler is made,
+because the configuration needs no more than the names. A scheduler keeps what it has seen in memory: after a resume it
+compares trials only with those that run from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from medcore.registry import Registry
+from results.stats.objectives import Direction
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
+#: The scheduler that lets every trial run to its end.
+NONE = "none"
+#: Key of a phase's figures: percent of the trial's recovery steps that are done. It only grows.
+PROGRESS = "progress"
+#: Where Tune finds the figures of a phase in a flat result.
+FIGURES = "figures"
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """What a scheduler is made from.
+
+    Attributes:
+        name: A name in `SCHEDULERS`.
+        objective: The objective by which trials are compared.
+        mode: Whether the objective should go down (`min`) or up (`max`).
+    """
+
+    name: str = NONE
+    objective: str = ""
+    mode: Direction = Direction.MAX
+
+    @property
+    def metric(self) -> str:
+        """Key of the objective in a flat result of Tune."""
+        return f"{FIGURES}/{self.objective}"
+
+    @property
+    def time(self) -> str:
+        """Key of the progress in a flat result of Tune."""
+        return f"{FIGURES}/{PROGRESS}"
+
+
+#: Makes a Tune scheduler from the settings; None lets Tune run all trials to their end, in their order.
+SchedulerFactory = Callable[[SchedulerSettings], "TrialScheduler | None"]
+
+SCHEDULERS: Registry[SchedulerFactory] = Registry("scheduler")
+
+
+@SCHEDULERS.register(NONE)
+def _none(settings: SchedulerSettings) -> None:
+    """Return no scheduler."""
+
+
+@SCHEDULERS.register("asha")
+def _asha(settings: SchedulerSettings) -> TrialScheduler:
+    """Return asynchronous successive halving.
+
+    Of the trials that come as far, only the best third continues.
+
+    Trials are compared after 10, 30 and 90 percent of their recovery steps, or at their first evaluation after that.
+    """
+    from ray.tune.schedulers import ASHAScheduler
+
+    options: dict[str, Any] = {"max_t": 100, "grace_period": 10, "reduction_factor": 3, "stop_last_trials": False}
+    return ASHAScheduler(time_attr=settings.time, metric=settings.metric, mode=settings.mode, **options)

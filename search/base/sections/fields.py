@@ -1,0 +1,58 @@
+"""What the sections of the configuration share: strict models, paths, shares and choices by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of the configuration. It refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def choice(known: Iterable[str] | Callable[[], Iterable[str]]) -> AfterValidator:
+    """Return a check that a string is one of `known`.
+
+    Args:
+        known: Names, a registry of them, or a function that lists them. The check reads them when it runs, so later
+            entries count.
+    """
+
+    def check(name: str) -> str:
+        names = tuple(known() if callable(known) else known)
+        if name not in names:
+            raise ValueError(f"'{name}' is not one of {', '.join(names)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def _expand(value: Any) -> Any:
+    return Path(os.path.expandvars(value)).expanduser() if isinstance(value, str) else value
+
+
+def _expand_words(value: Any) -> Any:
+    return os.path.expandvars(value) if isinstance(value, str) else value
+
+
+def _no_variable_left(path: Path) -> Path:
+    if "$" in str(path):
+        raise ValueError(f"environment variable in '{path}' is not set")
+    return path
+
+
+#: A path. It may hold environment variables and `~`.
+PathField = Annotated[Path, BeforeValidator(_expand), AfterValidator(_no_variable_left)]
+#: Text that may hold environment variables.
+Expanded = Annotated[str, BeforeValidator(_expand_words)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+#: A share in [0, 1].
+Share = Annotated[float, Field(ge=0, le=1)]
+#: What is left of the dense model, in (0, 1].
+Fraction = Annotated[float, Field(gt=0, le=1)]

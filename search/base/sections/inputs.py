@@ -1,0 +1,58 @@
+"""Sections `model` and `data`: the checkpoints of a study and its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from search.base.sections.fields import Expanded, PathField, Section
+
+
+class ModelConfig(Section):
+    """The pair of checkpoints."""
+
+    architecture: Expanded | None = Field(
+        None, description="vit_b, vit_l, vit_h or a JSON file; default: the JSON file next to the checkpoint"
+    )
+    base: PathField = Field(description="the general model (θS)")
+    adapted: PathField = Field(description="the medical model (θM), which is pruned")
+
+    def absolute(self) -> ModelConfig:
+        """Return the same checkpoints with absolute paths."""
+        changes: dict[str, Any] = {"base": self.base.absolute(), "adapted": self.adapted.absolute()}
+        if self.architecture is not None and Path(self.architecture).suffix == ".json":
+            changes["architecture"] = str(Path(self.architecture).absolute())
+        return self.model_copy(update=changes)
+
+
+class DataConfig(Section):
+    """The image folders, and which split of them serves which purpose."""
+
+    folders: tuple[PathField, ...] = Field(min_length=1, description="folders that contain images/ and masks/")
+    calibration_split: str = Field("train", description="for scores and recovery")
+    calibration_per_dataset: int | None = Field(128, ge=1, description="images per data set; null: all")
+    search_split: str = Field("val/search", description="for the metrics of the trials")
+    search_per_dataset: int | None = Field(None, ge=1, description="images per data set; null: all")
+    report_split: str = Field("val/report", description="held out: no search uses these images")
+
+    def absolute(self) -> DataConfig:
+        """Return the same data with absolute paths."""
+        return self.model_copy(update={"folders": tuple(folder.absolute() for folder in self.folders)})
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The images of a study.
+
+    Attributes:
+        section: Folders, and the split for each purpose.
+        seed: Draws the images where a purpose takes only some of a split.
+        splits: Folder in which a study saves the splits that the data folders do not define themselves.
+    """
+
+    section: DataConfig
+    seed: int
+    splits: Path

@@ -1,0 +1,147 @@
+"""Commands about one model: adapt, score, prune, evaluate, cost, latency, predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from medcore.errors import ConfigError
+from search.base.config import load_config
+from search.cli.options import Arch, Batches, Box, ConfigPath, Json, WorkersAddress
+from search.cli.progress import progress_bar
+from search.cli.tables import evaluation_table, latency_table
+from search.cli.terminal import console, print_result, say, warn, write_text
+
+
+def adapt(config: ConfigPath, ray_address: WorkersAddress = None) -> None:
+    """General checkpoint + data -> medical checkpoint."""
+    from search.commands.adapt import adapt as run
+
+    say(f"wrote {run(load_config(config), lambda row: say(f'epoch {row}'), ray_address)}")
+
+
+def score(config: ConfigPath) -> None:
+    """Score every head and MLP channel; writes the score table and a heat map."""
+    from search.commands.score import score as run
+
+    with progress_bar() as progress:
+        table, picture = run(load_config(config), progress)
+    say(f"wrote {table}\nwrote {picture}")
+
+
+def prune(
+    config: ConfigPath,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint to write; default: in the study's folder.")] = None,
+) -> None:
+    """One schedule without a search -> checkpoint."""
+    from search.commands.prune import prune as run
+
+    settings = load_config(config)
+    target = out or settings.folder / "pruned.safetensors"
+    with progress_bar() as progress:
+        metrics = run(settings, target, progress)
+    console.print(evaluation_table({"pruned": metrics}))
+    gone = [f"{count} {key.removesuffix('_removed')}" for key, count in metrics.items() if key.endswith("_removed")]
+    say(f"removed {' and '.join(gone)}, {1 - metrics['encoder_params_fraction']:.1%} of the encoder's parameters")
+    say(f"wrote {target}")
+
+
+def evaluate(
+    checkpoint: Path,
+    data: Annotated[list[Path], typer.Option(help="Folder with images/ and masks/; may be repeated.")],
+    split: Annotated[str, typer.Option(help="Part of the data, as in splits.json, or val/search, val/report, all.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="File for the result as JSON; - prints it.")] = None,
+    arch: Arch = None,
+    autocast: Annotated[bool, typer.Option("--autocast", help="Run the model in bfloat16.")] = False,
+    splits: Annotated[Path | None, typer.Option(help="Saved splits of a study: its `output` folder's splits/.")] = None,
+) -> None:
+    """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with its cost."""
+    from search.commands.evaluate import evaluate as run
+
+    result = run(checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits)
+    print_result(result, json_file == Path("-"), lambda: evaluation_table({checkpoint.name: result}))
+    if json_file is not None and json_file != Path("-"):
+        write_text(json_file, json.dumps(result, indent=1))
+
+
+def cost(
+    model: Annotated[str, typer.Argument(help="vit_b, a JSON file or a checkpoint")], as_json: Json = False
+) -> None:
+    """Encoder parameters and both FLOPs figures."""
+    from search.commands.cost import cost as run
+
+    result = run(model)
+
+    def lines() -> Text:
+        return Text(
+            f"{model}: {result['encoder_params'] / 1e6:.2f} M encoder parameters\n"
+            f"flops        {result['flops'] / 1e9:.2f} G  (what runs: padded windows, relative positions, neck)\n"
+            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (the paper's count: unpadded windows, no neck)"
+        )
+
+    print_result(result, as_json, lines)
+
+
+def latency(
+    target: Annotated[Path, typer.Argument(metavar="STUDY_OR_CHECKPOINT", help="Folder of a study, or a checkpoint.")],
+    batch: Annotated[
+        Batches, typer.Option(parser=Batches.parse, metavar="<str>", help="Images a call, e.g. 1,8")
+    ] = Batches((1, 8)),  # noqa: B008 - frozen
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: as many as torch takes.")] = None,
+    select: Annotated[str, typer.Option(help="Of a study: front | all")] = "front",
+    autocast: Annotated[bool, typer.Option("--autocast", help="Run the models in bfloat16.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Of a study: measure also what was measured before.")] = False,
+    arch: Arch = None,
+    as_json: Json = False,
+) -> None:
+    """Measure time and memory against the dense model.
+
+    Those of a study go to its front, report and rules.
+    """
+    from results.store.latency import FILE
+    from search.commands import latency as command
+
+    if not target.exists():
+        raise ConfigError(f"{target}: neither a study nor a checkpoint; give a search's folder or a .safetensors file")
+    with progress_bar("measuring") as progress:
+        try:
+            if target.is_dir():
+                records = command.study_latency(
+                    target,
+                    batch.sizes,
+                    threads,
+                    select=select,
+                    autocast=autocast,
+                    again=again,
+                    progress=progress,
+                    say=warn,
+                )
+            else:
+                records = command.latency(
+                    target, batch.sizes, threads, architecture=arch, autocast=autocast, progress=progress
+                )
+        except KeyboardInterrupt:
+            warn("stopped; a study keeps what is measured, and the same command continues")
+            raise typer.Exit(130) from None
+    result = {"target": str(target), "records": [record.to_dict() for record in records]}
+    print_result(result, as_json, lambda: latency_table(records))
+    if target.is_dir() and not as_json:
+        say(f"wrote {target / FILE}")
+
+
+def predict(
+    checkpoint: Path,
+    image: Path,
+    box: Annotated[Box, typer.Option(parser=Box.parse, metavar="<str>", help="X0,Y0,X1,Y1 in pixels of the image")],
+    out: Annotated[Path, typer.Option(help="Mask to write (PNG, 0 or 255)")],
+    arch: Arch = None,
+) -> None:
+    """Segment the object in a box, through segment-anything's own predictor."""
+    from search.commands.predict import predict as run
+
+    share = run(checkpoint, image, box.corners, out, arch)
+    say(f"wrote {out}: {100 * share:.1f} % of the image")

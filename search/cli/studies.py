@@ -1,0 +1,145 @@
+"""Commands about a study: search, front, report, sync, export.
+
+Typer reads the options of a command from its parameters, so `export` has more of them than other functions.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcore.errors import ConfigError
+from search.base.config import load_config, override
+from search.base.shell import program, resume_command
+from search.cli.options import ConfigPath, Json, RayAddress, Study, WorkersAddress
+from search.cli.progress import progress_bar
+from search.cli.tables import front_view
+from search.cli.terminal import console, print_result, say, warn
+
+_TRACKING_HELP = (
+    "MLflow server; default: where the study went before, else SQLite in the study. "
+    "Its login goes into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+)
+
+
+def search(
+    config: ConfigPath,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    ray_address: RayAddress = None,
+    tracking_uri: Annotated[str | None, typer.Option(help=_TRACKING_HELP)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a study that was interrupted.")] = False,
+) -> None:
+    """Search budgets, scoring weights and recovery settings.
+
+    Every trial goes to Parquet and MLflow.
+    """
+    from search.commands.front import front as read_front
+    from search.commands.search import search as run
+
+    settings = override(load_config(config), trials=trials, name=name, tracking_uri=tracking_uri)
+    command = resume_command(config, trials=trials, name=name, ray_address=ray_address, tracking_uri=tracking_uri)
+    with progress_bar() as progress:
+        outcome = run(settings, resume=resume, ray_address=ray_address, command=command, progress=progress, say=say)
+    folder = settings.folder
+    if not outcome.complete:
+        raise typer.Exit(130 if outcome.interrupted else 1)
+    console.print(front_view(read_front(str(folder))))
+    show = shlex.join([program("medcore"), "front", str(folder)])
+    take = shlex.join([program("medcore"), "export", str(folder), "--select", "knee", "--out", "best.safetensors"])
+    say(f"next: {show}\n      {take}")
+
+
+def front(
+    study: Study,
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for front.csv, front.md and front.png.")] = None,
+) -> None:
+    """The Pareto front of a study, with its hypervolume."""
+    from search.commands.front import front as read_front
+    from search.commands.front import write
+
+    result = read_front(study)
+    print_result(result.to_dict(), as_json, lambda: front_view(result))
+    for file in write(study, out) if out is not None else ():
+        warn(f"wrote {file}")
+
+
+def report(
+    study: Study,
+    out: Annotated[Path, typer.Option(help="HTML file to write; it needs no network.")],
+    images: Annotated[int, typer.Option(min=1, max=40, help="Rows of a contact sheet.")] = 12,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Rule for a model to look at, the chosen one first; may be repeated.")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Put it, with its images, on the study's run in MLflow.")] = False,
+    sheets: Annotated[
+        Path | None, typer.Option(help="Folder for a contact sheet of every front member, as PNG files.")
+    ] = None,
+) -> None:
+    """Write a study's report as one HTML file.
+
+    It shows question, data, front, worst cases and what the chosen model gives up.
+    """
+    from search.commands.report.report import report as write
+
+    for note in write(study, out, images=images, select=select or (), log=log, say=say, sheets=sheets):
+        warn(note)
+    say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+def sync(
+    study: Annotated[Path, typer.Argument(help="Folder of a study")],
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: the study's own.")] = None,
+) -> None:
+    """Send to MLflow what a search could not, because the server was away."""
+    from search.commands.sync import sync as run
+
+    say(f"{run(study, tracking_uri)} trials are at the server")
+
+
+def export(
+    study: Annotated[str, typer.Argument(help="Folder of a study")],
+    out: Annotated[Path, typer.Option(help="File to write (.safetensors) or, for the other formats, folder.")],
+    select: Annotated[str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID")] = "knee",
+    kind: Annotated[str, typer.Option("--format", help="Kind of file, see docs/export.md.")] = "checkpoint",
+    register: Annotated[
+        str | None, typer.Option(help="With --format mlflow: register it under this name at the study's MLflow server.")
+    ] = None,
+    held_out: Annotated[bool, typer.Option(help="Measure it on data.report_split first, if that was not done.")] = True,
+    finetune: Annotated[bool, typer.Option("--finetune", help="Train it at full length first; resumes.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Take the `finetune` section from here, not the study.")] = None,
+    time_it: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Measure time and memory, for the card.")
+    ] = True,
+    ray_address: WorkersAddress = None,
+) -> None:
+    """Write the model of the trial that a rule selects, with a model card.
+
+    What was written is checked.
+    """
+    from search.commands.export import ExportRequest
+    from search.commands.export import export as write
+
+    if config is not None and not finetune:
+        raise ConfigError("--config says how to fine-tune; give it with --finetune")
+    if ray_address is not None and not finetune:
+        raise ConfigError("--ray-address says where to fine-tune; give it with --finetune")
+    request = ExportRequest(
+        study,
+        out,
+        select=select,
+        format=kind,
+        register=register,
+        held_out=held_out,
+        finetune=finetune,
+        settings=None if config is None else load_config(config).finetune,
+        latency=time_it,
+        ray_address=ray_address,
+    )
+    row = write(request, say)
+    say(f"trial {row.trial_id} ({row.origin}): {100 * row.metrics['flops_fraction']:.1f} % of the FLOPs")
+    say(f"wrote {out}")  # one parameter per option, as typer wants them

@@ -1,0 +1,41 @@
+"""`--format checkpoint`: the model as a checkpoint of medcore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from medcore.errors import CheckpointError
+from medcore.models.checkpoint import load, save
+from medcore.models.export import MODEL
+from medcore.models.sam import MedSam
+from search.export.check import CheckImages
+from search.export.format import WEIGHTS, ExportFormat
+
+
+def check(path: Path, model: MedSam, images: Callable[[], CheckImages]) -> str:
+    """Read the file back and compare it; no image is needed.
+
+    Raises:
+        CheckpointError: A tensor or a width differs from the model's.
+    """
+    written, state = load(path), model.state_dict()
+    same = all(tensor.equal(state[name]) for name, tensor in written.state_dict().items())
+    if written.spec != model.spec or not same:
+        raise CheckpointError(f"{path.name}: what was written differs from the trial's model; export it again")
+    return f"all {len(state)} tensors, read back, equal the trial's."
+
+
+def usage(name: str, side: int) -> str:
+    """Return the command that segments an image with the file."""
+    return f"```\nmedcore predict {name} image.jpg --box 40,60,200,220 --out mask.png\n```"
+
+
+FORMAT = ExportFormat(
+    name="checkpoint",
+    suffix=".safetensors",
+    files={MODEL: WEIGHTS},
+    write=save,
+    check=check,
+    usage=usage,
+)

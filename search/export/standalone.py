@@ -1,0 +1,60 @@
+"""`--format standalone`: a folder with the weights and a loader that needs nothing of medcore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+
+from medcore.models.export import MODEL, STRUCTURE, write_standalone
+from medcore.models.sam import MedSam
+from medcore.models.spec import DEFAULT_KIND
+from medcore.models.standalone import SCRIPT
+from search.export.check import CheckImages, Logits, compare
+from search.export.format import DESCRIPTION, LOADER, WEIGHTS, ExportFormat
+
+
+def check(folder: Path, model: MedSam, images: Callable[[], CheckImages]) -> str:
+    """Compare the copied loader with medcore.
+
+    Raises:
+        CheckpointError: Their masks differ.
+    """
+    script = _import(folder / SCRIPT.name)
+    sam = script.predictor(script.load(folder / MODEL))
+
+    def run(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.float32]) -> Logits:
+        sam.set_image(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        # masks, IoUs, low-resolution logits (1, low, low)
+        logits: Logits = sam.predict(box=box, multimask_output=False)[2]
+        return logits
+
+    return compare(SCRIPT.name, run, model, images())
+
+
+def usage(name: str, side: int) -> str:
+    """Return the command that segments an image in the folder."""
+    return f"```\npython {SCRIPT.name} {MODEL} image.jpg 40,60,200,220 mask.png\n```"
+
+
+def _import(path: Path) -> ModuleType:
+    """Load a Python file as a module.
+
+    An import statement would leave a compiled copy in the folder.
+    """
+    module = ModuleType(path.stem)
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
+    return module
+
+
+FORMAT = ExportFormat(
+    name="standalone",
+    kinds=(DEFAULT_KIND,),
+    files={MODEL: WEIGHTS, STRUCTURE: DESCRIPTION, SCRIPT.name: LOADER},
+    write=write_standalone,
+    check=check,
+    usage=usage,
+)

@@ -1,0 +1,101 @@
+"""What passes between MLflow's client and the rest of the program, as plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Tags by which runs are found again.
+STUDY_TAG = "medcore.study"
+TRIAL_TAG = "medcore.trial_id"
+PARENT_TAG = "mlflow.parentRunId"
+#: Tags of a trial's run that change while the search runs.
+FRONT_TAG = "medcore.front"
+RANK_TAG = "medcore.front_rank"
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run to create.
+
+    Attributes:
+        name: Shown in lists of runs.
+        start: Milliseconds; None for now.
+        tags: Tags that it has from the beginning.
+    """
+
+    name: str
+    start: int | None
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the server described it when it was looked up.
+
+    Attributes:
+        run_id: The server's identifier.
+        experiment_id: Of the experiment that the run belongs to.
+        status: MLflow's word for its state.
+        start: Milliseconds.
+        tags: By name.
+        params: Names of the parameters that it has.
+    """
+
+    run_id: str
+    experiment_id: str
+    status: str
+    start: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    params: frozenset[str] = frozenset()
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the run ended by itself.
+
+        A trial's run does once all its data are there.
+        """
+        return self.status in ("FINISHED", "FAILED")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What an MLflow model folder is written from.
+
+    Attributes:
+        script: The model's code.
+        artifacts: Files that the script finds in its context by these names.
+        inputs: Type of each input column. A type is the name of one of MLflow's, or `any`; a list of one type is an
+            array of it.
+        outputs: Type of each output column.
+        example: One row of input.
+        requirements: Packages as for pip.
+        config: Settings that a loader of the model may override.
+    """
+
+    script: Path
+    artifacts: Mapping[str, Path]
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+    example: Mapping[str, Any]
+    requirements: Sequence[str]
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version of a registered model to create.
+
+    Attributes:
+        name: Of the registered model.
+        alias: A name that points to the newest version.
+        tags: Of the version.
+        description: Markdown.
+    """
+
+    name: str
+    alias: str
+    tags: Mapping[str, str]
+    description: str

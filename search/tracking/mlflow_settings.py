@@ -1,0 +1,77 @@
+"""How MLflow is used: its settings for the length of a block, and one kind of error for all that it raises."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from medcore.errors import MedcoreError, TrackingError, brief
+from search.base.logins import hide_login
+
+#: What MLflow reads from the environment. A variable that the user has set wins.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # a server that is away must not hold a search up
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # or a model gets the project files of the current folder
+}
+_NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
+_settings_lock = threading.RLock()
+
+
+@contextmanager
+def mlflow_settings(**variables: str) -> Iterator[None]:
+    """Set MLflow up for the block.
+
+    Environment variables and log levels are restored afterwards. MLflow takes these settings from nowhere else. They
+    belong to the whole process, so one thread at a time may have them.
+
+    Args:
+        **variables: Further environment variables, which win over the user's.
+    """
+    with _settings_lock:
+        wanted = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ} | variables
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ.update(wanted)
+        loggers = [logging.getLogger(name) for name in _NOISY]
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+@contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """Turn errors of MLflow into `TrackingError`.
+
+    These are all that MLflow, its transports and its artifact stores raise.
+    """
+    try:
+        yield
+    except MedcoreError:
+        raise
+    except Exception as error:
+        raise TrackingError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """First line of an error without logins.
+
+    Only the cause of a failed request, because the address is known.
+    """
+    line = hide_login(brief(error, first=2000))
+    return re.sub(r"^.*\(Caused by (.*)\)$", r"\1", line)[:200]

@@ -1,0 +1,254 @@
+"""The tracker `mlflow`: one parent run for a study, one child run for each trial.
+
+Rows on disk are the truth, and this module only sends them. It may be killed or lose the server at any moment,
+because runs are found again by their tags, so that each trial has exactly one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from medcore.errors import MedcoreError, TrackingError
+from results.store.held_out import Measurement
+from results.store.study_info import read_study_info
+from results.store.trial_row import TrialRow
+from results.store.trials import finished_ids, read_row
+from search.base.logins import hide_login
+from search.tracking import points
+from search.tracking.delivery import Deadline, Delivery, OutOfTimeError, UploadSchedule, exclusive
+from search.tracking.mlflow_client import Server
+from search.tracking.mlflow_records import STUDY_TAG, NewRun
+from search.tracking.mlflow_runs import SentStudy, attach_files, attach_held_out, open_runs, why_not_writable
+from search.tracking.mlflow_sender import Sender
+from search.tracking.note import MLFLOW, StudyNote, earlier_uri, own_uri, read_note, write_note
+from search.tracking.tracker import TRACKERS, Destination, End
+
+logger = logging.getLogger(__name__)
+
+#: How long an ended search may still send: a thousand trials and their tables take two and a half minutes.
+_END_SECONDS = 300.0
+
+
+@TRACKERS.register(MLFLOW)
+class MlflowTracker:
+    """Sends a study's rows to MLflow.
+
+    `sync` may be called at any time and from any thread.
+
+    Args:
+        destination: By default the server that the study went to before, else a SQLite file in its folder. A login in
+            the address is used and not kept; it belongs into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+        artifact_seconds: Least time between two uploads of the front's picture and table.
+        end_seconds: How long sending may last after `set_deadline`.
+
+    Raises:
+        MedcoreError: The server that the study went to before needs a login, which is not given.
+    """
+
+    name: ClassVar[str] = "MLflow"
+
+    def __init__(
+        self, destination: Destination, artifact_seconds: float = 60.0, end_seconds: float = _END_SECONDS
+    ) -> None:
+        self._dir = destination.study_dir.absolute()
+        self.uri = destination.uri or earlier_uri(self._dir) or own_uri(self._dir)
+        self.experiment = destination.experiment
+        self._run_name = destination.run_name or self._dir.name
+        self._note: StudyNote | None = None
+        self._searching = False
+        self._lock = threading.Lock()
+        self._rows: dict[str, TrialRow] = {}
+        self._delivery = Delivery(self.name)
+        self._deadline = Deadline(end_seconds)
+        self._uploads = UploadSchedule(artifact_seconds)
+        self._sender: Sender | None = None
+        self._parent = ""
+
+    @property
+    def address(self) -> str:
+        """The server without its login."""
+        return hide_login(self.uri)
+
+    @property
+    def study_id(self) -> str:
+        """Value of the parent run's tag `medcore.study`."""
+        return self._description().study_id
+
+    def check(self) -> str | None:
+        """Return why nothing can be written to the server; None if it can."""
+        return why_not_writable(self.uri, self.experiment)
+
+    def start(self, config: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
+        """Write the note that the first successful `sync` creates the parent run from.
+
+        An earlier identity is kept.
+        """
+        public = self.address
+        earlier = read_note(self._dir)
+        had_login = earlier is not None and earlier.login and earlier.uri == public
+        self._searching = True
+        self._note = write_note(
+            self._dir,
+            StudyNote(
+                kind=MLFLOW,
+                experiment=self.experiment,
+                run_name=self._run_name,
+                uri=None if self.uri == own_uri(self._dir) else public,
+                login=public != self.uri or had_login,
+                tags=dict(tags or {}),
+                params=points.flat_config(config),
+                datasets=[str(folder) for folder in config.get("data", {}).get("folders", ())],
+            ),
+        )
+
+    def sync(self, end_as: End | None = None) -> bool:
+        """Send what was not sent before, as `Tracker.sync`."""
+        self._description()
+        with self._lock:
+            try:
+                with exclusive(self._dir, self._deadline):
+                    self._send_twice(end_as)
+            except OutOfTimeError:  # `finish` tells the user
+                self._sender = None
+                return False
+            except (MedcoreError, OSError) as error:
+                self._sender = None
+                self._report(error)
+                return False
+        self._delivery.settle("server")
+        return self._delivery.complete
+
+    def unsent(self) -> int:
+        """Return the number of ended trials that did not arrive.
+
+        It is what the server has not confirmed.
+        """
+        return len(finished_ids(self._dir) - self._delivery.arrived)
+
+    def set_deadline(self) -> None:
+        """Let sending last `end_seconds` from now on."""
+        self._deadline.set()
+
+    def finish(self, complete: bool = True) -> str | None:
+        """Send for the last time.
+
+        The parent run ends as FINISHED, or as KILLED if the search is not complete.
+        """
+        self.set_deadline()
+        if self.sync("FINISHED" if complete else "KILLED"):
+            return None
+        slow = f" within {self._deadline.seconds:g} seconds" if self._deadline.passed else ""
+        left = self.unsent()
+        rest = "the study's files" if self._delivery.files_refused else "the end of the study"
+        message = (
+            f"{f'{left} trials' if left else rest} could not be sent to MLflow at {self.address}{slow}; "
+            f"send what is missing later with: medcore sync {self._dir}"
+        )
+        logger.warning(message)
+        return message
+
+    def attach(self, files: Mapping[str, Path]) -> None:
+        """Add files to the parent run, as `Tracker.attach`."""
+        attach_files(self._identity(), files)
+
+    def add_held_out(self, measurement: Measurement, candidates: int) -> None:
+        """Add figures to a trial's run, as `Tracker.add_held_out`.
+
+        A study that was never sent is left alone.
+        """
+        if self.uri != own_uri(self._dir) or (self._dir / "mlflow.db").is_file():
+            attach_held_out(self._identity(), measurement, candidates)
+
+    def _identity(self) -> SentStudy:
+        return SentStudy(self.uri, self.experiment, self._description().study_id, self._dir)
+
+    def _description(self) -> StudyNote:
+        """Return the note of the study.
+
+        It is that of `start` or, for a study that another process started, the one on disk.
+        """
+        if self._note is None:
+            self._note = read_note(self._dir)
+        if self._note is None:
+            raise RuntimeError("call start first")
+        return self._note
+
+    def _report(self, error: MedcoreError | OSError) -> None:
+        if isinstance(error, TrackingError):
+            self._delivery.uncertain = True
+            self._delivery.warn_once(
+                "server",
+                "MLflow at %s cannot be reached (%s); rows are on disk and are sent when it is back",
+                self.address,
+                error,
+            )
+        else:  # the study's own files
+            self._delivery.warn_once("server", "nothing is sent to MLflow: %s", hide_login(str(error)))
+
+    def _send_twice(self, end_as: End | None) -> None:
+        """Send, and try a second time after a failure.
+
+        A connection that broke while nothing was sent proves nothing about the server.
+        """
+        try:
+            self._send(end_as)
+        except TrackingError:
+            self._sender = None
+            self._delivery.uncertain = True
+            self._send(end_as)
+
+    def _send(self, end_as: End | None) -> None:
+        self._read_rows()
+        self._deadline.check()
+        self._delivery.files_refused = False  # the server may have been fixed
+        sender = self._sender or self._connect()
+        rows = sorted(self._rows.values(), key=lambda row: row.number)
+        sender.send_trials(rows)
+        if rows and (self._dir / "study.json").is_file():
+            self._send_study(sender, rows, final=end_as is not None)
+        self._delivery.uncertain |= self._delivery.files_refused
+        if end_as:
+            if self._delivery.uncertain:  # a request that failed may have created a second run later
+                sender = self._connect()
+            sender.end(end_as)
+
+    def _send_study(self, sender: Sender, rows: list[TrialRow], final: bool) -> None:
+        """Send what depends on all rows together."""
+        info = read_study_info(self._dir)
+        ranks = points.front_ranks_of(rows, info)
+        sender.tag_front({trial_id for trial_id, rank in ranks.items() if rank == 1})
+        sender.send_curves(rows, info)
+        if final or self._uploads.is_due(len(rows)):
+            begun = time.monotonic()
+            sender.tag_ranks(ranks)
+            if not self._delivery.corrupt:
+                sender.files.send_front(sender.runs, info.objectives, self._run_name)
+            self._uploads.uploaded(len(rows), begun)
+
+    def _read_rows(self) -> None:
+        for trial_id in finished_ids(self._dir) - self._rows.keys():
+            with self._delivery.skipping(trial_id):
+                row = read_row(self._dir, trial_id)
+                if row is not None:
+                    self._rows[trial_id] = row
+
+    def _connect(self) -> Sender:
+        """Find or create the study's runs, and describe the study on its parent run."""
+        note = self._description()
+        # MLflow would repeat a request that creates a run, and a server that is only slow then creates two
+        server = Server(self.uri, retries=0)
+        starts = [start for row in self._rows.values() if (start := points.run_times(row)[0])]
+        tags = {STUDY_TAG: note.study_id} | {f"medcore.{key}": value for key, value in note.tags.items()}
+        runs = open_runs(server, self.experiment, NewRun(self._run_name, min(starts, default=None), tags), self._parent)
+        self._parent = runs.parent
+        if self._searching:  # another process must not restart a run that its search has ended
+            server.set_running(runs.parent)
+        sender = Sender(self._dir, runs, self._delivery, self._deadline)
+        sender.describe(note)
+        self._sender = sender
+        return sender

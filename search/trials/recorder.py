@@ -1,0 +1,147 @@
+"""Run a schedule and keep what its phases lead to: states on disk, losses, times."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medcore.data.load import ImageSet
+from medcore.models.sam import MedSam
+from medcore.training.recovery import RecoveryFile, RecoveryLog, Teacher
+from medcore.training.schedule import PhaseEnd, Schedule, Scorer, State, run_phases
+from search.base.device import best_device
+from search.trials.attempt import Attempt
+from search.trials.files import PHASE_CHECKPOINT, RECOVERY_STATE
+from search.trials.meter import Meter, PhasePoint
+from search.trials.phase_file import History, load_state, save_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Recorder:
+    """Keeps what the phases of a schedule lead to.
+
+    The default keeps only the history, and nothing on disk.
+
+    Attributes:
+        file: Gets the state after each phase.
+        within: Keeps the state within recoveries.
+        attempt: The start of the trial that is running. Nothing is written once another one counts.
+        meter: Measures the stages `scoring`, `pruning`, `recovery` and `saving`.
+        history: Losses, and what went wrong.
+    """
+
+    file: Path | None = None
+    within: RecoveryFile | None = None
+    attempt: Attempt | None = None
+    meter: Meter = field(default_factory=Meter)
+    history: History = field(default_factory=History)
+
+    @classmethod
+    def in_folder(cls, folder: Path, save_every: int, attempt: Attempt | None, meter: Meter) -> Recorder:
+        """Return a recorder that keeps its files in a trial's folder.
+
+        Args:
+            folder: Made if it is absent.
+            save_every: Recovery steps between two saves; 0 saves after phases only.
+            attempt: The start of the trial that is running.
+            meter: Measures the stages.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        within = RecoveryFile(folder / RECOVERY_STATE, save_every)
+        return cls(folder / PHASE_CHECKPOINT, within, attempt, meter)
+
+    def resume(self) -> State | None:
+        """Return the state after the last recorded phase.
+
+        Take up its history. Return None if no phase is recorded.
+        """
+        if self.file is None or not self.file.is_file():
+            return None
+        state, self.history = load_state(self.file)
+        return state
+
+    def record(self, end: PhaseEnd) -> None:
+        """Record the end of a phase.
+
+        Raises:
+            Superseded: The trial was started again elsewhere. Nothing is written.
+            StorageError: A file cannot be written.
+        """
+        if end.log is not None:
+            self.meter.mark("recovery")
+            self._note(end.phase.name, end.log)
+        else:
+            self.meter.mark("scoring" if end.phase.kind == "score" else "pruning")
+        if self.attempt is not None:
+            self.attempt.check()
+        if self.file is not None:
+            save_state(self.file, end.state, self.history)
+        if self.within is not None:
+            self.within.remove()
+        self.meter.mark("saving")
+
+    def _note(self, phase: str, log: RecoveryLog) -> None:
+        self.history.points += [PhasePoint(phase, step, "loss", loss) for step, loss in enumerate(log.losses)]
+        for event, note in log.notes(phase).items():
+            logger.warning("%s", note)
+            self.history.points.append(PhasePoint(phase, log.steps, event, 1.0))
+            self.history.notes.append(note)
+
+
+def recorded_phases(
+    schedule: Schedule,
+    state: State,
+    images: ImageSet,
+    teacher: Teacher,
+    seed: int,
+    score: Scorer | None = None,
+    recorder: Recorder | None = None,
+) -> Iterator[PhaseEnd]:
+    """Run the remaining phases of a schedule on the best device.
+
+    Record and yield the end of each.
+
+    Args:
+        schedule: What to cut and how to recover.
+        state: Where to start.
+        images: Calibration images.
+        teacher: The unpruned model's answers on them, in their order.
+        seed: Seed of the whole schedule.
+        score: Scores a model; needed if the schedule scores again after its first round.
+        recorder: Keeps what the phases lead to.
+
+    Yields:
+        The end of each phase, after it is recorded.
+
+    Raises:
+        Superseded: The trial was started again elsewhere.
+    """
+    recorder = recorder or Recorder()
+    state = dataclasses.replace(state, model=state.model.to(best_device()))
+    for end in run_phases(schedule, state, images, teacher, seed, score=score, file=recorder.within):
+        recorder.record(end)
+        yield end
+
+
+def run_recorded(
+    schedule: Schedule,
+    state: State,
+    images: ImageSet,
+    teacher: Teacher,
+    seed: int,
+    score: Scorer | None = None,
+    recorder: Recorder | None = None,
+) -> tuple[MedSam, History]:
+    """Run `recorded_phases` to the end.
+
+    Return the model, on the best device, and the history.
+    """
+    recorder = recorder or Recorder()
+    for end in recorded_phases(schedule, state, images, teacher, seed, score=score, recorder=recorder):
+        state = end.state
+    return state.model, recorder.history

@@ -1,0 +1,36 @@
+"""What a worker reports to Tune after each step of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Required, TypedDict
+
+
+class StepResult(TypedDict, total=False):
+    """One report. Tune adds keys of its own.
+
+    Attributes:
+        done: Whether the worker has done all that it will do for the trial.
+        phase: The phase that the step performed.
+        figures: The phase's figures by name.
+        row_written: Whether the trial's row is on disk, although not every node may see it yet. Only where `done`.
+        trouble: Why files cannot be written. There is no row then, and no fault of the trial's.
+        unfit: Why the worker's node should run no trial.
+        node: Id of that node.
+    """
+
+    done: Required[bool]
+    phase: str
+    figures: dict[str, float]
+    row_written: bool
+    trouble: str
+    unfit: str
+    node: str
+
+
+def is_last(result: Mapping[str, Any] | None) -> bool:
+    """Return whether the worker itself ended the trial with this report.
+
+    `done` does not tell, because Tune sets it too when a scheduler stops a trial.
+    """
+    return result is not None and any(key in result for key in ("row_written", "trouble", "unfit"))

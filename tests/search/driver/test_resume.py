@@ -1,0 +1,167 @@
+"""Searches that are killed, terminated or stopped and go on: each trial ends once, and rows are as if nothing was."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medcore.errors import MedcoreError
+from results.store.trial_row import TrialRow
+from results.store.trials import all_rows, read_study, write_row
+from search.base.samplers import SamplerSettings
+from tests.support.studies.searches import (
+    ONE_AT_A_TIME,
+    note_start,
+    row_of,
+    searched,
+    start_program,
+    starts_of,
+    wait_for_rows,
+    wait_until,
+    workers_are_gone,
+)
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+#: A search as a program of its own, to be stopped.
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.search.driver.test_resume import endless
+from tests.support.studies.searches import searched
+
+print(searched(Path(sys.argv[1]), 16, endless).message)
+"""
+
+
+def endless(trial: Mapping[str, Any]) -> TrialRow:
+    """Trials from the fifth on do not end."""
+    study = note_start(trial)
+    while trial["number"] >= 4:
+        time.sleep(0.05)
+    return written(study, row_of(trial))
+
+
+def held(trial: Mapping[str, Any]) -> TrialRow:
+    """Trials from the ninth on do not end before there is a file `go`."""
+    study = note_start(trial)
+    while trial["number"] >= 8 and not (study / "go").exists():
+        time.sleep(0.05)
+    return written(study, row_of(trial))
+
+
+def written(study: Path, row: TrialRow) -> TrialRow:
+    write_row(study, row)
+    return row
+
+
+def test_killed_then_stopped_then_resumed(tmp_path: Path) -> None:
+    """SIGKILL, resume, Ctrl-C, resume: each trial ends once, and no finished one runs again."""
+    study = tmp_path / "study"
+    driver = start_program(DRIVER, study)
+    wait_for_rows(study, 2, driver)
+    arguments: tuple[Any, ...] = (study, 16, held)
+    with pytest.raises(MedcoreError, match="another search is writing"):
+        searched(*arguments, resume=True)
+    driver.kill()
+    driver.wait()
+    wait_until(lambda: workers_are_gone(study))
+    killed_at = {row.trial_id: row for row in all_rows(study)}
+
+    ended: list[Any] = []
+
+    def press_ctrl_c(row: Any) -> None:
+        ended.append(row)
+        if len(ended) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    outcome = searched(*arguments, resume=True, on_row=press_ctrl_c, resume_command="medcore search c.yaml --resume")
+    assert outcome.interrupted and not outcome.complete and signal.getsignal(signal.SIGINT) is before
+    expected = (
+        r"stopped by request: \d+ trials done, 0 failed, \d+ of 16 missing; go on with: medcore search c.yaml --resume"
+    )
+    assert re.fullmatch(expected, outcome.message)
+    stopped_at = {row.trial_id: row for row in all_rows(study)}
+    assert len(killed_at) + 2 <= len(stopped_at) < 16
+
+    (study / "go").touch()
+    assert searched(*arguments, resume=True).message == "16 trials done, 0 failed"
+    assert list(read_study(study)["trial_id"]) == [f"t{i:04d}" for i in range(16)]
+    after = {row.trial_id: row for row in all_rows(study)}
+    assert {trial_id: after[trial_id] for trial_id in stopped_at} == killed_at | stopped_at
+    starts = starts_of(study)
+    assert all(starts[trial_id] == 1 for trial_id in killed_at)
+    assert sum(starts.values()) <= 16 + 4  # two trials were under way at each stop
+
+
+def test_terminated_ends_cleanly(tmp_path: Path) -> None:
+    """What a container, Slurm or a preempted machine sends first; Ray has a handler of its own for it."""
+    study = tmp_path / "study"
+    driver = start_program(DRIVER, study)
+    wait_for_rows(study, 2, driver)
+    driver.terminate()
+    out, _ = driver.communicate(timeout=240)
+    assert driver.returncode == 0
+    assert "stopped by request: " in out and "go on with: medcore search" in out
+
+
+def noisy(trial: Mapping[str, Any]) -> TrialRow:
+    """A row that depends on parameters and seed only. Its worker or driver dies where the study's folder says so."""
+    study, number = note_start(trial), trial["number"]
+    for whom, process in (("worker", os.getpid()), ("driver", None)):
+        order = study / f"kill-{whom}-{number}"
+        if order.exists():
+            target = process or int((study / "search.lock").read_text().split()[0])
+            order.unlink()
+            os.kill(target, signal.SIGKILL)
+            time.sleep(60)
+    x = trial["params"]["x"]
+    quality = np.sin(20 * x) + np.random.default_rng(trial["seed"]).normal()
+    return row_of(trial, cost=x * x, quality=float(quality), finished=time.time())
+
+
+#: The disturbed study's driver, to be killed by its own trial.
+NOISY_DRIVER = """
+import sys
+from pathlib import Path
+from search.base.samplers import SamplerSettings
+from tests.search.driver.test_resume import noisy
+from tests.support.studies.searches import ONE_AT_A_TIME, searched
+
+study, sampler, trials = sys.argv[1:]
+searched(Path(study), int(trials), noisy, ONE_AT_A_TIME, sampler=SamplerSettings(sampler, 3))
+"""
+
+
+def test_a_disturbed_study_has_the_rows_of_an_undisturbed_one(tmp_path: Path) -> None:
+    """One trial at a time; enough trials for TPE's own model, which starts after 10."""
+    trials, sampler = 14, "tpe"
+    quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
+    arguments: tuple[Any, ...] = (trials, noisy, ONE_AT_A_TIME)
+    settings = SamplerSettings(sampler, 3)
+    searched(quiet, *arguments, sampler=settings)
+
+    disturbed.mkdir()
+    for order in ("kill-worker-5", "kill-worker-11", "kill-driver-12"):
+        (disturbed / order).touch()
+    driver = start_program(NOISY_DRIVER, disturbed, sampler, str(trials))
+    assert driver.wait(timeout=240) == -signal.SIGKILL
+    wait_until(lambda: workers_are_gone(disturbed))
+    assert not list(disturbed.glob("kill-*")) and len(all_rows(disturbed)) == 12
+    assert searched(disturbed, *arguments, sampler=settings, resume=True).complete
+
+    def rows(study: Path) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.to_flat().items() if key != "finished"} for row in all_rows(study)]
+
+    assert rows(disturbed) == rows(quiet)
+    expected = {f"t{number:04d}": 2 if number in (5, 11, 12) else 1 for number in range(trials)}
+    assert starts_of(disturbed) == expected

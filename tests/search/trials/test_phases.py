@@ -1,0 +1,131 @@
+"""A trial as a sequence of phases: what each reports, what a scheduler adds, and where a resumed trial continues."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.store.trials import read_phases, read_row, trial_folder
+from search.base.config import load_config
+from search.base.schedulers import PROGRESS
+from search.commands.sections import scoring_job, trial_settings
+from search.study.inputs import Shared, adapted_model, search_images
+from search.study.prepare import prepare
+from search.trials import recorder
+from search.trials.attempt import begin
+from search.trials.files import PHASE_CHECKPOINT
+from search.trials.phase_result import PhaseResult
+from search.trials.phases import phases, progress, schedule_of
+from search.trials.sampling.space import decode, domain_of
+from search.trials.sampling.warm import warm_starts
+from search.trials.trial import trial_phases
+from tests.support.studies.study_files import write_tiny_study
+from tests.support.training_samples import assert_same, weights
+
+ALWAYS = ["leverage", "heads", "heads_recovery", "mlp", "mlp_recovery", "evaluation", "row"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    config = load_config(write_tiny_study(tmp_path_factory.mktemp("phases"), recovery={"steps": 5}))
+    images = search_images(config.datasets, adapted_model(config.model).arch.img_size)
+    return prepare(trial_settings(config), scoring_job(config), images)
+
+
+def issued(study: Path, shared: Shared) -> dict[str, Any]:
+    """The uniform warm start as a trial."""
+    trial = {"trial_id": "t0001", "number": 1, "seed": 7, **warm_starts(shared)[1]}
+    return trial | {"study_dir": str(study), "attempt": begin(study, "t0001", "a node")}
+
+
+def watched(shared: Shared, scheduler: str = "asha") -> Shared:
+    search = shared.settings.search.model_copy(update={"scheduler": scheduler, "scheduler_images": 2})
+    return dataclasses.replace(shared, settings=dataclasses.replace(shared.settings, search=search))
+
+
+def test_each_phase_reports_and_the_last_has_the_row(shared: Shared, tmp_path: Path) -> None:
+    found = list(trial_phases(issued(tmp_path, shared), shared))
+    assert [phase.name for phase in found] == ALWAYS
+    by_name = {phase.name: phase.figures for phase in found}
+    assert by_name["heads"] == by_name["mlp"] == {} and set(by_name["heads_recovery"]) == {"loss"}
+    row = found[-1].row
+    assert row is not None and read_row(tmp_path, "t0001") == row
+    assert all(phase.row is None for phase in found[:-1])
+    for name in ("boundary_f1", "hd95"):
+        assert by_name["evaluation"][name] == by_name["row"][name] == row.metrics[name]
+    assert by_name["row"][PROGRESS] == 100 and PROGRESS not in by_name["evaluation"]
+    assert not (trial_folder(tmp_path, "t0001") / PHASE_CHECKPOINT).exists()
+    steps = [(point["phase"], point["step"]) for point in losses(tmp_path) if point["name"] == "loss"]
+    assert steps[:3] == [("heads_recovery", 0), ("heads_recovery", 1), ("mlp_recovery", 0)]
+
+
+def test_a_scheduler_sees_objectives_after_each_recovery_but_the_last_and_changes_no_result(
+    shared: Shared, tmp_path: Path
+) -> None:
+    plain = list(trial_phases(issued(tmp_path / "plain", shared), shared))
+    found = list(trial_phases(issued(tmp_path / "watched", shared), watched(shared)))
+    assert [phase.name for phase in found] == ALWAYS
+    by_name = {phase.name: phase.figures for phase in found}
+    early = by_name["heads_recovery"]
+    assert {"loss", "boundary_f1", "hd95", "flops", PROGRESS} <= early.keys() and early[PROGRESS] == 40  # 2 of 5 steps
+    assert set(by_name["mlp_recovery"]) == {"loss"}
+    assert early["flops"] == by_name["row"]["flops"]
+    one, other = found[-1].row, plain[-1].row
+    assert one is not None and other is not None and one.metrics == other.metrics
+
+
+def test_a_trial_that_was_stopped_in_the_middle_continues_after_its_last_phase(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(trial_phases(issued(tmp_path / "whole", shared), shared))
+    trial = issued(tmp_path / "killed", shared)
+    killed = trial_phases(trial, shared)
+    for _ in range(3):  # leverage, heads, heads_recovery
+        next(killed)
+    killed.close()
+    names = []
+    record = recorder.Recorder.record
+    monkeypatch.setattr(
+        recorder.Recorder, "record", lambda self, end: (names.append(end.phase.name), record(self, end))[1]
+    )
+    resumed = list(trial_phases(trial, shared))
+    assert [phase.name for phase in resumed] == ["leverage", "mlp", "mlp_recovery", "evaluation", "row"]
+    assert names == ["mlp", "mlp_recovery"]
+    one, other = resumed[-1].row, whole[-1].row
+    assert one is not None and other is not None and (one.metrics, one.reason) == (other.metrics, other.reason)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def losses(study: Path) -> list[dict[str, Any]]:
+    return [point for point in read_phases(study, "t0001") if point["phase"] != "system"]
+
+
+def test_phases_return_the_model_and_the_metrics_of_each_image(shared: Shared) -> None:
+    plan = decode(warm_starts(shared)[1]["params"], domain_of(shared))
+
+    def run() -> tuple[list[PhaseResult], Any]:
+        work, found = phases(plan, shared, 7), []
+        while True:
+            try:
+                found.append(next(work))
+            except StopIteration as end:
+                return found, end.value
+
+    found, (model, images) = run()
+    assert model.spec == plan.spec and len(images) == len(shared.search_images)
+    assert found[-1].name == "evaluation"
+    _, (again, _) = run()
+    assert_same(weights(model), weights(again))
+
+
+def test_progress_counts_recovery_steps(shared: Shared) -> None:
+    plan = decode(warm_starts(shared)[1]["params"], domain_of(shared))
+    recovery = shared.settings.recovery
+    schedule = schedule_of((plan.spec,), recovery, lr=1e-3, head_share=0.4, order="heads_first", rescore=False)
+    assert [progress(schedule, done) for done in range(5)] == [0, 0, 40, 40, 100]
+    none = recovery.model_copy(update={"steps": 0})
+    schedule = schedule_of((plan.spec,), none, lr=1e-3, head_share=0.4, order="together", rescore=False)
+    assert progress(schedule, 2) == 0

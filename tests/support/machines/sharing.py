@@ -1,0 +1,62 @@
+"""Which test files share a process, and in which order files begin.
+
+Two processes run the suite. What is costly to start (a Ray, a cluster, a tracking server) is started once if all files
+that need it run in one process. The longest work begins first, so that both processes end at about the same time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+#: Files that share something, longest group first. A file that is in no group is one by itself and begins later.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "local Ray": (
+        "tests/search/driver/test_run.py",
+        "tests/search/driver/test_resume.py",
+        "tests/search/driver/test_scheduler.py",
+        "tests/search/driver/test_ray_internals.py",
+        "tests/system/test_end_to_end.py",
+        "tests/search/commands/test_analyse.py",
+        "tests/system/test_stopped_trials.py",
+        "tests/system/test_group.py",
+        "tests/search/driver/test_keep_alive.py",
+        "tests/search/driver/test_placement.py",
+        "tests/search/study/test_scoring.py",
+    ),
+    "cluster": (
+        "tests/system/test_elastic.py",
+        "tests/system/test_odd_node.py",
+        "tests/system/test_unlike_gpus.py",
+    ),
+    "tracking server": (
+        "tests/search/export/test_pyfunc.py",
+        "tests/search/tracking/test_mlflow_outages.py",
+        "tests/system/test_slow_tracking.py",
+    ),
+    "live cluster": ("tests/system/test_cluster_live.py",),
+    "plugins": ("tests/system/test_plugins.py",),
+}
+_GROUP_OF = {file: name for name, files in GROUPS.items() for file in files}
+_PLACES = {file: place for place, file in enumerate(_GROUP_OF)}
+
+
+class Scheduling(LoadFileScheduling):
+    """Hand out groups of files, in the order in which their tests are collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return _GROUP_OF.get(file, file)
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Bring the tests of the groups to the front."""
+    items.sort(key=lambda item: _PLACES.get(item.nodeid.partition("::")[0], len(_PLACES)))
+
+
+def make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """As xdist's own for `--dist loadfile`, with our groups."""
+    config.option.loadscopereorder = False  # it would order by the number of tests
+    return Scheduling(config, log)

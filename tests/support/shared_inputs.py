@@ -1,0 +1,21 @@
+"""What the trials of a study share, for tests that try one out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from medcore.training.teacher import compute_teacher
+from search.base.config import load_config
+from search.commands.sections import trial_settings
+from search.study.inputs import Shared, adapted_model
+from tests.support.training_samples import random_images
+
+
+def shared_of(config_file: Path, **search: Any) -> Shared:
+    """Return inputs of four random images and no scores. `search`: values that replace the section's."""
+    config = load_config(config_file).absolute()
+    config = config.model_copy(update={"search": config.search.model_copy(update=search)})
+    images, model = random_images(4), adapted_model(config.model)
+    table: Any = None  # of no use to a dry run
+    return Shared(trial_settings(config), model.arch, table, images, images, compute_teacher(model, images))
