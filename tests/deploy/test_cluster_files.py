@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,14 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import start as ray_start
 
+from tests.deploy.cluster_files import CLUSTER, FILES, PINS, ROOT, name
 from tests.support.kuberay_schema import RAY_CLUSTER, RAY_JOB
 
-ROOT = Path(__file__).resolve().parents[2]
-CLUSTER = ROOT / "cluster"
-FILES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
 LAUNCHERS = sorted((CLUSTER / "ray").glob("*.yaml"))
 MANIFESTS = sorted(path for path in (CLUSTER / "kubernetes").rglob("*.yaml") if path.name != "kustomization.yaml")
-SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
-PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
 KUBERNETES = "1.32"  # the oldest that is checked against; all fields are stable ones
 
 Document = dict[str, Any]
-
-
-def name(path: Path) -> str:
-    return str(path.relative_to(CLUSTER))
 
 
 def load(path: Path) -> Document:
@@ -42,19 +33,6 @@ def load(path: Path) -> Document:
 
 def documents(path: Path) -> list[Document]:
     return list(yaml.safe_load_all(path.read_text()))
-
-
-def tool(program: str) -> str:
-    """A linter that is a package of the development tools; it lies next to this Python."""
-    found = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
-    assert found, f"{program} is missing: pip install -c constraints.txt -e '.[dev]'"
-    return found
-
-
-def complaints(*command: str) -> str:
-    """What a linter prints, or how it ended if it failed without a word."""
-    done = subprocess.run([tool(command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout + done.stderr or (f"exit status {done.returncode}" if done.returncode else "")
 
 
 # Ray's launcher
@@ -295,56 +273,6 @@ def test_compose_file_opens_loopback_only_and_takes_secrets_from_the_shell() -> 
     for service in compose["services"].values():
         for key, value in service.get("environment", {}).items():
             assert "PASSWORD" not in key or (key.endswith("_FILE") and value.startswith("/run/secrets/"))
-
-
-# images
-
-
-@pytest.mark.parametrize("path", [path for path in FILES if path.suffix in (".yaml", "")], ids=name)
-def test_images_have_a_pinned_tag(path: Path) -> None:
-    text = path.read_text()
-    images = re.findall(r"^(?:\s*-?\s*image:|FROM) (\S+)", text, re.MULTILINE)
-    for found in set(images) - {"medcore", "medcore-mlflow"}:  # placeholders of kustomizations
-        assert re.search(r":v?\d+(\.\d+)+(-[\w.-]+)?$", found), found
-    assert "latest" not in text
-
-
-def test_dockerfile_passes_its_linter() -> None:
-    assert complaints("hadolint", "cluster/Dockerfile") == ""
-
-
-def test_dockerfile_is_pinned_and_not_root() -> None:
-    stages = re.split(r"^FROM ", (CLUSTER / "Dockerfile").read_text().replace("\\\n", " "), flags=re.MULTILINE)[1:]
-    assert [stage.split()[2] for stage in stages] == ["mlflow", "medcore"]  # the last is built by default
-    assert stages[1].startswith("nvidia/cuda:")
-    for stage in stages:
-        assert re.findall(r"^USER (.*)$", stage, re.MULTILINE) == ["1000:1000"]
-        installs = re.findall(r"pip install ([^&\n]*)", stage)
-        assert installs
-        for install in installs:
-            words = shlex.split(install)
-            assert words[words.index("--constraint") + 1].endswith("constraints.txt")
-            packages = [word for word in words if not word.startswith(("-", ".", "/")) and word != "constraints.txt"]
-            assert {package.split("[")[0] for package in packages} <= PINS.keys()
-
-
-def test_dockerfile_copies_only_what_dockerignore_lets_through() -> None:
-    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
-    assert lines[0] == "*"  # a list of what enters, not of what stays out
-    allowed = [line[1:].rstrip("/") for line in lines if line.startswith("!")]
-    for sources in re.findall(r"^COPY (.*) \S+$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE):
-        for source in sources.split():
-            assert (ROOT / source).exists()
-            assert any(source == entry or source.startswith(f"{entry}/") for entry in allowed), source
-
-
-# scripts
-
-
-@pytest.mark.parametrize("path", SCRIPTS, ids=name)
-def test_scripts_pass_bash_and_shellcheck(path: Path) -> None:
-    assert complaints("bash", "-n", str(path)) == ""
-    assert complaints("shellcheck", str(path)) == ""
 
 
 # all files

@@ -14,7 +14,9 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+import torch
 
+from medcore.models.sam import MedSam, build
 from medcore.models.spec import DecoderSpec, ModelSpec
 from medcore.models.vit import SamVit
 
@@ -75,6 +77,12 @@ def use_memory(count: int) -> None:
 def spec_of(arch: SamVit, heads: Sequence[int], channels: Sequence[int]) -> ModelSpec:
     """A ViT's spec from the heads and MLP channels that each block keeps."""
     return ModelSpec(arch, (*heads, *channels))
+
+
+def model_of(width: int) -> MedSam:
+    """A tiny model with all heads, `width` MLP channels in every block and weights that depend on the width."""
+    torch.manual_seed(width)
+    return build(spec_of(TINY, (TINY.num_heads,) * TINY.depth, (width,) * TINY.depth))
 
 
 def halves(values: Sequence[T]) -> tuple[Sequence[T], Sequence[T]]:

@@ -20,14 +20,13 @@ from mlflow import MlflowClient
 from medcore.data.load import load_image_set
 from medcore.devices import device_of
 from medcore.errors import ConfigError, MedcoreError
-from medcore.models.checkpoint import load, read_info, save
-from medcore.models.sam import build
+from medcore.models.checkpoint import load, read_info
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.training.train import validation_loss
 from results.stats.intervals import macro_interval
 from results.store.held_out import read_measurements
 from results.store.trial_row import TrialRow
-from results.store.trials import compact, read_study, write_images
+from results.store.trials import read_study
 from search.base.config import load_config
 from search.cli import studies
 from search.commands import front as fronts
@@ -37,14 +36,13 @@ from search.commands.export import export as run
 from search.commands.report.report import report
 from search.commands.sync import sync
 from search.export import held_out
-from search.study.inputs import cost_metrics
 from search.study.training_job import train_settings
 from search.tracking.mlflow_tracker import MlflowTracker
 from search.tracking.tracker import Destination
-from tests.support.helpers import TINY, spec_of
+from tests.support.helpers import TINY
 from tests.support.machines.command_line import medcore
-from tests.support.studies.rows import write_row, write_study
-from tests.support.studies.study_files import environment, write_tiny_study
+from tests.support.studies.held_out_study import write_study_of_files
+from tests.support.studies.study_files import environment
 
 pytestmark = pytest.mark.usefixtures("instant_timing")
 
@@ -53,31 +51,8 @@ FINETUNE = {"epochs": 3, "lr": 2e-3, "patience": 0, "batch_size": 8}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of two random models on real files, as a search leaves it, with its runs in MLflow."""
     place = tmp_path_factory.mktemp("made")
-    config = load_config(write_tiny_study(place, finetune=FINETUNE))
-    study = config.folder
-    images, _ = load_image_set(config.data.folders, "val/search", TINY.img_size, save_splits=config.output / "splits")
-    dense = load(config.model.adapted)
-    objectives = [{"name": "flops", "direction": "min"}, {"name": "boundary_f1", "direction": "max"}]
-    metrics = summarise(evaluate(dense, images)) | cost_metrics(dense.spec)
-    reference = {"flops": 1.01 * metrics["flops"], "boundary_f1": 0.0}
-    widths = {"heads": TINY.num_heads, "channels": TINY.mlp_dim}
-    info = {"name": "tiny", "objectives": objectives, "dense": metrics, "reference": reference, "widths": widths}
-    write_study(study, info)
-    (study / "config.yaml").write_text(config.to_yaml())
-    for number in range(2):
-        trial_id = f"t{number:04}"
-        torch.manual_seed(10 + number)
-        spec = spec_of(TINY, (2, 0, 3, 1), (8 + number,) * TINY.depth)
-        model, file = build(spec), f"trials/{trial_id}/model.safetensors"
-        save(study / file, model)
-        rows = evaluate(model, images)
-        row = {"trial_id": trial_id, "number": number, "status": "done", "origin": "sampled", "checkpoint": file}
-        row |= {**spec.budget, "finished": f"2026-01-01T00:00:0{number}"}
-        write_images(study, trial_id, rows)
-        write_row(study, row | summarise(rows) | cost_metrics(spec))
-    compact(study)
+    write_study_of_files(place, FINETUNE)
     return place
 
 

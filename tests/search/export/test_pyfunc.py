@@ -26,14 +26,13 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from medcore.data.imagefile import read_image
-from medcore.errors import CheckpointError, ConfigError, MedcoreError, TrackingError
+from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam, predictor
 from search.commands.export import ExportRequest, export
 from search.export import pyfunc_export, pyfunc_model
 from search.export.formats import exported
 from search.tracking import mlflow_client, model_registry
-from search.tracking.mlflow_records import ModelVersion, NewRun
 from search.tracking.trackers import saved_tracker
 from tests.support.helpers import held_port
 from tests.support.machines.mlflow_server import Server, eventually, healthy
@@ -222,14 +221,6 @@ def test_registered_and_served(
         process.wait()
 
 
-def test_a_long_card_loses_what_the_files_tell_and_at_last_its_end() -> None:
-    sections = [f"## {title}\n\n{1500 * 'x'}\n\n" for title in ("Origin", "Quality", "Structure", "Limits")]
-    assert model_registry.shortened("".join(sections[:2])) == "".join(sections[:2])
-    short = model_registry.shortened("".join(sections))
-    assert short.startswith("".join(sections[i] for i in (0, 1, 3))) and short.endswith("among the model's files.\n")
-    assert len(model_registry.shortened(f"## Quality\n{9999 * 'x '}")) <= 5000
-
-
 def test_requests_at_the_same_time_do_not_mix(
     study: Path, image: Path, predict: Callable[[pd.DataFrame], pd.DataFrame], tmp_path: Path
 ) -> None:
@@ -311,23 +302,6 @@ def test_server_away_leaves_the_folder_and_says_what_was_not_done(
         export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "reason"),
-    [
-        ("standalone", "polyps", r"--register polyps: .*--format mlflow"),
-        ("mlflow", "a/b", "--register 'a/b'"),
-        ("mlflow", "polyps-1.0", "--register 'polyps-1.0'"),
-        ("mlflow", "60%", "--register '60%'"),
-        ("mlflow", "our's", "--register 'our's'"),
-        ("mlflow", " ", "--register ' '"),
-    ],
-)
-def test_registration_is_refused_before_anything_is_written(kind: str, name: str, reason: str, tmp_path: Path) -> None:
-    with pytest.raises(MedcoreError, match=reason):
-        export(ExportRequest("no such study", tmp_path / "out", format=kind, register=name))
-    assert names(tmp_path) == []
-
-
 def test_files_of_others_stay(study: Path, model: Path, tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"--out .*requirements\.txt"):
@@ -352,18 +326,3 @@ def test_a_model_that_differs_appears_nowhere(study: Path, tmp_path: Path, monke
     with pytest.raises(CheckpointError, match=r"MLflow.* IoU 0\.\d+ "):
         export(ExportRequest(str(study), tmp_path / "out", format="mlflow"))
     assert names(tmp_path / "out") == []
-
-
-def test_a_model_that_could_not_be_sent_is_marked(tmp_path: Path) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client, server = MlflowClient(uri), mlflow_client.Server(uri)
-    experiment = client.create_experiment("medcore", artifact_location=(tmp_path / "taken").as_uri())
-    (tmp_path / "taken").write_text("a file where a folder should be")
-    run_id, folder = server.create_run(experiment, NewRun("s", None, {})), tmp_path / "model"
-    folder.mkdir()
-    (folder / "MLmodel").write_text("")
-    with pytest.raises(TrackingError, match="taken"):
-        server.register(run_id, folder, ModelVersion("polyps", "best", {"report/boundary_f1": "0.7"}, ""))
-    (model,) = client.search_logged_models([experiment])
-    assert model.status == "FAILED" and model.tags["report/boundary_f1"] == "0.7"
-    assert client.search_registered_models() == []
