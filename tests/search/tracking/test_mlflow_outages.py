@@ -33,7 +33,7 @@ def test_unsent_counts_what_never_arrived(tmp_path: Path, store: str, monkeypatc
 
 
 def test_no_server_no_error(tmp_path: Path, dead: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody listens: one warning however often it is tried, and the command that sends the rows later."""
+    """Warn once per outage, and name the command that sends the rows later."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])
     tracker = started(folder, dead)
     assert not tracker.sync()  # the first one imports mlflow
