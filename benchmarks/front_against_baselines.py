@@ -32,7 +32,7 @@ from search.commands.sections import scoring_job, trial_settings
 from search.study.inputs import Shared, adapted_model, cost_metrics, load_split
 from search.study.prepare import prepare
 from search.trials.phases import phases
-from search.trials.sampling.space import Plan, decode, domain_of
+from search.trials.sampling.space import Plan, decode, domain_of, schedule_fields
 from search.trials.sampling.warm import warm_starts
 
 METRICS = ("dice", "boundary_f1", "hd95", "nsd")
@@ -125,16 +125,7 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
 
 def with_schedule_of(member: pd.Series[Any], plan: Plan) -> Plan:
     """The plan's budget and scores, cut and recovered like a member of the front."""
-    params = row_of(member).params
-    return replace(
-        plan,
-        lr=params["lr"],
-        head_share=params["head_share"],
-        order=params["order"],
-        rounds=int(params["rounds"]),
-        rescore=params["rescore"],
-        rescore_per_dataset=int(params["rescore_per_dataset"]),
-    )
+    return replace(plan, **schedule_fields(row_of(member).params))
 
 
 def run(plan: Plan, shared: Shared, seed: int) -> MedSam:

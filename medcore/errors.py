@@ -29,7 +29,7 @@ class CheckpointError(MedcoreError):
 
 
 class ClusterError(MedcoreError):
-    """A failure of Ray, of a node or of a process on a cluster."""
+    """Ray, a node or a process of the cluster failed."""
 
 
 class TrackingError(MedcoreError):
@@ -37,7 +37,7 @@ class TrackingError(MedcoreError):
 
 
 class StorageError(MedcoreError):
-    """A file that cannot be written: the disk is full, read-only or away."""
+    """A file cannot be written because the disk is full, read-only or not mounted."""
 
 
 def brief(error: object, *, first: int | None = None, last: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, locks on files, and what damaged files and full disks raise."""
+"""Atomic files, file locks, and the errors of damaged files and full disks."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def cluster(rays: Rays) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite store of MLflow, whose migrations have taken their second."""
+    """Create an empty SQLite store of MLflow with all migrations applied."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("store") / "mlflow.db"

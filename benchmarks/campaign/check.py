@@ -104,7 +104,7 @@ def _rows(study: Path) -> dict[str, Any]:
 
 
 def _touched_after_end(study: Path, rows: Mapping[str, Any]) -> set[str]:
-    """Trials with a file younger than their row, which is written last: somebody has worked on them again."""
+    """Return trials with a file newer than their row. The row is written last, so such a trial ran again."""
     found = set()
     for name in rows:
         folder = study / "trials" / name

@@ -101,7 +101,7 @@ def _gradients_for(model: nn.Module, parameters: list[Tensor]) -> Iterator[None]
 
 
 class _Collector:
-    """Collector of one image's gradients after another in `sums`."""
+    """Add the gradients of one image after another to `sums`."""
 
     def __init__(self, model: MedSam, nodes: Sequence[float]) -> None:
         self.sums = CalibrationSums.zeros(model, nodes)

@@ -166,7 +166,7 @@ def _material(rng: np.random.Generator, size: int, palette: Field) -> Field:
 
 
 def _put(rng: np.random.Generator, image: Field, thing: Shape, palette: Field) -> None:
-    """Lay a thing on the image, in place.
+    """Paint an object onto the image in place.
 
     It casts a shadow to one side, and some things have a bulge or a glossy spot.
     """

@@ -166,7 +166,7 @@ class RecoveryFile:
         state.microbatches.limit = limit
 
     def remove(self) -> None:
-        """Delete the file after the phase, whose end is on disk by other means."""
+        """Delete the file once the end of the phase is saved elsewhere."""
         self._path.unlink(missing_ok=True)
 
 

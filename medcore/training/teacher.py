@@ -17,7 +17,7 @@ from medcore.models.sam import MedSam
 
 @dataclass(frozen=True)
 class Teacher:
-    """Answers of the unpruned model to a set of images with their exact boxes.
+    """Outputs of the unpruned model for images with their exact boxes.
 
     Row i belongs to image i. The arrays are never written to, so read-only views (shared memory, memory maps) serve as
     well as owned ones.

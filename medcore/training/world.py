@@ -13,7 +13,7 @@ from medcore.errors import MedcoreError
 
 
 class FailedElsewhere(MedcoreError):
-    """Failure of another process of the training, which knows the reason."""
+    """Another process of the training failed; its own error gives the reason."""
 
 
 #: Entries that are added up at once: one message instead of hundreds, without a second copy of all gradients.

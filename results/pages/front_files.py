@@ -1,4 +1,4 @@
-"""A front as files for people and programs: CSV, Markdown, PNG."""
+"""Write a front as CSV, Markdown and PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, JSON that is what it should be, and values as JSON knows them."""
+"""Atomic files, checked JSON, and conversion of values to JSON types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other rooms receive of a configuration: the sections that they read, in records of theirs."""
+"""Turn a configuration into the records that the other rooms take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a search ended, in numbers and in one line for people."""
+"""The outcome of a search, as numbers and as one line of text."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from search.base.objectives import values_of
 
 
 class SearchProgress:
-    """Context manager that shows how a search is getting on.
+    """Context manager that shows the progress of a search.
 
     Give `started` and `ended` to `run_search` as `on_start` and `on_row` of its hooks.
     """

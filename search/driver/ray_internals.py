@@ -1,4 +1,4 @@
-"""All that is used of Ray Tune's internals, which no interface promises.
+"""Every use of Ray Tune's private interface.
 
 `tests/search/driver/test_ray_internals.py` checks each of them on a real run. Ray is pinned below its next minor
 version, because any release may change them.

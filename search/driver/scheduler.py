@@ -1,4 +1,4 @@
-"""A Tune scheduler whose decisions end in the study: each trial that it stops gets a row."""
+"""A Tune scheduler that writes a row for each trial that it stops."""
 
 from __future__ import annotations
 

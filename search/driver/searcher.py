@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class StudySearch(Searcher):
-    """Issues trials, and tells the sampler what came of them.
+    """Issue trials, and report their results to the sampler.
 
     Interrupted trials come first, then warm starts, then sampled ones.
 

@@ -204,7 +204,7 @@ class Watcher(tune.Callback):
         return True
 
     def _postpone(self) -> None:
-        """Leave a trial to the next run of Tune.
+        """Defer a trial to the next run of Tune.
 
         This run ends if it uses nodes that are excluded by now.
         """

@@ -48,7 +48,7 @@ def finetune(
     say: Callable[[str], None] = lambda _: None,
     ray_address: str | None = None,
 ) -> FineTuned:
-    """Fine-tune a model, or take up what a folder holds of that.
+    """Fine-tune a model, or continue from the state in a folder.
 
     An interrupted training resumes after its last epoch; one that has ended is not run again.
 

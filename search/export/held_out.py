@@ -1,4 +1,4 @@
-"""Figures of a chosen model, and of the unpruned one, on a split that the search never saw; each is measured once."""
+"""Measure a chosen model and the unpruned one once, on a split that the search never used."""
 
 from __future__ import annotations
 

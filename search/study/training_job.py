@@ -1,4 +1,4 @@
-"""A training at full length, as `medcore adapt` and `medcore export --finetune` order it."""
+"""Full-length training, for `medcore adapt` and `medcore export --finetune`."""
 
 from __future__ import annotations
 

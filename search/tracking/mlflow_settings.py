@@ -1,4 +1,4 @@
-"""How MLflow is used: its settings for the length of a block, and one kind of error for all that it raises."""
+"""MLflow's settings within a block, and one error type for all that it raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One start of a trial in this process, done phase by phase, whatever goes wrong."""
+"""Run one start of a trial in this process, phase by phase, and handle every failure."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class TrialWorker(tune.Trainable):
         return dict(result)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Let Tune give this process another trial."""
+        """Reset this process for another trial."""
         self.cleanup()
         return True
 

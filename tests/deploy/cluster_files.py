@@ -18,13 +18,13 @@ def name(path: Path) -> str:
 
 
 def tool(program: str) -> str:
-    """A linter that is a package of the development tools; it lies next to this Python."""
+    """Return the path of a linter, which the development tools install next to this Python."""
     found = shutil.which(program, path=str(Path(sys.executable).parent)) or shutil.which(program)
     assert found, f"{program} is missing: pip install -c constraints.txt -e '.[dev]'"
     return found
 
 
 def complaints(*command: str) -> str:
-    """What a linter prints, or how it ended if it failed without a word."""
+    """Return a linter's output, or its exit status if it failed without output."""
     done = subprocess.run([tool(command[0]), *command[1:]], cwd=ROOT, capture_output=True, text=True)
     return done.stdout + done.stderr or (f"exit status {done.returncode}" if done.returncode else "")

@@ -1,4 +1,4 @@
-"""The front's page in a real browser: it draws the table's points, tells of one, and complains of nothing."""
+"""The front's page in a real browser: points, tooltip and an empty error console."""
 
 from __future__ import annotations
 

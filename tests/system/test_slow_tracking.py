@@ -41,7 +41,7 @@ def identities(found: list[Any]) -> list[str]:
 def test_what_creates_a_run_too_slowly_creates_one(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, late: str
 ) -> None:
-    """The parent's and a trial's; the server makes it at once, or only when somebody has looked for it in vain."""
+    """Create one run for the parent and one for the trial, even if a request or an answer is slow."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     created = 0
 

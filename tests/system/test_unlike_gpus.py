@@ -1,4 +1,4 @@
-"""A cluster whose GPUs differ in size: the smallest decides what share of one a trial needs."""
+"""On GPUs of different sizes, the smallest one decides the share that a trial needs."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class Choices(Section):
 
 
 class Fixed(RootModel[Value], frozen=True):
-    """One value: nothing is drawn."""
+    """A fixed value, which is not sampled."""
 
     @property
     def values(self) -> tuple[Value, ...]:

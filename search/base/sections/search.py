@@ -99,5 +99,5 @@ class SearchConfig(Section):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes to reserve without a measurement; 0 for none."""
+        """Return the bytes to reserve without a measurement; 0 reserves none."""
         return self.memory_per_trial if isinstance(self.memory_per_trial, int) else 0

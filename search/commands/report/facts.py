@@ -1,4 +1,4 @@
-"""Facts of a report: data sets, models, environment, commands, measurements on held-out images."""
+"""Collect a report's data sets, models, environment, commands and held-out measurements."""
 
 from __future__ import annotations
 

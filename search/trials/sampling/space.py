@@ -107,16 +107,19 @@ def decode(params: Mapping[str, Any], domain: Domain) -> Plan:
         weights = ScoringWeights.from_dict(exact["weights"])
     else:
         spec, weights = _budget(params, domain), _weights(params, domain)
-    return Plan(
-        spec=spec,
-        weights=weights,
-        lr=params["lr"],
-        head_share=params["head_share"],
-        order=params["order"],
-        rounds=int(params["rounds"]),
-        rescore=params["rescore"],
-        rescore_per_dataset=int(params["rescore_per_dataset"]),
-    )
+    return Plan(spec=spec, weights=weights, **schedule_fields(params))
+
+
+def schedule_fields(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a plan that describe how it is cut and recovered."""
+    return {
+        "lr": params["lr"],
+        "head_share": params["head_share"],
+        "order": params["order"],
+        "rounds": int(params["rounds"]),
+        "rescore": params["rescore"],
+        "rescore_per_dataset": int(params["rescore_per_dataset"]),
+    }
 
 
 def _budget(params: Mapping[str, Any], domain: Domain) -> ModelSpec:

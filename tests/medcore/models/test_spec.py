@@ -1,4 +1,4 @@
-"""Specs as text: what is written reads back, and what is wrong says so in one line."""
+"""Specs as text: valid ones survive a round trip, invalid ones raise a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time and memory of calls whose time and memory are known, and of models that take turns."""
+"""Measured time and memory, against calls of known cost and on models that alternate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recovery that was killed resumes from its file and ends in the same bits, whatever the file's age or condition."""
+"""A killed recovery resumes from its file and ends in the same bits, even if the file is old or damaged."""
 
 from __future__ import annotations
 

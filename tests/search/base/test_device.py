@@ -1,4 +1,4 @@
-"""Models go to the device for a block, and come back whatever happens in it."""
+"""Models move to the device for a block and return even if the block raises."""
 
 from __future__ import annotations
 

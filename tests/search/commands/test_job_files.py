@@ -27,7 +27,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Of a study whose files lie in `user`, next to files that a job may need."""
+    """Make a study with its files in `user`, next to files that a job may need."""
     user = tmp_path / "user"
     user.mkdir()
     place = {name: f"{user}/{name}.safetensors" for name in ("base", "adapted")}

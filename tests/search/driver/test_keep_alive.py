@@ -1,4 +1,4 @@
-"""Calls that keep a connection alive, as workers see them: they wait their turn, however many, and change nothing."""
+"""Keep-alive calls of workers: any number of them wait their turn and change no state."""
 
 from __future__ import annotations
 

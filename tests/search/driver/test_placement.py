@@ -1,4 +1,4 @@
-"""What a trial asks for: arithmetic on paper, a measurement against known allocations, and one on a real Ray."""
+"""Resources of a trial: by hand, against known allocations, and on a real Ray."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The local Ray as if it had 2 GiB: a trial is guessed at above half a gibibyte, so that it is worth measuring."""
+    """Limit the local Ray to 2 GiB. The estimate of a trial exceeds half a gibibyte, so preflight measures it."""
     nodes = [node | {"Resources": {"CPU": 2.0, "memory": 2.0 * GIB}} for node in ray.nodes()]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
 

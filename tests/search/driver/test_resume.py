@@ -1,4 +1,4 @@
-"""Searches that are killed, terminated or stopped and go on: each trial ends once, and rows are as if nothing was."""
+"""Searches that are killed, terminated or stopped and then resumed: each trial ends once, with unchanged rows."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_terminated_ends_cleanly(tmp_path: Path) -> None:
 
 
 def noisy(trial: Mapping[str, Any]) -> TrialRow:
-    """A row that depends on parameters and seed only. Its worker or driver dies where the study's folder says so."""
+    """Make a row from parameters and seed. Kill the worker or driver if a file in the study's folder asks for it."""
     study, number = note_start(trial), trial["number"]
     for whom, process in (("worker", os.getpid()), ("driver", None)):
         order = study / f"kill-{whom}-{number}"

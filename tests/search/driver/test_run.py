@@ -105,7 +105,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def fills_up(trial: Mapping[str, Any]) -> TrialRow:
-    """The third trial's process can write nothing more, as on a full disk, until somebody frees space."""
+    """Let the third trial's writes fail, as on a full disk, until the test frees space."""
     study = note_start(trial)
     if trial["number"] == 2 and not (study / "freed").exists():
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
@@ -144,7 +144,7 @@ def _cannot_be_read() -> None:
 
 
 def test_a_node_that_is_not_ready_costs_no_trial_and_each_process_is_asked_once(tmp_path: Path) -> None:
-    """It is asked before it must read anything else, and starts no second trial."""
+    """Ask whether the node is ready before unpickling anything, and start no second trial."""
     arguments: tuple[Any, ...] = (tmp_path, 4, noted)
 
     def ready() -> str | None:

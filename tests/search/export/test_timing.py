@@ -306,12 +306,12 @@ def test_records_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) ->
 
 
 def quick(models: Any, *_: Any) -> dict[str, Latency]:
-    """For what is about the records, not about what is in them."""
+    """Return fixed figures, for tests that check only how records are handled."""
     return dict.fromkeys(models, measured(30.0, 20.0))
 
 
 def stopping(after: int) -> Any:
-    """`quick`, until somebody presses Ctrl-C."""
+    """Return a function that acts as `quick` for `after` calls and then raises KeyboardInterrupt."""
 
     def answers() -> Iterator[None]:
         yield from [None] * after

@@ -11,6 +11,6 @@ from tests.support.helpers import held_port
 
 @pytest.fixture
 def dead() -> Iterator[str]:
-    """The address of a server that is away as long as the test runs."""
+    """The address of a server that is unreachable during the test."""
     with held_port() as port:
         yield f"http://127.0.0.1:{port}"

@@ -145,7 +145,7 @@ def test_an_unexpected_error_neither_ends_the_thread_nor_the_search(
 
 
 def test_a_tracker_of_one_s_own_is_used_by_its_name(tmp_path: Path) -> None:
-    """A few lines are enough, because a study's folder says which tracker it has."""
+    """Send a study to the tracker that is named in its folder."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])
 
     @TRACKERS.register("counting")

@@ -1,4 +1,4 @@
-"""A server that is away, goes away, or comes back."""
+"""A tracking server that is unreachable from the start, stops, or restarts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_no_server_no_error(tmp_path: Path, dead: str, caplog: pytest.LogCapture
 
 
 def test_server_killed_and_back(tmp_path: Path, tracking_server: Server) -> None:
-    """Rows that end while the server is away reach it when it is back, each once."""
+    """Rows that end during an outage reach the server after it restarts, each once."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])
     server, uri = tracking_server, tracking_server.uri
     try:

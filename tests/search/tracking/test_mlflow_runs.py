@@ -62,7 +62,7 @@ def test_a_rank_that_a_user_has_edited_is_written_again(tmp_path: Path, store: s
 
 @pytest.mark.parametrize("filled", [0, 1])
 def test_of_two_parents_the_one_with_children_stays(tmp_path: Path, store: str, filled: int) -> None:
-    """They were begun at the same time, so only their children tell them apart."""
+    """Tell the processes apart by their children, because they started at the same time."""
     folder = make_study(tmp_path / "s", [(50, 0.8)])
     tracker, client = started(folder, store), MlflowClient(store)
     experiment = mlflow_client.Server(store).experiment("medcore")

@@ -1,4 +1,4 @@
-"""What a study's folder says of its tracker."""
+"""The tracker that is recorded in a study's folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_start_keeps_the_identity(tmp_path: Path) -> None:
 def test_a_login_is_kept_nowhere(
     tmp_path: Path, dead: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And a search that continues without it says so, unless it comes from the environment."""
+    """A search that continues without the setting warns, unless the environment provides it."""
     folder, uri = make_study(tmp_path / "s", [(50, 0.8)]), dead
     tracker = started(folder, uri.replace("//", "//me:secret@"))
     assert "secret" in tracker.uri and not tracker.sync()

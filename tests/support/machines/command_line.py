@@ -52,7 +52,7 @@ def medcore_program(*arguments: str | Path, cwd: Path | None = None) -> Done:
 
 @contextmanager
 def _no_log_handlers() -> Iterator[None]:
-    """Take pytest's handlers away, so that the program sets up its own as it does by itself."""
+    """Remove pytest's handlers, so that the program installs its own."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     root.handlers[:] = []

@@ -52,7 +52,7 @@ class Rays:
         return self._cluster
 
     def leave_only_the_head(self) -> None:
-        """Take away the nodes that a test has added to the cluster, and wait until Ray knows."""
+        """Remove the nodes that a test added, and wait until Ray lists them as dead."""
         import ray
 
         if self._cluster is None:

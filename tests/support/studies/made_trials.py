@@ -52,7 +52,7 @@ def study(n: int = 60, seed: int = 0) -> pd.DataFrame:
 
 
 def is_picture(path: Path) -> bool:
-    """A PNG of a sensible size with something on it, and no half-written neighbour."""
+    """Return whether the PNG has a sensible size and content, and no partial file is left."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("L"))
     return min(pixels.shape) > 300 and float(pixels.std()) > 5 and not list(path.parent.glob("*.tmp"))

@@ -24,7 +24,7 @@ def toy_order(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats
 
 @ALLOCATORS.register("toy_half")
 def toy_half(request: Request) -> ModelSpec:
-    """Keep half of the cost, whatever the request."""
+    """Keep half of the cost for every request."""
     return uniform_to_target(request.arch, 0.5, request.metric)
 
 

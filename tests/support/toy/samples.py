@@ -41,7 +41,7 @@ def random_spec(seed: int) -> ModelSpec:
 
 
 def random_masks(spec: ModelSpec, seed: int) -> PerSite:
-    """Sites keep a random share, all or nothing, whatever holds them."""
+    """Draw masks in which each site keeps a random share, everything or nothing."""
     chance = np.random.default_rng(seed)
     return tuple(chance.random(width) < chance.choice([0.0, 0.6, 1.0], p=[0.2, 0.5, 0.3]) for width in spec.widths)
 

@@ -82,7 +82,7 @@ def test_a_mistake_names_the_key_and_the_reason(given: dict[str, Any], words: tu
 
 
 def test_booleans_are_drawn_like_words() -> None:
-    """Equal seeds draw equal trials, whatever the two choices are called."""
+    """Equal seeds draw equal trials; the names of the two choices do not matter."""
 
     def draws(*choices: Any) -> list[int]:
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=3, n_startup_trials=5, multivariate=True))
