@@ -68,6 +68,11 @@ class Registry(Generic[T]):
         return tuple(self._entries)
 
 
+def plugin_variables() -> dict[str, str]:
+    """Return the environment variables that make another process load the same plug-ins."""
+    return {PLUGINS: os.environ[PLUGINS]} if PLUGINS in os.environ else {}
+
+
 def plugin_names() -> list[str]:
     """Return the modules that `MEDCORE_PLUGINS` names."""
     return list(filter(None, map(str.strip, os.environ.get(PLUGINS, "").split(","))))

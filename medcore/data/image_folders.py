@@ -21,7 +21,7 @@ IMAGES, MASKS = "images", "masks"
 class ImageFolders:
     """Reader of PNG, JPEG, BMP, TIFF and WebP files.
 
-    An image and its mask have the same name, whatever their endings.
+    An image and its mask have the same name; their extensions may differ.
     """
 
     endings = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})

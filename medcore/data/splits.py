@@ -27,7 +27,7 @@ FILE_NAME = "splits.json"
 FRACTIONS: Mapping[str, float] = {"train": 0.75, "val": 0.25}
 #: The half of `val` that a search may look at, and the half that is reported once.
 SEARCH, REPORT = "val/search", "val/report"
-#: Every image of the folder, whatever split it belongs to.
+#: Every image of the folder, in all splits.
 ALL = "all"
 NEIGHBOURS = 20
 _EXCLUSIVE = ("train", "val", "test", SEARCH, REPORT)

@@ -33,7 +33,7 @@ def prune(model: MedSam, masks: PerSite) -> MedSam:
     spec = ModelSpec(model.arch, tuple(int(keep.sum()) for keep in masks))
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     for site, width, mask in zip(model.arch.sites, spec.widths, masks, strict=True):
-        # a site within a cut group loses all groups, whatever its own mask says
+        # a site within a cut group loses all groups, even those that its own mask keeps
         keep = torch.tensor(mask, device=model.device) & bool(width)
         for part in site.tensors:
             if part.name not in state:

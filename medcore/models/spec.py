@@ -173,8 +173,8 @@ class ModelSpec:
         widths: one number a site, in the order of `arch.sites`.
 
     Raises:
-        MedcoreError: the number of widths is wrong, a width is negative or beyond the dense one, or a family of the
-            architecture has no site.
+        MedcoreError: the number of widths is wrong, a width is negative or beyond the dense one, a family of the
+            architecture has no site, or its sites are out of order.
     """
 
     arch: Architecture
@@ -182,8 +182,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         sites = self.arch.sites
-        if idle := {family.name for family in self.arch.families} - {site.family.name for site in sites}:
-            raise CheckpointError(f"architecture {self.arch.name}: {', '.join(sorted(idle))} has no site")
+        _check_sites(self.arch)
         if len(self.widths) != len(sites):
             raise CheckpointError(f"spec: {len(self.widths)} widths for {len(sites)} sites")
         for site, width in zip(sites, self.widths, strict=True):
@@ -318,3 +317,15 @@ def construct(kind: type[T], values: Mapping[str, Any], where: str, lists: Colle
         return kind(**plain)
     except TypeError as error:
         raise CheckpointError(f"{where}: {str(error).removeprefix(kind.__name__ + '.__init__() ')}") from None
+
+
+def _check_sites(arch: Architecture) -> None:
+    order = {family.name: place for place, family in enumerate(arch.families)}
+    named = {site.family.name for site in arch.sites}
+    if idle := order.keys() - named:
+        raise CheckpointError(f"architecture {arch.name}: {', '.join(sorted(idle))} has no site")
+    if unlisted := named - order.keys():
+        raise CheckpointError(f"architecture {arch.name}: list {', '.join(sorted(unlisted))} in its families")
+    places = [(order[site.family.name], site.block) for site in arch.sites]
+    if places != sorted(places):
+        raise CheckpointError(f"architecture {arch.name}: list the sites family by family, then by block")

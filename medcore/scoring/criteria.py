@@ -100,9 +100,13 @@ def mix(table: ScoreTable, weights: ScoringWeights, arch: Architecture) -> PerSi
 
     Raises:
         MedcoreError: a data set of the mixture is not in the table; reset scores are needed (an α other than
-            1) at a boundary weight that is no node; the table belongs to another architecture.
+            1) at a boundary weight that is no node; the table belongs to another architecture; an α is set for a
+            family that the architecture lacks.
     """
     _check_architecture(table, arch)
+    if unknown := {name for name, alpha in weights.alpha.items() if alpha is not None} - set(table.families):
+        names = ", ".join(_ALPHA + name for name in sorted(unknown))
+        raise ConfigError(f"scoring weights: {names}: {arch.name} has only the families {', '.join(table.families)}")
     scores = []
     for family in arch.families:
         sites = [site for site in arch.sites if site.family == family]

@@ -15,7 +15,7 @@ from search.nodes.session import NAMES, dead_nodes, room
 
 logger = logging.getLogger(__name__)
 
-#: So many unfit nodes mean that nodes are set up wrongly. A cluster that grows by itself would make more for ever.
+#: More unfit nodes than this mean a wrong setup. An autoscaling cluster would start more of them forever.
 _MOST = 5
 #: The search stands still while nodes answer. They look at no image, which is what can take longer.
 _SECONDS = 60.0

@@ -86,7 +86,7 @@ def _ignore(_: Any) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller of a search wants to know while it runs.
+    """Callbacks of a search.
 
     Attributes:
         on_row: Called with the row of each trial that ends.

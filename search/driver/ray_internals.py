@@ -30,7 +30,7 @@ def worker_of(trial: Any) -> Any | None:
 def send_nothing(worker: Any) -> None:
     """Call an actor without effect and without waiting.
 
-    The actor answers when its step has ended.
+    The actor replies after its step.
     """
     worker.__ray_ready__.remote()
 

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from medcore.errors import ClusterError, brief
-from medcore.registry import PLUGINS
+from medcore.registry import plugin_variables
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +95,7 @@ def _start(address: str | None, resources: Resources) -> None:
             f"cannot reach Ray at {address}: nothing listens there; start the cluster or mend the address"
         )
     variables = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
-    if PLUGINS in os.environ:  # workers of a cluster inherit the environment of their node, not of this process
-        variables[PLUGINS] = os.environ[PLUGINS]
+    variables |= plugin_variables()  # workers of a cluster inherit the environment of their node, not of this process
     common: dict[str, Any] = {
         "runtime_env": {"env_vars": variables},
         "log_to_driver": False,

@@ -131,7 +131,7 @@ def begun(study: Path) -> dict[str, str]:
 
 
 def test_too_many_nodes_that_are_unfit_end_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a cluster that grows by itself would start such nodes for ever. Four have two CPUs, the head has one."""
+    """Stop here, or an autoscaling cluster would start unfit nodes forever. Four have two CPUs, the head has one."""
     names = {f"{number}" * 20: number for number in range(5)}
     nodes = [
         {"NodeID": key, "Alive": True, "NodeManagerHostname": "host", "NodeManagerAddress": f"10.0.0.{number}"}

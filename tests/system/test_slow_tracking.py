@@ -21,7 +21,7 @@ from tests.support.studies.tracking import started
 
 @pytest.fixture
 def server(tracking_server: Server) -> Server:
-    """The server, which answers."""
+    """Return the server once it accepts requests."""
     tracking_server.wait()
     return tracking_server
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from medcore.errors import ClusterError, brief
+from medcore.registry import plugin_variables
 from search.base.config import Config
 from search.base.logins import hide_login
 from search.base.provenance import REVISION, git_revision
@@ -98,7 +99,7 @@ def submit(
     with tempfile.TemporaryDirectory() as place, jobs(address) as client:
         archive = Path(place) / "job.zip"
         package(folder, config, archive)
-        runtime = _runtime(archive, resume_command)
+        runtime = runtime_env(archive, resume_command)
         if constraints is not None:
             runtime["pip"] = {"packages": pinned(constraints)}
         return str(
@@ -110,7 +111,7 @@ def submit(
         )
 
 
-def _runtime(archive: Path, resume_command: str) -> dict[str, Any]:
+def runtime_env(archive: Path, resume_command: str) -> dict[str, Any]:
     """Return Ray's runtime environment of a job.
 
     It has the job's files, this code, and the job's environment variables.
@@ -123,6 +124,7 @@ def _runtime(archive: Path, resume_command: str) -> dict[str, Any]:
             REVISION: git_revision(),
             "RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS,
             "PYTHONUNBUFFERED": "1",
+            **plugin_variables(),
         },
     }
 

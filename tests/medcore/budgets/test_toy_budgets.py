@@ -22,7 +22,7 @@ from tests.support.toy.arch import Toy
 from tests.support.toy.samples import DENSE, PLACES, TOY, random_spec
 
 ALL = len(TOY.sites)
-#: MedCore's own sparsities of the families that it cuts unless told otherwise.
+#: Default sparsities of the families that MedCore cuts.
 SPARSITY = {family.name: family.sparsity for family in TOY.families if family.sparsity}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from medcore.models.architectures import (
     spec_from_json,
 )
 from medcore.models.sam import build
+from medcore.models.sites import Site
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import HEADS
+from medcore.models.vit import HEADS, SamVit
 from tests.support.helpers import TINY, spec_of
 from tests.support.toy.samples import TOY
 
@@ -29,6 +31,28 @@ def test_json_round_trip() -> None:
     spec = spec_of(TINY, (3, 0, 1, 2), (48, 1, 0, 7))
     assert spec_from_json(spec.to_json()) == spec
     assert not spec.is_dense and ModelSpec.dense(TINY).is_dense
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (lambda sites: sites[1:] + sites[:1], "list the sites family by family"),
+        (lambda sites: [site for pair in zip(sites[:4], sites[4:], strict=True) for site in pair], "family by family"),
+        (lambda sites: sites[:4], "channels has no site"),
+        (lambda sites: [*sites, TOY.sites[0]], f"list {TOY.sites[0].family.name} in its families"),
+    ],
+)
+def test_architectures_list_their_sites_in_order(
+    order: Callable[[Sequence[Site]], Sequence[Site]], message: str
+) -> None:
+    class Reordered(SamVit):
+        @property
+        def sites(self) -> tuple[Site, ...]:
+            return tuple(order(super().sites))
+
+    arch = Reordered(**{field.name: getattr(TINY, field.name) for field in fields(TINY)})
+    with pytest.raises(CheckpointError, match=message):
+        ModelSpec(arch, arch.dense_widths)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -92,6 +92,8 @@ def test_bad_weights_are_refused() -> None:
         mix(table, ScoringWeights(mixture={"kvasir": 1.0}), TINY)
     with pytest.raises(MedcoreError, match="not all 0"):
         mix(table, ScoringWeights(mixture={"set0": 0.0}), TINY)
+    with pytest.raises(MedcoreError, match="alpha_hedas: tiny has only the families heads, channels"):
+        mix(table, ScoringWeights({"hedas": 0.5}), TINY)
     with pytest.raises(MedcoreError, match="alpha_heads must lie in"):
         ScoringWeights({"heads": 1.5})
     with pytest.raises(MedcoreError, match="beta must be finite"):

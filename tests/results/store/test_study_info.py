@@ -12,17 +12,9 @@ import pytest
 from medcore.errors import MedcoreError
 from results.stats.objectives import Direction, Objective
 from results.store.study_info import StudyInfo, read_study_info, study_info, write_study
+from tests.support.studies.rows import STUDY_INFO
 
-INFO: dict[str, Any] = {
-    "name": "polyps",
-    "objectives": [
-        {"name": "flops", "direction": "minimize"},
-        {"name": "boundary_f1", "direction": "maximize"},
-    ],
-    "reference": {"flops": 972.08e9, "boundary_f1": 0.0},
-    "dense": {"flops": 972.08e9, "boundary_f1": 0.71, "encoder_params": 7, "leverage_bd95": None},
-    "widths": {"heads": 12, "channels": 3072},
-}
+INFO = STUDY_INFO | {"dense": {**STUDY_INFO["dense"], "encoder_params": 7, "leverage_bd95": None}}
 
 
 def test_round_trip_keeps_order_numbers_and_unknown_fields(tmp_path: Path) -> None:

@@ -28,18 +28,7 @@ from results.store.trials import (
     write_images,
     write_phases,
 )
-from tests.support.studies.rows import write_row, write_study
-
-INFO: dict[str, Any] = {
-    "name": "polyps",
-    "objectives": [
-        {"name": "flops", "direction": "minimize"},
-        {"name": "boundary_f1", "direction": "maximize"},
-    ],
-    "reference": {"flops": 972.08e9, "boundary_f1": 0.0},
-    "dense": {"flops": 972.08e9, "boundary_f1": 0.71},
-    "widths": {"heads": 12, "channels": 3072},
-}
+from tests.support.studies.rows import STUDY_INFO, write_row, write_study
 
 
 def make_row(number: int, **changes: Any) -> dict[str, Any]:
@@ -192,7 +181,7 @@ def test_no_study_and_empty_study(tmp_path: Path) -> None:
             read(tmp_path)
     with pytest.raises(MedcoreError, match="no such folder"):
         read_study(tmp_path / "absent")
-    write_study(tmp_path, INFO)
+    write_study(tmp_path, STUDY_INFO)
     compact(tmp_path)
     assert read_study(tmp_path).empty and "trial_id" in read_study(tmp_path)
     assert read_images(tmp_path).empty

@@ -18,7 +18,7 @@ from ray.runtime_env import RuntimeEnv
 from medcore.errors import MedcoreError
 from search.base.config import Config, load_config
 from search.commands.cluster.job_files import CONFIG_NAME, UPLOAD_LIMIT, package, pinned, relative_paths
-from search.commands.cluster.jobs import http_address, submit
+from search.commands.cluster.jobs import http_address, runtime_env, submit
 from tests.support.machines.ray_nodes import ROOT
 from tests.support.studies.study_files import environment
 
@@ -154,3 +154,10 @@ def test_addresses_of_other_kinds_are_refused(address: str) -> None:
 
 def test_addresses_are_completed() -> None:
     assert http_address("head:8265") == "http://head:8265" == http_address("http://head:8265/")
+
+
+def test_a_job_loads_the_plugins_of_the_one_who_submits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDCORE_PLUGINS", raising=False)
+    assert "MEDCORE_PLUGINS" not in runtime_env(tmp_path / "job.zip", "medcore search")["env_vars"]
+    monkeypatch.setenv("MEDCORE_PLUGINS", "mine, theirs")
+    assert runtime_env(tmp_path / "job.zip", "medcore search")["env_vars"]["MEDCORE_PLUGINS"] == "mine, theirs"

@@ -99,7 +99,7 @@ def test_internals_of_ray_tune(tmp_path: Path) -> None:
             verbose=0,
         ),
     ).fit()
-    # two deaths of which one is refunded; the scheduler hears of the end before callbacks do
+    # two deaths, one of them refunded; Tune calls the scheduler before the callbacks
     assert seen.events == [("start", 0), ("start", 1), ("start", 1), ("scheduler", 0), ("complete", 0)]
     assert "died" in str(seen.error) and seen.last["phase"] == "heads"
     assert seen.last["done"] is True  # set by Tune, although the trainable reported no such thing

@@ -1,4 +1,4 @@
-"""The watcher by itself, on a real study without Ray: rows of trials that a scheduler stops."""
+"""The watcher on a real study without Ray: rows of trials that a scheduler stops."""
 
 from __future__ import annotations
 

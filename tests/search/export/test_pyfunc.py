@@ -290,7 +290,7 @@ def test_server_away_leaves_the_folder_and_says_what_was_not_done(
         export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))
     assert not (tmp_path / "out").exists()
     mlflow_tracker(study, uri).start({"study": "s"})
-    # the comparison is the business of other tests
+    # other tests check the comparison
     replace_format(monkeypatch, "mlflow", check=lambda *_: "checked")
     with pytest.raises(MedcoreError) as refusal:
         export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))

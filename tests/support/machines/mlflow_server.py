@@ -37,7 +37,7 @@ class Server:
         )
 
     def wait(self) -> None:
-        """Until it answers; one that was killed is started again."""
+        """Wait until the server accepts requests; start it again if it was killed."""
         if self._process.poll() is not None:
             self.start()
         assert eventually(lambda: healthy(self.port), 150), "mlflow server did not start"

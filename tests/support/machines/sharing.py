@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-#: Files that share something, longest group first. A file that is in no group is one by itself and begins later.
+#: Groups of files that share a resource, longest first. Other files start later, each as its own group.
 GROUPS: dict[str, tuple[str, ...]] = {
     "local Ray": (
         "tests/search/driver/test_run.py",

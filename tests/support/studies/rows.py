@@ -9,6 +9,18 @@ from typing import Any
 from results.store import study_info, trials
 from results.store.trial_row import TrialRow
 
+#: The description of a study with two objectives.
+STUDY_INFO: dict[str, Any] = {
+    "name": "polyps",
+    "objectives": [
+        {"name": "flops", "direction": "minimize"},
+        {"name": "boundary_f1", "direction": "maximize"},
+    ],
+    "reference": {"flops": 972.08e9, "boundary_f1": 0.0},
+    "dense": {"flops": 972.08e9, "boundary_f1": 0.71},
+    "widths": {"heads": 12, "channels": 3072},
+}
+
 
 def write_row(study: Path, columns: Mapping[str, Any]) -> TrialRow:
     """Write the row of these columns, and return it as a trial's work does."""
