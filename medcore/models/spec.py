@@ -174,7 +174,7 @@ class ModelSpec:
 
     Raises:
         MedcoreError: the number of widths is wrong, a width is negative or beyond the dense one, a family of the
-            architecture has no site, or its sites are out of order.
+            architecture has no site, its sites are out of order, or two families share a stage.
     """
 
     arch: Architecture
@@ -326,6 +326,8 @@ def _check_sites(arch: Architecture) -> None:
         raise CheckpointError(f"architecture {arch.name}: {', '.join(sorted(idle))} has no site")
     if unlisted := named - order.keys():
         raise CheckpointError(f"architecture {arch.name}: list {', '.join(sorted(unlisted))} in its families")
+    if len({family.stage for family in arch.families}) < len(arch.families):
+        raise CheckpointError(f"architecture {arch.name}: give each family a name and a stage of its own")
     places = [(order[site.family.name], site.block) for site in arch.sites]
     if places != sorted(places):
         raise CheckpointError(f"architecture {arch.name}: list the sites family by family, then by block")

@@ -55,6 +55,15 @@ def test_architectures_list_their_sites_in_order(
         ModelSpec(arch, arch.dense_widths)
 
 
+def test_families_do_not_share_a_stage() -> None:
+    class Merged(SamVit):
+        families = tuple(replace(family, stage="all") for family in TINY.families)
+
+    arch = Merged(**{field.name: getattr(TINY, field.name) for field in fields(TINY)})
+    with pytest.raises(CheckpointError, match="a stage of its own"):
+        ModelSpec(arch, arch.dense_widths)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_official_architectures_resolve(name: str) -> None:
     arch = resolve_architecture(name)
