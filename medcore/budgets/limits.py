@@ -82,7 +82,7 @@ def with_rule_minima(limits: Limits, arch: Architecture) -> Limits:
 class GroupCosts:
     """Costs of single groups.
 
-    They are exact, because every cost figure is linear in the widths.
+    These costs are exact, because every cost figure is linear in the widths.
 
     Attributes:
         groups: cost of one group of every site, (S,) float64.
@@ -111,7 +111,7 @@ def group_costs(arch: Architecture, metric: Metric) -> GroupCosts:
 def smallest_fraction(arch: Architecture, metric: Metric = "flops_paper", protected: Collection[int] = ()) -> float:
     """Return the share of the dense encoder's cost that no budget can remove.
 
-    It is what is left if all blocks but the protected ones lose every group.
+    This cost remains if every unprotected block loses all its groups.
 
     Args:
         arch: the dense architecture.

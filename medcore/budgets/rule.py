@@ -86,7 +86,7 @@ def _removed(arch: Architecture, family: Family, sparsity: float, weights: Array
 def _quotas(total: int, weights: Array, caps: Array) -> Array:
     """Return integers that sum to `total`, as (5.3) and (5.4) share it out.
 
-    They are proportional to `weights` up to the caps; the rest is shared by head-room.
+    The integers are proportional to `weights` up to the caps; head-room decides who gets the rest.
 
     Args:
         total: at most Σ caps.

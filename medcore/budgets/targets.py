@@ -171,7 +171,7 @@ class _Scale:
     def closest(self, target: float) -> npt.NDArray[np.int64]:
         """Return the counts along the scale whose cost is closest to `target`, (F,).
 
-        Of two equally close ones it is the cheaper.
+        If two are equally close, return the cheaper one.
         """
         low, high = 0.0, float(2 / self.preferences.min())
         below, above = self.counts(low), self.most
@@ -216,7 +216,7 @@ class _Scale:
     def _openings(self) -> npt.NDArray[np.float64]:
         """Return the scale from which the group that holds a site is kept, (F,).
 
-        It is 0 for a site that no group holds.
+        The scale is 0 for a site that no group holds.
         """
         openings = np.zeros(len(self.widths))
         for site in np.flatnonzero(self.owners >= 0):

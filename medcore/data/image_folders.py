@@ -42,7 +42,7 @@ class ImageFolders:
     def list_samples(self, folder: Path, dataset: str) -> Listing:
         """Pair images and masks by their names without the ending.
 
-        What has no pair is listed as skipped.
+        Files without a partner are listed as skipped.
 
         Raises:
             DataError: One of the two folders is missing or cannot be listed.

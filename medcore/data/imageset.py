@@ -131,7 +131,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """Return a SHA-256 of all that training and scores depend on.
 
-        That is pixels, masks, boxes, names and data sets.
+        The hash covers pixels, masks, boxes, names and data sets.
         """
         digest = hashlib.sha256()
         for array in (self.images, self.masks, self.boxes):

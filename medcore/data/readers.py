@@ -16,7 +16,7 @@ DEFAULT = READERS.register("image_folders")(ImageFolders())
 def reader_of(folder: Path) -> Reader:
     """Return the reader for a data folder.
 
-    It is the first registered one that knows the folder's format, else the default.
+    Take the first registered reader that supports the folder's format, or else the default.
     """
     return next((reader for reader in map(READERS.__getitem__, READERS.names()) if reader.holds(folder)), DEFAULT)
 

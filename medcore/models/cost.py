@@ -11,7 +11,7 @@ __all__ = ["Cost", "cost"]
 def cost(spec: ModelSpec) -> Cost:
     """Return the cost of an encoder of any widths (method §9).
 
-    It is the fixed part plus each site's groups times their price.
+    The cost is the fixed part plus, for each site, its groups times their price.
     """
     total = spec.arch.fixed
     for site, width in zip(spec.arch.sites, spec.widths, strict=True):

@@ -8,10 +8,7 @@ from medcore.quality.figures import FIGURES, GROUPS, Figure, Metric
 
 
 def metrics() -> list[Metric]:
-    """Return the quality metrics in the order of a row's columns.
-
-    It is the order of their registration.
-    """
+    """Return the quality metrics in the order of registration, which is that of a row's columns."""
     return [figure for figure in map(FIGURES.__getitem__, FIGURES) if isinstance(figure, Metric)]
 
 
@@ -32,7 +29,7 @@ def headlines() -> list[str]:
 def worst_by() -> str:
     """Return the metric whose largest values point out the worst images.
 
-    It is the first headline of which less is better.
+    This is the first headline metric for which less is better.
     """
     return next(name for name in headlines() if FIGURES[name].lower_is_better)
 

@@ -150,7 +150,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _segment(model: MedSam, images: ImageSet, chosen: npt.NDArray[np.intp], autocast: bool) -> Tensor:
     """Return low-resolution logits of some images in one batch.
 
-    They are float32 (B, low, low) on the model's device.
+    The logits are float32 (B, low, low) on the model's device.
     """
     device = device_of(model)
     with torch.inference_mode(), mixed_precision(device, autocast):

@@ -126,7 +126,7 @@ def take_turns(
 def extra_bytes(call: Call, device: torch.device) -> int:
     """Return the bytes that a call needs at most, beyond what was held before it.
 
-    They are those of torch's allocator for `device`.
+    The numbers come from torch's allocator for `device`.
     """
     if device.type != "cuda":
         return _extra_bytes_on_cpu(call)

@@ -206,7 +206,7 @@ def step_leverage(
 def boundary_displacement(z_a: Floats, z_b: Floats, zone: Bools) -> npt.NDArray[np.float64]:
     """Predict the displacement of each image's boundary in pixels.
 
-    It is the 95th percentile within the image's zone.
+    The displacement is the 95th percentile within the image's zone.
 
     Args:
         z_a: Low-resolution logits before, (N, low, low).

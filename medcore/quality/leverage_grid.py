@@ -52,7 +52,7 @@ class GridStep:
 def grid_points(head: Sequence[float] = HEAD_SPARSITIES, mlp: Sequence[float] = MLP_SPARSITIES) -> list[Point]:
     """Return (head sparsity, MLP sparsity) of every grid point.
 
-    They come row by row, so that the MLP sparsity runs fastest.
+    The MLP sparsity varies fastest.
     """
     return list(product(head, mlp))
 

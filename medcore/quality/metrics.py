@@ -150,7 +150,7 @@ def hd95(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
 def assd(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     """Return the average symmetric surface distance.
 
-    It is the mean over the surface pixels of both masks together. Surfaces and empty masks as in `hd95`. MONAI
+    ASSD is the mean over the surface pixels of both masks together. Surfaces and empty masks as in `hd95`. MONAI
     pools in the same way on its thinner surface; DeepMind's surface-distance gives one contour-length-weighted
     mean per direction.
     """

@@ -222,7 +222,7 @@ def adaptive_alphas(table: ScoreTable, weights: ScoringWeights) -> Floats:
 def block_sensitivity(table: ScoreTable, weights: ScoringWeights) -> Floats:
     """Return s_b, the Fisher information summed over each block (5.1), (L,).
 
-    It is exact at any boundary weight. Data sets are weighted by the mixture.
+    The sum is exact at any boundary weight. The mixture weights the data sets.
     """
     w = weights.boundary_weight
     per_block = table.block_fisher[:, 0] + 2 * w * table.block_fisher[:, 1] + w**2 * table.block_fisher[:, 2]
@@ -269,7 +269,7 @@ def _mixture(table: ScoreTable, weights: ScoringWeights) -> Floats:
 def _pearson(one: Floats, other: Floats) -> float:
     """Return the Pearson correlation.
 
-    It is 1 where either side is constant or there are fewer than two values.
+    The correlation is 1 if either side is constant or there are fewer than two values.
     """
     if any(len(side) < 2 or np.ptp(side) <= 1e-12 * np.abs(side).max() for side in (one, other)):
         return 1.0

@@ -202,7 +202,7 @@ def _score_blocks(
 ) -> dict[str, Floats]:
     """Return one data set's arrays of the table (4.1, 4.2).
 
-    They have the table's names, without the leading axis.
+    The arrays have the table's names and lack its leading axis.
     """
     spec, sizes = adapted.spec, {"terms": 3, "nodes": len(nodes)}
     arrays: dict[str, Floats] = {}

@@ -284,7 +284,7 @@ def _shade(rng: np.random.Generator, height: Field, lamp: NDArray[np.float64]) -
 def _highlights(rng: np.random.Generator, gloss: Field, away: Field, scale: float) -> Field:
     """Return the opacity of the lamp's reflections on the wet surface.
 
-    They are small and saturated, and ripples break them up.
+    The reflections are small and saturated, and ripples break them up.
     """
     size = gloss.shape[0]
     ripples = noise(rng, size, rng.uniform(9, 18) / max(scale, 1.0) * scale, octaves=2, gain=0.6)

@@ -112,7 +112,7 @@ def checks(rng: np.random.Generator, size: int) -> Field:
 def cells(rng: np.random.Generator, size: int) -> Field:
     """Draw patches of constant value between 0 and 1.
 
-    They are the Voronoi cells of 8 to 20 random seeds, with bent edges.
+    The patches are the Voronoi cells of 8 to 20 random seeds, with bent edges.
     """
     x, y = pixel_grid(size)
     count = int(rng.integers(8, 21))

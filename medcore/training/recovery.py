@@ -124,7 +124,7 @@ def recover(
         file: keeps the state between steps. If it holds the state of this recovery, training continues from there.
 
     Returns:
-        What happened, step by step.
+        The log of each step.
 
     Raises:
         MedcoreError: there are steps to take, but no images, or teacher and images differ in number.

@@ -246,7 +246,7 @@ def _phase_seed(seed: int, index: int) -> int:
 def _cut_to(phase: Phase, now: ModelSpec) -> ModelSpec:
     """Return the widths after a pruning phase.
 
-    They are the target's in the families that the phase cuts, and those of `now` elsewhere.
+    The families that the phase cuts get the target's widths. The others keep those of `now`.
     """
     sites = zip(now.arch.sites, phase.target.widths, now.widths, strict=True)
     return ModelSpec(now.arch, tuple(target if site.family in phase.families else old for site, target, old in sites))

@@ -129,7 +129,7 @@ def train(
         world: the processes that train together, with the same `model`, images and settings each.
 
     Returns:
-        What happened, epoch by epoch.
+        The log of each epoch.
 
     Raises:
         MedcoreError: no images, or the state file is unreadable or belongs to another training; the message names
@@ -257,7 +257,7 @@ class _Run:
 def validation_loss(model: MedSam, images: ImageSet, settings: TrainSettings, world: World = ALONE) -> float:
     """Return the training loss with exact boxes and no augmentation.
 
-    It is the mean over images of their batch's loss.
+    The loss is the mean over images of their batch's loss.
 
     Args:
         model: the model.

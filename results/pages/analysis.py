@@ -151,7 +151,7 @@ def write_displacement(trials: pd.DataFrame, images: pd.DataFrame, out: Path, no
 def _rank(frame: pd.DataFrame, outcome: str) -> float:
     """Return Spearman's correlation.
 
-    It is NaN if one side is constant or there are fewer than three rows.
+    The correlation is NaN if one side is constant or there are fewer than three rows.
     """
     if len(frame) < 3 or frame[outcome].nunique() < 2 or frame[_PREDICTED].nunique() < 2:
         return float("nan")

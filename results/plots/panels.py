@@ -68,7 +68,7 @@ def origin_kind(origin: object) -> str:
 def panels(df: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[pd.DataFrame, list[Panel]]:
     """Return the trials to draw, and the first objective against each other one.
 
-    They are finished and have finite objectives. A single objective is drawn against the trial's number.
+    Only finished trials with finite objectives are drawn. A single objective is drawn against the trial's number.
 
     Raises:
         NothingToDraw: No trial can be drawn.
@@ -139,7 +139,7 @@ def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective
 def _errors(shown: pd.DataFrame, name: str, factor: float) -> Floats:
     """Return lengths of error bars (2, N) in axis units.
 
-    They come from the columns that `results.stats.uncertainty.with_intervals` adds.
+    The lengths come from the columns that `results.stats.uncertainty.with_intervals` adds.
     """
     if not {f"{name}_lo", f"{name}_hi"} <= {*shown}:
         return np.full((2, len(shown)), np.nan)

@@ -46,7 +46,7 @@ class Constraint:
     def excess(self, values: Floats) -> Floats:
         """Return how far values (N,) miss the limit, relative to it.
 
-        It is 0 if the limit is met, infinite if a value is not finite.
+        The distance is 0 if the value meets the limit, and infinite if the value is not finite.
         """
         over = (values - self.limit) if self.lower else (self.limit - values)
         share = np.maximum(over, 0.0) / (abs(self.limit) or 1.0)
@@ -115,7 +115,7 @@ def choose(df: pd.DataFrame, objectives: Sequence[Objective], rule: str) -> pd.S
 def metric_names(df: pd.DataFrame) -> list[str]:
     """Return the columns that a rule may name.
 
-    They are numeric, and no parameters, bookkeeping or held-out figures.
+    A rule may name numeric columns, except parameters, bookkeeping and held-out figures.
     """
     names = [str(name) for name in df.select_dtypes("number").columns]
     others = {*_NOT_METRICS, *param_columns(names), *held_out_columns(names)}

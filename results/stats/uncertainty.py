@@ -18,7 +18,7 @@ _LABELS = ("dataset", "name")
 def with_intervals(trials: pd.DataFrame, images: pd.DataFrame, objectives: Sequence[Objective]) -> pd.DataFrame:
     """Add columns `METRIC_lo` and `METRIC_hi` to trials, for front members only.
 
-    They are 95 % bootstrap intervals over images. They are there for objectives that are measured image by image,
+    The columns are 95 % bootstrap intervals over images. They exist for objectives that are measured image by image,
     and for metrics that a front always shows. Other trials, and members whose images are unknown, have NaN.
     Without any images the table comes back as it is.
 

@@ -150,7 +150,7 @@ def read_measured_images(study: Path, measurement: Measurement) -> pd.DataFrame:
 def report_columns(trial_id: str, finished: str | None, measurements: Sequence[Measurement]) -> dict[str, float]:
     """Return the columns `report/METRIC` of a trial's own model.
 
-    They come from its latest measurement. There are none if the model was never measured.
+    The columns come from the latest measurement. The result is empty if the model was never measured.
 
     Args:
         trial_id: The trial.

@@ -95,7 +95,7 @@ def read_latency(study: Path) -> list[Record]:
 def add_latency(study: Path, new: Sequence[Record]) -> None:
     """Add records to `latency.json`.
 
-    They replace those of the same trial, batch and set-up. Processes that add at the same time wait for one
+    New records replace those of the same trial, batch and set-up. Processes that add at the same time wait for one
     another.
 
     Raises:
@@ -126,7 +126,7 @@ def trial_columns(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
 def dense_columns(records: Iterable[Record]) -> dict[str, float]:
     """Return the same figures of the dense model.
 
-    They are medians over its turns with all the others.
+    The figures are medians over the dense model's turns with all other models.
     """
     turns: dict[str, list[float]] = {}
     for record in records:

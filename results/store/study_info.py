@@ -115,7 +115,7 @@ def structure_of(arch: Architecture) -> dict[str, Any]:
 def earlier_families() -> tuple[FamilyTitle, ...]:
     """Return the families of studies that do not name theirs.
 
-    They are those of an image encoder of the ViT kind.
+    Such studies pruned a ViT image encoder.
     """
     return tuple(FamilyTitle(name=family.name, title=family.title) for family in SamVit.families)
 

@@ -163,7 +163,7 @@ class TrialRow:
     def to_flat(self) -> dict[str, Any]:
         """Return the columns by name, in the order of a row file.
 
-        What the trial does not have is left out.
+        Columns that the trial lacks are left out.
         """
         later: dict[str, Any] = {
             "weights": self.weights,

@@ -143,7 +143,7 @@ def read_study(study: Path) -> pd.DataFrame:
 def read_images(study: Path, trial_ids: Collection[str] | None = None) -> pd.DataFrame:
     """Read the metrics of every image of all finished trials or of some.
 
-    They are in the order of `read_study`. The table is empty if none were written.
+    Rows have the order of `read_study`. The table is empty if no metrics were written.
     """
     rows = [row for row in _study_rows(study) if trial_ids is None or row["trial_id"] in trial_ids]
     return frame(_all_images(study, rows), _IMAGE_COLUMNS)
@@ -152,7 +152,7 @@ def read_images(study: Path, trial_ids: Collection[str] | None = None) -> pd.Dat
 def read_with_intervals(study: Path, objectives: Sequence[Objective]) -> pd.DataFrame:
     """Read a study's trials `with_intervals`.
 
-    Of its images only those of the front are read.
+    Read only the image metrics of the front's members.
     """
     trials = read_study(study)
     members = {*front_table(trials, objectives)["trial_id"]}
@@ -162,7 +162,7 @@ def read_with_intervals(study: Path, objectives: Sequence[Objective]) -> pd.Data
 def compact(study: Path) -> None:
     """Write `trials.parquet` and `images.parquet`.
 
-    They hold every finished trial once, sorted by number. Rows of an earlier `trials.parquet` whose folders were
+    The tables hold every finished trial once, sorted by number. Rows of an earlier `trials.parquet` whose folders were
     removed are kept.
     """
     rows = _study_rows(study)
@@ -213,7 +213,7 @@ def _study_rows(study: Path) -> list[FlatRow]:
 def _all_images(study: Path, rows: Sequence[FlatRow]) -> list[FlatRow]:
     """Read image rows in the order of the trials.
 
-    They come from a trial's own file or the compacted table.
+    The rows come from the trial's own file or the compacted table.
     """
     own = {row["trial_id"]: trial_folder(study, row["trial_id"]) / "images.parquet" for row in rows}
     own = {trial_id: path for trial_id, path in own.items() if path.is_file()}

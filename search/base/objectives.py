@@ -25,9 +25,10 @@ def values_of(row: TrialRow | None, objectives: Sequence[Objective]) -> tuple[fl
 def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float], largest_side: int) -> dict[str, float]:
     """Return the hypervolume's reference in natural sign.
 
-    It is fixed before the first trial. It is the worst possible value of a metric, see `Metric.worst_value`; what
-    is no metric counts from 0 if it goes up and from `largest_side` if it goes down. What goes down is at least
-    1.01 times the dense model's value, and a cost exactly that, so that the dense model itself adds volume.
+    The reference is fixed before the first trial. It is a metric's worst possible value (`Metric.worst_value`). Other
+    objectives count from 0 if more is better and from `largest_side` if less is better. If less is better, the
+    reference is at least 1.01 times the dense model's value, and exactly that for a cost, so that the dense model
+    itself adds volume.
 
     Args:
         objectives: What is optimised.

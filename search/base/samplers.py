@@ -108,6 +108,6 @@ def make_sampler(settings: SamplerSettings, number: int, trials: int) -> BaseSam
 def derived_seed(seed: int, number: int, stream: int = 0) -> int:
     """Return the 31-bit seed of one trial.
 
-    It is the same for the same study seed and number, and unrelated between numbers and between streams.
+    The same study seed and number give the same seed. Other numbers and streams give unrelated seeds.
     """
     return int(np.random.SeedSequence([abs(seed), number, stream]).generate_state(1)[0] >> 1)

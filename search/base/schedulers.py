@@ -65,7 +65,7 @@ def _none(settings: SchedulerSettings) -> None:
 def _asha(settings: SchedulerSettings) -> TrialScheduler:
     """Return asynchronous successive halving.
 
-    Of the trials that come as far, only the best third continues.
+    Only the best third of the trials that reach a rung continues.
 
     Trials are compared after 10, 30 and 90 percent of their recovery steps, or at their first evaluation after that.
     """

@@ -114,7 +114,7 @@ def check(
 ) -> None:
     """Check what a search checks before its first trial.
 
-    That is versions, data, checkpoints, study folder, GPU memory and tracking.
+    The checks cover versions, data, checkpoints, study folder, GPU memory and tracking.
     """
     from search.commands.search import check as run
 

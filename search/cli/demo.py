@@ -69,7 +69,7 @@ def _search(folder: Path) -> Path:
 def _show_held_out(study: Path, row: TrialRow) -> None:
     """Show the dense and the exported model on the held-out images.
 
-    Nothing is shown if the export could not measure them.
+    Show nothing if the export could not measure both models.
     """
     found = already(study, checkpoint_file(study, row))
     if found is not None and found.dense is not None:

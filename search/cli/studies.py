@@ -119,7 +119,7 @@ def export(
 ) -> None:
     """Write the model of the trial that a rule selects, with a model card.
 
-    What was written is checked.
+    Check the written file before it appears.
     """
     from search.commands.export import ExportRequest
     from search.commands.export import export as write

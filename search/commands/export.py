@@ -52,7 +52,7 @@ class ExportRequest:
 def export(request: ExportRequest, say: Callable[[str], None] = lambda _: None) -> TrialRow:
     """Write the chosen trial's model with a model card next to it.
 
-    What was written is checked.
+    Check the written file before it appears.
 
     Args:
         request: What to export.

@@ -37,7 +37,7 @@ from search.trials.rescore import scorer
 def prune(config: Config, out: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Score, allocate, prune, recover and evaluate one model, and save it.
 
-    It is evaluated on the report images.
+    The evaluation uses the report images.
 
     Args:
         config: The study's configuration.

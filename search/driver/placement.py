@@ -68,7 +68,7 @@ class Peak:
 def gpu_share(peak: Peak, total_bytes: int) -> float:
     """Return the share of a GPU that a trial needs, in eighths, rounded up.
 
-    It is 1 if a trial fills a GPU of `total_bytes`.
+    The share is 1 if a trial fills a GPU of `total_bytes`.
     """
     needed = (MARGIN * peak.gpu + CONTEXT) / total_bytes
     return min(1.0, math.ceil(8 * needed) / 8)
@@ -77,7 +77,7 @@ def gpu_share(peak: Peak, total_bytes: int) -> float:
 def measured_need(peak: Peak, total_bytes: int) -> int:
     """Return the bytes that a trial should have of a GPU of `total_bytes`.
 
-    They are at most all, because batches can be split.
+    At most all of them, because a batch can be split.
     """
     return min(peak.gpu + CONTEXT, total_bytes) if peak.gpu else 0
 
@@ -163,7 +163,7 @@ def placed(shared: Shared, study: Path) -> Resources:
 def _is_tight(wanted: Mapping[str, float], rough: int) -> bool:
     """Return whether a node is short of memory.
 
-    It is if it has less than twice the rough need of all trials that its CPUs and GPUs allow.
+    A node is short if it has less than twice the rough need of all trials that its CPUs and GPUs allow.
     """
     kinds = {kind: amount for kind, amount in wanted.items() if kind != "memory"}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

@@ -105,7 +105,7 @@ class SearchProgress:
     def seconds_left(self) -> float | None:
         """Return the time left by the pace since this start's first trial.
 
-        None before a trial has ended.
+        Return None until a trial has ended.
         """
         ended = self._ended.total()
         if ended <= self._before:

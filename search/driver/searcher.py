@@ -216,7 +216,7 @@ def _issued_from(row: TrialRow) -> IssuedTrial:
 def _sampler_state(trial: optuna.Trial) -> dict[str, Any]:
     """Return the scalar system attributes of a trial.
 
-    They hold NSGA-II's generation, but not the fixed parameters.
+    The attributes include NSGA-II's generation and exclude the fixed parameters.
     """
     attributes = trial.study.get_trials(deepcopy=False)[trial.number].system_attrs
     return {key: value for key, value in attributes.items() if isinstance(value, (bool, int, float, str))}

@@ -236,7 +236,7 @@ class Watcher(tune.Callback):
     def _refund_retry(self, trial: Any) -> None:
         """Refund a retry if the previous failure was caused by a lost node.
 
-        That the node is lost is known only now.
+        Ray reports a lost node only after the failure.
         """
         trial_id = trial_id_of(trial)
         if self._starts.tries[trial_id] and self._lost_with_node(trial_id):

@@ -58,7 +58,7 @@ class Choice:
     def source(self) -> Path:
         """Return the checkpoint of what is exported.
 
-        It is the trial's, or that of its fine-tuned model.
+        This is the trial's checkpoint or that of its fine-tuned model.
         """
         return checkpoint_file(self.study, self.row) if self.tuned is None else self.tuned.checkpoint
 

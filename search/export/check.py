@@ -126,7 +126,7 @@ def agreement(name: str, overlaps: Sequence[float], sample: CheckImages) -> str:
         sample: The images.
 
     Returns:
-        What was compared, with the least IoU, without the full stop.
+        A sentence that names the comparison and the least IoU, without a full stop.
 
     Raises:
         CheckpointError: The least IoU is too small.

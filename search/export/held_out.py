@@ -159,7 +159,7 @@ class _HeldOutImages:
     def _known(self, kept: Measurement, candidate: Candidate) -> tuple[Measurement, pd.DataFrame]:
         """Return a kept measurement as the candidate's if it is of the same model.
 
-        It is then also kept as the candidate's.
+        Save the measurement as the candidate's, too.
         """
         table = read_measured_images(self.study, kept)
         trial_id, fine_tuned = candidate.trial_id, candidate.fine_tuned
@@ -197,7 +197,7 @@ def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[S
 def _fingerprint(images: ImageSet) -> str:
     """Return a hash of all that decides the metrics.
 
-    That is what the model sees, and the masks at original size.
+    The hash covers the model's input and the masks at original size.
     """
     digest = hashlib.sha256(images.fingerprint().encode())
     for truth in images.truths:

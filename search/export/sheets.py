@@ -140,7 +140,7 @@ class Sheets:
     def _original(self, index: int) -> npt.NDArray[np.uint8]:
         """Read the image at its own size.
 
-        What the model sees would be blurred in a close-up.
+        The model's input would be blurred in a close-up.
 
         Raises:
             DataError: The image cannot be read any more.

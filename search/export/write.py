@@ -93,7 +93,7 @@ def _write(kind: ExportFormat, staging: Path, out: Path, model: MedSam, choice: 
 def _publish(staging: Path, place: Path, names: Sequence[str]) -> None:
     """Move files to their place, in this order.
 
-    All may be read by those who may read the last one.
+    Give all files the read permissions of the last one.
     """
     mode = (staging / names[-1]).stat().st_mode
     for name in names:

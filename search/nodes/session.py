@@ -59,7 +59,7 @@ class Resources:
 def connected(address: str | None, resources: Resources) -> Iterator[None]:
     """Use Ray for the length of a job.
 
-    It is the Ray that this process already has, a cluster's, or one of this process's own.
+    Use this process's running Ray, a cluster, or a new local Ray.
 
     Args:
         address: The cluster, as the user gave it.

@@ -152,7 +152,7 @@ def dense_metrics(model: ModelConfig, images: ImageSet, *, autocast: bool) -> di
 def cost_metrics(spec: ModelSpec) -> dict[str, float]:
     """Return both FLOPs figures and the encoder's parameters.
 
-    They are absolute, and fractions of the dense encoder's.
+    Each figure is given as a number and as a fraction of the dense encoder's.
     """
     this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
     return {

@@ -90,7 +90,7 @@ def open_runs(server: Server, experiment: str, new: NewRun, in_use: str = "") ->
 def find_parent(server: Server, experiment: str, condition: str) -> str | None:
     """Return the newest parent run of an experiment that meets a condition.
 
-    It is None if there is none.
+    Return None if there is no such run.
 
     Raises:
         TrackingError: The server is away or refuses.

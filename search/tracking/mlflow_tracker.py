@@ -126,7 +126,7 @@ class MlflowTracker:
     def unsent(self) -> int:
         """Return the number of ended trials that did not arrive.
 
-        It is what the server has not confirmed.
+        A trial has arrived once the server confirms it.
         """
         return len(finished_ids(self._dir) - self._delivery.arrived)
 
@@ -170,7 +170,7 @@ class MlflowTracker:
     def _description(self) -> StudyNote:
         """Return the note of the study.
 
-        It is that of `start` or, for a study that another process started, the one on disk.
+        The note comes from `start` or, if another process started the study, from disk.
         """
         if self._note is None:
             self._note = read_note(self._dir)

@@ -83,7 +83,7 @@ def register(study: Path, folder: Path, registration: Registration) -> str:
         registration: What to register.
 
     Returns:
-        What was done and how to serve the model, in two lines.
+        Two lines: the registered version, and how to serve it.
 
     Raises:
         TrackingError: The server is away or refuses.

@@ -127,7 +127,7 @@ def own_uri(study_dir: Path) -> str:
 def earlier_uri(study_dir: Path) -> str | None:
     """Return the server that the study went to before.
 
-    None for a new study and for its own file.
+    Return None for a new study or if the study used its own file.
 
     Raises:
         MedcoreError: That server was given with a login, and now there is none.

@@ -182,8 +182,8 @@ def front_ranks_of(rows: Sequence[TrialRow], info: StudyInfo) -> dict[str, int]:
 def study_points(rows: Sequence[TrialRow], info: StudyInfo, known: int) -> list[Point]:
     """Return the study's curves over the number of ended trials.
 
-    They are counts, the best of each objective, and the hypervolume. A point has the time of the trial that it ends
-    with, so that curves look the same when a study is sent late.
+    The curves are counts, the best of each objective, and the hypervolume. A point has the time at which its last
+    trial ended, so that curves look the same when a study is sent late.
 
     Args:
         rows: All trials that have ended.

@@ -18,7 +18,7 @@ RECOVERY_STATE = "recovery.pt"
 def remove_state(study: Path, trial_id: str) -> None:
     """Remove the files that a trial needs only until its row exists.
 
-    What the system does not allow to remove stays.
+    Keep files that the system refuses to remove.
     """
     folder = trial_folder(study, trial_id)
     with suppress(OSError):

@@ -20,7 +20,7 @@ def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict
 
     The result is empty if leverage is switched off.
 
-    It is measured on some calibration images. The dense model's logits are the teacher's, so this costs one short
+    Leverage is measured on some calibration images. The dense model's logits are the teacher's, so this costs one short
     evaluation of the pruned model.
 
     Args:

@@ -18,7 +18,7 @@ from search.base.sections.space import SpaceConfig
 class WarmStarts(Section):
     """Trials that run first.
 
-    They are the dense model, and the rule and uniform budgets at these shares of the cost.
+    These are the dense model, and the rule's and uniform budgets at the given shares of the cost.
     """
 
     dense: bool = True

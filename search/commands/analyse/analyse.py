@@ -166,7 +166,7 @@ def _run(
 def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) -> dict[str, list[dict[str, Any]]]:
     """Return the summaries by model.
 
-    They are of the adapted model, and of the general one as a control for the architecture's part.
+    The models are the adapted one and, as a control for the effect of the architecture, the general one.
     """
     control = config.model_copy(update={"model": config.model.model_copy(update={"adapted": config.model.base})})
     summaries: dict[str, list[dict[str, Any]]] = {}

@@ -167,7 +167,7 @@ def _walk(
 def _measure(step: GridStep, a: Pruned, b: Pruned, zones: dict[float, npt.NDArray[np.bool_]]) -> list[dict[str, Any]]:
     """Return one row per τ.
 
-    None for a step that removes too little or has no usable image.
+    The row is None if a step removes too little or has no usable image.
     """
     dense = cost(ModelSpec.dense(a.spec.arch)).encoder_params
     removed = 100 * (cost(a.spec).encoder_params - cost(b.spec).encoder_params) / dense

@@ -76,7 +76,7 @@ def _splits(folder: Path, saved: Path) -> dict[str, list[str]]:
 def models(config: Config | None) -> dict[str, str]:
     """Return the study's architecture and checkpoints.
 
-    Nothing without a configuration.
+    The result is empty without a configuration.
     """
     if config is None:
         return {}
@@ -108,7 +108,7 @@ def environment(trials: pd.DataFrame, info: StudyInfo) -> dict[str, str]:
 def commands(call: Call, chosen: Member, config: Config | None) -> dict[str, str]:
     """Return commands by purpose.
 
-    They make this report and, for a study in a folder, its search and its chosen model.
+    The commands repeat this report and, for a study in a folder, its search and its export.
     """
     words = ["medcore", "report", call.study, "--out", str(call.out), "--images", str(call.images)]
     words += [word for rule in call.select for word in ("--select", rule)]

@@ -80,7 +80,7 @@ def report(
         sheets: Folder for a contact sheet of every front member, as files of their own.
 
     Returns:
-        What the report had to leave out.
+        The parts that the report had to leave out.
 
     Raises:
         MedcoreError: The study has no finished trial, a rule selects none, or `out` cannot be written.
