@@ -150,7 +150,7 @@ def placed(shared: Shared, study: Path) -> Resources:
             if peak.gpu + CONTEXT > smallest:
                 logger.warning(
                     "a trial has used %.1f GB of GPU memory and the smallest GPU has %.1f GB: there its batches are "
-                    "taken in parts, which is slower; a smaller recovery.batch_size spares that",
+                    "taken in parts, which is slower; a smaller recovery.batch_size avoids this",
                     *((peak.gpu + CONTEXT) / 1e9, smallest / 1e9),
                 )
         elif problem := gpu_memory_problem(measured_need(peak, smallest), smallest, resources.gpu):
@@ -224,8 +224,8 @@ def _measured(shared: Shared, study: Path, on_gpu: bool) -> Peak:
         measured = task.remote(settings, shared.calibration.subset(few), teacher, judged)
         if not ray.wait([measured], timeout=_PATIENCE)[0]:
             logger.warning(
-                "waiting for a free machine to measure a trial; setting search.gpus_per_trial and "
-                "search.memory_per_trial spares that"
+                "waiting for a free machine to measure a trial; set search.gpus_per_trial and "
+                "search.memory_per_trial to skip this"
             )
         peak: Peak = ray.get(measured)
     except RayError as error:

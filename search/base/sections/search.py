@@ -71,7 +71,7 @@ class SearchConfig(Section):
     def _sound(self) -> SearchConfig:
         names = [objective.name for objective in self.objectives]
         if len(set(names)) < len(names):
-            raise ValueError(f"objectives: {', '.join(names)} names one twice")
+            raise ValueError(f"objectives: {', '.join(names)}: list each once")
         if self.scheduler_objective not in (None, *names):
             raise ValueError(f"scheduler_objective '{self.scheduler_objective}' is none of {', '.join(names)}")
         if self.gpu_share > 1:
