@@ -28,7 +28,7 @@ from results.store.trial_row import row_of
 from results.store.trials import read_study
 from search.base.config import load_config
 from search.base.device import best_device
-from search.commands.sections import scoring_job, trial_settings
+from search.commands.sections import study_jobs, trial_settings
 from search.study.inputs import Shared, adapted_model, cost_metrics, load_split
 from search.study.prepare import prepare
 from search.trials.phases import phases
@@ -81,7 +81,9 @@ def chosen_member(trials: pd.DataFrame, fraction: float, cost: str) -> pd.Series
 
     None if the sampler has none that is so cheap.
     """
-    own = trials[(trials["status"] == "done") & ~trials["origin"].str.startswith(("dense", "uniform", "rule"))]
+    own = trials[
+        (trials["status"] == "done") & ~trials["origin"].str.startswith(("dense", "uniform", "rule", "repeat"))
+    ]
     within = own[own[f"{cost}_fraction"] <= fraction + 0.001]
     return None if within.empty else within.loc[within["boundary_f1"].idxmax()]
 
@@ -96,7 +98,7 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
     # nothing is searched here, so the report images take the place of the search images
     adapted = adapted_model(config.model)
     images = load_split(config.datasets, config.data.report_split, adapted.arch.img_size)
-    shared = prepare(trial_settings(config), scoring_job(config), images)
+    shared = prepare(trial_settings(config), study_jobs(config), images)
     study, cost = config.folder, config.search.cost
     trials = read_study(study)
     report = Report(shared)
@@ -112,8 +114,7 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
         for start in warm_starts(shared):
             if start["origin"] in (f"uniform {fraction:g}", f"rule {fraction:g}"):
                 method = start["origin"].split()[0]
-                own = trials[trials["origin"] == start["origin"]].iloc[0]
-                report.add(start["origin"], method, load(study / own["checkpoint"]))
+                report.add(start["origin"], method, own_model(trials, start, shared, study))
                 report.compare(searched, start["origin"])
                 plan = with_schedule_of(member, decode(start["params"], domain_of(shared)))
                 rerun = f"{start['origin']}, schedule of the searched"
@@ -126,6 +127,14 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
 def with_schedule_of(member: pd.Series[Any], plan: Plan) -> Plan:
     """The plan's budget and scores, cut and recovered like a member of the front."""
     return replace(plan, **schedule_fields(row_of(member).params))
+
+
+def own_model(trials: pd.DataFrame, start: dict[str, Any], shared: Shared, study: Path) -> MedSam:
+    """The model of a baseline that the study ran; it is run here if the study's scheduler stopped it."""
+    own = trials[trials["origin"] == start["origin"]].iloc[0]
+    if own["status"] == "done":
+        return load(study / own["checkpoint"])
+    return run(decode(start["params"], domain_of(shared)), shared, int(own["seed"]))
 
 
 def run(plan: Plan, shared: Shared, seed: int) -> MedSam:

@@ -1,11 +1,59 @@
-"""Work-arounds for packages that do not fit each other."""
+"""Work-arounds for packages that do not fit each other, or that import more than is needed."""
 
 from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from importlib.util import find_spec, module_from_spec
+from typing import Any
 
 from torch.library import Library
 
 #: Declarations of operators, which vanish if nothing refers to them.
 _declared: list[Library] = []
+
+
+def defer_init(name: str, before: Callable[[], None]) -> None:
+    """Make a package's modules importable without running its `__init__`.
+
+    The `__init__` runs as usual when code first reads a name that it defines, as `from package import name` does. A
+    package that is imported already stays as it is.
+
+    Args:
+        name: The package.
+        before: Called before the `__init__` runs.
+
+    Raises:
+        ModuleNotFoundError: It is not installed.
+    """
+    if name in sys.modules:
+        return
+    spec = find_spec(name)
+    if spec is None or (loader := spec.loader) is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    package, lock, ran = module_from_spec(spec), threading.RLock(), False
+
+    def read(attribute: str) -> Any:
+        nonlocal ran
+        # tools look for special names in every module; only `from package import *` needs the package for it
+        wanted = attribute == "__all__" or not attribute.startswith("__")
+        with lock:
+            if wanted and not ran:
+                ran = True  # the `__init__` itself may look for a name that does not exist
+                try:
+                    before()
+                    loader.exec_module(package)
+                except BaseException:
+                    ran = False
+                    raise
+        try:
+            return vars(package)[attribute]
+        except KeyError:
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}") from None
+
+    vars(package)["__getattr__"] = read
+    sys.modules[name] = package
 
 
 def import_torchvision() -> None:

@@ -35,7 +35,7 @@ def check_files(study: Path, trials: int, witness: Witness) -> dict[str, list[An
         + [name for name, count in compacted.items() if count > 1 or name not in rows],
         "rerun": sorted(witness.rewritten | witness.changed_since() | _touched_after_end(study, rows)),
         "half_written": sorted(witness.half_written | witness.vanished),
-        "failed": [[name, row["reason"]] for name, row in rows.items() if row["status"] != "done"],
+        "failed": [[name, row["reason"]] for name, row in rows.items() if row["status"] == "failed"],
         "broken_models": [name for name, row in rows.items() if row["status"] == "done" and not weights(study, row)],
     }
 
@@ -118,7 +118,7 @@ def _agrees(run: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Ended as the row says, with its metrics."""
     metrics = {metric["key"]: metric["value"] for metric in run["data"].get("metrics", [])}
     names = ("boundary_f1", "hd95", "flops") if row["status"] == "done" else ()
-    state = "FINISHED" if row["status"] == "done" else "FAILED"
+    state = {"done": "FINISHED", "stopped": "KILLED"}.get(row["status"], "FAILED")
     return bool(run["info"]["status"] == state) and all(metrics.get(name) == row[name] for name in names)
 
 

@@ -50,7 +50,7 @@ def write_study(folder: Path, output: Path, trials: int, seed: int, concurrency:
             "trials": trials,
             "concurrency": concurrency,
             "space": {"fraction": {"low": 0.3, "high": 1.0, "log": True}},
-            "warm_starts": {"uniform": [0.5], "rule": [0.6]},
+            "warm_starts": {"knapsack": [0.6], "uniform": [0.5]},
         },
     }
     path = folder / "campaign.yaml"

@@ -59,4 +59,4 @@ def _is_whole(data: bytes, name: str) -> bool:
         row = json.loads(data)
     except ValueError:
         return False
-    return isinstance(row, dict) and row.get("trial_id") == name and row.get("status") in ("done", "failed")
+    return isinstance(row, dict) and row.get("trial_id") == name and row.get("status") in ("done", "failed", "stopped")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from medcore.budgets.knapsack import knapsack_budget
 from medcore.budgets.limits import Floats, Limits, Metric
+from medcore.budgets.prices import Prices
 from medcore.budgets.rule import rule
 from medcore.budgets.targets import per_site, to_target, uniform_to_target
+from medcore.errors import ConfigError
+from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.registry import Registry
 
@@ -23,6 +27,10 @@ class Request:
         fraction: share of the dense encoder's `metric` to keep, for allocators that meet a target.
         metric: cost that `fraction` is a fraction of.
         limits: what to leave alone.
+        curves: S arrays (G + 1,), predicted loss of keeping k groups of each site; for allocators that need the
+            second-order profile (method §12).
+        prices: the cost of `fraction` instead of `metric`, such as measured time; for allocators that need no linear
+            cost.
     """
 
     arch: Architecture
@@ -31,6 +39,8 @@ class Request:
     fraction: float = 1.0
     metric: Metric = "flops_paper"
     limits: Limits = field(default_factory=Limits)
+    curves: PerSite | None = None
+    prices: Prices | None = None
 
 
 Allocator = Callable[[Request], ModelSpec]
@@ -47,11 +57,43 @@ def by_rule(request: Request) -> ModelSpec:
 @ALLOCATORS.register("uniform")
 def by_share(request: Request) -> ModelSpec:
     """Allocate the same share to every block, at the given cost."""
+    _refuse_prices(request, "uniform")
     return uniform_to_target(request.arch, request.fraction, request.metric, request.limits)
 
 
 @ALLOCATORS.register("to_target")
 def by_sensitivity(request: Request) -> ModelSpec:
     """Allocate shares in proportion to the blocks' sensitivity, at the given cost."""
+    _refuse_prices(request, "to_target")
     shape = per_site(request.arch, request.sensitivity)
     return to_target(request.arch, shape, request.fraction, request.metric, request.limits)
+
+
+@ALLOCATORS.register("knapsack")
+def by_loss(request: Request) -> ModelSpec:
+    """Allocate so that the predicted loss is least within the given cost.
+
+    Raises:
+        MedcoreError: the request has no curves, or the cost is out of reach.
+    """
+    if request.curves is None:
+        raise ConfigError(
+            "budget: the allocator 'knapsack' needs the second-order profile, and none was computed; "
+            "choose another allocator"
+        )
+    return knapsack_budget(
+        request.arch,
+        request.curves,
+        request.fraction,
+        metric=request.metric,
+        limits=request.limits,
+        prices=request.prices,
+    )
+
+
+def _refuse_prices(request: Request, name: str) -> None:
+    if request.prices is not None:
+        raise ConfigError(
+            f"budget: the allocator '{name}' cannot meet a share of {request.prices.name}; choose the allocator "
+            "'knapsack' or a cost that is counted"
+        )

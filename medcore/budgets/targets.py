@@ -7,6 +7,8 @@ another group are kept from that group's scale on at the earliest.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +16,13 @@ import numpy.typing as npt
 
 from medcore.budgets.limits import Floats, Limits, Metric, group_costs
 from medcore.errors import ConfigError
+from medcore.models.sites import Family
 from medcore.models.spec import Architecture, ModelSpec
+
+_LOG = logging.getLogger(__name__)
+
+#: Preference of families with `lean` 1 in uniform budgets that would empty them: heads cost more and matter more.
+UNIFORM_LEAN = 4.0
 
 #: A preference of 0 counts as this share of the largest: such groups come last, but any fraction is in reach.
 _LEAST_PREFERENCE = 1e-6
@@ -84,7 +92,9 @@ def uniform_to_target(
 ) -> ModelSpec:
     """Find the uniform budget of a given cost.
 
-    Every site that may give keeps the same share, to one group. Elective families stay whole.
+    Every site that may give keeps the same share, to one group. Elective families stay whole. If that leaves no group
+    at more than half of the sites of a family with `lean` 1 that have groups now, such families keep four times the
+    share of the others instead, and a warning says so.
 
     Args:
         arch: the dense architecture.
@@ -100,7 +110,30 @@ def uniform_to_target(
     kept = Limits(
         limits.protected, limits.least_count, {**limits.least_share, **whole}, limits.multiple, limits.current
     )
-    return to_target(arch, np.ones(len(arch.sites)), fraction, metric, kept)
+    plain = to_target(arch, np.ones(len(arch.sites)), fraction, metric, kept)
+    emptied = _emptied(plain, limits.widths(arch))
+    if not emptied:
+        return plain
+    _LOG.warning(
+        "uniform budget of %g of %s: equal shares would leave no %s in most blocks, so the share of %s is %g times "
+        "that of the others",
+        fraction,
+        metric,
+        " and no ".join(family.singular for family in emptied),
+        " and ".join(family.name for family in arch.families if family.lean > 0),
+        UNIFORM_LEAN,
+    )
+    leaning = [UNIFORM_LEAN if site.family.lean > 0 else 1.0 for site in arch.sites]
+    return to_target(arch, leaning, fraction, metric, kept)
+
+
+def _emptied(spec: ModelSpec, before: Sequence[int]) -> list[Family]:
+    """Return the families with `lean` 1 that keep no group at more than half of the sites that had some."""
+    kept: dict[Family, list[bool]] = {}
+    for site, width, earlier in zip(spec.arch.sites, spec.widths, before, strict=True):
+        if site.family.lean > 0 and earlier:
+            kept.setdefault(site.family, []).append(width > 0)
+    return [family for family, some in kept.items() if 2 * sum(some) < len(some)]
 
 
 def _settle(arch: Architecture, sites: _Scale, target: float) -> npt.NDArray[np.int64]:

@@ -7,7 +7,7 @@ Boxes are XYXY in pixels. Logits have the low resolution of four pixels a patch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +16,23 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcore.compat import import_torchvision
+from medcore.compat import defer_init, import_torchvision
 from medcore.data.imagefile import to_square
 from medcore.models.encoder import AttentionMode
 from medcore.models.spec import Architecture, ModelSpec
 
-import_torchvision()
+# the package's `__init__` imports torchvision, which takes about as long as torch and which only `predictor` needs
+defer_init("segment_anything", before=import_torchvision)
 
-from segment_anything import SamPredictor  # noqa: E402
 from segment_anything.modeling import (  # noqa: E402
     MaskDecoder,
     PromptEncoder,
     Sam,
     TwoWayTransformer,
 )
+
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
 
 
 class PairwiseMaskDecoder(MaskDecoder):  # type: ignore[misc]
@@ -309,6 +312,8 @@ def predictor(model: MedSam) -> SamPredictor:
 
     It resizes to the square, as MedSAM does.
     """
+    from segment_anything import SamPredictor
+
     interactive = SamPredictor(model)
     interactive.transform = SquareResize(model.arch.img_size)
     return interactive

@@ -97,6 +97,23 @@ class Watch:
 
 
 @dataclass(frozen=True)
+class LinearOutput:
+    """The linear layer by which the groups of a site add to the residual stream (method §11).
+
+    The stream after the site is the stream before it plus the layer's output.
+
+    Attributes:
+        module: path of the `torch.nn.Linear`, whose input features are the groups' outputs.
+        stream: path of the module whose input is the stream to which the layer's output is added.
+        inner: adjacent input features of one group.
+    """
+
+    module: str
+    stream: str
+    inner: int = 1
+
+
+@dataclass(frozen=True)
 class Cost:
     """Cost of the image encoder on one image, or of a part of it (method §9).
 
@@ -135,6 +152,7 @@ class Site:
         cost: cost of one group.
         suffix: tells two sites of one family in one block apart.
         within: name of a site of width 1 whose group holds this whole site. If that group is cut, so is this site.
+        output: the linear layer that follows its groups; None if there is none, so that the site cannot be refit.
     """
 
     family: Family
@@ -145,6 +163,7 @@ class Site:
     cost: Cost
     suffix: str = ""
     within: str | None = None
+    output: LinearOutput | None = None
 
     @property
     def name(self) -> str:

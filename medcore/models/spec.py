@@ -109,6 +109,15 @@ class Architecture(ABC):
         """
 
     @property
+    def trunk(self) -> tuple[str, ...]:
+        """Return paths of modules that the residual stream passes one after another (method §11).
+
+        Each takes what the one before it returns. Together they hold all sites that have a linear output.
+        """
+        refit = {site.block for site in self.sites if site.output is not None}
+        return tuple(block.path for number, block in enumerate(self.blocks) if number in refit)
+
+    @property
     @abstractmethod
     def fixed(self) -> Cost:
         """Return the cost of what no pruning removes."""

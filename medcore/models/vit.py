@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from medcore.errors import CheckpointError
-from medcore.models.sites import Block, Cost, Family, Site, TensorSlice, Watch
+from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
 from medcore.models.spec import Architecture, DecoderSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -147,7 +147,9 @@ class SamVit(Architecture):
             flops=flops,
             flops_paper=2 * self.grid**2 * width * (4 * self.embed_dim + 2 * side**2),
         )
-        return Site(HEADS, block, self.num_heads, tensors, watch=Watch(f"{path}.proj", inner=width), cost=cost)
+        watch = Watch(f"{path}.proj", inner=width)
+        output = LinearOutput(f"{path}.proj", f"{self.blocks[block].path}.norm1", inner=width)
+        return Site(HEADS, block, self.num_heads, tensors, watch, cost, output=output)
 
     def _channel_site(self, block: int) -> Site:
         """Return the MLP of a block: rows of lin1, columns of lin2 (9.2)."""
@@ -159,7 +161,8 @@ class SamVit(Architecture):
         )
         flops = 4 * self.grid**2 * self.embed_dim
         cost = Cost(encoder_params=2 * self.embed_dim + 1, flops=flops, flops_paper=flops)
-        return Site(CHANNELS, block, self.mlp_dim, tensors, watch=Watch(f"{path}.lin2"), cost=cost)
+        output = LinearOutput(f"{path}.lin2", f"{self.blocks[block].path}.norm2")
+        return Site(CHANNELS, block, self.mlp_dim, tensors, Watch(f"{path}.lin2"), cost, output=output)
 
     def _side(self, block: int) -> int:
         """Return the tokens along one side of what the block attends to."""

@@ -110,6 +110,22 @@ def take_turns(
     Returns:
         Times by name.
     """
+    return {name: _timing(seconds) for name, seconds in seconds_of(calls, threads, effort).items()}
+
+
+def seconds_of(
+    calls: Mapping[Name, Call], threads: int | None = None, effort: Effort | None = None
+) -> dict[Name, list[float]]:
+    """Time functions as `take_turns` does.
+
+    Args:
+        calls: The functions by name.
+        threads: Of the CPU; by default as many as torch uses now.
+        effort: How long to measure.
+
+    Returns:
+        Seconds of every timed block by name, at least one.
+    """
     effort = effort or Effort()
     count = threads or torch.get_num_threads()
     timers = {name: Timer("call()", globals={"call": call}, num_threads=count) for name, call in calls.items()}
@@ -120,7 +136,7 @@ def take_turns(
             taken[name] += timer.blocked_autorange(min_run_time=effort.block_seconds).times
         if time.monotonic() - begin > effort.most_seconds:
             break
-    return {name: _timing(seconds) for name, seconds in taken.items()}
+    return taken
 
 
 def extra_bytes(call: Call, device: torch.device) -> int:

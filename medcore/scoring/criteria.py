@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,19 @@ Criterion = Callable[[ScoreTable, str, "ScoringWeights"], Floats]
 CRITERIA: Registry[Criterion] = Registry("criterion")
 #: MedCore's criterion, with which all others can be blended.
 OWN = "medcore"
+
+#: What a criterion reads. "weights": the model's weights. "profile": the second-order profile (method §12). "weight":
+#: Fisher statistics at the trial's boundary weight. "fisher": those at any weight.
+Need = Literal["weights", "profile", "weight", "fisher"]
+#: Need of each criterion. One that is not listed, such as a user's own, counts as "fisher".
+NEEDS: dict[str, Need] = {
+    OWN: "weight",
+    "michel": "weight",
+    "activation": "weight",
+    "magnitude": "weights",
+    "random": "weights",
+    "second_order": "profile",
+}
 
 _ALPHA = "alpha_"
 
@@ -77,11 +90,29 @@ class ScoringWeights:
         fields = dataclasses.asdict(self)
         return {**{f"{_ALPHA}{family}": value for family, value in fields.pop("alpha").items()}, **fields}
 
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Return what the criterion and its blend with MedCore's score read."""
+        mixed = {OWN} if self.blend == 0 else {self.criterion} if self.blend == 1 else {OWN, self.criterion}
+        return frozenset(NEEDS.get(name, "fisher") for name in mixed)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ScoringWeights:
         """Undo `to_dict`."""
         alpha = {name.removeprefix(_ALPHA): value for name, value in values.items() if name.startswith(_ALPHA)}
         return cls(alpha=alpha, **{name: value for name, value in values.items() if not name.startswith(_ALPHA)})
+
+
+def criteria_for(table: ScoreTable) -> tuple[str, ...]:
+    """Return the names of the criteria that a table serves, at one boundary weight at least."""
+    held: set[Need] = {"weights"}
+    if table.profile is not None:
+        held.add("profile")
+    if table.has_fisher:
+        held.add("weight")
+    if table.block_fisher.shape[1] == 3:
+        held.add("fisher")
+    return tuple(name for name in CRITERIA if NEEDS.get(name, "fisher") in held)
 
 
 def mix(table: ScoreTable, weights: ScoringWeights, arch: Architecture) -> PerSite:
@@ -177,6 +208,23 @@ def magnitude(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats
     return table.array("magnitude", family)
 
 
+@CRITERIA.register("second_order")
+def second_order(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
+    """Return the place of each group in the second-order removal order (method §12).
+
+    Raises:
+        ConfigError: the table has no profile.
+    """
+    if table.profile is None:
+        raise ConfigError("scores: criterion 'second_order' needs the second-order profile; compute it with the scores")
+    own, names = np.zeros(table.array("magnitude", family).shape), list(table.families)
+    # the profile has the order of the architecture's sites, family by family
+    first = sum(len(table.families[name].widths) for name in names[: names.index(family)])
+    for row, places in zip(own, table.profile.scores()[first : first + len(own)], strict=True):
+        row[: len(places)] = places
+    return own
+
+
 @CRITERIA.register("random")
 def random(table: ScoreTable, family: str, weights: ScoringWeights) -> Floats:
     """Return random scores, drawn by the seed and the family's place in the table."""
@@ -224,24 +272,29 @@ def block_sensitivity(table: ScoreTable, weights: ScoringWeights) -> Floats:
 
     The sum is exact at any boundary weight. The mixture weights the data sets.
     """
-    w = weights.boundary_weight
-    per_block = table.block_fisher[:, 0] + 2 * w * table.block_fisher[:, 1] + w**2 * table.block_fisher[:, 2]
+    per_block = table.at_weight(table.block_fisher, weights.boundary_weight)
     return np.maximum(_mixture(table, weights) @ per_block, 0.0)
 
 
+def known_sensitivity(table: ScoreTable, weights: ScoringWeights) -> Floats:
+    """Return `block_sensitivity`, or ones if the table has no Fisher information, (L,)."""
+    if table.has_fisher:
+        return block_sensitivity(table, weights)
+    return np.ones(table.block_fisher.shape[-1])
+
+
 def _zero(table: ScoreTable, family: str, w: float) -> Floats:
-    """Return (D, S, G) zero scores (4.1), exact at any boundary weight w."""
-    a, b, c = np.moveaxis(table.array("zero", family), 1, 0)
-    scores: Floats = a + 2 * w * b + w**2 * c
-    return scores
+    """Return (D, S, G) zero scores (4.1), exact at boundary weight w."""
+    return table.at_weight(table.array("zero", family), w)
 
 
 def _at_node(table: ScoreTable, statistic: str, family: str, weights: ScoringWeights) -> Floats:
     """Return the (D, S, G) of a statistic that is known at the nodes only.
 
     Raises:
-        ConfigError: the boundary weight is no node of the table.
+        ConfigError: the boundary weight is no node of the table, or the table lacks the statistic.
     """
+    values = table.array(statistic, family)
     matches = np.flatnonzero(np.isclose(table.nodes, weights.boundary_weight, rtol=1e-9, atol=1e-12))
     if len(matches) == 0:
         nodes = ", ".join(f"{node:g}" for node in table.nodes)
@@ -249,7 +302,7 @@ def _at_node(table: ScoreTable, statistic: str, family: str, weights: ScoringWei
             f"scores: boundary weight {weights.boundary_weight:g} is not in the table; its nodes are {nodes} "
             "(choose one of them or score with this node)"
         )
-    return table.array(statistic, family)[:, matches[0]]
+    return values[:, matches[0]]
 
 
 def _mixture(table: ScoreTable, weights: ScoringWeights) -> Floats:

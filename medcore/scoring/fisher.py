@@ -1,12 +1,14 @@
 """Boundary-aware Fisher information of the encoder's blocks, for every boundary weight at once (method §3).
 
 The loss is affine in the boundary weight w, so its gradient is g_r + w·g_b and, with means over images,
-F(w) = A + 2w·B + w²·C, A = E[g_r²], B = E[g_r·g_b], C = E[g_b²]. Two backward passes an image give all three. The same
-passes give what the baseline criteria need: gradients of gates on groups, and activations.
+F(w) = A + 2w·B + w²·C, A = E[g_r²], B = E[g_r·g_b], C = E[g_b²]. Two backward passes an image give all three. Where one
+weight is wanted, one backward pass of loss(w) gives F(w). The same passes give what the baseline criteria need:
+gradients of gates on groups, and activations.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medcore.data.load import ImageSet
-from medcore.errors import DataError
+from medcore.errors import ConfigError, DataError
 from medcore.losses import boundary_band, score_loss_parts
 from medcore.models.groups import gate_gradients
 from medcore.models.sam import MedSam
@@ -31,6 +33,8 @@ def calibration_sums(
     indices: Sequence[int],
     nodes: Sequence[float] = (0.0,),
     progress: Progress | None = None,
+    *,
+    one_pass: bool = False,
 ) -> CalibrationSums:
     """Sum squared per-image gradients of the scoring loss over images (3.3, 3.4).
 
@@ -42,41 +46,46 @@ def calibration_sums(
         indices: which of the images to use.
         nodes: boundary weights at which the gate gradients are taken; Fisher terms hold for every weight.
         progress: called after each image.
+        one_pass: whether one backward pass an image gives the Fisher information at the only node, instead of two that
+            give it for every weight.
 
     Returns:
         The sums over the images whose gradients are finite.
 
     Raises:
-        MedcoreError: no image is given.
+        MedcoreError: no image is given, or one pass is to serve several nodes.
     """
     if len(indices) == 0:
         raise DataError("scoring: no calibration image; check the data folder, its split and the image count")
-    collector = _Collector(model, nodes)
+    if one_pass and len(nodes) != 1:
+        raise ConfigError(f"scoring: one backward pass serves one boundary weight, got {len(nodes)}; name one")
+    collector = _Collector(model, nodes, one_pass)
     masks = torch.from_numpy(images.low_masks(model.arch.low_res, list(indices)))
     with _gradients_for(model, collector.tensors), recording(model, model.spec) as activations:
         for done, (index, mask) in enumerate(zip(indices, masks, strict=True)):
-            gradients = _gradients(model, images, index, mask, collector.tensors)
-            collector.add(images.names[index], *gradients, activations)
+            gradients = _gradients(collector, model, images, index, mask)
+            collector.add(images.names[index], gradients, activations)
             if progress is not None:
                 progress(done + 1, len(indices))
     return collector.sums
 
 
 def _gradients(
-    model: MedSam, images: ImageSet, index: int, mask: Tensor, parameters: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the gradients of the region and the boundary part of one image's loss.
+    collector: _Collector, model: MedSam, images: ImageSet, index: int, mask: Tensor
+) -> list[tuple[Tensor, ...]]:
+    """Return the gradients of each part of one image's loss that the collector asks for.
 
-    One forward pass serves both.
+    One forward pass serves all.
     """
-    like = parameters[0]
+    like = collector.tensors[0]
     target = mask[None, None].to(like)
     boxes = torch.as_tensor(images.boxes[[index]]).to(like)
     logits = model.segment(images.tensor([index]).to(like), boxes)
-    region, boundary = score_loss_parts(logits, target, boundary_band(target))
-    first = torch.autograd.grad(region, parameters, retain_graph=True, materialize_grads=True)
-    second = torch.autograd.grad(boundary, parameters, materialize_grads=True)
-    return list(first), list(second)
+    losses = collector.losses(*score_loss_parts(logits, target, boundary_band(target)))
+    return [
+        torch.autograd.grad(loss, collector.tensors, retain_graph=loss is not losses[-1], materialize_grads=True)
+        for loss in losses
+    ]
 
 
 @contextmanager
@@ -103,9 +112,9 @@ def _gradients_for(model: nn.Module, parameters: list[Tensor]) -> Iterator[None]
 class _Collector:
     """Add the gradients of one image after another to `sums`."""
 
-    def __init__(self, model: MedSam, nodes: Sequence[float]) -> None:
-        self.sums = CalibrationSums.zeros(model, nodes)
-        self._nodes = torch.tensor(list(nodes), dtype=torch.float64)
+    def __init__(self, model: MedSam, nodes: Sequence[float], one_pass: bool) -> None:
+        self.sums = CalibrationSums.zeros(model, nodes, terms=1 if one_pass else 3)
+        self._nodes, self._one_pass = tuple(map(float, nodes)), one_pass
         self._spec = model.spec
         #: (block, name inside the block) of every tensor
         self._places: list[tuple[int, str]] = []
@@ -117,37 +126,43 @@ class _Collector:
         blocks = model.arch.blocks
         self._names = [f"{blocks[number].path}.{name}" for number, name in self._places]
 
+    def losses(self, region: Tensor, boundary: Tensor) -> list[Tensor]:
+        """Return the scalars to differentiate: loss(w) at the only node, or both of its parts."""
+        return [region + self._nodes[0] * boundary] if self._one_pass else [region, boundary]
+
     @torch.no_grad()
-    def add(self, name: str, region: list[Tensor], boundary: list[Tensor], seen: Activations) -> None:
+    def add(self, name: str, gradients: list[tuple[Tensor, ...]], seen: Activations) -> None:
         """Add one image's gradients and activations.
 
         An image with a gradient that is not finite is left out and its name noted.
         """
         # the squares must be finite, not only the gradients; one synchronisation with the device for all
-        norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in region + boundary])
+        norms = torch.stack([torch.linalg.vector_norm(each) for each in itertools.chain(*gradients)])
         if not bool(norms.square().isfinite().all()):
             self.sums.skipped.append(name)
             return
         self.sums.used += 1
-        for (block, inside), first, second in zip(self._places, region, boundary, strict=True):
+        for (block, inside), *parts in zip(self._places, *gradients, strict=True):
+            # g² alone, or g_r², g_r·g_b and g_b²
+            pairs = list(itertools.combinations_with_replacement(parts, 2))
             if (total := self.sums.parameters[block].get(inside)) is not None:
-                total[0].addcmul_(first, first)
-                total[1].addcmul_(first, second)
-                total[2].addcmul_(second, second)
+                for term, pair in zip(total, pairs, strict=True):
+                    term.addcmul_(*pair)
             else:
-                self.sums.others[block] += (
-                    torch.stack([(first * first).sum(), (first * second).sum(), (second * second).sum()]).double().cpu()
-                )
-        self._add_gates(region, boundary)
+                self.sums.others[block] += torch.stack([(one * two).sum() for one, two in pairs]).double().cpu()
+        self._add_gates(gradients)
         for number, values in seen.items():
             self.sums.active[number] += values.double().cpu()
 
-    def _add_gates(self, region: list[Tensor], boundary: list[Tensor]) -> None:
+    def _add_gates(self, gradients: list[tuple[Tensor, ...]]) -> None:
         """Add |∂loss(w)/∂gate| of a gate on each group's output, at every node w."""
         weights = dict(zip(self._names, self.tensors, strict=True))
-        gradients = [dict(zip(self._names, values, strict=True)) for values in (region, boundary)]
+        by_name = [dict(zip(self._names, values, strict=True)) for values in gradients]
+        nodes = torch.tensor(self._nodes, dtype=torch.float64)
         for site, width, total in zip(self._spec.arch.sites, self._spec.widths, self.sums.gates, strict=True):
             if width:
-                first, second = (gate_gradients(site, width, weights, values).cpu() for values in gradients)
-                # (W, G)
-                total += (first + self._nodes[:, None] * second).abs()
+                first, *rest = (gate_gradients(site, width, weights, values).cpu() for values in by_name)
+                # (W, G); one pass has the gradient of the only node already
+                total += (
+                    torch.stack([first.expand(len(nodes), -1), *(nodes[:, None] * part for part in rest)]).sum(0).abs()
+                )

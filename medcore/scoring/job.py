@@ -66,6 +66,8 @@ def build_table(
     nodes: Sequence[float] = NODES,
     progress: Progress | None = None,
     part_size: int = 32,
+    *,
+    one_pass: bool = False,
 ) -> ScoreTable:
     """Score every group of `adapted` (θM) against `base` (θS) (method §3, §4).
 
@@ -78,6 +80,7 @@ def build_table(
         nodes: boundary weights of reset scores and gate gradients.
         progress: called after each image with the counts of the whole job.
         part_size: most images of a part.
+        one_pass: whether one backward pass an image serves the only node; the table then holds for this weight alone.
 
     Raises:
         MedcoreError: the models differ in structure, or a data set has no image with finite gradients.
@@ -93,7 +96,7 @@ def build_table(
     def compute(part: Part) -> CalibrationSums:
         nonlocal done
         model = base if part.dataset is None else adapted
-        sums = calibration_sums(model, images, part.indices, nodes, report)
+        sums = calibration_sums(model, images, part.indices, nodes, report, one_pass=one_pass)
         done += len(part.indices)
         return sums
 
@@ -147,6 +150,25 @@ def assemble(
         arrays=arrays | _magnitudes(adapted),
         block_fisher=block_fisher,
         meta=meta,
+    )
+
+
+def weights_table(model: MedSam, datasets: Sequence[str]) -> ScoreTable:
+    """Return a table with the statistics of the weights alone, which needs no pass over images.
+
+    It serves criteria that need neither gradients nor activations. It stays in memory.
+
+    Args:
+        model: the model to score.
+        datasets: names of the calibration data sets.
+    """
+    return ScoreTable(
+        datasets=tuple(datasets),
+        nodes=(),
+        families=families_of(model.spec),
+        arrays=_magnitudes(model),
+        block_fisher=np.zeros((len(datasets), 0, len(model.arch.blocks))),
+        meta={"architecture": model.arch.name, "images": {}, "skipped": {}, "base_images": 0, "base_skipped": []},
     )
 
 
@@ -204,7 +226,7 @@ def _score_blocks(
 
     The arrays have the table's names and lack its leading axis.
     """
-    spec, sizes = adapted.spec, {"terms": 3, "nodes": len(nodes)}
+    spec, sizes = adapted.spec, {"terms": terms.terms, "nodes": len(nodes)}
     arrays: dict[str, Floats] = {}
     for statistic, axes in STATISTICS.items():
         if axes[:1] == ("datasets",):
@@ -214,7 +236,7 @@ def _score_blocks(
         start, end = _parameters(base, block.path), _parameters(adapted, block.path)
         fisher, fisher_base = terms.means(number), general.means(number)
         own = [slot for slot in slots if slot.site.block == number and slot.width]
-        for term in range(3):
+        for term in range(terms.terms):
             weighted = {name: 0.5 * value[term].double() * end[name].square() for name, value in fisher.items()}
             for slot in own:
                 slot.write(arrays, "zero", _group_sums(slot, weighted), at=term)
@@ -253,8 +275,11 @@ def _parameters(model: MedSam, path: str) -> dict[str, Tensor]:
 def _at(terms: Tensor, w: float) -> Tensor:
     """Return the Fisher information at a boundary weight (3.4), float64.
 
-    Rounding may push a vanishing sum below 0, so negative values become 0.
+    A single term is the information at the only node. Rounding may push a vanishing sum below 0, so negative values
+    become 0.
     """
+    if len(terms) == 1:
+        return terms[0].double()
     a, b, c = terms.double().unbind()
     return (a + 2 * w * b + w**2 * c).clamp_min(0)
 

@@ -8,26 +8,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from medcore.errors import CheckpointError, StorageError
+from medcore.errors import CheckpointError, ConfigError, StorageError
 from medcore.files import replacing
 from medcore.models.architectures import spec_from
 from medcore.models.sites import by_family
 from medcore.models.spec import ModelSpec, is_number
 from medcore.models.vit import SamVit
 
+if TYPE_CHECKING:
+    from medcore.scoring.profile import Profile
+
 Floats = npt.NDArray[np.float64]
 
 #: Part of every key, so that a table of an older format is computed again.
 FORMAT = "medcore-scores-2"
 #: Statistic of a group -> the axes of its array before the family's sites and groups. "datasets" has D entries, "terms"
-#: the three coefficients of a quadratic in the boundary weight, "nodes" one entry a tabulated boundary weight.
+#: the three coefficients of a quadratic in the boundary weight (or its value at the only node), "nodes" one entry a
+#: tabulated boundary weight.
 STATISTICS: dict[str, tuple[str, ...]] = {
     "zero": ("datasets", "terms"),
     "reset": ("datasets", "nodes"),
@@ -60,6 +64,7 @@ class ScoreTable:
     | statistic | leading axes | meaning |
     |---|---|---|
     | zero | D, 3 | coefficients a, b, c of the zero score a + 2w·b + w²·c, so it is exact for every boundary weight w |
+    | | D, 1 | instead, from one backward pass an image: the zero score at the only node |
     | reset | D, W | reset scores |
     | michel | D, W | mean of the absolute ∂loss/∂gate of a gate on the group's output |
     | activation | D | see `medcore.scoring.activations` |
@@ -73,8 +78,9 @@ class ScoreTable:
         nodes: boundary weights, (W,).
         families: family name -> its sites.
         arrays: "STATISTIC_FAMILY" -> array.
-        block_fisher: (D, 3, L), FM summed over each block.
+        block_fisher: (D, 3, L) or (D, 1, L), FM summed over each block; (D, 0, L) if it was not computed.
         meta: JSON-able notes: images used and skipped per data set, hashes of what the table was made from.
+        profile: second-order profile of the same model, for the criterion that reads it. It has a file of its own.
     """
 
     datasets: tuple[str, ...]
@@ -83,10 +89,50 @@ class ScoreTable:
     arrays: Mapping[str, Floats]
     block_fisher: Floats
     meta: dict[str, Any] = field(default_factory=dict)
+    profile: Profile | None = None
 
     def array(self, statistic: str, family: str) -> Floats:
-        """Return one statistic of one family."""
-        return self.arrays[f"{statistic}_{family}"]
+        """Return one statistic of one family.
+
+        Raises:
+            ConfigError: the table was made without this statistic.
+        """
+        try:
+            return self.arrays[f"{statistic}_{family}"]
+        except KeyError:
+            raise ConfigError(
+                f"scores: the table lacks the {statistic} statistic of {family}; score again with Fisher statistics"
+            ) from None
+
+    @property
+    def has_fisher(self) -> bool:
+        """Return whether the table was made with passes over images, not from the weights alone."""
+        return bool(self.block_fisher.shape[1] > 0)
+
+    def at_weight(self, terms: Floats, w: float) -> Floats:
+        """Return a quadratic in the boundary weight at w (3.4).
+
+        Args:
+            terms: (D, 3, …) coefficients a, b, c of a + 2w·b + w²·c, or (D, 1, …), the value at the only node.
+            w: the boundary weight.
+
+        Returns:
+            (D, …).
+
+        Raises:
+            ConfigError: there are no terms, or the single one belongs to another weight.
+        """
+        if not self.has_fisher:
+            raise ConfigError("scores: the table lacks Fisher information; score again with Fisher statistics")
+        if terms.shape[1] == 1:
+            if not np.isclose(self.nodes[0], w, rtol=1e-9, atol=1e-12):
+                raise ConfigError(
+                    f"scores: the table holds for boundary weight {self.nodes[0]:g} only, not for {w:g}; "
+                    "score again for every weight"
+                )
+            return terms[:, 0]
+        values: Floats = terms[:, 0] + 2 * w * terms[:, 1] + w**2 * terms[:, 2]
+        return values
 
     def widths(self, family: str) -> tuple[int, ...]:
         """Return the number of groups of each site of the scored model."""
@@ -151,11 +197,13 @@ class ScoreTable:
         return table
 
     def _validate(self, where: str) -> None:
-        sizes = {"datasets": len(self.datasets), "terms": 3, "nodes": len(self.nodes)}
+        # one term is what one backward pass for the only node gives
+        terms = 1 if len(self.nodes) == 1 and self.block_fisher.shape[1:2] == (1,) else 3
+        sizes = {"datasets": len(self.datasets), "terms": terms, "nodes": len(self.nodes)}
         # arrays may be larger than their sites need, never smaller
         blocks = 1 + max((block for sites in self.families.values() for block in sites.blocks), default=-1)
         blocks = max((blocks, *self.block_fisher.shape[-1:]))
-        expected: dict[str, tuple[int, ...]] = {"block_fisher": (sizes["datasets"], 3, blocks)}
+        expected: dict[str, tuple[int, ...]] = {"block_fisher": (sizes["datasets"], terms, blocks)}
         for family, sites in self.families.items():
             if len(sites.blocks) != len(sites.widths) or min((*sites.blocks, *sites.widths, 0)) < 0:
                 raise CheckpointError(f"{where}: blocks and widths of {family} do not fit each other; score again")

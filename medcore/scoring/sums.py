@@ -28,14 +28,14 @@ _FORMAT = "medcore-sums-1"
 class CalibrationSums:
     """Sums over `used` images.
 
-    W is the number of boundary weights (nodes), G the groups that a site has.
+    W is the number of boundary weights (nodes), G the groups that a site has, T the number of terms of the Fisher
+    information: three (A, B, C) that hold for every boundary weight, or one, F(w) at the only node w.
 
     Attributes:
         spec: structure of the scored model.
-        parameters: for every block, name inside the block (`attn.qkv.weight`) -> (3, *parameter shape), terms A, B, C
-            of the Fisher information on the model's device and in its dtype, of modules with parameters that belong
-            to groups.
-        others: for every block, (3,) float64, the same terms summed over the block's other parameters.
+        parameters: for every block, name inside the block (`attn.qkv.weight`) -> (T, *parameter shape), terms of the
+            Fisher information on the model's device and in its dtype, of modules with parameters that belong to groups.
+        others: for every block, (T,) float64, the same terms summed over the block's other parameters.
         gates: for every site, (W, G) float64, |∂loss/∂gate|.
         active: for every site, (G,) float64, see `medcore.scoring.activations`.
         used: number of images in the sums.
@@ -51,11 +51,11 @@ class CalibrationSums:
     skipped: list[str] = field(default_factory=list)
 
     @classmethod
-    def zeros(cls, model: MedSam, nodes: Sequence[float]) -> CalibrationSums:
-        """Return sums over no image, in the widths of `model`."""
+    def zeros(cls, model: MedSam, nodes: Sequence[float], terms: int = 3) -> CalibrationSums:
+        """Return sums over no image, in the widths of `model`, with T = `terms`."""
 
         def empty(parameter: Tensor) -> Tensor:
-            return torch.zeros((3, *parameter.shape), dtype=parameter.dtype, device=parameter.device)
+            return torch.zeros((terms, *parameter.shape), dtype=parameter.dtype, device=parameter.device)
 
         def double(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64)
@@ -71,16 +71,21 @@ class CalibrationSums:
                 }
                 for block in model.arch.blocks
             ],
-            others=[double(3) for _ in model.arch.blocks],
+            others=[double(terms) for _ in model.arch.blocks],
             gates=[double(len(nodes), width) for width in spec.widths],
             active=[double(width) for width in spec.widths],
         )
+
+    @property
+    def terms(self) -> int:
+        """Return T."""
+        return len(self.others[0])
 
     def means(self, block: int) -> dict[str, Tensor]:
         """Return the mean Fisher terms of one block.
 
         Returns:
-            Name in the model -> (3, *parameter shape).
+            Name in the model -> (T, *parameter shape).
         """
         path = self.spec.arch.blocks[block].path
         return {f"{path}.{name}": total / self.used for name, total in self.parameters[block].items()}
@@ -101,14 +106,14 @@ class CalibrationSums:
         self.skipped += other.skipped
 
     def block_fisher(self) -> Tensor:
-        """Return the mean terms A, B, C summed over all parameters of each block.
+        """Return the mean terms summed over all parameters of each block.
 
         Returns:
-            (L, 3) float64.
+            (L, T) float64.
         """
         rows = []
         for parameters, others in zip(self.parameters, self.others, strict=True):
-            grouped = [total.reshape(3, -1).double().sum(dim=1).cpu() for total in parameters.values()]
+            grouped = [total.reshape(self.terms, -1).double().sum(dim=1).cpu() for total in parameters.values()]
             rows.append(torch.stack([*grouped, others]).sum(dim=0))
         return torch.stack(rows) / self.used
 

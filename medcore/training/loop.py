@@ -110,6 +110,48 @@ class LastGood:
             parameter.copy_(copy)
 
 
+class RunningMean:
+    """The mean of trained parameters over the last steps of a training, in float32 (13.2).
+
+    Attributes:
+        values: the mean so far, in the parameters' order and on their devices; empty before the first of these steps.
+        starts: 0-based steps after which a mean begins; each ends the one before it.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], starts: Sequence[int]) -> None:
+        self._parameters = parameters
+        self.starts = tuple(starts)
+        self.values: list[Tensor] = []
+
+    @torch.no_grad()
+    def saw(self, step: int) -> None:
+        """Take in the parameters that `step` left. Steps before the first start count for nothing."""
+        count = min((step - start + 1 for start in self.starts if start <= step), default=0)
+        if count == 1:
+            self.values = [parameter.detach().float().clone() for parameter in self._parameters]
+        elif count > 1:
+            for value, parameter in zip(self.values, self._parameters, strict=True):
+                value.lerp_(parameter.detach().float(), 1 / count)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Put the mean into the parameters, in place. Without a step there is none, and the parameters stay."""
+        for parameter, value in zip(self._parameters, self.values, strict=bool(self.values)):
+            parameter.copy_(value)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the mean into the parameters for a while."""
+        before = [parameter.detach().clone() for parameter in self._parameters]
+        self.put()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self._parameters, before, strict=True):
+                    parameter.copy_(value)
+
+
 def check_range(where: str, **limits: tuple[float, float, float]) -> None:
     """Check that settings lie in their ranges.
 

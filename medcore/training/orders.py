@@ -17,6 +17,17 @@ TOGETHER = "together"
 _FIRST = "_first"
 
 
+def recovery_rate(fraction: float) -> float:
+    """Return the learning rate of a recovery after a refit (13.3).
+
+    Smaller models need larger steps.
+
+    Args:
+        fraction: share of the dense encoder's FLOPs that is left, above 0.
+    """
+    return float(1e-4 * max(1.0, 0.1 / fraction) ** 1.5)
+
+
 def orders(families: Sequence[Family]) -> tuple[str, ...]:
     """Return the names of the orders for these families.
 

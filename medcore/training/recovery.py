@@ -1,10 +1,10 @@
-"""A short training of a pruned encoder against the boundary and the unpruned teacher (method §6)."""
+"""A short training of a pruned encoder against the boundary and the unpruned teacher (method §6, §13)."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from medcore.losses import recovery_loss
 from medcore.models.sam import MedSam
 from medcore.training.loop import (
     LastGood,
+    RunningMean,
     all_finite,
     check_range,
     check_schedule,
@@ -49,6 +50,7 @@ class RecoverySettings:
         weight_decay: of AdamW.
         schedule: course of the learning rate, "constant" or "cosine" (to 1 %).
         warmup: steps of linear rise before it.
+        average: share of the last steps whose weights are averaged into the result (13.2); 0 keeps the last weights.
         autocast: whether to run the model in bfloat16; losses and weights stay in float32.
 
     Raises:
@@ -62,6 +64,7 @@ class RecoverySettings:
     weight_decay: float = 0.0
     schedule: str = "constant"
     warmup: int = 0
+    average: float = 0.0
     autocast: bool = False
 
     def __post_init__(self) -> None:
@@ -72,10 +75,18 @@ class RecoverySettings:
             batch_size=(self.batch_size, 1, math.inf),
             weight_decay=(self.weight_decay, 0, math.inf),
             warmup=(self.warmup, 0, math.inf),
+            average=(self.average, 0, 1),
         )
         check_schedule("recovery", self.schedule)
         if len(self.lambdas) != 4 or not all(0 <= value < math.inf for value in self.lambdas):
             raise ConfigError(f"recovery: lambdas must be four numbers of at least 0, got {self.lambdas}")
+
+    def mean_start(self, end: int) -> int:
+        """Return the 0-based step after which the mean begins that ends with step number `end`.
+
+        A mean has one step at least. Otherwise the mean of an earlier pause would not end.
+        """
+        return end - max(1, round(self.average * end))
 
 
 def draw_batches(complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int) -> npt.NDArray[np.intp]:
@@ -98,99 +109,17 @@ def draw_batches(complexity: npt.NDArray[np.float64], steps: int, batch_size: in
     return np.asarray(indices, np.intp)
 
 
-def recover(
-    model: MedSam,
-    images: ImageSet,
-    teacher: Teacher,
-    settings: RecoverySettings,
-    seed: int,
-    on_step: OnStep | None = None,
-    file: RecoveryFile | None = None,
-) -> RecoveryLog:
-    """Train the encoder of `model` in place by the recovery loss (6.2).
+@dataclass(frozen=True)
+class Training:
+    """What stays the same from step to step of a recovery.
 
-    Decoder and prompt encoder stay as they are. The boxes are exact, because the teacher's answers were made with exact
-    ones. The global random state is neither read nor changed. A non-finite loss or gradient ends the recovery with the
-    last good copy of the encoder. A batch that does not fit into memory is cut into microbatches, whose gradients add
-    up to the batch's.
-
-    Args:
+    Attributes:
         model: the pruned model.
-        images: the calibration images.
-        teacher: its answers on exactly these images, in their order.
+        images: images to train on.
+        teacher: the unpruned model's answers on exactly these images, in their order.
         settings: how to train.
         seed: decides which images each step takes.
-        on_step: called after every step.
-        file: keeps the state between steps. If it holds the state of this recovery, training continues from there.
-
-    Returns:
-        The log of each step.
-
-    Raises:
-        MedcoreError: there are steps to take, but no images, or teacher and images differ in number.
-        StorageError: the state cannot be written.
     """
-    if settings.steps == 0:
-        return RecoveryLog()
-    if len(images) == 0 or len(teacher) != len(images):
-        raise DataError(
-            f"recovery: {len(images)} calibration images but {len(teacher)} teacher answers; "
-            "compute the teacher on the same, non-empty images"
-        )
-    with only_training(model, [model.image_encoder]) as parameters:
-        state = RecoveryState(
-            identity=f"{seed} {settings} {model.spec.to_json()}",
-            parameters=parameters,
-            optimizer=torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay),
-            good=LastGood(parameters),
-        )
-        if file is not None:
-            file.load(state)
-        _take_steps(_Run(model, images, teacher, settings, seed), state, on_step, file)
-        if state.log.stopped is None and not all_finite(parameters):
-            state.log.stopped = f"non-finite weights after step {settings.steps - 1}"
-        if state.log.stopped is not None:
-            state.good.restore()
-    return state.log
-
-
-def _take_steps(run: _Run, state: RecoveryState, on_step: OnStep | None, file: RecoveryFile | None) -> None:
-    """Take the steps that are left, up to the first that must not be taken."""
-    settings, log, microbatches = run.settings, state.log, state.microbatches
-    batches = draw_batches(run.images.complexity, settings.steps, settings.batch_size, run.seed)
-    for step in range(log.steps, settings.steps):
-        factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
-        set_rate(state.optimizer, settings.lr * factor)
-        loss_of = functools.partial(run.loss, batches[step])
-        figures = microbatches.backward(settings.batch_size, loss_of, state.optimizer)
-        # one transfer for all figures, and only now: a device must not wait for it before the backward pass
-        loss, *values = figures.tolist()
-        log.split = microbatches.note(settings.batch_size)
-        log.stopped = _trouble(loss, state.parameters, step)
-        if log.stopped is not None:
-            return
-        state.good.saw(step)
-        state.optimizer.step()
-        log.losses.append(loss)
-        log.terms.append(dict(zip(TERMS, values, strict=True)))
-        if file is not None:
-            file.after_step(state)
-        if on_step is not None:
-            on_step(step, loss, log.terms[-1])
-
-
-def _trouble(loss: float, parameters: Sequence[torch.nn.Parameter], step: int) -> str | None:
-    """Return why the step must not be taken, or None."""
-    if not math.isfinite(loss):
-        return f"non-finite loss ({loss}) at step {step}"
-    if not all_finite([parameter.grad for parameter in parameters if parameter.grad is not None]):
-        return f"non-finite gradient at step {step}"
-    return None
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What stays the same from step to step of a recovery."""
 
     model: MedSam
     images: ImageSet
@@ -224,3 +153,145 @@ class _Run:
             lambdas=self.settings.lambdas,
         )
         return torch.stack([total, *(terms[name] for name in TERMS)])
+
+
+def recover(
+    model: MedSam,
+    images: ImageSet,
+    teacher: Teacher,
+    settings: RecoverySettings,
+    seed: int,
+    on_step: OnStep | None = None,
+    file: RecoveryFile | None = None,
+) -> RecoveryLog:
+    """Train the encoder of `model` in place by the recovery loss (6.2), without a pause.
+
+    Arguments and errors are those of `recover_in_parts`. A pause would not change the result.
+
+    Args:
+        model: the pruned model.
+        images: images to train on.
+        teacher: its answers on exactly these images, in their order.
+        settings: how to train.
+        seed: decides which images each step takes.
+        on_step: called after every step.
+        file: keeps the state between steps.
+
+    Returns:
+        The log of each step.
+
+    Raises:
+        MedcoreError: there are steps to take, but no images, or teacher and images differ in number.
+        StorageError: the state cannot be written.
+    """
+    *_, log = recover_in_parts(Training(model, images, teacher, settings, seed), on_step=on_step, file=file)
+    return log
+
+
+def recover_in_parts(
+    run: Training,
+    pauses: Sequence[int] = (),
+    on_step: OnStep | None = None,
+    file: RecoveryFile | None = None,
+) -> Iterator[RecoveryLog]:
+    """Train the encoder of a model in place by the recovery loss (6.2), and pause on the way.
+
+    Decoder and prompt encoder stay as they are. The boxes are exact, because the teacher's answers were made with exact
+    ones. The global random state is neither read nor changed. The result is the last encoder, or the mean over the last
+    steps. A non-finite loss or gradient ends the recovery with the last good copy of the encoder. A batch that does not
+    fit into memory is cut into microbatches, whose gradients add up to the batch's.
+
+    Args:
+        run: what to train, on what and how.
+        pauses: numbers of steps after which to pause. The model then holds the mean over the last steps before the
+            pause, and must not be changed. A pause within the steps of the last mean is left out.
+        on_step: called after every step.
+        file: keeps the state between steps. If it holds the state of this recovery, training continues from there.
+
+    Yields:
+        The log so far at each pause, and last the log of all steps.
+
+    Raises:
+        MedcoreError: there are steps to take, but no images, or teacher and images differ in number.
+        StorageError: the state cannot be written.
+    """
+    model, images, teacher, settings = run.model, run.images, run.teacher, run.settings
+    if settings.steps == 0:
+        yield RecoveryLog()
+        return
+    if len(images) == 0 or len(teacher) != len(images):
+        raise DataError(
+            f"recovery: {len(images)} images but {len(teacher)} teacher answers; "
+            "compute the teacher on the same, non-empty images"
+        )
+    stops = sorted(stop for stop in set(pauses) if 0 < stop <= settings.mean_start(settings.steps))
+    with only_training(model, [model.image_encoder]) as parameters:
+        state = _first_state(run, parameters, stops)
+        if file is not None:
+            file.load(state)
+        for stop in (stop for stop in stops if stop >= state.log.steps):
+            _take_steps(run, state, stop, on_step, file)
+            if state.log.stopped is None:
+                if file is not None:
+                    file.save(state)
+                with state.mean.in_place():
+                    yield state.log
+        _take_steps(run, state, settings.steps, on_step, file)
+        if state.log.stopped is None and not all_finite(parameters):
+            state.log.stopped = f"non-finite weights after step {settings.steps - 1}"
+        if state.log.stopped is None:
+            state.mean.put()
+        else:
+            state.good.restore()
+    yield state.log
+
+
+def _first_state(run: Training, parameters: Sequence[torch.nn.Parameter], stops: Sequence[int]) -> RecoveryState:
+    """Return the state before the first step of a recovery that pauses after some numbers of steps."""
+    settings = run.settings
+    return RecoveryState(
+        identity=f"{run.seed} {settings} {run.model.spec.to_json()}",
+        parameters=parameters,
+        optimizer=torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay),
+        good=LastGood(parameters),
+        mean=RunningMean(parameters, [settings.mean_start(end) for end in (*stops, settings.steps)]),
+    )
+
+
+def _take_steps(
+    run: Training, state: RecoveryState, stop: int, on_step: OnStep | None, file: RecoveryFile | None
+) -> None:
+    """Take the steps up to `stop`, or up to the first that must not be taken."""
+    if state.log.stopped is not None:
+        return
+    settings, log, microbatches = run.settings, state.log, state.microbatches
+    batches = draw_batches(run.images.complexity, settings.steps, settings.batch_size, run.seed)
+    for step in range(log.steps, stop):
+        factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
+        set_rate(state.optimizer, settings.lr * factor)
+        loss_of = functools.partial(run.loss, batches[step])
+        figures = microbatches.backward(settings.batch_size, loss_of, state.optimizer)
+        # one transfer for all figures, and only now: a device must not wait for it before the backward pass
+        loss, *values = figures.tolist()
+        log.split = microbatches.note(settings.batch_size)
+        log.stopped = _trouble(loss, state.parameters, step)
+        if log.stopped is not None:
+            return
+        state.good.saw(step)
+        state.optimizer.step()
+        state.mean.saw(step)
+        log.losses.append(loss)
+        log.terms.append(dict(zip(TERMS, values, strict=True)))
+        if file is not None:
+            file.after_step(state)
+        if on_step is not None:
+            on_step(step, loss, log.terms[-1])
+
+
+def _trouble(loss: float, parameters: Sequence[torch.nn.Parameter], step: int) -> str | None:
+    """Return why the step must not be taken, or None."""
+    if not math.isfinite(loss):
+        return f"non-finite loss ({loss}) at step {step}"
+    if not all_finite([parameter.grad for parameter in parameters if parameter.grad is not None]):
+        return f"non-finite gradient at step {step}"
+    return None

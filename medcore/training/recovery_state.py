@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from medcore.devices import Microbatches
-from medcore.training.loop import LastGood
+from medcore.training.loop import LastGood, RunningMean
 from medcore.training.state_file import (
     StateError,
     check_record,
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 #: Least time between two saves, in durations of the last one, so that saving takes at most a twentieth of the time.
 PAUSE = 20
-_FIELDS = ("identity", "parameters", "good", "optimizer", "log", "limit")
+_FIELDS = ("identity", "parameters", "good", "mean", "optimizer", "log", "limit")
 
 
 @dataclass
@@ -79,6 +79,7 @@ class RecoveryState:
         parameters: what is trained.
         optimizer: of these parameters.
         good: the last good copy of the parameters.
+        mean: the mean of the parameters over the last steps.
         log: the steps so far.
         microbatches: how many images fit into memory at once.
     """
@@ -87,6 +88,7 @@ class RecoveryState:
     parameters: Sequence[nn.Parameter]
     optimizer: torch.optim.Optimizer
     good: LastGood
+    mean: RunningMean
     log: RecoveryLog = field(default_factory=RecoveryLog)
     microbatches: Microbatches = field(default_factory=Microbatches)
 
@@ -120,17 +122,29 @@ class RecoveryFile:
         start = self._clock()
         if self._every == 0 or state.log.steps % self._every or start < self._rest_until:
             return
+        self.save(state)
+        end = self._clock()
+        self._rest_until = end + PAUSE * (end - start)
+
+    def save(self, state: RecoveryState) -> None:
+        """Save the state.
+
+        Args:
+            state: where the recovery stands.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
         content = {
             "identity": state.identity,
             "parameters": [parameter.detach() for parameter in state.parameters],
             "good": state.good.copies,
+            "mean": state.mean.values,
             "optimizer": state.optimizer.state_dict(),
             "log": dataclasses.asdict(state.log),
             "limit": state.microbatches.limit,
         }
         write_state(self._path, content, "cannot write the recovery's state")
-        end = self._clock()
-        self._rest_until = end + PAUSE * (end - start)
 
     def load(self, state: RecoveryState) -> None:
         """Restore the state if the file holds one of this very recovery.
@@ -147,11 +161,12 @@ class RecoveryFile:
                 return
             missing = [name for name in _FIELDS if name not in content]
             require(not missing, f"has no {', '.join(missing)}")
-            current, good, limit = content["parameters"], content["good"], content["limit"]
+            current, good, mean, limit = (content[name] for name in ("parameters", "good", "mean", "limit"))
             log = _read_log(content["log"])
             require(limit is None or isinstance(limit, int), f"limit is a {type(limit).__name__}")
             check_weights(current, state.parameters)
             check_weights(good, state.parameters)
+            check_weights(mean, state.parameters if log.steps > min(state.mean.starts) else [])
             load_optimizer(state.optimizer, content["optimizer"])
         except FileNotFoundError:
             return
@@ -159,6 +174,7 @@ class RecoveryFile:
             logger.warning("%s: no state of a recovery (%s); the recovery starts from its beginning", self._path, error)
             return
         state.good.copies = [value.to(own.device) for value, own in zip(good, state.parameters, strict=True)]
+        state.mean.values = [value.to(own.device) for value, own in zip(mean, state.parameters, strict=bool(mean))]
         with torch.no_grad():
             for parameter, value in zip(state.parameters, current, strict=True):
                 parameter.copy_(value)

@@ -1,4 +1,4 @@
-"""Pruning schedules: rounds of (score, prune a step, recover), resumable after every phase (method §6).
+"""Pruning schedules: rounds of (score, prune a step, refit, recover), resumable after every phase (method §6).
 
 One round that begins with one family is MedCore's cascade. Several rounds with fresh scores are PSP-Seg's progressive
 pruning. Targets that cut different blocks are the paper's two stages.
@@ -10,7 +10,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +22,17 @@ from medcore.models.sam import MedSam
 from medcore.models.sites import Family, PerSite
 from medcore.models.spec import ModelSpec
 from medcore.training.orders import phase_names
-from medcore.training.recovery import RecoveryFile, RecoveryLog, RecoverySettings, Teacher, recover
+from medcore.training.recovery import (
+    RecoveryFile,
+    RecoveryLog,
+    RecoverySettings,
+    Teacher,
+    Training,
+    recover_in_parts,
+)
+from medcore.training.refit.dense_streams import DenseStreams
+from medcore.training.refit.refit import RefitLog, RefitSettings, refit
+from medcore.training.rounds import Phase, grown
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,21 @@ Scorer = Callable[[MedSam, PerSite], PerSite]
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What the phases of a schedule learn from.
+
+    Attributes:
+        images: images to recover on.
+        teacher: the unpruned model's answers on exactly these images, in their order.
+        streams: the unpruned model's streams for refits, with images of their own; needed if the schedule refits.
+    """
+
+    images: ImageSet
+    teacher: Teacher
+    streams: DenseStreams | None = None
+
+
+@dataclass(frozen=True)
 class PhaseEnd:
     """Result of one phase of a schedule.
 
@@ -54,11 +79,16 @@ class PhaseEnd:
         phase: the phase.
         state: the state after it.
         log: the recovery's log; None for a phase of another kind.
+        refit: the refit's log; None for a phase of another kind.
+        paused: whether the phase only pauses. The state is then that before the phase with the model as it is now, and
+            changes when the schedule continues.
     """
 
     phase: Phase
     state: State
     log: RecoveryLog | None = None
+    refit: RefitLog | None = None
+    paused: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +102,8 @@ class Schedule:
             all orders train as long.
         order: order of the phases of a round, a name in `medcore.training.orders.orders`.
         rescore: whether every round but the first ranks by fresh scores.
+        refit: how to refit after every cut; None, or no images, for no refit.
+        pauses: shares of the last recovery's steps after which it pauses.
 
     Raises:
         MedcoreError: the order is unknown, there is no target, or a target grows.
@@ -81,6 +113,8 @@ class Schedule:
     recovery: Mapping[str, RecoverySettings] = field(default_factory=dict)
     order: str = "heads_first"
     rescore: bool = False
+    refit: RefitSettings | None = None
+    pauses: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.targets:
@@ -89,6 +123,11 @@ class Schedule:
         for number, (before, after) in enumerate(zip(self.targets, self.targets[1:], strict=False)):
             if grown(before, after):
                 raise ConfigError(f"schedule: round {number + 2} keeps more than round {number + 1} in some block")
+
+    @property
+    def refits(self) -> bool:
+        """Return whether a refit follows every cut."""
+        return self.refit is not None and self.refit.images > 0
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -105,6 +144,8 @@ class Schedule:
                 phases.append(Phase("score", "score", (), *place))
             for name, families in phase_names(self.order, self.families):
                 phases.append(Phase(name, "cut", families, *place))
+                if self.refits:
+                    phases.append(Phase(f"{name}_refit", "refit", families, *place))
                 phases.append(Phase(f"{name}_recovery", "recovery", families, *place))
         return tuple(phases)
 
@@ -118,63 +159,11 @@ class Schedule:
         share = steps * (phase.round + 1) // phase.rounds - steps * phase.round // phase.rounds
         return dataclasses.replace(each[0], steps=share)
 
-
-@dataclass(frozen=True)
-class Phase:
-    """One phase of a schedule.
-
-    Attributes:
-        stage: its name within a round.
-        kind: what it does.
-        families: families that it cuts, or recovers from.
-        round: number of its round, from 0.
-        rounds: number of rounds.
-        target: widths to reach in this round.
-    """
-
-    stage: str
-    kind: Literal["score", "cut", "recovery"]
-    families: tuple[Family, ...]
-    round: int
-    rounds: int
-    target: ModelSpec
-
-    @property
-    def name(self) -> str:
-        """Return the name: `mlp`, or `r2/mlp` where there are several rounds."""
-        return self.stage if self.rounds == 1 else f"r{self.round + 1}/{self.stage}"
-
-    @property
-    def is_recovery(self) -> bool:
-        """Return whether the phase trains the model."""
-        return self.kind == "recovery"
-
-
-def rounds_to(start: ModelSpec, final: ModelSpec, count: int) -> tuple[ModelSpec, ...]:
-    """Return the targets of `count` rounds with equal steps at every site (6.3).
-
-    Args:
-        start: widths before the first round.
-        final: widths after the last round.
-        count: number of rounds.
-
-    Raises:
-        MedcoreError: a site would grow.
-    """
-
-    def between(number: int) -> tuple[int, ...]:
-        # half up, so that the steps of all rounds add up to the whole
-        pairs = zip(start.widths, final.widths, strict=True)
-        return tuple(a - int(np.floor((a - b) * number / count + 0.5)) for a, b in pairs)
-
-    if grown(start, final):
-        raise ConfigError("schedule: the final budget keeps more than the model has in some block")
-    return tuple(ModelSpec(final.arch, between(number)) for number in range(1, count + 1))
-
-
-def grown(before: ModelSpec, after: ModelSpec) -> bool:
-    """Return whether any site is wider in `after`."""
-    return any(new > old for old, new in zip(before.widths, after.widths, strict=True))
+    def pauses_of(self, phase: Phase) -> list[int]:
+        """Return the numbers of steps after which a recovery phase pauses."""
+        if phase != self.phases[-1]:
+            return []
+        return [round(share * self.recovery_of(phase).steps) for share in self.pauses]
 
 
 def start_of(model: MedSam, scores: PerSite) -> State:
@@ -185,8 +174,7 @@ def start_of(model: MedSam, scores: PerSite) -> State:
 def run_phases(
     schedule: Schedule,
     state: State,
-    images: ImageSet,
-    teacher: Teacher,
+    inputs: Inputs,
     seed: int,
     score: Scorer | None = None,
     file: RecoveryFile | None = None,
@@ -197,45 +185,84 @@ def run_phases(
     resumed from the state after phase k ends like one that was never interrupted: in the same bits on a CPU, up to the
     rounding of non-deterministic kernels on a GPU.
 
-    A recovery that ends early (`log.stopped`) leaves a finite model, and the next phase follows.
+    A recovery that ends early (`log.stopped`) leaves a finite model, and the next phase follows. A pause changes no
+    result.
 
     Args:
         schedule: What to cut and how to recover.
         state: The state after the first `state.done` phases.
-        images: Calibration images.
-        teacher: The unpruned model's answers on them, in their order.
+        inputs: What refits and recoveries learn from.
         seed: Seed of the whole schedule.
         score: Scores a model; needed if the schedule scores again after its first round.
         file: Keeps the state within recoveries. The first recovery continues from what it holds. Remove it once the
             state after the phase is saved.
 
     Yields:
-        The end of each phase.
+        The end of each phase, and each pause of the last recovery.
 
     Raises:
-        MedcoreError: The model's widths are not those after `state.done` phases, or that number is out of range.
+        MedcoreError: The model's widths are not those after `state.done` phases, that number is out of range, or a
+            scorer or streams are missing.
     """
-    phases = schedule.phases
-    if not 0 <= state.done <= len(phases):
-        raise ConfigError(f"schedule: {state.done} phases done, but it has {len(phases)}")
     if schedule.rescore and score is None:
         raise ConfigError("schedule: scores are to be renewed, but no scorer is given")
-    _check_widths(phases, state)
-    for index, phase in enumerate(phases[state.done :], start=state.done):
-        log: RecoveryLog | None = None
-        model, kept, scores = state.model, state.kept, state.scores
+    if schedule.refits and inputs.streams is None:
+        raise ConfigError("schedule: refits are configured, but the inputs hold no streams of the unpruned model")
+    _check_state(schedule.phases, state)
+    for phase in schedule.phases[state.done :]:
         if phase.kind == "score":
             assert score is not None
-            scores = score(model, kept)
-        elif phase.kind == "recovery":
-            model = copy.deepcopy(model)
-            log = recover(model, images, teacher, schedule.recovery_of(phase), _phase_seed(seed, index), file=file)
+            end = PhaseEnd(phase, _after(state, scores=score(state.model, state.kept)))
+        elif phase.kind == "cut":
+            end = PhaseEnd(phase, _cut(phase, state))
+        elif phase.kind == "refit":
+            assert schedule.refit is not None and inputs.streams is not None
+            model = copy.deepcopy(state.model)
+            fit = refit(model, inputs.streams, schedule.refit)
+            end = PhaseEnd(phase, _after(state, model=model), refit=fit)
         else:
-            masks = select(scores, _cut_to(phase, model.spec))
-            model = prune(model, masks)
-            kept, scores = _narrowed(kept, masks), _picked(scores, masks)
-        state = State(model, kept, scores, index + 1)
-        yield PhaseEnd(phase, state, log)
+            ends = _recovered(schedule, state, inputs, seed, file)
+            end = next(ends)
+            while end.paused:
+                yield end
+                end = next(ends)
+        state = end.state
+        yield end
+
+
+def _recovered(
+    schedule: Schedule, state: State, inputs: Inputs, seed: int, file: RecoveryFile | None
+) -> Iterator[PhaseEnd]:
+    """Yield each pause of the recovery phase that comes next, and last its end."""
+    phase = schedule.phases[state.done]
+    run = Training(
+        model=copy.deepcopy(state.model),
+        images=inputs.images,
+        teacher=inputs.teacher,
+        settings=schedule.recovery_of(phase),
+        seed=_phase_seed(seed, state.done),
+    )
+    now, log = dataclasses.replace(state, model=run.model), RecoveryLog()
+    for log in recover_in_parts(run, schedule.pauses_of(phase), file=file):
+        if log.stopped is None and log.steps < run.settings.steps:
+            yield PhaseEnd(phase, now, log, paused=True)
+    yield PhaseEnd(phase, _after(state, model=run.model), log)
+
+
+def _after(state: State, **changes: Any) -> State:
+    """Return the state after one more phase, which changed some of its parts."""
+    return dataclasses.replace(state, **changes, done=state.done + 1)
+
+
+def _cut(phase: Phase, state: State) -> State:
+    """Return the state after a pruning phase."""
+    masks = select(state.scores, _cut_to(phase, state.model.spec))
+    return _after(
+        state,
+        model=prune(state.model, masks),
+        kept=_narrowed(state.kept, masks),
+        scores=_picked(state.scores, masks),
+    )
 
 
 def _phase_seed(seed: int, index: int) -> int:
@@ -268,14 +295,16 @@ def _narrowed(kept: PerSite, masks: PerSite) -> PerSite:
     return narrowed
 
 
-def _check_widths(phases: Sequence[Phase], state: State) -> None:
+def _check_state(phases: Sequence[Phase], state: State) -> None:
     """Check that the model is as wide as it must be after its phases.
 
     `kept` and `scores` must fit the model too.
 
     Raises:
-        MedcoreError: the widths differ, or the next target keeps more than the model has.
+        MedcoreError: the widths differ, the next target keeps more than the model has, or so many phases do not exist.
     """
+    if not 0 <= state.done <= len(phases):
+        raise ConfigError(f"schedule: {state.done} phases done, but it has {len(phases)}")
     spec = state.model.spec
     expected = spec
     for phase in phases[: state.done]:

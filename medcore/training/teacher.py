@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from medcore.data.load import ImageSet
 from medcore.devices import Microbatches, device_of, mixed_precision
-from medcore.errors import CheckpointError, MedcoreError
+from medcore.errors import CheckpointError, MedcoreError, StorageError
+from medcore.files import replacing
 from medcore.models.sam import MedSam
+
+#: Part of every key, so that answers of an older format are computed again.
+TEACHER_FORMAT = "medcore-teacher-1"
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,41 @@ class Teacher:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file by rename.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        arrays = {"embeddings": self.embeddings, "logits": self.logits}
+        try:
+            with replacing(path) as temporary:
+                save_file(
+                    {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+                    temporary,
+                    metadata={"format": TEACHER_FORMAT},
+                )
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"{path}: cannot write the teacher's answers ({error})") from None
+
+    @classmethod
+    def load(cls, path: Path) -> Teacher:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is damaged or of another format.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                if (file.metadata() or {}).get("format") != TEACHER_FORMAT:
+                    raise ValueError("another format")
+                embeddings, logits = file.get_tensor("embeddings"), file.get_tensor("logits")
+            if embeddings.ndim != 4 or logits.ndim != 4 or {embeddings.dtype, logits.dtype} != {np.dtype(np.float16)}:
+                raise ValueError("arrays of another shape or type")
+            return cls(embeddings, logits)
+        except (OSError, SafetensorError, ValueError, MedcoreError) as error:
+            raise CheckpointError(f"{path}: damaged teacher answers ({error}); delete the file") from None
 
     def batch(self, indices: npt.NDArray[np.intp], device: torch.device) -> tuple[Tensor, Tensor]:
         """Return copies of some rows as float32.

@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from medcore.quality.catalogue import headlines
 from results.plots.pictures import BLUE, STYLE, VERMILION, save
 from results.stats.intervals import macro_interval
+from results.stats.labels import NOT_RECOVERED
 from results.store.files import write_by_rename
 
 _PHASES = ("pruned", "recovered")
@@ -65,7 +66,7 @@ def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes:
     dense = notes["dense"]
     lines += [
         "",
-        f"The unpruned model: Boundary F1 {dense['boundary_f1']:.4f}, HD95 {dense['hd95']:.2f} px, "
+        f"The {NOT_RECOVERED}: Boundary F1 {dense['boundary_f1']:.4f}, HD95 {dense['hd95']:.2f} px, "
         f"Dice {dense['dice']:.4f}.",
     ]
     return [*_write(table, lines, out, notes), _criteria_picture(table, out / "picture.png")]

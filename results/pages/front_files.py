@@ -11,10 +11,13 @@ import pandas as pd
 
 from medcore.quality.catalogue import cost_shares
 from medcore.quality.figures import FIGURES
+from results.pages.noise import noise_sentences
 from results.plots.front import save_front_png
 from results.stats.choices import schedule_summary
-from results.stats.labels import title
+from results.stats.columns import SEEDS
+from results.stats.labels import NOT_RECOVERED, title
 from results.stats.objectives import names_of
+from results.stats.seed_noise import runs_in, seed_interval
 from results.store.files import write_by_rename
 from results.store.front import Front
 from results.store.latency import timed_on
@@ -52,8 +55,9 @@ def write_front(front: Front, trials: pd.DataFrame, out: Path) -> list[Path]:
         "|" + "---|" * len(table.columns),
         *(f"| {' | '.join(cells)} |" for cells in table.itertuples(index=False)),
         "",
-        f"{len(front.records)} of {front.done} trials are on the front, {front.failed} failed. "
+        f"{len(front.records)} of {front.done} trials are on the front, {front.not_done}. "
         f"Hypervolume {front.hypervolume:.4g} to the reference {corner}.",
+        *(line for sentence in noise_sentences(front) for line in ("", sentence)),
     ]
     if device := timed_on(front.members):
         lines += ["", f"Time and memory: one image and box a call, on {device}."]
@@ -66,22 +70,24 @@ def write_front(front: Front, trials: pd.DataFrame, out: Path) -> list[Path]:
 def front_numbers(front: Front) -> pd.DataFrame:
     """Return the front's members and the dense model as numbers.
 
-    Costs and widths are shares, quality comes with its intervals. Time and memory are there if a member was timed.
+    Costs and widths are shares, quality comes with its intervals over images. Time and memory are there if a member was
+    timed, the number of runs and intervals over them if a member is repeated.
     """
     costs, times, families = cost_shares(), _times(front), _families(front)
     figures = [*costs, *times, *front.quality]
     rows = [_row(member, front, figures) for member in front.members]
-    dense: dict[str, Any] = {"trial": "", "origin": "dense model", "chose": ""} | dict.fromkeys(families, 1.0)
+    dense: dict[str, Any] = {"trial": "", "origin": NOT_RECOVERED, "chose": ""} | dict.fromkeys(families, 1.0)
     rows.append(dense | {name: front.info.dense.get(name, np.nan) for name in figures})
     table = pd.DataFrame(rows)
-    ends = [f"{name}_{end}" for name in front.quality for end in ("lo", "hi") if f"{name}_{end}" in table]
-    return table[["trial", "origin", *costs, *times, *families, *front.quality, *ends, "chose"]]
+    ends = [*(f"{name}_{end}" for name in front.quality for end in ("lo", "hi")), SEEDS, *_seed_ends(front.quality)]
+    known = [name for name in ends if name in table]
+    return table[["trial", "origin", *costs, *times, *families, *front.quality, *known, "chose"]]
 
 
 def front_cells(front: Front) -> pd.DataFrame:
     """Return the same as text for people.
 
-    An interval follows its figure, columns have the titles of a table.
+    The interval over images follows its figure, that over seeds has a column. Columns have the titles of a table.
     """
     table, families = front_numbers(front), _families(front)
     titles = {name: _TITLES.get(name, title(name)) for name in cost_shares()}
@@ -89,9 +95,12 @@ def front_cells(front: Front) -> pd.DataFrame:
     titles |= {name: title(name) for name in front.quality} | {"chose": "chose"}
     if not table["chose"].any():
         del titles["chose"]
+    repeated = [name for name in front.quality if f"{name}_seed_lo" in table]
     shares = {*cost_shares(), *families, *(name for name in _TIMES if FIGURES[name].kind == "share")}
     rows = [
         {titles[name]: _cell(row[name], name in shares) + _interval(row, name) for name in row if name in titles}
+        | ({"runs": _count(row[SEEDS])} if repeated else {})
+        | {f"{title(name)}, seeds 95 %": _interval(row, f"{name}_seed").strip(" ()") or "–" for name in repeated}
         for row in table.to_dict("records")
     ]
     return pd.DataFrame(rows)
@@ -110,7 +119,20 @@ def _row(member: TrialRow, front: Front, figures: Sequence[str]) -> dict[str, An
     row |= {family: front.info.share(family, member.budget[family]) for family in _families(front)}
     row |= {name: member.metrics.get(name) for name in figures}
     ends = [f"{name}_{end}" for name in figures for end in ("lo", "hi")]
-    return row | {name: member.metrics[name] for name in ends if name in member.metrics}
+    row |= {name: member.metrics[name] for name in ends if name in member.metrics}
+    if not any(runs_in(each.metrics) > 1 for each in front.members):
+        return row
+    intervals = [seed_interval(member.metrics, name) or (np.nan, np.nan) for name in front.quality]
+    numbers = [end for interval in intervals for end in interval]
+    return row | {SEEDS: runs_in(member.metrics)} | dict(zip(_seed_ends(front.quality), numbers, strict=True))
+
+
+def _seed_ends(names: Sequence[str]) -> list[str]:
+    return [f"{name}_seed_{end}" for name in names for end in ("lo", "hi")]
+
+
+def _count(runs: float) -> str:
+    return "–" if np.isnan(runs) else f"{runs:.0f}"
 
 
 def _cell(value: Any, share: bool) -> str:

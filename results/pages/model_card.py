@@ -13,7 +13,9 @@ from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import shown
 from medcore.quality.timing import Timing
-from results.stats.labels import arrow_title, text, title
+from results.stats.columns import SINGLE
+from results.stats.labels import NOT_RECOVERED, arrow_title, text, title
+from results.stats.seed_noise import runs_in, seed_interval
 from results.store.fine_tuned import FineTuned
 from results.store.held_out import HeldOut, candidates_sentence, interval_text
 from results.store.latency import Record
@@ -157,6 +159,7 @@ def _quality(export: Export) -> str:
     parts = [_held_out(export.held_out)] if export.held_out is not None else []
     if names:
         parts += [_on_search_images(export), _metric_table(names, export.row.metrics, export.images, export.info.dense)]
+        parts += [_over_seeds(names, export.row)] if export.tuned is None and runs_in(export.row.metrics) > 1 else []
     if export.held_out is None:
         parts += [
             "The search chose by these images, so an honest figure is lower; on images that took no part it was not "
@@ -189,6 +192,18 @@ def _on_search_images(export: Export) -> str:
     return f"**Search images**, for comparison: {part}. {by} by these, so their figures are somewhat too good."
 
 
+def _over_seeds(names: Sequence[str], row: TrialRow) -> str:
+    """Say that the figures are means over runs, and what the exported run has itself."""
+    intervals = {name: seed_interval(row.metrics, name) for name in names}
+    spread = [f"{title(name)} {ends[0]:.4g} to {ends[1]:.4g}" for name, ends in intervals.items() if ends is not None]
+    own = [f"{title(name)} {text(name, row.metrics.get(SINGLE + name))}" for name in names]
+    return (
+        f"These figures are means over {runs_in(row.metrics)} runs of the trial with different seeds. Their 95 % "
+        f"intervals over seeds: {', '.join(spread) or 'unknown'}. The exported model is one of these runs. Its own "
+        f"figures: {', '.join(own)}."
+    )
+
+
 def _metric_table(
     names: Sequence[str],
     metrics: Mapping[str, Any],
@@ -202,7 +217,7 @@ def _metric_table(
     """
     datasets = sorted({key.partition("/")[2] for key in metrics for name in names if key.startswith(f"{name}/")})
     more = [] if dense_images is None else ["95 % interval"]
-    head = ("macro mean", "this model", "95 % interval", "dense model", *more, *datasets)
+    head = ("macro mean", "this model", "95 % interval", NOT_RECOVERED, *more, *datasets)
     rows = [
         (
             arrow_title(name),

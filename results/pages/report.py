@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medcore.quality.catalogue import cost_shares, figures, headlines
 from results.pages.front_files import front_cells
+from results.pages.noise import noise_sentences, recovered_sentence, repeats_sentence
 from results.plots.front import front_divs
 from results.plots.latency_plot import latency_figure
 from results.plots.panels import NothingToDraw
@@ -23,6 +24,7 @@ from results.stats import labels
 from results.stats.loss import ALL
 from results.stats.objectives import Objective
 from results.stats.pareto import front_table
+from results.stats.seed_noise import runs_in, seed_interval
 from results.store.files import write_by_rename
 from results.store.front import Front
 from results.store.latency import timed_on
@@ -128,6 +130,9 @@ def write_report(report: Report, path: Path) -> None:
         chosen=report.members[0],
         answer=_answer(report),
         dense=_dense(info.dense),
+        repeats=repeats_sentence(report.front),
+        recovered=recovered_sentence(report.front),
+        noise=noise_sentences(report.front),
         failures=_failures(report.trials),
         front=front_cells(report.front),
         figures=front_divs(report.trials, info.objectives, f"Pareto front of {info.name}"),
@@ -157,7 +162,7 @@ def _goals(objectives: Sequence[Objective]) -> str:
 
 
 def _answer(report: Report) -> list[str]:
-    """Describe the chosen model by its costs and by what it keeps and loses."""
+    """Describe the chosen model by its costs, by what it keeps and loses, and by its spread over seeds."""
     row = report.members[0].row
     lines = [
         f"{labels.title(name)}: {labels.text(name, value)}"
@@ -169,10 +174,20 @@ def _answer(report: Report) -> list[str]:
         cells = _change(change)
         sure = f" (95 %: {cells['interval']})" if cells["interval"] else ""
         lines.append(
-            f"{cells['metric']}: {cells['chosen']} instead of {cells['dense']}, "
+            f"{cells['metric']}: {cells['chosen']} instead of {cells['dense']} of the dense model, not recovered, "
             f"{cells['difference']}{sure}: {cells['verdict']}"
         )
-    return lines
+    return lines + _over_seeds(row, report.front)
+
+
+def _over_seeds(row: TrialRow, front: Front) -> list[str]:
+    """Return the interval over seeds of each objective that is no cost; none for a single run."""
+    intervals = {name: seed_interval(row.metrics, name) for name in front.objectives_of_quality}
+    return [
+        f"{labels.title(name)} over {runs_in(row.metrics)} seeds (95 %): {ends[0]:.4g} to {ends[1]:.4g}"
+        for name, ends in intervals.items()
+        if ends is not None
+    ]
 
 
 def _change(row: Mapping[Any, Any]) -> dict[str, str]:

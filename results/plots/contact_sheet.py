@@ -35,7 +35,7 @@ ROWS = 12
 MAX_BYTES = 700_000
 #: Warm colours are the truth's, cold ones the prediction's, in masks and in errors.
 _TRUTH, _PREDICTION, _MISSED, _FALSE = YELLOW, SKY, VERMILION, BLUE
-_COLUMNS = ("Image", "Truth", "Dense model", "Pruned model", "Boundary error of the pruned")
+_COLUMNS = ("Image", "Truth", "Dense, not recovered", "Pruned model", "Boundary error of the pruned")
 #: Inches: side of a cell, and space left of all cells, above and below.
 _CELL, _LEFT, _TOP, _BOTTOM = 1.8, 0.5, 0.7, 0.5
 _SQUARE = np.ones((3, 3), dtype=bool)

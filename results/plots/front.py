@@ -7,6 +7,7 @@ Ito's, and every meaning has a symbol too, so nothing depends on colour alone.
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from results.plots.marks import MARKS, Mark, hover_text
 from results.plots.panels import Panel, groups, panels, subtitle
 from results.plots.parallel import parallel_figure
 from results.plots.pictures import BLACK, SKY, STYLE, save
+from results.stats.labels import RECOVERED
 from results.stats.objectives import Objective
 from results.stats.pareto import Floats
 from results.store.files import write_by_rename
@@ -32,14 +34,17 @@ from results.store.files import write_by_rename
 STEP_NAME = "front of the two axes"
 #: Intervals overlap where a front is crowded, so they stay behind the points that they belong to.
 _BAR = "rgba(0,0,0,0.3)"
+#: Letters that fit above a panel of the PNG.
+_LINE = 64
 
 
 def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> go.Figure:
     """Draw the first objective against each other one as an interactive figure.
 
     Dominated trials are faint, the front of all objectives is outlined, and a step line joins the front of a
-    panel's own two axes. With three objectives or more an outlined trial can lie off the line. Front members have
-    error bars if `results.stats.uncertainty.with_intervals` added their columns.
+    panel's own two axes. With three objectives or more an outlined trial can lie off the line. A dashed line across
+    shows what the dense model reaches after the same recovery. Front members have error bars if
+    `results.stats.uncertainty.with_intervals` added their columns.
 
     Raises:
         NothingToDraw: No trial can be drawn.
@@ -51,6 +56,7 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
         traces = [_step_trace(view)] + [
             _trace(MARKS[kind], on, view, pick, hover[pick].tolist()) for kind, on, pick in groups(shown, view.front)
         ]
+        traces += [] if view.dense_y is None else [_dense_trace(view, view.dense_y)]
         for trace in traces:
             figure.add_trace(trace.update(showlegend=col == 1), row=1, col=col)
         figure.update_xaxes(title_text=view.x_title, range=view.x_range, row=1, col=col)
@@ -102,11 +108,17 @@ def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path
             for kind, on, pick in groups(shown, view.front):
                 _scatter(ax, MARKS[kind], on, view.x[pick], view.y[pick])
             _error_bars(ax, view)
+            if view.dense_y is not None:
+                ax.axhline(view.dense_y, color=BLACK, lw=1, ls=(0, (4, 3)), zorder=2)
+                # the dearer end has fewer points
+                place: Any = (view.x_range[1], view.dense_y)
+                ax.annotate(RECOVERED, place, (-24, 3), textcoords="offset points", fontsize=8, ha="right")
             ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
-        axes[0].set_title(subtitle(shown, views), loc="left", color="#555555", fontsize=9)
+        words = textwrap.fill(subtitle(shown, views), _LINE * len(views))
+        axes[0].set_title(words, loc="left", color="#555555", fontsize=9)
         handles = _legend([kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))])
-        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles) if len(views) > 1 else 3)
+        figure.legend(handles=handles, loc="outside lower left", ncols=1 + 2 * len(views))
         save(figure, path)
 
 
@@ -120,6 +132,18 @@ def _step_trace(view: Panel) -> go.Scatter:
         hoverinfo="skip",
         name=STEP_NAME,
         legendgroup="step",
+    )
+
+
+def _dense_trace(view: Panel, height: float) -> go.Scatter:
+    return go.Scatter(
+        x=view.x_range,
+        y=(height, height),
+        mode="lines",
+        line={"color": BLACK, "width": 1, "dash": "dash"},
+        hoverinfo="skip",
+        name=RECOVERED,
+        legendgroup="recovered",
     )
 
 

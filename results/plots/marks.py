@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from medcore.quality.catalogue import figures
-from results.plots.pictures import BLACK, BLUE, GREEN, PURPLE, VERMILION
+from results.plots.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from results.stats import labels
 from results.stats.objectives import Objective, names_of
+from results.stats.seed_noise import runs_in, seed_interval
 from results.store.files import is_finite
 
 
@@ -48,9 +49,10 @@ class Mark:
 
 MARKS = {
     "sampled": Mark("searched", BLUE, "circle", "o", size=9, faint=0.3),
+    "knapsack": Mark("knapsack budgets", ORANGE, "hexagon", "h", size=10, faint=0.6),
     "uniform": Mark("uniform budgets", GREEN, "square", "s", size=9, faint=0.6),
     "rule": Mark("paper's rule", VERMILION, "diamond", "D", size=9, faint=0.6),
-    "dense": Mark("dense model", BLACK, "star", "*", size=15, faint=0.8),
+    "dense": Mark("dense model, recovered", BLACK, "star", "*", size=15, faint=0.8),
     "other": Mark("other start", PURPLE, "triangle-up", "^", size=10, faint=0.6),
 }
 
@@ -58,9 +60,10 @@ MARKS = {
 def hover_text(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
     """Describe a trial in HTML.
 
-    It has origin, objectives, known figures (without those of single data sets) and budget.
+    It has origin, number of runs, objectives, known figures (without those of single data sets) and budget.
     """
-    about = f"trial {row.get('trial_id', '?')} (number {row.get('number', '?')}, {row['origin']})"
+    runs = "" if runs_in(row) == 1 else f", mean of {runs_in(row)} runs"
+    about = f"trial {row.get('trial_id', '?')} (number {row.get('number', '?')}, {row['origin']}{runs})"
     lines = [f"<b>{html.escape(about)}</b>"]
     for name in dict.fromkeys([*names_of(objectives), *(figure.name for figure in figures())]):
         value = row.get(name)
@@ -76,4 +79,6 @@ def hover_text(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
 
 def _interval(row: pd.Series[Any], name: str) -> str:
     low, high = (row.get(f"{name}_{end}", np.nan) for end in ("lo", "hi"))
-    return f" (95 %: {low:.4g} to {high:.4g})" if np.isfinite(low) and np.isfinite(high) else ""
+    images = f" (95 %: {low:.4g} to {high:.4g})" if np.isfinite(low) and np.isfinite(high) else ""
+    seeds = None if labels.is_cost(name) else seed_interval(row, name)
+    return images if seeds is None else f"{images} (95 % over seeds: {seeds[0]:.4g} to {seeds[1]:.4g})"

@@ -10,11 +10,12 @@ import pandas as pd
 
 from medcore.errors import MedcoreError
 from results.stats import labels
+from results.stats.columns import SEEDS
 from results.stats.objectives import Direction, Objective, names_of
 from results.stats.pareto import Bools, Floats, non_dominated, objective_losses, to_losses
 
 #: Origins of trials, in the order of drawing. Only the first word of an origin ("uniform 0.5") counts.
-KINDS = ("sampled", "uniform", "rule", "dense", "other")
+KINDS = ("sampled", "knapsack", "uniform", "rule", "dense", "other")
 
 
 class NothingToDraw(MedcoreError):
@@ -39,6 +40,7 @@ class Panel:
         x_range: The view, which leaves out `hidden` far outliers.
         y_range: The view.
         hidden: How many trials lie outside of the view.
+        dense_y: Where the dense model after the same recovery lies up; None without such a trial, and for a cost.
     """
 
     x: Floats
@@ -54,6 +56,7 @@ class Panel:
     x_range: tuple[float, float]
     y_range: tuple[float, float]
     hidden: int
+    dense_y: float | None = None
 
 
 def origin_kind(origin: object) -> str:
@@ -98,12 +101,15 @@ def groups(shown: pd.DataFrame, front: Bools) -> list[tuple[str, bool, Bools]]:
 
 
 def subtitle(shown: pd.DataFrame, views: Sequence[Panel]) -> str:
-    """Count the trials on the front and outside of the view, and explain bars."""
+    """Count the trials on the front and outside of the view, and explain points and bars."""
     hidden = max(view.hidden for view in views)
     outside = f"; {hidden} far outside the view" if hidden else ""
     bars = any(np.isfinite([view.x_error, view.y_error]).any() for view in views)
-    return f"{int(views[0].front.sum())} of {len(shown)} trials on the front{outside}" + (
-        "; bars: 95 % intervals over images" if bars else ""
+    repeated = SEEDS in shown and bool((shown[SEEDS] > 1).any())
+    return (
+        f"{int(views[0].front.sum())} of {len(shown)} trials on the front{outside}"
+        + ("; repeated trials at their means" if repeated else "")
+        + ("; bars: 95 % intervals over images" if bars else "")
     )
 
 
@@ -115,7 +121,8 @@ def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective
     x, y = raw[:, 0] * x_factor, raw[:, 1] * y_factor
     flat = np.flatnonzero(non_dominated(to_losses(raw, pair)))
     order = flat[np.argsort(x[flat], kind="stable")]
-    keep = front | (shown["origin"].map(origin_kind) == "dense").to_numpy(dtype=bool)
+    dense = (shown["origin"].map(origin_kind) == "dense").to_numpy(dtype=bool)
+    keep = front | dense
     x_error, y_error = _errors(shown, first.name, x_factor), _errors(shown, other.name, y_factor)
     x_range, y_range = (_with_bars(view_range(v, keep), v, e) for v, e in ((x, x_error), (y, y_error)))
     inside = (x >= x_range[0]) & (x <= x_range[1]) & (y >= y_range[0]) & (y <= y_range[1])
@@ -133,6 +140,7 @@ def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective
         x_range=x_range,
         y_range=y_range,
         hidden=int((~inside).sum()),
+        dense_y=None if labels.is_cost(other.name) or not dense.any() else float(y[dense][0]),
     )
 
 

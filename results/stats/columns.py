@@ -1,21 +1,34 @@
 """Names of the columns of a trial table that come in groups, each group with a prefix of its own.
 
-    param/NAME      a sampled parameter
-    seconds/STAGE   time that a stage of the trial took
-    report/METRIC   mean over held-out images
+    param/NAME            a sampled parameter
+    seconds/STAGE         time that a stage of the trial took
+    report/METRIC         mean over held-out images
+    fidelity/NAME/METRIC  figure that an unfinished trial had at the fidelity NAME
+    seed_sd/METRIC        standard deviation of a repeated trial over its runs
+    single/METRIC         figure of its first run alone
 
 `results.store.trial_row.TrialRow` builds and takes apart such names; tables ask here which group a column is of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+#: Origin of the unpruned model, which recovers like every other: its mean is the line to compare with.
+DENSE = "dense"
+#: Origin of a trial that the sampler drew.
+SAMPLED = "sampled"
 PARAM = "param/"
 STAGE = "seconds/"
 #: Held-out means. Nothing is ever chosen by them.
 HELD_OUT = "report/"
+#: Figures before a trial's end. Only unfinished models have them, so no front looks at them.
+FIDELITY = "fidelity/"
+#: Columns of repeated trials, see `results.stats.repeats`. Their metrics are means over `SEEDS` runs.
+SEEDS = "seeds"
+SEED_SD = "seed_sd/"
+SINGLE = "single/"
 
 
 def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,16 +39,3 @@ def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def group(prefix: str, row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the values of the columns that begin with `prefix`, by name without it."""
     return {str(key).removeprefix(prefix): value for key, value in row.items() if str(key).startswith(prefix)}
-
-
-def param_columns(columns: Iterable[Any]) -> list[str]:
-    """Return the columns that hold sampled parameters.
-
-    A data frame iterates over its columns.
-    """
-    return [str(name) for name in columns if str(name).startswith(PARAM)]
-
-
-def held_out_columns(columns: Iterable[Any]) -> list[str]:
-    """Return the columns that hold held-out means."""
-    return [str(name) for name in columns if str(name).startswith(HELD_OUT)]

@@ -8,6 +8,9 @@ import numpy.typing as npt
 from medcore.quality.catalogue import latency_names
 from medcore.quality.figures import FIGURES, Figure
 
+#: Names of the dense model: as `study.json` has its figures, and as the trial that prunes nothing but is trained.
+NOT_RECOVERED = "dense model, not recovered"
+RECOVERED = "dense model after the same recovery"
 SI = {"T": 1e12, "G": 1e9, "M": 1e6, "K": 1e3}
 
 

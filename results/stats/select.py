@@ -7,6 +7,7 @@ With constraints alone the first objective that they leave open decides, in the 
 objectives `flops<=120G` takes the best Boundary F1 and `boundary_f1>=0.8` the fewest FLOPs. A constraint on
 any cost figure settles all cost objectives. If nothing is open, the knee of what is left is taken.
 `trial:ID` stands alone and takes any finished trial, on the front or not. A prefix is enough if only one trial fits.
+The runs of a repeated trial are one candidate, with the id of the first run and the means over all.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import pandas as pd
 
 from medcore.errors import MedcoreError
 from results.stats import labels
-from results.stats.columns import HELD_OUT, held_out_columns, param_columns
+from results.stats.columns import FIDELITY, HELD_OUT, PARAM, SEED_SD, SEEDS, SINGLE
 from results.stats.objectives import Objective
 from results.stats.pareto import Floats, front_table, knee, objective_losses
 
 FORMS = "knee, best:METRIC, METRIC<=VALUE, METRIC>=VALUE (K, M, G, T allowed), trial:ID, joined by commas"
 _CONSTRAINT = re.compile(r"(?P<metric>[^<>=]+?)\s*(?P<op><=|>=)\s*(?P<number>[^<>=]+?)\s*(?P<prefix>[KMGTkmgt]?)")
-_NOT_METRICS = ("number", "seed")
+_NOT_METRICS = ("number", "seed", SEEDS)
+_NOT_METRIC_GROUPS = (PARAM, HELD_OUT, FIDELITY, SEED_SD, SINGLE)
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,11 @@ def choose(df: pd.DataFrame, objectives: Sequence[Objective], rule: str) -> pd.S
 def metric_names(df: pd.DataFrame) -> list[str]:
     """Return the columns that a rule may name.
 
-    A rule may name numeric columns, except parameters, bookkeeping and held-out figures.
+    A rule may name numeric columns, except parameters, bookkeeping, held-out figures, figures of unfinished trials, and
+    what repeated trials have next to their means.
     """
     names = [str(name) for name in df.select_dtypes("number").columns]
-    others = {*_NOT_METRICS, *param_columns(names), *held_out_columns(names)}
-    return [name for name in names if name not in others]
+    return [name for name in names if name not in _NOT_METRICS and not name.startswith(_NOT_METRIC_GROUPS)]
 
 
 def _constraint(match: re.Match[str], rule: str) -> Constraint:
@@ -146,7 +148,8 @@ def _by_id(df: pd.DataFrame, wanted: str) -> pd.Series[Any]:
         raise MedcoreError(f"'{wanted}' fits {len(hits)} trials ({some}); give more of the id")
     row = hits.iloc[0]
     if row["status"] != "done":
-        raise MedcoreError(f"trial {row['trial_id']} failed ({row.get('reason')}); choose one that is done")
+        state = "failed" if row["status"] == "failed" else "is not done"
+        raise MedcoreError(f"trial {row['trial_id']} {state} ({row.get('reason')}); choose one that is done")
     return row
 
 

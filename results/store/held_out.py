@@ -22,7 +22,7 @@ from medcore.errors import MedcoreError
 from medcore.quality.catalogue import headlines
 from results.stats.columns import HELD_OUT, prefixed
 from results.stats.intervals import macro_interval
-from results.stats.labels import text, title
+from results.stats.labels import NOT_RECOVERED, text, title
 from results.store.files import read_json, write_by_rename
 
 _FOLDER = "held_out"
@@ -91,12 +91,13 @@ class HeldOut:
     def line(self) -> str:
         """Say it in a line.
 
-        Such as `held-out val/report, 75 images: Boundary F1 0.71 (0.66–0.75), …; dense model: 0.76 (0.72–0.80), …`.
+        Such as `held-out val/report, 75 images: Boundary F1 0.71 (0.66–0.75), …; dense model, not recovered: 0.76
+        (0.72–0.80), …`.
         """
         words = f"held-out {self.model.split}, {self.model.images} images: {_spoken(self.model, self.images, True)}"
         if self.dense is None or self.dense_images is None:
             return words
-        return f"{words}; dense model: {_spoken(self.dense, self.dense_images, False)}"
+        return f"{words}; {NOT_RECOVERED}: {_spoken(self.dense, self.dense_images, False)}"
 
 
 def write_measurement(study: Path, measurement: Measurement, images: pd.DataFrame) -> None:

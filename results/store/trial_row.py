@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 
-from results.stats.columns import HELD_OUT, PARAM, STAGE, group, prefixed
+from results.stats.columns import FIDELITY, HELD_OUT, PARAM, STAGE, group, prefixed
 from results.stats.old_words import params_of_today
 from results.store.files import is_finite, is_number, plain_record
 
@@ -26,7 +26,10 @@ STATUSES: tuple[Status, ...] = ("done", "failed", "stopped")
 IDENTITY = (*REQUIRED, "reason", "seed", "origin")
 _MEMORY = ("memory_mb", "gpu_memory_mb")
 #: Columns of a fixed name that hold neither metric nor budget.
-_NAMED = {*IDENTITY, *_MEMORY, "seconds", "started", "finished", "weights", "checkpoint", "versions", "git", "finetune"}
+_NAMED = {
+    *(*IDENTITY, "repeats", *_MEMORY, "seconds", "started", "finished"),
+    *("weights", "checkpoint", "versions", "git", "finetune"),
+}
 _REASON_LENGTH = 300
 
 
@@ -75,6 +78,7 @@ class TrialRow:
         reason: Why the trial failed or stopped, or what went wrong in a trial that is done.
         seed: The trial's own seed.
         origin: `sampled`, or the name of a starting point.
+        repeats: The trial that this one repeats with another seed.
         params: Sampled parameters by name.
         metrics: Figures by name: quality, costs, leverage, measured time; None where a figure is unknown.
         budget: Groups that each site keeps, by family, in the order of the sites.
@@ -85,6 +89,7 @@ class TrialRow:
         provenance: Versions and git revision.
         held_out: Means over held-out images, by metric.
         fine_tuned: Settings of a training after the search; the figures are then those of the trained model.
+        fidelities: Figures before the trial's end, by `NAME/METRIC` with the fidelity's name.
         extra: Columns that fit nowhere above, such as the device of time measurements.
     """
 
@@ -105,14 +110,16 @@ class TrialRow:
     held_out: Mapping[str, float] = field(default_factory=dict)
     fine_tuned: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    repeats: str | None = None
+    fidelities: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the identity.
 
         Raises:
-            ValueError: The id, the number or the status is missing or wrong.
+            ValueError: The id, the number, the status or the repeated trial is missing or wrong.
         """
-        if problem := problem_of({name: getattr(self, name) for name in REQUIRED}):
+        if problem := problem_of({name: getattr(self, name) for name in (*REQUIRED, "repeats")}):
             raise ValueError(f"trial row: {problem}")
 
     @classmethod
@@ -120,7 +127,8 @@ class TrialRow:
         """Return the row of a completed trial.
 
         Args:
-            trial: `trial_id`, `number`, `seed`, `origin` and `params` of the trial as it was issued.
+            trial: `trial_id`, `number`, `seed`, `origin` and `params` of the trial as it was issued, and `repeats` if
+                it repeats another one.
             fields: Further attributes; `params` here replaces those that were issued.
         """
         return cls(**{**_issued(trial), "status": "done", **fields})
@@ -139,16 +147,19 @@ class TrialRow:
         return cls(**_issued(trial), status="failed", reason=short, timing=Timing.since(started))
 
     @classmethod
-    def stopped(cls, trial: Mapping[str, Any], phase: str, started: datetime) -> Self:
+    def stopped(
+        cls, trial: Mapping[str, Any], phase: str, started: datetime, fidelities: Mapping[str, float] | None = None
+    ) -> Self:
         """Return the row of a trial that a scheduler stops now.
 
         Args:
             trial: As for `done`.
             phase: The last phase of the trial.
             started: When the trial began, with time zone.
+            fidelities: Figures that the trial had so far, as the attribute.
         """
-        reason = f"stopped by the scheduler after {phase}"
-        return cls(**_issued(trial), status="stopped", reason=reason, timing=Timing.since(started))
+        reason, timing = f"stopped by the scheduler after {phase}", Timing.since(started)
+        return cls(**_issued(trial), status="stopped", reason=reason, timing=timing, fidelities=fidelities or {})
 
     @property
     def is_done(self) -> bool:
@@ -171,6 +182,7 @@ class TrialRow:
         }
         later |= {"checkpoint": self.checkpoint, "seconds": self.timing.seconds, **prefixed(STAGE, self.timing.stages)}
         later |= {**self.memory, **prefixed(HELD_OUT, self.held_out), "finetune": self.fine_tuned}
+        later |= {"repeats": self.repeats, **prefixed(FIDELITY, self.fidelities)}
         later |= {"started": self.timing.started, "finished": self.timing.finished}
         later |= {"versions": self.provenance.versions, "git": self.provenance.git}
         return {
@@ -190,11 +202,12 @@ class TrialRow:
                 a stage and a held-out mean that are None count as absent.
 
         Raises:
-            ValueError: The id, the number or the status is missing or wrong, or a measured column holds no number.
+            ValueError: The id, the number, the status or the repeated trial is missing or wrong, or a measured column
+                holds no number.
         """
         if problem := problem_of(row):
             raise ValueError(f"trial row: {problem}")
-        grouped = {prefix: _known(group(prefix, row)) for prefix in (PARAM, STAGE, HELD_OUT)}
+        grouped = {prefix: _known(group(prefix, row)) for prefix in (PARAM, STAGE, HELD_OUT, FIDELITY)}
         rest = {key: value for key, value in row.items() if key not in _NAMED and not key.startswith(tuple(grouped))}
         budget = {key: kept for key, value in rest.items() if (kept := _widths(value)) is not None}
         metrics = {key: value for key, value in rest.items() if value is None or is_number(value)}
@@ -205,6 +218,7 @@ class TrialRow:
             reason=row.get("reason"),
             seed=row.get("seed"),
             origin=row.get("origin"),
+            repeats=row.get("repeats"),
             params=params_of_today(grouped[PARAM]),
             metrics=metrics,
             budget=budget,
@@ -214,6 +228,7 @@ class TrialRow:
             memory=_known({name: row.get(name) for name in _MEMORY}),
             provenance=Provenance(_mapping(row.get("versions")), row.get("git")),
             held_out=grouped[HELD_OUT],
+            fidelities=grouped[FIDELITY],
             fine_tuned=_mapping(row.get("finetune")),
             extra={key: value for key, value in rest.items() if key not in budget and key not in metrics},
         )
@@ -232,7 +247,10 @@ def problem_of(row: Mapping[str, Any]) -> str | None:
         return "trial_id must be text and number an integer"
     if not is_folder_name(row["trial_id"]):
         return "trial_id is no folder name"
-    measured = [key for key in row if key in ("seconds", *_MEMORY) or key.startswith(STAGE)]
+    first = row.get("repeats")
+    if first is not None and (not isinstance(first, str) or not is_folder_name(first) or first == row["trial_id"]):
+        return "repeats names no other trial"
+    measured = [key for key in row if key in ("seconds", *_MEMORY) or key.startswith((STAGE, FIDELITY))]
     if wrong := [key for key in measured if row[key] is not None and not is_number(row[key])]:
         return f"{', '.join(wrong)} must be a number"
     return None if row["status"] in STATUSES else f"status '{row['status']}' is none of {', '.join(STATUSES)}"
@@ -249,6 +267,7 @@ def _issued(trial: Mapping[str, Any]) -> dict[str, Any]:
     A budget that was made by hand has columns of its own.
     """
     fields = {name: trial[name] for name in ("trial_id", "number", "seed", "origin")}
+    fields["repeats"] = trial.get("repeats")
     return fields | {"params": {key: value for key, value in trial["params"].items() if not isinstance(value, Mapping)}}
 
 

@@ -7,6 +7,8 @@
     STUDY/held_out/                       figures of exported models, see `results.store.held_out`
     STUDY/latency.json                    measured time and memory; joins the table that `read_study` gives
 
+A repeat is a trial of its own in all these files. `read_study` and `read_images` merge the runs of a repeated trial.
+
 Every file appears by rename, so a killed writer leaves a `*.tmp` or nothing. Write a trial's row last.
 
 A trial has finished if it has a row: in its folder or, if that is gone, in `trials.parquet`. The search too finds out
@@ -29,6 +31,7 @@ from results.stats.uncertainty import with_intervals
 from results.store.files import read_json, write_json
 from results.store.held_out import read_measurements, report_columns
 from results.store.latency import latest, read_latency, trial_columns
+from results.store.merge import merged_images, merged_rows, run_ids
 from results.store.tables import FlatRow, frame, read_table, write_table
 from results.store.trial_row import IDENTITY, REQUIRED, TrialRow, is_folder_name, problem_of
 
@@ -130,23 +133,35 @@ def all_rows(study: Path) -> list[TrialRow]:
 def read_study(study: Path) -> pd.DataFrame:
     """Read all finished trials as a table, by number.
 
-    Trials that were measured on held-out images have `report/METRIC` too, those that `medcore latency` measured have
-    time and memory. A study without finished trials gives an empty table.
+    A repeated trial has one row, with means over its runs. Trials of a study with repeats have all columns of
+    `results.stats.repeats.mean_metrics`. Trials that were measured on held-out images have `report/METRIC` too, those
+    that `medcore latency` measured have time and memory. A study without finished trials gives an empty table.
 
     Raises:
         MedcoreError: The folder is no study, or a file is corrupt.
     """
-    measured = trial_columns(latest(read_latency(study)))
-    return frame([row | measured.get(row["trial_id"], {}) for row in _study_rows(study)], IDENTITY)
+    return _with_times(study, merged_rows(_study_rows(study)))
+
+
+def read_runs(study: Path) -> pd.DataFrame:
+    """Read the table of `read_study` without merging: every repeat has a row of its own.
+
+    Raises:
+        MedcoreError: The folder is no study, or a file is corrupt.
+    """
+    return _with_times(study, _study_rows(study))
 
 
 def read_images(study: Path, trial_ids: Collection[str] | None = None) -> pd.DataFrame:
-    """Read the metrics of every image of all finished trials or of some.
+    """Read the metrics of every image, mean over the runs of each trial.
 
-    Rows have the order of `read_study`. The table is empty if no metrics were written.
+    Trials are all of `read_study` or some, in its order. The table is empty if no metrics were written.
     """
-    rows = [row for row in _study_rows(study) if trial_ids is None or row["trial_id"] in trial_ids]
-    return frame(_all_images(study, rows), _IMAGE_COLUMNS)
+    rows = _study_rows(study)
+    runs = {key: ids for key, ids in run_ids(rows).items() if trial_ids is None or key in trial_ids}
+    wanted = {each for ids in runs.values() for each in ids}
+    images = _all_images(study, [row for row in rows if row["trial_id"] in wanted])
+    return frame(merged_images(images, runs), _IMAGE_COLUMNS)
 
 
 def read_with_intervals(study: Path, objectives: Sequence[Objective]) -> pd.DataFrame:
@@ -162,12 +177,18 @@ def read_with_intervals(study: Path, objectives: Sequence[Objective]) -> pd.Data
 def compact(study: Path) -> None:
     """Write `trials.parquet` and `images.parquet`.
 
-    The tables hold every finished trial once, sorted by number. Rows of an earlier `trials.parquet` whose folders were
+    The tables hold every run once, sorted by number. Rows of an earlier `trials.parquet` whose folders were
     removed are kept.
     """
     rows = _study_rows(study)
     write_table(study / "images.parquet", _all_images(study, rows))
     write_table(study / "trials.parquet", rows)
+
+
+def _with_times(study: Path, rows: Sequence[FlatRow]) -> pd.DataFrame:
+    """Return rows as a table, with measured time and memory."""
+    measured = trial_columns(latest(read_latency(study)))
+    return frame([row | measured.get(row["trial_id"], {}) for row in rows], IDENTITY)
 
 
 def _row_file(path: Path) -> FlatRow:

@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from medcore.errors import ConfigError
+from medcore.training.orders import TOGETHER
 from search.base.sections.dimensions import Range
 from search.base.sections.families import file_keys
 from search.base.sections.fields import PathField, Section
@@ -49,6 +50,18 @@ class Config(Section):
             raise ValueError(f"search.space.boundary_weight must be among scoring.nodes {list(self.scoring.nodes)}")
         return self
 
+    @model_validator(mode="after")
+    def _asha_sees_trials(self) -> Config:
+        orders, rounds = self.search.space.order, self.search.space.rounds
+        one_order = (self.schedule.order,) if orders is None else orders.values
+        one_round = (self.schedule.rounds,) if rounds is None else rounds.values
+        if self.search.scheduler == "asha" and set(one_order) == {TOGETHER} and set(one_round) == {1}:
+            raise ValueError(
+                "search.scheduler asha sees trials between recoveries, and there is only one; use halving, or set "
+                "schedule.order or schedule.rounds"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         """The study's folder."""
@@ -64,7 +77,8 @@ class Config(Section):
 
         Worker processes may start in another folder.
         """
-        sections = {"model": self.model.absolute(), "data": self.data.absolute()}
+        names = ("model", "data", "budget", "schedule", "search")
+        sections = {name: getattr(self, name).absolute() for name in names}
         return self.model_copy(update={"output": self.output.absolute(), **sections})
 
     def to_yaml(self) -> str:

@@ -22,6 +22,19 @@ def values_of(row: TrialRow | None, objectives: Sequence[Objective]) -> tuple[fl
     return known if len(known) == len(objectives) else None
 
 
+def last_fidelity(row: TrialRow | None, objectives: Sequence[Objective]) -> tuple[int, tuple[float, ...] | None]:
+    """Return how many fidelities a row has figures of, and its objective values at the last one.
+
+    Values are in natural sign. They are None if there is no fidelity or any of them is missing there.
+    """
+    names = [] if row is None else list(dict.fromkeys(key.partition("/")[0] for key in row.fidelities))
+    if row is None or not names:
+        return 0, None
+    values = [row.fidelities.get(f"{names[-1]}/{objective.name}") for objective in objectives]
+    known = tuple(value for value in values if value is not None)
+    return len(names), known if len(known) == len(objectives) else None
+
+
 def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float], largest_side: int) -> dict[str, float]:
     """Return the hypervolume's reference in natural sign.
 

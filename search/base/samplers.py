@@ -18,6 +18,9 @@ from medcore.registry import Registry
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
+#: Constraint of an Optuna trial: share of it that was not run, because a scheduler stopped it. Above 0 is a violation.
+MISSING = "missing"
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
@@ -77,6 +80,13 @@ def _nsga2(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
     return NSGAIISampler(seed=seed, population_size=settings.population or min(50, max(8, trials // 4)))
 
 
+def _gp(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
+    """Return a sampler that models each objective by a Gaussian process."""
+    from optuna.samplers import GPSampler
+
+    return GPSampler(seed=seed, n_startup_trials=settings.startup)
+
+
 def _random(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
     """Return a sampler that draws uniformly."""
     from optuna.samplers import RandomSampler
@@ -85,6 +95,7 @@ def _random(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
 
 
 SAMPLERS.register("tpe")(Sampler(_tpe))
+SAMPLERS.register("gp")(Sampler(_gp))
 SAMPLERS.register("nsga2")(Sampler(_nsga2, needs_relative=True))
 SAMPLERS.register("random")(Sampler(_random))
 

@@ -1,28 +1,29 @@
 """Schedulers by name: whether a search stops trials early.
 
 A plug-in adds one with the decorator `SCHEDULERS.register(name)`. Ray is imported only when a scheduler is made,
-because the configuration needs no more than the names. A scheduler keeps what it has seen in memory: after a resume it
-compares trials only with those that run from then on.
+because the configuration needs no more than the names. `asha` keeps what it has seen in memory: after a resume it
+compares trials only with those that run from then on. `halving` keeps it in the study's folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcore.registry import Registry
-from results.stats.objectives import Direction
+from results.stats.objectives import Direction, Objective
+from search.base.phase_keys import FIGURES, PROGRESS
+from search.base.promotion import Quota
 
 if TYPE_CHECKING:
     from ray.tune.schedulers import TrialScheduler
 
 #: The scheduler that lets every trial run to its end.
 NONE = "none"
-#: Key of a phase's figures: percent of the trial's recovery steps that are done. It only grows.
-PROGRESS = "progress"
-#: Where Tune finds the figures of a phase in a flat result.
-FIGURES = "figures"
+#: The scheduler that lets the trials of a front continue.
+HALVING = "halving"
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,17 @@ class SchedulerSettings:
         name: A name in `SCHEDULERS`.
         objective: The objective by which trials are compared.
         mode: Whether the objective should go down (`min`) or up (`max`).
+        objectives: The figures by which `halving` compares trials.
+        quota: How many trials continue after each fidelity of `halving`.
+        study: The study's folder, where `halving` keeps its decisions.
     """
 
     name: str = NONE
     objective: str = ""
     mode: Direction = Direction.MAX
+    objectives: tuple[Objective, ...] = ()
+    quota: Quota = field(default_factory=Quota)
+    study: Path = Path()
 
     @property
     def metric(self) -> str:
@@ -73,3 +80,11 @@ def _asha(settings: SchedulerSettings) -> TrialScheduler:
 
     options: dict[str, Any] = {"max_t": 100, "grace_period": 10, "reduction_factor": 3, "stop_last_trials": False}
     return ASHAScheduler(time_attr=settings.time, metric=settings.metric, mode=settings.mode, **options)
+
+
+@SCHEDULERS.register(HALVING)
+def _halving(settings: SchedulerSettings) -> TrialScheduler:
+    """Return successive halving for several objectives, which the study's folder remembers."""
+    from search.base.halving import ParetoHalving
+
+    return ParetoHalving(settings.study, settings.objectives, settings.quota)

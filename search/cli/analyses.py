@@ -10,7 +10,7 @@ import typer
 
 from search.base.config import load_config
 from search.cli.options import ConfigPath, Fractions, Json, RayAddress
-from search.cli.progress import progress_bar
+from search.cli.progress import job_bars
 from search.cli.tables import leverage_table
 from search.cli.terminal import print_result, say
 
@@ -26,8 +26,8 @@ def leverage(
 
     settings = load_config(config)
     folder = out or settings.folder / "leverage"
-    with progress_bar() as progress:
-        result = run(settings, folder, progress, images)
+    with job_bars() as report:
+        result = run(settings, folder, report, images)
     print_result(result, as_json, lambda: leverage_table(result))
     if not as_json:
         say(f"wrote {folder}/leverage.parquet, leverage.json and leverage.png")
@@ -53,7 +53,7 @@ def analyse(
     words = ["medcore", "analyse", kind, str(config), "--out", str(out), "--seeds", str(seeds)]
     words += ["--fractions", fractions.text] if fractions and fractions.text else []
     analysis = Analysis(kind, range(seeds), fractions.shares if fractions else (), shlex.join(words))
-    with progress_bar() as progress:
-        files = run(analysis, load_config(config), out, ray_address=ray_address, progress=progress, say=say)
+    with job_bars() as report:
+        files = run(analysis, load_config(config), out, ray_address=ray_address, report=report, say=say)
     for file in files:
         say(f"wrote {file}")

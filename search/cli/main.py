@@ -14,6 +14,7 @@ from medcore.errors import MedcoreError, brief
 from search.cli import analyses, models, studies
 from search.cli.cluster import cluster
 from search.cli.terminal import errors
+from search.nodes.openmp import bound_spinning
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,6 +61,7 @@ def main() -> None:
 
     A `MedcoreError` or a lack of GPU memory becomes one line and exit code 2.
     """
+    bound_spinning()  # before a command imports torch
     logging.basicConfig(
         level=logging.WARNING,
         format="%(message)s",

@@ -12,9 +12,24 @@ from rich.text import Text
 from medcore.errors import ConfigError
 from search.base.config import load_config
 from search.cli.options import Arch, Batches, Box, ConfigPath, Json, WorkersAddress
-from search.cli.progress import progress_bar
-from search.cli.tables import evaluation_table, latency_table
+from search.cli.progress import job_bars, progress_bar
+from search.cli.tables import evaluation_table, latency_table, time_table_view
 from search.cli.terminal import console, print_result, say, warn, write_text
+
+_Timed = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STUDY_OR_CHECKPOINT",
+        help="Folder of a study, or a checkpoint; with --table also a configuration or an architecture.",
+    ),
+]
+_TableFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Write the time of every part of the encoder by width instead (1 thread, first size of --batch).",
+    ),
+]
 
 
 def adapt(config: ConfigPath, ray_address: WorkersAddress = None) -> None:
@@ -28,9 +43,9 @@ def score(config: ConfigPath) -> None:
     """Score every head and MLP channel; writes the score table and a heat map."""
     from search.commands.score import score as run
 
-    with progress_bar() as progress:
-        table, picture = run(load_config(config), progress)
-    say(f"wrote {table}\nwrote {picture}")
+    with job_bars() as report:
+        files = run(load_config(config), report)
+    say("\n".join(f"wrote {file}" for file in files))
 
 
 def prune(
@@ -42,8 +57,8 @@ def prune(
 
     settings = load_config(config)
     target = out or settings.folder / "pruned.safetensors"
-    with progress_bar() as progress:
-        metrics = run(settings, target, progress)
+    with job_bars() as report:
+        metrics = run(settings, target, report)
     console.print(evaluation_table({"pruned": metrics}))
     gone = [f"{count} {key.removesuffix('_removed')}" for key, count in metrics.items() if key.endswith("_removed")]
     say(f"removed {' and '.join(gone)}, {1 - metrics['encoder_params_fraction']:.1%} of the encoder's parameters")
@@ -87,7 +102,7 @@ def cost(
 
 
 def latency(
-    target: Annotated[Path, typer.Argument(metavar="STUDY_OR_CHECKPOINT", help="Folder of a study, or a checkpoint.")],
+    target: _Timed,
     batch: Annotated[
         Batches, typer.Option(parser=Batches.parse, metavar="<str>", help="Images a call, e.g. 1,8")
     ] = Batches((1, 8)),  # noqa: B008 - frozen
@@ -95,6 +110,7 @@ def latency(
     select: Annotated[str, typer.Option(help="Of a study: front | all")] = "front",
     autocast: Annotated[bool, typer.Option("--autocast", help="Run the models in bfloat16.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Of a study: measure also what was measured before.")] = False,
+    table: _TableFile = None,
     arch: Arch = None,
     as_json: Json = False,
 ) -> None:
@@ -105,6 +121,14 @@ def latency(
     from results.store.latency import FILE
     from search.commands import latency as command
 
+    if table is not None:
+        times = command.time_table(
+            target, table, batch=batch.sizes[0], threads=threads or 1, architecture=arch, autocast=autocast
+        )
+        print_result({"file": str(table), **times.to_dict()}, as_json, lambda: time_table_view(times))
+        if not as_json:
+            say(f"wrote {table}")
+        return
     if not target.exists():
         raise ConfigError(f"{target}: neither a study nor a checkpoint; give a search's folder or a .safetensors file")
     with progress_bar("measuring") as progress:

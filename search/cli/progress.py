@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from search.cli.terminal import errors
+
+
+@contextmanager
+def job_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each job, one after the other.
+
+    Yields a function of the job's name, and its finished and all pieces.
+    """
+    with ExitStack() as stack:
+        bars: dict[str, Callable[[int, int], None]] = {}
+
+        def update(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = stack.enter_context(progress_bar(name))
+            bars[name](done, total)
+
+        yield update
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from medcore.errors import ConfigError
 from search.base.config import load_config, override
 from search.base.shell import program, resume_command
 from search.cli.options import ConfigPath, Json, RayAddress, Study, WorkersAddress
-from search.cli.progress import progress_bar
+from search.cli.progress import job_bars
 from search.cli.tables import front_view
 from search.cli.terminal import console, print_result, say, warn
 
@@ -42,8 +42,8 @@ def search(
 
     settings = override(load_config(config), trials=trials, name=name, tracking_uri=tracking_uri)
     command = resume_command(config, trials=trials, name=name, ray_address=ray_address, tracking_uri=tracking_uri)
-    with progress_bar() as progress:
-        outcome = run(settings, resume=resume, ray_address=ray_address, command=command, progress=progress, say=say)
+    with job_bars() as report:
+        outcome = run(settings, resume=resume, ray_address=ray_address, command=command, report=report, say=say)
     folder = settings.folder
     if not outcome.complete:
         raise typer.Exit(130 if outcome.interrupted else 1)

@@ -9,9 +9,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from medcore.quality.catalogue import latency_names, metrics
 from medcore.quality.figures import FIGURES
+from medcore.quality.time_table import SiteTimes, TimeTable
+from results.pages.noise import noise_sentences
 from results.stats.choices import schedule_summary, schedules_differ
 from results.stats.labels import text, title
 from results.store.front import Front
@@ -36,8 +39,9 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def front_view(front: Front) -> Group:
-    """Show the front, and below it what its members chose and how long they take."""
-    return Group(*filter(None, (front_table(front), choices_table(front), times_table(front))))
+    """Show the front, and below it its members' intervals, what they chose and how long they take."""
+    tables = (front_table(front), intervals_table(front), choices_table(front), times_table(front))
+    return Group(*filter(None, tables), *map(Text, noise_sentences(front)))
 
 
 def front_table(front: Front) -> Table:
@@ -48,7 +52,7 @@ def front_table(front: Front) -> Table:
     families = [family.name for family in front.info.prunable()]
     table = Table(
         title=f"{escape(front.info.name)}: {len(front.members)} of {front.done} trials on the front "
-        f"({front.failed} failed), hypervolume {front.hypervolume:.4g}",
+        f"({front.not_done}), hypervolume {front.hypervolume:.4g}",
         caption="FLOPs: left of the dense encoder's, as they run and by the paper's count; "
         f"{', '.join(families)}: kept",
         box=SIMPLE_HEAD,
@@ -66,7 +70,30 @@ def front_table(front: Front) -> Table:
         table.add_row(member.trial_id, member.origin, *_costs(member.metrics), *shares, *cells)
     table.add_section()
     dense = front.info.dense
-    table.add_row("", "dense model", *_costs(dense), *["100%"] * len(families), *_cells(dense, front.quality))
+    table.add_row("dense", "not recovered", *_costs(dense), *["100%"] * len(families), *_cells(dense, front.quality))
+    return table
+
+
+def intervals_table(front: Front) -> Table | None:
+    """Show the objectives that are no costs with both intervals.
+
+    The result is None if neither is known for any member.
+    """
+    shown = front.uncertainties()
+    if not any(each.seeds or each.images for each in shown):
+        return None
+    table = Table(
+        title="95 % intervals of means over runs",
+        caption="seeds: over the runs of a trial (Student's t); images: bootstrap over images",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("trial", no_wrap=True)
+    for name in ("figure", "runs", "mean", "seeds", "images"):
+        table.add_column(name, justify="left" if name == "figure" else "right")
+    for each in shown:
+        cells = (_number(each.mean), _range(each.seeds), _range(each.images))
+        table.add_row(each.trial_id, title(each.metric), str(each.runs), *cells)
     return table
 
 
@@ -131,6 +158,25 @@ def latency_table(records: Sequence[Record]) -> Table:
     return table
 
 
+def time_table_view(times: TimeTable) -> Table:
+    """Show the milliseconds that one site adds at each measured width, equal sites in one row."""
+    table = Table(
+        title=f"{escape(times.arch.name)}: {times.dense_ms:.4g} ms, of which {times.fixed_ms:.4g} stay without groups",
+        caption=escape(str(times.conditions)),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for head in ("sites", "groups: ms that one site adds"):
+        table.add_column(head)
+    rows: dict[tuple[str, SiteTimes], list[str]] = {}
+    for site, measured in zip(times.arch.sites, times.sites, strict=True):
+        rows.setdefault((site.family.title, measured), []).append(str(site.block))
+    for (family, measured), blocks in rows.items():
+        cells = (f"{width}: {ms:.3g}" for width, ms in zip(measured.widths, measured.ms, strict=True))
+        table.add_row(f"{family} of blocks {', '.join(blocks)}", ", ".join(cells))
+    return table
+
+
 def leverage_table(result: Mapping[str, Any]) -> Table:
     """Show head steps against MLP steps at each τ (method §8)."""
     table = Table(
@@ -175,5 +221,12 @@ def _title(name: str) -> str:
 
 
 def _cells(row: Mapping[str, Any], names: list[str]) -> list[str]:
-    values = (row.get(name) for name in names)
-    return [_ABSENT if value is None else f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}" for value in values]
+    return [_number(row.get(name)) for name in names]
+
+
+def _number(value: float | None) -> str:
+    return _ABSENT if value is None else f"{value:.4f}" if abs(value) < 1 else f"{value:.4g}"
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    return _ABSENT if ends is None else " to ".join(map(_number, ends))

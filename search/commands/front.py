@@ -9,11 +9,12 @@ from pathlib import Path
 
 from results.store.front import Front, front_of
 from results.store.study_info import read_study_info
-from search.tracking.remote import open_results, results_folder
+from results.store.trials import read_with_intervals
+from search.tracking.remote import results_folder
 
 
 def front(study: str) -> Front:
-    """Return the Pareto front of a study, with its hypervolume.
+    """Return the Pareto front of a study, with its hypervolume and its members' intervals.
 
     Args:
         study: Folder or `mlflow:<experiment>/<run>`.
@@ -21,13 +22,14 @@ def front(study: str) -> Front:
     Raises:
         MedcoreError: There is no such study, or its files are corrupt.
     """
-    return front_of(*open_results(study))
+    with results_folder(study) as folder:
+        info = read_study_info(folder)
+        return front_of(read_with_intervals(folder, info.objectives), info)
 
 
 def write(study: str, out: Path) -> list[Path]:
     """Write the front as CSV, Markdown and PNG into `out`; return the files."""
     from results.pages.front_files import write_front
-    from results.store.trials import read_with_intervals
 
     with results_folder(study) as folder:
         info = read_study_info(folder)

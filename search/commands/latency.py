@@ -1,21 +1,31 @@
-"""`medcore latency`: measured time and memory of a checkpoint or of a study."""
+"""`medcore latency`: measured time and memory of a checkpoint or of a study, and times of an encoder's parts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medcore.errors import CheckpointError, ConfigError
+import torch
+
+from medcore.errors import CheckpointError, ConfigError, MedcoreError
+from medcore.models.architectures import resolve_architecture
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
+from medcore.models.spec import Architecture
+from medcore.quality.site_times import measure_sites
+from medcore.quality.time_table import TimeTable, write_time_table
 from results.stats.pareto import front_table
 from results.store.latency import Record, add_latency, read_latency
 from results.store.study_info import read_study_info
 from results.store.trial_row import row_of
 from results.store.trials import checkpoint_file, read_study
+from search.base.config import load_config
+from search.base.device import best_device
 from search.export.timing import Progress, dense_of, setup_for, timed
+from search.study.inputs import adapted_model
 
 SELECTIONS = ("front", "all")
+_CHECKPOINTS = (".pth", ".pt", ".safetensors")
 
 
 def latency(
@@ -109,6 +119,56 @@ def study_latency(
             done += 1
             progress(done, total)
     return [each for each in read_latency(study) if each.setup == setup and each.trial_id in sources]
+
+
+def time_table(
+    target: Path,
+    out: Path,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    architecture: str | None = None,
+    autocast: bool = False,
+) -> TimeTable:
+    """Measure the time of every site of an encoder by width, and write the table.
+
+    Args:
+        target: Folder of a study, configuration, checkpoint, JSON file of an architecture, or its name.
+        out: File to write.
+        batch: Images in a call.
+        threads: CPU threads.
+        architecture: Name or JSON file, for a checkpoint that does not describe itself.
+        autocast: Run the encoders in bfloat16.
+
+    Raises:
+        MedcoreError: The target names no architecture, the file cannot be written, or the GPU's memory does not
+            suffice.
+    """
+    arch = _architecture(target, architecture)
+    if not out.parent.is_dir():
+        raise ConfigError(f"--table {out}: its folder does not exist; choose another file")
+    try:
+        table = measure_sites(arch, best_device(), threads=threads, batch=batch, autocast=autocast)
+    except torch.OutOfMemoryError:
+        raise MedcoreError(
+            f"--table: out of GPU memory for {arch.name} with {batch} images a call; give a smaller --batch"
+        ) from None
+    write_time_table(out, table)
+    return table
+
+
+def _architecture(target: Path, architecture: str | None) -> Architecture:
+    """Return the dense architecture that a study, configuration, checkpoint, file or name stands for.
+
+    Raises:
+        MedcoreError: It stands for none.
+    """
+    config = target / "config.yaml" if target.is_dir() else target
+    if config.suffix in (".yaml", ".yml"):
+        return adapted_model(load_config(config).model).arch
+    if target.suffix in _CHECKPOINTS:
+        return load(target, architecture).arch
+    return resolve_architecture(target)
 
 
 def _checkpoints(study: Path, select: str) -> dict[str, Path]:

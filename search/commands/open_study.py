@@ -7,6 +7,7 @@ from typing import Any
 
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
+from medcore.quality.time_table import read_time_table, write_time_table
 from results.stats.objectives import names_of
 from results.store.files import is_finite, make_folder, write_by_rename
 from results.store.study_info import StudyInfo, structure_of, write_study
@@ -27,6 +28,8 @@ _MAY_CHANGE = {
     "search.gpus_per_trial",
     "search.memory_per_trial",
     "search.retries",
+    # its content may not: see `_keep_times`
+    "search.times",
     "tracking.uri",
     # no trial reads these
     "adapt.workers",
@@ -37,14 +40,15 @@ _MAY_CHANGE = {
 def open_study(config: Config, resume: bool) -> None:
     """Create a study's folder, or check that it is the study to resume.
 
-    A new folder gets the resolved configuration.
+    A new folder gets the resolved configuration, and a copy of the table of measured times if there is one.
 
     Args:
         config: The study's configuration.
         resume: Whether the study may have trials.
 
     Raises:
-        MedcoreError: The study has trials and `resume` is false, or its configuration is another one.
+        MedcoreError: The study has trials and `resume` is false, its configuration or the content of its table is
+            another one, or the table does not fit the model.
     """
     path = config.folder / "config.yaml"
     if path.is_file() and all_issued(config.folder):
@@ -59,6 +63,7 @@ def open_study(config: Config, resume: bool) -> None:
                 "undo that or start a new study with --name"
             )
     make_folder(config.folder / "trials")
+    _keep_times(config)
     write_by_rename(path, hide_login(config.to_yaml()).encode())
 
 
@@ -100,6 +105,26 @@ def describe(config: Config, images: ImageSet) -> None:
         machine=machine(),
     )
     write_study(folder, info)
+
+
+def _keep_times(config: Config) -> None:
+    """Copy the table of measured times into the study's folder, or check that it is still the study's.
+
+    Raises:
+        MedcoreError: The table cannot be read or belongs to another architecture, or the study's trials were priced by
+            another one.
+    """
+    times, kept = config.search.times, config.folder / "times.json"
+    if times is None:
+        return
+    arch = adapted_model(config.model).arch
+    table = read_time_table(times, arch)
+    if kept.is_file() and all_issued(config.folder) and read_time_table(kept, arch) != table:
+        raise ConfigError(
+            f"{times}: cannot resume, the study was priced by another table; set search.times to {kept}, or start a "
+            "new study with --name"
+        )
+    write_time_table(kept, table)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> set[str]:

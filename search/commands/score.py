@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcore.scoring.fisher import Progress
+from results.plots.curves import save_curves
 from search.base.config import Config
-from search.commands.sections import scoring_job
+from search.commands.sections import study_jobs
 from search.study.inputs import adapted_model
-from search.study.scoring import save_heatmaps, score_table
+from search.study.needs import ALL
+from search.study.prepare import Report, statistics
+from search.study.scoring import save_heatmaps, table_path
 
 
-def score(config: Config, progress: Progress | None = None) -> tuple[Path, Path]:
-    """Compute the score table, unless its inputs have one, and draw every criterion.
-
-    Return both files.
+def score(config: Config, report: Report | None = None) -> list[Path]:
+    """Compute all statistics, unless their inputs have some, and draw every criterion and the predicted losses.
 
     Args:
         config: The study's configuration.
-        progress: Called with the numbers of scored and of all images.
+        report: Called with the name of each job, and its numbers of finished and of all images.
+
+    Returns:
+        The score table, its picture and the picture of the predicted losses.
     """
-    table, path = score_table(scoring_job(config), progress)
-    picture = path.with_suffix(".png")
-    save_heatmaps(config.scoring, adapted_model(config.model).arch, table, picture)
-    return path, picture
+    jobs = study_jobs(config, recovers=False)
+    table, path, arch = statistics(jobs, ALL, report), table_path(jobs.scoring), adapted_model(config.model).arch
+    assert table.profile is not None
+    pictures = [path.with_suffix(".png"), path.with_suffix(".curves.png")]
+    save_heatmaps(config.scoring, arch, table, pictures[0])
+    save_curves(table.profile.curves, arch, pictures[1])
+    return [path, *pictures]

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from medcore.errors import MedcoreError, StorageError, brief
-from medcore.scoring.fisher import Progress
+from results.plots.curves import save_curves
 from results.store.files import make_folder
 from results.store.trials import all_rows, compact
 from search.base.config import Config
@@ -16,7 +16,7 @@ from search.base.lock import only_driver
 from search.base.provenance import git_revision, machine
 from search.base.samplers import SamplerSettings
 from search.commands.open_study import describe, open_study
-from search.commands.sections import job_resources, scoring_job, trial_settings
+from search.commands.sections import job_resources, study_jobs, trial_settings
 from search.driver import preflight
 from search.driver.job import Execution, Hooks, SearchJob, Task
 from search.driver.outcome import Outcome
@@ -25,7 +25,7 @@ from search.driver.progress import SearchProgress
 from search.driver.run import run_search
 from search.nodes.session import cluster_address, connected
 from search.study.inputs import Shared, adapted_model, search_images
-from search.study.prepare import prepare
+from search.study.prepare import Report, prepare
 from search.study.scoring import save_heatmaps
 from search.tracking.tracker import Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
@@ -43,7 +43,7 @@ def search(
     resume: bool = False,
     ray_address: str | None = None,
     command: str = "medcore search CONFIG --resume",
-    progress: Progress | None = None,
+    report: Report | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Run the study (in `config.folder`) to its number of trials.
@@ -53,7 +53,7 @@ def search(
         resume: Whether to continue a study whose folder exists; without it such a folder is an error.
         ray_address: A running cluster; None takes `RAY_ADDRESS`, else a Ray of this process's own.
         command: What the user types to resume, for the message of an interrupted search.
-        progress: Called with the numbers of scored and of all images.
+        report: Called with the name of each job before the first trial, and its numbers of finished and of all images.
         say: Receives one-line messages for people.
 
     Raises:
@@ -66,13 +66,14 @@ def search(
         with connected(ray_address, job_resources(config)):
             _preflight(config, ray_address)
             ready = preflight.for_late_nodes(config.model, ray_address)
-            shared = _prepare(config, progress)
+            shared = _prepare(config, report)
             job = SearchJob(
                 config.folder,
                 functools.partial(sample, domain=domain_of(shared)),
                 config.search.objectives,
                 config.search.trials,
                 warm_starts=warm_starts(shared),
+                finalists=config.search.repeats,
                 sampler=SamplerSettings(config.search.sampler, config.seed),
                 scheduler=config.search.scheduling,
             )
@@ -132,13 +133,13 @@ def tracking_problems(config: Config) -> list[str]:
     ]
 
 
-def _prepare(config: Config, progress: Progress | None) -> Shared:
+def _prepare(config: Config, report: Report | None) -> Shared:
     """Compute what the trials share, and describe the study."""
-    arch = adapted_model(config.model).arch
-    check_warm_starts(config.search, arch)
+    settings, arch = trial_settings(config), adapted_model(config.model).arch
+    check_warm_starts(settings.search, arch, settings.prices)
     images = search_images(config.datasets, arch.img_size)
     describe(config, images)
-    shared = prepare(trial_settings(config), scoring_job(config), images, progress)
+    shared = prepare(settings, study_jobs(config), images, report)
     release_memory()
     return shared
 
@@ -149,6 +150,8 @@ def _run(
     """Run the trials that are missing, and send them to the tracker."""
     folder = config.folder
     save_heatmaps(config.scoring, shared.arch, shared.table, folder / "scores.png")
+    if shared.table.profile is not None:
+        save_curves(shared.table.profile.curves, shared.arch, folder / "curves.png")
     tracker = configured_tracker(config.tracking, folder, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     complete = False

@@ -29,7 +29,8 @@ class SearchJob:
         objectives: What is optimised. A row without finite values for all of them counts as failed.
         trials: Size of the whole search.
         warm_starts: Starting points `{"origin": str, "params": {...}}` in order. Parameters that the space does not
-            draw stay as they are; absent ones are sampled.
+            draw stay as they are; absent ones are sampled. With `"teaches": False` the sampler does not learn from it.
+        finalists: How many of the trials, the last ones, repeat members of the front with further seeds.
         sampler: How parameters are chosen.
         scheduler: Whether and how trials are stopped early.
     """
@@ -39,6 +40,7 @@ class SearchJob:
     objectives: Sequence[Objective]
     trials: int
     warm_starts: Sequence[Mapping[str, Any]] = ()
+    finalists: int = 0
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
 

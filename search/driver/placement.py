@@ -216,12 +216,12 @@ def _measured(shared: Shared, study: Path, on_gpu: bool) -> Peak:
     settings = shared.settings
     alone = Resources(settings.search.cpus_per_trial, 1.0 if on_gpu else 0.0)
     fitting(request(alone))  # a task that fits nowhere would wait for ever
-    few = list(range(min(settings.recovery.batch_size, len(shared.calibration))))
+    few = list(range(min(settings.recovery.batch_size, len(shared.recovery_images))))
     teacher = Teacher(shared.teacher.embeddings[few], shared.teacher.logits[few])
     judged = shared.search_images.subset(list(range(min(_EVALUATED, len(shared.search_images)))))
     task: Any = ray.remote(measure).options(num_cpus=alone.cpu, num_gpus=alone.gpu, max_retries=0)
     try:
-        measured = task.remote(settings, shared.calibration.subset(few), teacher, judged)
+        measured = task.remote(settings, shared.recovery_images.subset(few), teacher, judged)
         if not ray.wait([measured], timeout=_PATIENCE)[0]:
             logger.warning(
                 "waiting for a free machine to measure a trial; set search.gpus_per_trial and "
@@ -253,7 +253,7 @@ def measure(settings: TrialSettings, images: ImageSet, teacher: Teacher, judged:
     device = best_device()
     model = copy.deepcopy(adapted_model(settings.model)).to(device)
     recovery = settings.recovery
-    steps = RecoverySettings(2, recovery.lr, recovery.batch_size, recovery.lambdas, autocast=recovery.autocast)
+    steps = RecoverySettings(2, recovery.rate(1.0), recovery.batch_size, recovery.lambdas, autocast=recovery.autocast)
     recover(model, images, teacher, steps, seed=0)
     evaluate(model, judged, autocast=recovery.autocast)
     on_gpu = device.type == "cuda"

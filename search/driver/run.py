@@ -91,7 +91,7 @@ def _run_trials(job: SearchJob, task: Task, execution: Execution, state: SearchS
         inputs=[ray.put((task.work, dict(task.shared)))],
         threads=execution.resources.cpu,
     )
-    scheduler = make_scheduler(job.scheduler)
+    scheduler = make_scheduler(dataclasses.replace(job.scheduler, study=job.study))
     while True:
         watcher = Watcher(state, StudySearch(job, at_once, state.stop))
         placed = tune.with_resources(worker, state.excluded.around(wanted))

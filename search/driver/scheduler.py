@@ -9,7 +9,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from search.base.schedulers import SCHEDULERS, SchedulerSettings
 from search.driver.ray_internals import last_result_of, trial_id_of
-from search.trials.step_result import is_last
+from search.trials.phase_result import is_last
 
 #: Called with the id of a trial that stops and its last phase.
 OnStop = Callable[[str, str], None]

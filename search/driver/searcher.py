@@ -19,20 +19,24 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError, StorageError
+from results.stats.columns import SAMPLED
 from results.store.trial_row import TrialRow
 from results.store.trials import all_rows
-from search.base.objectives import values_of
-from search.base.samplers import SAMPLERS, derived_seed, make_sampler
+from search.base.objectives import last_fidelity, values_of
+from search.base.samplers import MISSING, SAMPLERS, derived_seed, make_sampler
+from search.base.schedulers import HALVING
+from search.driver.finalists import next_to_repeat
 from search.driver.job import SearchJob
 from search.trials.ledger import IssuedTrial, all_issued, visible_row, write_issued
 
 logger = logging.getLogger(__name__)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class StudySearch(Searcher):
     """Issue trials, and report their results to the sampler.
 
-    Interrupted trials come first, then warm starts, then sampled ones.
+    Interrupted trials come first, then warm starts, then sampled ones, and last repeats of the front's members.
 
     It reads the rows and the `params.json` in the study's folder when it is built; a resumed study needs no more.
 
@@ -126,7 +130,9 @@ class StudySearch(Searcher):
         issued, trial = self._running.pop(trial_id)
         written = bool(result and result.get("row_written"))
         row = visible_row(self._job.study, issued.trial_id, wait=written, stop=self._stop)
-        state, values = self._outcome(row)
+        state, values, missing = self._outcome(issued, row)
+        if self._halved:
+            trial.set_constraint(MISSING, missing)
         self._study.tell(trial, values, state=state)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -154,18 +160,36 @@ class StudySearch(Searcher):
     def _issue(self) -> tuple[IssuedTrial, optuna.Trial]:
         """Draw the next trial and write its `params.json`."""
         number, self._next = self._next, self._next + 1
-        warm = self._warm.get(number, {})
-        trial, params = self._ask(number, warm.get("params"))
+        first = self._to_repeat(number)
+        start: dict[str, Any] = dict(self._warm.get(number, {}))
+        if first is not None:
+            start = {"origin": f"repeat of {first.trial_id}", "params": first.params, "teaches": False}
+        trial, params = self._ask(number, start.get("params"))
         issued = IssuedTrial(
             trial_id=f"t{number:04d}",
             number=number,
             seed=derived_seed(self._job.sampler.seed, number),
-            origin=str(warm.get("origin", "sampled")),
+            origin=str(start.get("origin", SAMPLED)),
             params=params,
             sampler_state=_sampler_state(trial),
+            teaches=bool(start.get("teaches", True)),
+            repeats=None if first is None else first.trial_id,
         )
         write_issued(self._job.study, issued)
         return issued, trial
+
+    @property
+    def _halved(self) -> bool:
+        """Whether trials may have stopped at a fidelity, which the sampler learns as a violated constraint."""
+        return self._job.scheduler.name == HALVING
+
+    def _to_repeat(self, number: int) -> IssuedTrial | None:
+        """Return the trial that trial `number` repeats; None if it repeats none."""
+        issued = all_issued(self._job.study)
+        left = self._job.finalists - sum(trial.repeats is not None for trial in issued)
+        if left <= 0 or self._job.trials - number > left:
+            return None
+        return next_to_repeat(issued, all_rows(self._job.study), self._job.objectives)
 
     def _ask(self, number: int, known: Mapping[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
         """Return a trial of Optuna and all its parameters, with those that are known."""
@@ -178,19 +202,26 @@ class StudySearch(Searcher):
         params = self._job.space(trial)
         return trial, {**params, **{key: value for key, value in (known or {}).items() if key not in params}}
 
-    def _outcome(self, row: TrialRow | None) -> tuple[TrialState, tuple[float, ...] | None]:
-        """Return what the sampler learns of a row.
+    def _outcome(self, issued: IssuedTrial, row: TrialRow | None) -> tuple[TrialState, tuple[float, ...] | None, float]:
+        """Return what the sampler learns of a row: state, values, and the share of the trial that is missing.
 
-        A trial that a scheduler stopped counts as failed, because it has no values of its finished model. TPE would
-        learn from a pruned trial, and might even count it among the good ones.
+        A trial that a scheduler stopped has the values of its last fidelity. The missing share is a violated constraint
+        in Optuna's words: the sampler prefers any trial that is done, and of stopped ones those that came further.
         """
+        if not issued.teaches or row is None:
+            return TrialState.FAIL, None, 1.0
         values = values_of(row, self._job.objectives)
-        return (TrialState.FAIL, None) if values is None else (TrialState.COMPLETE, values)
+        if values is not None:
+            return TrialState.COMPLETE, values, 0.0
+        reached, shown = last_fidelity(row, self._job.objectives)
+        if shown is None:
+            return TrialState.FAIL, None, 1.0
+        return TrialState.COMPLETE, shown, 1 / (1 + reached)
 
     def _remember(self, issued: IssuedTrial, row: TrialRow) -> None:
         """Add an ended trial to the Optuna study."""
         fixed = optuna.trial.FixedTrial(issued.params)
-        state, values = self._outcome(row)
+        state, values, missing = self._outcome(issued, row)
         try:
             self._job.space(fixed)
             past = optuna.trial.create_trial(
@@ -199,6 +230,7 @@ class StudySearch(Searcher):
                 params=fixed.params,
                 distributions=fixed.distributions,
                 system_attrs=issued.sampler_state,
+                constraints={MISSING: missing} if self._halved else None,
             )
         except (ValueError, KeyError):
             raise MedcoreError(

@@ -14,6 +14,7 @@ from ray import tune
 from medcore.errors import StorageError, brief
 from results.store.trial_row import TrialRow
 from results.store.trials import write_row
+from search.base.fidelities import shown_figures
 from search.driver.excluded_nodes import ExcludedNodes
 from search.driver.job import Hooks
 from search.driver.keep_alive import KeepAlive
@@ -184,7 +185,8 @@ class Watcher(tune.Callback):
         if visible_row(self._state.study, trial_id) is not None:
             return
         started = self._starts.first.get(trial_id, datetime.now(UTC))
-        if self._write(TrialRow.stopped(self._issued(trial_id), phase, started)):
+        shown = shown_figures(self._state.study, trial_id)
+        if self._write(TrialRow.stopped(self._issued(trial_id), phase, started, shown)):
             remove_state(self._state.study, trial_id)
 
     def _issued(self, trial_id: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from medcore.errors import ClusterError, brief
 from medcore.registry import plugin_variables
+from search.nodes.openmp import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,8 @@ def _start(address: str | None, resources: Resources) -> None:
             f"cannot reach Ray at {address}: nothing listens there; start the cluster or mend the address"
         )
     variables = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
-    variables |= plugin_variables()  # workers of a cluster inherit the environment of their node, not of this process
+    # workers of a cluster inherit the environment of their node, not of this process
+    variables |= waiting() | plugin_variables()
     common: dict[str, Any] = {
         "runtime_env": {"env_vars": variables},
         "log_to_driver": False,

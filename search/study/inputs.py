@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from medcore.budgets.prices import Prices
 from medcore.data.load import ImageSet, Skipped, load_image_set
 from medcore.models.checkpoint import load
 from medcore.models.cost import cost
@@ -15,7 +19,8 @@ from medcore.models.sam import MedSam
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.score_table import ScoreTable
-from medcore.training.recovery import Teacher
+from medcore.training.refit.dense_streams import DenseStreams
+from medcore.training.teacher import Teacher
 from search.base.device import on_device
 from search.base.sections.inputs import Datasets, ModelConfig
 from search.base.sections.pruning import BudgetConfig, RecoveryConfig, ScheduleConfig
@@ -27,7 +32,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """Name and seed of a study, and the configuration that trials read."""
+    """Name and seed of a study, and the configuration that trials read.
+
+    If the cost of `search` is measured time, `prices` holds the table, so that workers on other nodes need no file.
+    """
 
     study: str
     seed: int
@@ -37,6 +45,7 @@ class TrialSettings:
     budget: BudgetConfig
     schedule: ScheduleConfig
     search: SearchConfig
+    prices: Prices | None = None
 
 
 @dataclass(frozen=True)
@@ -48,10 +57,13 @@ class Shared:
     Attributes:
         settings: What the configuration says about trials.
         arch: Architecture of both checkpoints.
-        table: Statistics that scores are mixed from.
-        calibration: Images for scores, recovery and leverage.
+        table: Statistics that scores are mixed from, with the second-order profile if the study has one.
+        calibration: Images for scores.
         search_images: Images on which trials are evaluated.
-        teacher: Outputs of the adapted model for the calibration images.
+        search_logits: float16 (N, low, low), the adapted model's logits for the search images.
+        recovery_images: Images for recovery and leverage.
+        teacher: Outputs of the adapted model for the recovery images.
+        streams: The adapted model's streams for refits; None if nothing is refit.
     """
 
     settings: TrialSettings
@@ -59,7 +71,10 @@ class Shared:
     table: ScoreTable
     calibration: ImageSet
     search_images: ImageSet
+    search_logits: npt.NDArray[np.float16]
+    recovery_images: ImageSet
     teacher: Teacher
+    streams: DenseStreams | None
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -124,12 +139,21 @@ def report_skipped(skipped: Sequence[Skipped]) -> None:
 
 
 def calibration_images(datasets: Datasets, size: int) -> ImageSet:
-    """Load the images for scores and recovery.
+    """Load the images for scores.
 
     `size` is the side of the model's input square in pixels.
     """
     section = datasets.section
     return load_split(datasets, section.calibration_split, size, section.calibration_per_dataset)
+
+
+def recovery_images(datasets: Datasets, size: int) -> ImageSet:
+    """Load the images for recovery, from the same split as the calibration images.
+
+    `size` is the side of the model's input square in pixels.
+    """
+    section = datasets.section
+    return load_split(datasets, section.calibration_split, size, section.recovery_per_dataset)
 
 
 def search_images(datasets: Datasets, size: int, *, deal_splits: bool = True) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -20,6 +21,7 @@ from results.stats import labels
 from results.stats.columns import PARAM
 from results.stats.objectives import names_of
 from results.stats.pareto import front_ranks, hypervolume_trace, objective_losses, reference_losses, to_losses
+from results.stats.repeats import mean_metrics, runs_of
 from results.store.files import is_finite
 from results.store.study_info import StudyInfo
 from results.store.trial_row import IDENTITY, TrialRow
@@ -94,6 +96,7 @@ def run_tags(row: TrialRow) -> dict[str, str]:
         "number": row.number,
         "status": row.status,
         "origin": row.origin,
+        "repeats": row.repeats,
         "reason": row.reason,
         "git": row.provenance.git,
     }
@@ -147,7 +150,7 @@ def description(note: StudyNote, info: StudyInfo, study_dir: str) -> str:
         "",
         f"- objectives: {goals}",
         f"- data: {datasets}; searched on `{splits[0]}`, reported on `{splits[1]}`",
-        f"- unpruned model on the search images: {known}",
+        f"- {labels.NOT_RECOVERED}, on the search images: {known}",
         "- front: `front.html` and `front.csv` among the artifacts; its trials have the tag `medcore.front = true`",
         "",
         "```",
@@ -173,17 +176,21 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def front_ranks_of(rows: Sequence[TrialRow], info: StudyInfo) -> dict[str, int]:
     """Return the rank of each trial among `rows`, 1 for the Pareto front.
 
-    Failed trials have none.
+    A repeated trial is ranked by its means. Failed trials have no rank, and neither have the repeats themselves.
     """
-    ranks = front_ranks(_losses(rows, info))
-    return {row.trial_id: int(rank) for row, rank in zip(rows, ranks, strict=True) if rank}
+    groups = runs_of(rows)
+    means = [mean_metrics([run.metrics for run in runs]) for runs in groups]
+    trials = [dataclasses.replace(runs[0], metrics=metrics) for runs, metrics in zip(groups, means, strict=True)]
+    ranks = front_ranks(_losses(trials, info))
+    return {row.trial_id: int(rank) for row, rank in zip(trials, ranks, strict=True) if rank}
 
 
 def study_points(rows: Sequence[TrialRow], info: StudyInfo, known: int) -> list[Point]:
     """Return the study's curves over the number of ended trials.
 
     The curves are counts, the best of each objective, and the hypervolume. A point has the time at which its last
-    trial ended, so that curves look the same when a study is sent late.
+    trial ended, so that curves look the same when a study is sent late. Repeats count as trials that are done, and
+    change nothing else, because a lucky seed is no better model.
 
     Args:
         rows: All trials that have ended.
@@ -192,6 +199,7 @@ def study_points(rows: Sequence[TrialRow], info: StudyInfo, known: int) -> list[
     """
     rows = sorted(rows, key=lambda row: (run_times(row)[1], row.number))
     losses = _losses(rows, info)
+    losses[[row.repeats is not None for row in rows]] = np.nan
     corner = reference_losses(info.reference, info.objectives)
     is_known = np.isfinite(losses).all(axis=1, keepdims=True)
     usable = np.where(is_known, losses, np.inf)

@@ -40,6 +40,8 @@ class IssuedTrial:
         origin: `sampled`, or the name of a starting point.
         params: Parameters by name.
         sampler_state: What the sampler must remember of the trial, such as NSGA-II's generation.
+        teaches: Whether the sampler learns from the trial. It cannot where the parameters do not describe the budget.
+        repeats: The trial that this one repeats with another seed, or None.
     """
 
     trial_id: str
@@ -48,6 +50,8 @@ class IssuedTrial:
     origin: str
     params: dict[str, Any]
     sampler_state: dict[str, Any] = field(default_factory=dict)
+    teaches: bool = True
+    repeats: str | None = None
 
 
 def write_issued(study: Path, issued: IssuedTrial) -> None:

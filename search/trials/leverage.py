@@ -20,7 +20,7 @@ def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict
 
     The result is empty if leverage is switched off.
 
-    Leverage is measured on some calibration images. The dense model's logits are the teacher's, so this costs one short
+    Leverage is measured on some recovery images. The dense model's logits are the teacher's, so this costs one short
     evaluation of the pruned model.
 
     Args:
@@ -28,11 +28,11 @@ def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict
         scores: What ranks the groups.
         spec: The budget.
     """
-    count = min(shared.settings.search.leverage_images, len(shared.calibration))
+    count = min(shared.settings.search.leverage_images, len(shared.recovery_images))
     if count == 0:
         return {}
-    rows = np.linspace(0, len(shared.calibration) - 1, count).round().astype(np.intp)
-    images = shared.calibration.subset(rows)
+    rows = np.linspace(0, len(shared.recovery_images) - 1, count).round().astype(np.intp)
+    images = shared.recovery_images.subset(rows)
     model = prune(adapted_model(shared.settings.model), select(scores, spec)).to(best_device())
     logits = low_logits(model, images, autocast=shared.settings.recovery.autocast)
     dense = ModelSpec.dense(shared.arch)

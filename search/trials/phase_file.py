@@ -24,10 +24,12 @@ class History:
     Attributes:
         points: Figures in their order.
         notes: Remarks for the reason of the trial's row.
+        fidelities: What a scheduler saw, as `FIDELITY/NAME` (see `TrialRow.fidelities`).
     """
 
     points: list[PhasePoint] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    fidelities: dict[str, float] = field(default_factory=dict)
 
 
 def save_state(path: Path, state: State, history: History) -> None:
@@ -38,6 +40,7 @@ def save_state(path: Path, state: State, history: History) -> None:
         "scores": _lists(state.model, state.scores),
         "series": json.dumps([point.record() for point in history.points]),
         "notes": json.dumps(history.notes),
+        "fidelities": json.dumps(history.fidelities),
     }
     save(path, state.model, info)
 
@@ -65,7 +68,8 @@ def _history(info: dict[str, str]) -> History:
     """
     series = json.loads(info["series"])
     notes = [entry.pop("note") for entry in series if "note" in entry]
-    return History([PhasePoint(**entry) for entry in series], notes + json.loads(info.get("notes", "[]")))
+    notes += json.loads(info.get("notes", "[]"))
+    return History([PhasePoint(**entry) for entry in series], notes, json.loads(info.get("fidelities", "{}")))
 
 
 def _lists(model: MedSam, values: PerSite) -> str:

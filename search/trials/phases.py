@@ -1,4 +1,4 @@
-"""The phases of a trial: prune and recover as a plan says, then evaluate.
+"""The phases of a trial: prune, refit and recover as a plan says, then evaluate.
 
 A worker performs one phase for each step of Tune and reports its figures, so that a scheduler can stop the trial.
 """
@@ -6,69 +6,157 @@ A worker performs one phase for each step of Tune and reports its figures, so th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from enum import Enum
 from typing import Any
 
-import numpy as np
-
+from medcore.models.cost import cost
 from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import mix
 from medcore.training.recovery import RecoverySettings
-from medcore.training.schedule import PhaseEnd, Schedule, rounds_to, start_of
-from search.base.schedulers import NONE, PROGRESS
+from medcore.training.refit.dense_streams import RefitSettings
+from medcore.training.rounds import Phase, rounds_to
+from medcore.training.schedule import Inputs, PhaseEnd, Schedule, start_of
+from search.base.device import best_device
+from search.base.phase_keys import EXEMPT, FIDELITY, PROGRESS
+from search.base.schedulers import HALVING, NONE
 from search.base.sections.pruning import RecoveryConfig
 from search.study.inputs import Shared, adapted_model, cost_metrics
+from search.trials.looks import PART, PAUSES, REFIT, look
 from search.trials.phase_result import PhaseResult
 from search.trials.recorder import Recorder, recorded_phases
 from search.trials.rescore import scorer
 from search.trials.sampling.space import Plan
 
+
+class Role(Enum):
+    """What a scheduler may do with a trial."""
+
+    #: It sees figures and may stop the trial.
+    SAMPLED = "sampled"
+    #: It sees figures, compares others with them, and lets the trial continue.
+    ANCHOR = "anchor"
+    #: It sees nothing.
+    UNWATCHED = "unwatched"
+
+
 #: Yields results of phases and returns the model and the figures of each search image.
 Phases = Generator[PhaseResult, None, tuple[MedSam, list[dict[str, Any]]]]
 
 
-def phases(plan: Plan, shared: Shared, seed: int, recorder: Recorder | None = None) -> Phases:
-    """Prune, recover and evaluate as `plan` says, one phase at a time.
+def phases(
+    plan: Plan, shared: Shared, seed: int, recorder: Recorder | None = None, *, role: Role = Role.SAMPLED
+) -> Phases:
+    """Prune, refit, recover and evaluate as `plan` says, one phase at a time.
 
     Args:
         plan: Budget, scores and schedule of the trial.
         shared: Inputs common to all trials.
         seed: The trial's own seed.
         recorder: Keeps the phases. Those that it already holds are not run again.
+        role: What the study's scheduler may do with the trial.
 
     Yields:
-        Each phase of the schedule, then the evaluation on all search images. If a scheduler watches, every recovery
-        except the last also reports objectives, measured on a few search images.
+        Each phase of the schedule, then the evaluation on all search images. A scheduler that halves also gets a look
+        at each fidelity: after the last refit, and after a third of the last recovery. For another scheduler, every
+        recovery except the last reports objectives.
 
     Returns:
         The pruned model on the best device, and the metrics of each search image.
     """
     recorder = recorder or Recorder()
     settings = shared.settings
-    schedule = schedule_of(
-        rounds_to(ModelSpec.dense(shared.arch), plan.spec, plan.rounds),
-        settings.recovery,
-        lr=plan.lr,
-        head_share=plan.head_share,
-        order=plan.order,
-        rescore=plan.rescore,
-    )
+    scheduler = NONE if role is Role.UNWATCHED else settings.search.scheduler
+    schedule = trial_schedule(plan, shared, pauses=PAUSES if scheduler == HALVING else ())
     state = recorder.resume()
     if state is None:
         state = start_of(adapted_model(settings.model), mix(shared.table, plan.weights, shared.arch))
+    watch = _Watch(schedule, shared, recorder, scheduler, exempt=role is Role.ANCHOR)
+    state = dataclasses.replace(state, model=state.model.to(best_device()))
     model = state.model
-    score = scorer(settings.model, shared.calibration, plan.weights, plan.rescore_per_dataset, seed)
-    for end in recorded_phases(
-        schedule, state, shared.calibration, shared.teacher, seed, score=score, recorder=recorder
-    ):
+    if state.done:
+        yield from watch.after(schedule.phases[state.done - 1], model, paused=False)
+    score = scorer(
+        settings.model,
+        shared.calibration,
+        plan.weights,
+        plan.rescore_per_dataset,
+        seed,
+        profile=shared.table.profile,
+    )
+    for end in recorded_phases(schedule, state, inputs_of(shared), seed, score=score, recorder=recorder):
         model = end.state.model
-        yield PhaseResult(end.phase.name, _figures(end, schedule, plan, shared, recorder))
+        if not end.paused:
+            yield PhaseResult(end.phase.name, watch.figures(end))
+        yield from watch.after(end.phase, model, paused=end.paused)
     images = evaluate(model, shared.search_images, autocast=settings.recovery.autocast)
     recorder.meter.mark("evaluation")
     yield PhaseResult("evaluation", summarise(images))
     return model, images
+
+
+def inputs_of(shared: Shared) -> Inputs:
+    """Return what the refits and recoveries of a trial learn from."""
+    return Inputs(shared.recovery_images, shared.teacher, shared.streams)
+
+
+def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -> Schedule:
+    """Return the schedule of a trial; its last recovery pauses after the shares `pauses` of its steps."""
+    fraction = cost(plan.spec).flops_paper / cost(ModelSpec.dense(shared.arch)).flops_paper
+    schedule = schedule_of(
+        rounds_to(ModelSpec.dense(shared.arch), plan.spec, plan.rounds),
+        shared.settings.recovery,
+        lr=shared.settings.recovery.rate(fraction) if plan.lr is None else plan.lr,
+        head_share=plan.head_share,
+        order=plan.order,
+        rescore=plan.rescore,
+    )
+    return dataclasses.replace(schedule, pauses=pauses)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watch:
+    """Measures a trial for the study's scheduler."""
+
+    schedule: Schedule
+    shared: Shared
+    recorder: Recorder
+    scheduler: str
+    exempt: bool
+
+    def after(self, phase: Phase, model: MedSam, paused: bool) -> Iterator[PhaseResult]:
+        """Yield a look at the model if a phase ends, or pauses, at a fidelity."""
+        refits = [each for each in self.schedule.phases if each.kind == "refit"]
+        name = PART if paused else REFIT if phase in refits[-1:] else None
+        if self.scheduler != HALVING or name is None:
+            return
+        figures = look(model, self.shared)
+        self.recorder.history.fidelities |= {f"{name}/{key}": value for key, value in figures.items()}
+        self.recorder.meter.mark("evaluation")
+        yield PhaseResult(name, {**figures, FIDELITY: float((REFIT, PART).index(name)), EXEMPT: float(self.exempt)})
+
+    def figures(self, end: PhaseEnd) -> dict[str, float]:
+        """Return what a phase reports.
+
+        These are the errors of a refit, or the last loss of a recovery. For a scheduler other than halving, metrics,
+        costs and the progress join the loss.
+
+        There are no metrics after the last recovery, because the evaluation on all images follows.
+        """
+        if end.refit is not None:
+            return end.refit.figures()
+        if end.log is None:
+            return {}
+        figures = {"loss": end.log.losses[-1]} if end.log.losses else {}
+        share = progress(self.schedule, end.state.done)
+        if self.scheduler in (NONE, HALVING) or not 0 < share < 100:
+            return figures
+        measured = look(end.state.model, self.shared)
+        self.recorder.meter.mark("evaluation")
+        # trials are compared by what they will cost, not by what later rounds and families still cut
+        return {**figures, **measured, **cost_metrics(self.schedule.targets[-1]), PROGRESS: share}
 
 
 def schedule_of(
@@ -82,8 +170,8 @@ def schedule_of(
 ) -> Schedule:
     """Return a schedule with the configured number of recovery steps.
 
-    The recovery of the architecture's first family gets the share `head_share` of the steps; the other families divide
-    the rest evenly.
+    A refit follows every cut if one is configured. The recovery of the architecture's first family gets the share
+    `head_share` of the steps; the other families divide the rest evenly.
     """
     first, *others = targets[0].arch.families
     first_steps = round(recovery.steps * head_share) if others else recovery.steps
@@ -95,6 +183,8 @@ def schedule_of(
         lambdas=recovery.lambdas,
         autocast=recovery.autocast,
         schedule=recovery.lr_schedule,
+        warmup=recovery.warmup,
+        average=recovery.average,
     )
     return Schedule(
         targets,
@@ -104,6 +194,7 @@ def schedule_of(
         },
         order=order,
         rescore=rescore,
+        refit=RefitSettings(recovery.refit_images, recovery.refit_ridge) if recovery.refit_images else None,
     )
 
 
@@ -111,23 +202,3 @@ def progress(schedule: Schedule, done: int) -> float:
     """Return the percentage of recovery steps in the first `done` phases."""
     steps = [schedule.recovery_of(phase).steps if phase.is_recovery else 0 for phase in schedule.phases]
     return 100 * sum(steps[:done]) / max(1, sum(steps))
-
-
-def _figures(end: PhaseEnd, schedule: Schedule, plan: Plan, shared: Shared, recorder: Recorder) -> dict[str, float]:
-    """Return what a phase reports.
-
-    This is the last loss of a recovery. For a scheduler, costs, metrics on a few images and the progress join it.
-
-    There are no metrics after the last recovery, because the evaluation on all images follows.
-    """
-    if end.log is None:
-        return {}
-    figures = {"loss": end.log.losses[-1]} if end.log.losses else {}
-    share, search = progress(schedule, end.state.done), shared.settings.search
-    if search.scheduler == NONE or not 0 < share < 100:
-        return figures
-    count = min(search.scheduler_images, len(shared.search_images))
-    rows = np.linspace(0, len(shared.search_images) - 1, count).round().astype(np.intp)
-    images = evaluate(end.state.model, shared.search_images.subset(rows), autocast=shared.settings.recovery.autocast)
-    recorder.meter.mark("evaluation")
-    return {**figures, **summarise(images), **cost_metrics(plan.spec), PROGRESS: share}

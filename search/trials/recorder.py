@@ -1,17 +1,18 @@
-"""Run a schedule and keep what its phases lead to: states on disk, losses, times."""
+"""Run a schedule and keep what its phases lead to: states on disk, losses, errors of refits, times."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
-from medcore.data.load import ImageSet
 from medcore.models.sam import MedSam
-from medcore.training.recovery import RecoveryFile, RecoveryLog, Teacher
-from medcore.training.schedule import PhaseEnd, Schedule, Scorer, State, run_phases
+from medcore.training.recovery import RecoveryFile, RecoveryLog
+from medcore.training.refit.refit import RefitLog
+from medcore.training.schedule import Inputs, PhaseEnd, Schedule, Scorer, State, run_phases
 from search.base.device import best_device
 from search.trials.attempt import Attempt
 from search.trials.files import PHASE_CHECKPOINT, RECOVERY_STATE
@@ -19,6 +20,9 @@ from search.trials.meter import Meter, PhasePoint
 from search.trials.phase_file import History, load_state, save_state
 
 logger = logging.getLogger(__name__)
+
+#: Stage of the meter for each kind of phase.
+_STAGES = {"score": "scoring", "cut": "pruning", "refit": "refit", "recovery": "recovery"}
 
 
 @dataclass
@@ -31,8 +35,8 @@ class Recorder:
         file: Gets the state after each phase.
         within: Keeps the state within recoveries.
         attempt: The start of the trial that is running. Nothing is written once another one counts.
-        meter: Measures the stages `scoring`, `pruning`, `recovery` and `saving`.
-        history: Losses, and what went wrong.
+        meter: Measures the stages `scoring`, `pruning`, `refit`, `recovery` and `saving`.
+        history: Losses, errors of refits, and what went wrong.
     """
 
     file: Path | None = None
@@ -66,17 +70,19 @@ class Recorder:
         return state
 
     def record(self, end: PhaseEnd) -> None:
-        """Record the end of a phase.
+        """Record the end of a phase; of a pause, the time only.
 
         Raises:
             Superseded: The trial was started again elsewhere. Nothing is written.
             StorageError: A file cannot be written.
         """
+        self.meter.mark(_STAGES[end.phase.kind])
+        if end.paused:
+            return
         if end.log is not None:
-            self.meter.mark("recovery")
-            self._note(end.phase.name, end.log)
-        else:
-            self.meter.mark("scoring" if end.phase.kind == "score" else "pruning")
+            self._note_recovery(end.phase.name, end.log)
+        if end.refit is not None:
+            self._note_refit(end.phase.name, end.refit)
         if self.attempt is not None:
             self.attempt.check()
         if self.file is not None:
@@ -85,19 +91,29 @@ class Recorder:
             self.within.remove()
         self.meter.mark("saving")
 
-    def _note(self, phase: str, log: RecoveryLog) -> None:
+    def _note_recovery(self, phase: str, log: RecoveryLog) -> None:
         self.history.points += [PhasePoint(phase, step, "loss", loss) for step, loss in enumerate(log.losses)]
-        for event, note in log.notes(phase).items():
+        self._note(phase, log.steps, log.notes(phase))
+
+    def _note_refit(self, phase: str, log: RefitLog) -> None:
+        """Record the errors of each branch, and what went wrong."""
+        for step, branch in enumerate(log.branches):
+            for name, error in (("refit_error_before", branch.before), ("refit_error_after", branch.after)):
+                if isfinite(error):
+                    self.history.points.append(PhasePoint(phase, step, name, error))
+        self._note(phase, len(log.branches), log.notes(phase))
+
+    def _note(self, phase: str, step: int, notes: Mapping[str, str]) -> None:
+        for event, note in notes.items():
             logger.warning("%s", note)
-            self.history.points.append(PhasePoint(phase, log.steps, event, 1.0))
+            self.history.points.append(PhasePoint(phase, step, event, 1.0))
             self.history.notes.append(note)
 
 
 def recorded_phases(
     schedule: Schedule,
     state: State,
-    images: ImageSet,
-    teacher: Teacher,
+    inputs: Inputs,
     seed: int,
     score: Scorer | None = None,
     recorder: Recorder | None = None,
@@ -109,8 +125,7 @@ def recorded_phases(
     Args:
         schedule: What to cut and how to recover.
         state: Where to start.
-        images: Calibration images.
-        teacher: The unpruned model's answers on them, in their order.
+        inputs: What refits and recoveries learn from.
         seed: Seed of the whole schedule.
         score: Scores a model; needed if the schedule scores again after its first round.
         recorder: Keeps what the phases lead to.
@@ -123,7 +138,7 @@ def recorded_phases(
     """
     recorder = recorder or Recorder()
     state = dataclasses.replace(state, model=state.model.to(best_device()))
-    for end in run_phases(schedule, state, images, teacher, seed, score=score, file=recorder.within):
+    for end in run_phases(schedule, state, inputs, seed, score=score, file=recorder.within):
         recorder.record(end)
         yield end
 
@@ -131,8 +146,7 @@ def recorded_phases(
 def run_recorded(
     schedule: Schedule,
     state: State,
-    images: ImageSet,
-    teacher: Teacher,
+    inputs: Inputs,
     seed: int,
     score: Scorer | None = None,
     recorder: Recorder | None = None,
@@ -142,6 +156,6 @@ def run_recorded(
     Return the model, on the best device, and the history.
     """
     recorder = recorder or Recorder()
-    for end in recorded_phases(schedule, state, images, teacher, seed, score=score, recorder=recorder):
+    for end in recorded_phases(schedule, state, inputs, seed, score=score, recorder=recorder):
         state = end.state
     return state.model, recorder.history

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from medcore.data.load import ImageSet
@@ -9,16 +11,26 @@ from medcore.models.cut import prune
 from medcore.models.sam import MedSam
 from medcore.models.sites import PerSite
 from medcore.scoring.criteria import ScoringWeights, mix
-from medcore.scoring.job import build_table
+from medcore.scoring.job import build_table, weights_table
+from medcore.scoring.profile import Profile
+from medcore.scoring.score_table import ScoreTable
 from medcore.training.schedule import Scorer
 from search.base.sections.inputs import ModelConfig
 from search.study.inputs import base_model
 
 
-def scorer(pair: ModelConfig, calibration: ImageSet, weights: ScoringWeights, per_dataset: int, seed: int) -> Scorer:
+def scorer(
+    pair: ModelConfig,
+    calibration: ImageSet,
+    weights: ScoringWeights,
+    per_dataset: int,
+    seed: int,
+    profile: Profile | None = None,
+) -> Scorer:
     """Return a function that scores a model with `weights`.
 
-    The general model is cut by the same masks, so that reset scores compare what both models still have.
+    The general model is cut by the same masks, so that reset scores compare what both models still have. The
+    second-order profile is that of the dense model, restricted to the kept groups.
 
     Args:
         pair: Names the general model.
@@ -26,15 +38,28 @@ def scorer(pair: ModelConfig, calibration: ImageSet, weights: ScoringWeights, pe
         weights: Weights of the score.
         per_dataset: Images of each data set to score on.
         seed: Draws these images.
+        profile: The dense model's second-order profile, if the criterion reads it.
     """
     indices = _drawn(calibration, per_dataset, seed)
 
     def score(model: MedSam, kept: PerSite) -> PerSite:
-        base = prune(base_model(pair), kept).to(model.device)
-        table = build_table(base, model, calibration.subset(indices), nodes=(weights.boundary_weight,))
+        table = _fresh_table(pair, model, kept, calibration.subset(indices), weights)
+        if profile is not None:
+            table = replace(table, profile=profile.restricted(kept))
         return mix(table, weights, model.arch)
 
     return score
+
+
+def _fresh_table(
+    pair: ModelConfig, model: MedSam, kept: PerSite, images: ImageSet, weights: ScoringWeights
+) -> ScoreTable:
+    """Return the statistics that `weights` need, with as few passes over the images as that takes."""
+    if not weights.needs & {"weight", "fisher"}:
+        return weights_table(model, tuple(dict.fromkeys(images.datasets)))
+    base = prune(base_model(pair), kept).to(model.device)
+    nodes = (weights.boundary_weight,)
+    return build_table(base, model, images, nodes, one_pass="fisher" not in weights.needs)
 
 
 def _drawn(images: ImageSet, per_dataset: int, seed: int) -> list[int]:

@@ -10,17 +10,19 @@ from typing import Any
 from medcore.models.checkpoint import save
 from medcore.quality.evaluate import summarise
 from medcore.scoring.criteria import mix
+from results.stats.columns import DENSE, SAMPLED
 from results.store.trial_row import Provenance, Timing, TrialRow
 from results.store.trials import trial_folder, write_images, write_phases, write_row
+from search.base.fidelities import shown_figures
+from search.base.phase_keys import PROGRESS
 from search.base.provenance import git_revision, versions
-from search.base.schedulers import PROGRESS
 from search.study.inputs import Shared, cost_metrics
 from search.trials.files import CHECKPOINT, remove_state
 from search.trials.ledger import visible_row
 from search.trials.leverage import predicted_leverage
 from search.trials.meter import Meter
 from search.trials.phase_result import PhaseResult
-from search.trials.phases import phases
+from search.trials.phases import Role, phases
 from search.trials.recorder import Recorder
 from search.trials.sampling.space import EXACT, Plan, decode, domain_of
 
@@ -53,7 +55,7 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
     if leverage:
         yield PhaseResult("leverage", leverage)
     recorder = Recorder.in_folder(trial_folder(study, trial_id), shared.settings.recovery.save_every, attempt, meter)
-    model, images = yield from phases(plan, shared, int(trial["seed"]), recorder)
+    model, images = yield from phases(plan, shared, int(trial["seed"]), recorder, role=_role(trial))
     if (ended := visible_row(study, trial_id)) is not None:  # this node was cut off, and another one was as fast
         yield PhaseResult("row", row=ended)
         return
@@ -70,11 +72,24 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
     yield PhaseResult("row", {**metrics, PROGRESS: 100.0}, row)
 
 
+def _role(trial: Mapping[str, Any]) -> Role:
+    """Return what a scheduler may do with a trial.
+
+    Warm starts run to their end, because a comparison needs them. The dense model, budgets that no parameters describe
+    and repeats are no standard for others.
+    """
+    if trial["origin"] == DENSE or not trial["teaches"]:
+        return Role.UNWATCHED
+    return Role.SAMPLED if trial["origin"] == SAMPLED else Role.ANCHOR
+
+
 def _row(
     trial: Mapping[str, Any], plan: Plan, metrics: Mapping[str, float], recorder: Recorder, started: datetime
 ) -> TrialRow:
     """Return the row of a trial that is done now."""
     meter, now = recorder.meter, datetime.now(UTC)
+    # a trial that was killed after a look may continue behind it; the look is then on disk only
+    shown = shown_figures(Path(trial["study_dir"]), str(trial["trial_id"]))
     return TrialRow.done(
         trial,
         reason="; ".join(recorder.history.notes) or None,
@@ -85,5 +100,6 @@ def _row(
         checkpoint=str(Path("trials") / str(trial["trial_id"]) / CHECKPOINT),
         timing=Timing(sum(meter.seconds.values()), dict(meter.seconds), started.isoformat(), now.isoformat()),
         memory=dict(meter.peaks),
+        fidelities={**shown, **recorder.history.fidelities, **shown},
         provenance=Provenance(versions(), git_revision()),
     )

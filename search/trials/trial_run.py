@@ -19,8 +19,7 @@ from results.store.trial_row import TrialRow
 from results.store.trials import read_row, trial_folder, write_row
 from search.trials.attempt import Attempt, Superseded, begin
 from search.trials.ledger import IssuedTrial, read_issued, visible_row
-from search.trials.phase_result import PhaseResult
-from search.trials.step_result import StepResult
+from search.trials.phase_result import PhaseResult, StepResult
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from ray import tune
 from medcore.errors import StorageError
 from search.nodes.probe import Ready
 from search.trials.ledger import is_visible
-from search.trials.step_result import StepResult
+from search.trials.phase_result import StepResult
 from search.trials.trial_run import TrialRun, release_memory
 
 
@@ -48,7 +50,8 @@ class TrialWorker(tune.Trainable):
         self._run: TrialRun | None = None
         self._unfit = ready() if ready is not None else None
         if self._unfit is None:
-            self._work, self._shared = ray.get(inputs[0])
+            with _no_collections():
+                self._work, self._shared = ray.get(inputs[0])
             if (torch := sys.modules.get("torch")) is not None:  # loaded only by work that needs it
                 torch.set_num_threads(threads)
 
@@ -90,3 +93,17 @@ class TrialWorker(tune.Trainable):
             self._run.close()
             self._run = None
             release_memory()
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Collect no garbage while modules are imported, and leave them out of later collections.
+
+    Imports make hundreds of thousands of objects that stay. Each collection would look at all of them.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()

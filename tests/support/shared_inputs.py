@@ -18,4 +18,15 @@ def shared_of(config_file: Path, **search: Any) -> Shared:
     config = config.model_copy(update={"search": config.search.model_copy(update=search)})
     images, model = random_images(4), adapted_model(config.model)
     table: Any = None  # of no use to a dry run
-    return Shared(trial_settings(config), model.arch, table, images, images, compute_teacher(model, images))
+    teacher = compute_teacher(model, images)
+    return Shared(
+        settings=trial_settings(config),
+        arch=model.arch,
+        table=table,
+        calibration=images,
+        search_images=images,
+        search_logits=teacher.logits[:, 0],
+        recovery_images=images,
+        teacher=teacher,
+        streams=None,
+    )

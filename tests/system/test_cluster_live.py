@@ -44,7 +44,9 @@ def shell(nodes: Nodes) -> Iterator[CommandServer]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_study(tmp_path_factory.mktemp("live"), search={"concurrency": 1})
+    return write_tiny_study(
+        tmp_path_factory.mktemp("live"), search={"concurrency": 1, "scheduler": "none", "finalists": 0}
+    )
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -32,10 +32,12 @@ SPACE = {
 OBJECTIVES = [{"name": "flops", "direction": "min"}, {"name": "toy_area", "direction": "max"}]
 SEARCH = {
     "trials": 3,
+    "concurrency": 1,
     "sampler": "toy_random",
+    "scheduler": "none",
     "objectives": OBJECTIVES,
     "space": SPACE,
-    "warm_starts": {"dense": False, "uniform": [], "rule": [0.6]},
+    "warm_starts": {"dense": False, "knapsack": [], "uniform": [], "rule": [0.6]},
 }
 
 
@@ -77,7 +79,7 @@ def test_trials_prune_the_families_of_the_architecture(study: Path) -> None:
 
 
 def test_scores_and_states_name_the_families(study: Path) -> None:
-    (table,) = map(ScoreTable.load, (study.parent / "cache").glob("*.safetensors"))
+    (table,) = map(ScoreTable.load, (study.parent / "cache").glob("scores-*.safetensors"))
     assert list(table.families) == [family.name for family in TOY.families]
     assert table.widths("toy_heads") == TOY.heads and table.array("michel", "blocks").shape[-2:] == (3, 1)
     info = json.loads((study / "study.json").read_text())

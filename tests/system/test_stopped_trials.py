@@ -19,11 +19,13 @@ from tests.support.studies.tracking import children
 #: Enough learning for trials to differ. Half of the recovery lies before the evaluation that the scheduler sees.
 SECTIONS: dict[str, Any] = {
     "recovery": {"steps": 8},
+    "schedule": {"order": "heads_first"},
     "search": {
         "trials": 9,
         "sampler": "random",
         "scheduler": "asha",
         "scheduler_images": 4,
+        "finalists": 0,
         "concurrency": 1,
         "objectives": [{"name": "boundary_f1", "direction": "max"}],
         "space": {"fraction": {"low": 0.05, "high": 0.6}, "head_share": 0.5},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +14,22 @@ class Section(BaseModel):
     """A part of the configuration. It refuses keys that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def as_saved_before(values: Any, keys: frozenset[str], then: Mapping[str, Any]) -> Any:
+    """Give settings that came later the meaning that they had when a study was saved.
+
+    Studies are saved with all keys. So a section with all keys of an earlier version and none of the later ones is of
+    that version.
+
+    Args:
+        values: The section as it was read.
+        keys: All keys of the earlier version.
+        then: What the later keys meant then.
+    """
+    if not isinstance(values, Mapping) or not keys <= values.keys() or then.keys() & values.keys():
+        return values
+    return {**then, **values}
 
 
 def choice(known: Iterable[str] | Callable[[], Iterable[str]]) -> AfterValidator:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from search.base.sections.fields import Expanded, PathField, Section
+from search.base.sections.fields import Expanded, PathField, Section, as_saved_before
 
 
 class ModelConfig(Section):
@@ -33,10 +34,27 @@ class DataConfig(Section):
 
     folders: tuple[PathField, ...] = Field(min_length=1, description="folders that contain images/ and masks/")
     calibration_split: str = Field("train", description="for scores and recovery")
-    calibration_per_dataset: int | None = Field(128, ge=1, description="images per data set; null: all")
+    calibration_per_dataset: int | None = Field(
+        128, ge=1, description="images per data set for scores; null: all of the split"
+    )
+    recovery_per_dataset: int | None = Field(
+        None, ge=1, description="images per data set for recovery; null: all of the split"
+    )
     search_split: str = Field("val/search", description="for the metrics of the trials")
     search_per_dataset: int | None = Field(None, ge=1, description="images per data set; null: all")
     report_split: str = Field("val/report", description="held out: no search uses these images")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_whole_splits(cls, values: Any) -> Any:
+        """Recover on the calibration images, as studies did before recovery had images of its own."""
+        keys = frozenset(
+            {"folders", "calibration_split", "calibration_per_dataset", "search_split", "search_per_dataset"}
+            | {"report_split"}
+        )
+        if not isinstance(values, Mapping):
+            return values
+        return as_saved_before(values, keys, {"recovery_per_dataset": values.get("calibration_per_dataset")})
 
     def absolute(self) -> DataConfig:
         """Return the same data with absolute paths."""

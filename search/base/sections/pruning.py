@@ -2,37 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medcore.budgets.allocators import ALLOCATORS, Request
-from medcore.budgets.limits import Floats, Limits, Metric
-from medcore.models.spec import ModelSpec
-from medcore.training.orders import RateSchedule, all_orders
+from medcore.budgets.limits import Floats, Limits
+from medcore.budgets.prices import TIME, Prices
+from medcore.models.sites import PerSite
+from medcore.models.spec import Architecture, ModelSpec
+from medcore.training.orders import TOGETHER, RateSchedule, all_orders, recovery_rate
 from search.base.sections.families import FamilySection
-from search.base.sections.fields import Fraction, NotNegative, Section, Share, choice
+from search.base.sections.fields import Fraction, NotNegative, PathField, Section, Share, as_saved_before, choice
+from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times, counted, prices_of
+
+#: Keys of the section `recovery` before refits existed, and what later keys meant then.
+_KEYS = frozenset({"steps", "head_share", "batch_size", "lr", "lambdas", "lr_schedule", "autocast", "save_every"})
+_BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0}
+#: Allocators that meet counted costs only, or none.
+_COUNTED_ONLY = ("rule", "uniform", "to_target")
 
 
 class RecoveryConfig(Section):
-    """Recovery after the pruning phases (method §6)."""
+    """Refit and recovery after the pruning phases (method §6, §11, §13).
+
+    The section of a study that was saved before refits existed keeps its meaning: no refit, no warm-up, no average. It
+    is recognised by having all keys of that time and none of the later ones.
+    """
 
     steps: int = Field(200, ge=0, description="optimiser steps over all phases and rounds")
     head_share: Share = Field(
         0.5, description="share of the steps that follow the pruning of the architecture's first family"
     )
     batch_size: int = Field(4, ge=1)
-    lr: float = Field(1e-5, gt=0)
+    lr: float | None = Field(None, gt=0, description="null: 1e-4, and more below a tenth of the FLOPs (method §13)")
     lambdas: tuple[NotNegative, NotNegative, NotNegative, NotNegative] = Field(
         (1.0, 0.5, 2.0, 0.5), description="weights of the four terms of the loss"
     )
     lr_schedule: RateSchedule = "constant"
+    warmup: int = Field(5, ge=0, description="steps of linear rise of the learning rate, in each recovery")
+    average: Share = Field(0.5, description="share of the last steps whose weights are averaged; 0: the last weights")
+    refit_images: int = Field(64, ge=0, description="calibration images of the closed-form refit; 0: no refit")
+    refit_ridge: NotNegative = Field(1e-3, description="ridge of the refit, in units of the mean variance")
     autocast: bool = Field(False, description="run the model in bfloat16")
     save_every: int = Field(
         50,
         ge=0,
         description="steps between two saves of a trial's state (at most 5 % of the time); 0: only after phases",
     )
+
+    def rate(self, fraction: float) -> float:
+        """Return the learning rate for a model with this share of the dense encoder's FLOPs (13.3)."""
+        return recovery_rate(fraction) if self.lr is None else self.lr
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_refits(cls, values: Any) -> Any:
+        return as_saved_before(values, _KEYS, _BEFORE_REFITS)
 
 
 class BudgetConfig(FamilySection):
@@ -49,7 +75,7 @@ class BudgetConfig(FamilySection):
         "min_share": lambda family: None,
     }
 
-    allocator: Annotated[str, choice(ALLOCATORS)] = "rule"
+    allocator: Annotated[str, choice(ALLOCATORS)] = "knapsack"
     sparsity: dict[str, Share] = Field(default_factory=dict, description="rule: share of the family's groups to remove")
     protected: tuple[int, ...] = Field((), description="blocks that keep all their groups")
     min_count: dict[str, Annotated[int, Field(ge=0)] | None] = Field(
@@ -59,18 +85,42 @@ class BudgetConfig(FamilySection):
     min_share: dict[str, Share | None] = Field(
         default_factory=dict, description="least share kept in a block; null: as for min_count"
     )
-    fraction: Fraction = Field(0.5, description="uniform, to_target: share of the dense encoder's cost to keep")
-    cost: Metric = Field("flops_paper", description="uniform, to_target: the cost that `fraction` refers to")
-    multiple: int = Field(
-        1, ge=1, description="uniform, to_target: keep multiples of this width where odd ones cost time"
+    fraction: Fraction = Field(0.5, description="all but rule: share of the dense encoder's cost to keep")
+    cost: Cost = Field(
+        "flops_paper", description="all but rule: the cost that `fraction` refers to; time: knapsack only"
     )
+    times: PathField | None = Field(None, description=DESCRIPTION)
+    multiple: int = Field(1, ge=1, description="all but rule: keep multiples of this width where odd ones cost time")
 
-    def request(self, sensitivity: Floats, current: ModelSpec) -> Request:
+    @model_validator(mode="after")
+    def _sound(self) -> BudgetConfig:
+        check_times(self.cost, self.times)
+        if self.cost == TIME and self.allocator in _COUNTED_ONLY:
+            raise ValueError(f"allocator {self.allocator} cannot meet measured time; take knapsack or a counted cost")
+        return self
+
+    def absolute(self) -> BudgetConfig:
+        """Return the same budget with an absolute path."""
+        return self.model_copy(update={"times": absolute(self.times)})
+
+    def prices(self, arch: Architecture) -> Prices | None:
+        """Return what widths cost in measured time; None if the cost is counted.
+
+        Raises:
+            MedcoreError: As `search.base.sections.times.prices_of`.
+        """
+        return prices_of(self.times, arch)
+
+    def request(self, sensitivity: Floats, current: ModelSpec, curves: PerSite | None = None) -> Request:
         """Return what the allocator has to meet.
 
         Args:
             sensitivity: (L,) Fisher information s_b of the blocks.
             current: The widths that earlier stages left.
+            curves: Predicted loss of each width of each site; None where there is no second-order profile.
+
+        Raises:
+            MedcoreError: As `prices`.
         """
         limits = Limits(
             protected=self.protected,
@@ -80,7 +130,14 @@ class BudgetConfig(FamilySection):
             current=current,
         )
         return Request(
-            current.arch, sensitivity, self.sparsity, fraction=self.fraction, metric=self.cost, limits=limits
+            current.arch,
+            sensitivity,
+            self.sparsity,
+            fraction=self.fraction,
+            metric=counted(self.cost),
+            limits=limits,
+            curves=curves,
+            prices=self.prices(current.arch),
         )
 
 
@@ -88,9 +145,13 @@ class ScheduleConfig(Section):
     """When the groups are cut (method §6)."""
 
     order: Annotated[str, choice(all_orders)] = Field(
-        default_factory=lambda: all_orders()[0], description="family whose pruning comes first, or together"
+        TOGETHER, description="together, or the family whose pruning comes first"
     )
     rounds: int = Field(1, ge=1, description="equal steps towards each budget; every step has its own recovery")
     rescore: bool = Field(False, description="rank by fresh scores in every round but the first")
     rescore_per_dataset: int = Field(16, ge=1, description="calibration images per data set for fresh scores")
     stages: tuple[BudgetConfig, ...] = Field((), description="budgets that `medcore prune` meets before `budget`")
+
+    def absolute(self) -> ScheduleConfig:
+        """Return the same schedule with absolute paths."""
+        return self.model_copy(update={"stages": tuple(stage.absolute() for stage in self.stages)})

@@ -30,7 +30,7 @@ class ScoringConfig(FamilySection):
         default_factory=dict, description="alpha_FAMILY: share of the zero score; null: adaptive, one α per block"
     )
     beta: NotNegative = Field(0.3, description="weight of the variance over data sets")
-    criterion: Annotated[str, choice(CRITERIA)] = Field("medcore", description="what ranks the groups")
+    criterion: Annotated[str, choice(CRITERIA)] = Field("second_order", description="what ranks the groups")
     blend: Share = Field(1.0, description="share of `criterion`; MedCore's own score makes up the rest")
     mixture: dict[str, float] | None = Field(None, description="weight per data set; null: equal weights")
     boundary_weight: float = Field(3.0, ge=0, description="weight of the boundary in the loss; one of `nodes`")

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from medcore.budgets.limits import Metric
+from medcore.budgets.prices import TIME, Prices
+from medcore.models.spec import Architecture
 from results.stats.labels import is_cost
 from results.stats.objectives import Direction, Objective
+from search.base.promotion import Quota
 from search.base.samplers import SAMPLERS
 from search.base.schedulers import NONE, SCHEDULERS, SchedulerSettings
-from search.base.sections.fields import Fraction, NotNegative, Section, choice
-from search.base.sections.space import SpaceConfig
+from search.base.sections.fields import Fraction, NotNegative, PathField, Section, Share, as_saved_before, choice
+from search.base.sections.space import SHARES, SpaceConfig
+from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times, counted, prices_of
+
+#: Keys of the section before trials were halved, and what later keys meant then.
+_KEYS = frozenset(
+    {"trials", "sampler", "objectives", "cost", "space", "warm_starts", "cpus_per_trial", "gpus_per_trial"}
+    | {"memory_per_trial", "leverage_images", "concurrency", "retries"}
+)
+_BEFORE_HALVING = {"reduction": 3, "finalists": 0.0}
+_BEFORE_SCHEDULERS = {"scheduler": NONE}
 
 
 class WarmStarts(Section):
     """Trials that run first.
 
-    These are the dense model, and the rule's and uniform budgets at the given shares of the cost.
+    These are the dense model, and knapsack, uniform and the rule's budgets at the given shares of the cost. If the cost
+    is measured time, uniform and the rule's budgets meet the same shares of `flops_paper`.
     """
 
     dense: bool = True
-    uniform: tuple[Fraction, ...] = (0.5, 0.3, 0.15)
-    rule: tuple[Fraction, ...] = (0.5, 0.3, 0.15)
+    knapsack: tuple[Fraction, ...] = (0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05)
+    uniform: tuple[Fraction, ...] = (0.3, 0.1)
+    rule: tuple[Fraction, ...] = Field(
+        (), description="shares at which the paper's rule starts; it needs Fisher scores"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_curves(cls, values: Any) -> Any:
+        return as_saved_before(values, frozenset({"dense", "uniform", "rule"}), {"knapsack": ()})
 
 
 class SearchConfig(Section):
@@ -32,14 +53,16 @@ class SearchConfig(Section):
     trials: int = Field(48, ge=1)
     sampler: Annotated[str, choice(SAMPLERS)] = "tpe"
     scheduler: Annotated[str, choice(SCHEDULERS)] = Field(
-        NONE, description="stops trials early; none: every trial runs to its end"
+        "halving", description="stops trials early; none: every trial runs to its end"
     )
     scheduler_objective: str | None = Field(
-        None, description="objective by which the scheduler compares trials; null: the first that is no cost"
+        None, description="asha: objective by which it compares trials; null: the first that is no cost"
     )
-    scheduler_images: int = Field(
-        8, ge=1, description="search images of the evaluation after a recovery phase, only for a scheduler"
+    scheduler_images: int | None = Field(
+        None, ge=1, description="search images of the evaluations before the last, for a scheduler; null: all"
     )
+    reduction: int = Field(3, ge=2, description="halving: about one trial in so many continues after each fidelity")
+    finalists: Share = Field(0.2, description="share of the trials, the last ones, that repeat members of the front")
     objectives: tuple[Objective, ...] = Field(
         (
             Objective("flops", Direction.MIN),
@@ -48,7 +71,8 @@ class SearchConfig(Section):
         ),
         min_length=1,
     )
-    cost: Metric = Field("flops_paper", description="the cost that `fraction` refers to")
+    cost: Cost = Field("flops_paper", description="the cost that `fraction` refers to")
+    times: PathField | None = Field(None, description=DESCRIPTION)
     space: SpaceConfig = Field(default_factory=SpaceConfig)
     warm_starts: WarmStarts = WarmStarts()
     cpus_per_trial: int = Field(1, ge=1)
@@ -61,11 +85,17 @@ class SearchConfig(Section):
         "auto",
         description="bytes that Ray reserves for a trial; auto: a dry run measures it if memory is short; null: none",
     )
-    leverage_images: int = Field(16, ge=0, description="calibration images for a trial's leverage; 0: not computed")
+    leverage_images: int = Field(16, ge=0, description="recovery images for a trial's leverage; 0: not computed")
     concurrency: int | None = Field(
         None, ge=1, description="trials that run at the same time; null: as many as the resources allow"
     )
     retries: int = Field(3, ge=0, description="restarts of a trial whose worker process died")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_halving(cls, values: Any) -> Any:
+        saved = as_saved_before(values, _KEYS, _BEFORE_HALVING)
+        return values if saved is values else as_saved_before(saved, _KEYS, _BEFORE_SCHEDULERS)
 
     @model_validator(mode="after")
     def _sound(self) -> SearchConfig:
@@ -74,6 +104,9 @@ class SearchConfig(Section):
             raise ValueError(f"objectives: {', '.join(names)}: list each once")
         if self.scheduler_objective not in (None, *names):
             raise ValueError(f"scheduler_objective '{self.scheduler_objective}' is none of {', '.join(names)}")
+        check_times(self.cost, self.times)
+        if self.cost == TIME and SHARES in self.space.shape.values:
+            raise ValueError("cost time: budgets of space.shape shares meet counted costs only; take curves alone")
         if self.gpu_share > 1:
             raise ValueError(
                 f"gpus_per_trial {self.gpu_share:g}: a trial runs on one GPU, so give at most 1 (of trainings, "
@@ -87,7 +120,31 @@ class SearchConfig(Section):
         chosen = [item for item in self.objectives if item.name == self.scheduler_objective]
         qualities = [item for item in self.objectives if not is_cost(item.name)]
         compared = (*chosen, *qualities, *self.objectives)[0]
-        return SchedulerSettings(self.scheduler, compared.name, compared.direction)
+        return SchedulerSettings(
+            self.scheduler, compared.name, compared.direction, objectives=self.objectives, quota=Quota(self.reduction)
+        )
+
+    @property
+    def metric(self) -> Metric:
+        """The counted cost that budgets meet which cannot meet measured time."""
+        return counted(self.cost)
+
+    def absolute(self) -> SearchConfig:
+        """Return the same search with an absolute path."""
+        return self.model_copy(update={"times": absolute(self.times)})
+
+    def prices(self, arch: Architecture) -> Prices | None:
+        """Return what widths cost in measured time; None if the cost is counted.
+
+        Raises:
+            MedcoreError: As `search.base.sections.times.prices_of`.
+        """
+        return prices_of(self.times, arch)
+
+    @property
+    def repeats(self) -> int:
+        """How many trials repeat members of the front."""
+        return int(self.trials * self.finalists)
 
     @property
     def gpu_share(self) -> float:

@@ -20,7 +20,6 @@ from typing import Any
 from medcore.errors import ConfigError, MedcoreError
 from medcore.models.checkpoint import file_hash
 from medcore.quality.catalogue import headlines
-from medcore.scoring.fisher import Progress
 from medcore.scoring.score_table import table_key
 from results.pages.analysis import write_criteria, write_displacement, write_leverage
 from results.stats.objectives import Direction, Objective, names_of
@@ -40,6 +39,7 @@ from search.driver.progress import SearchProgress
 from search.driver.run import run_search
 from search.nodes.session import connected
 from search.study.inputs import adapted_model, dense_metrics
+from search.study.prepare import Report
 
 KINDS = ("criteria", "ablation", "displacement", "leverage")
 #: What the progress line shows. Nothing is optimised.
@@ -80,7 +80,7 @@ def analyse(
     out: Path,
     *,
     ray_address: str | None = None,
-    progress: Progress | None = None,
+    report: Report | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Run an analysis, or resume it, and write its table, picture and notes.
@@ -90,7 +90,7 @@ def analyse(
         config: Checkpoints, images and settings.
         out: Folder for the files.
         ray_address: A running cluster; None for `RAY_ADDRESS`, else a Ray of this process's own.
-        progress: Called with the numbers of scored and of all images.
+        report: Called with the name of each job before the first case, and its numbers of finished and of all images.
         say: Receives one-line messages for people.
 
     Returns:
@@ -109,14 +109,14 @@ def analyse(
     if analysis.kind == "leverage":
         if analysis.fractions or ray_address:
             raise ConfigError("leverage walks its own grid in this process; leave --fractions and --ray-address out")
-        return write_leverage(_leverages(config, analysis.seeds, progress), out, notes)
+        return write_leverage(_leverages(config, analysis.seeds, report), out, notes)
     points = cases(analysis.kind, config, analysis.seeds, analysis.fractions or FRACTIONS[analysis.kind])
     study = _folder(config, analysis.kind, points)
     say(f"study folder: {study}")
     _forget_failures(study)
     with connected(ray_address, job_resources(config)):
         ready = for_late_nodes(config.model, ray_address)
-        inputs = gather(config, analysis.seeds, progress)
+        inputs = gather(config, analysis.seeds, report)
         dense = _describe(config, analysis.kind, study, inputs)
         release_memory()
         notes["dense"] = {name: dense[name] for name in headlines()}
@@ -163,7 +163,7 @@ def _run(
         return run_search(job, task, execution, hooks, resume=True, resume_command=analysis.command)
 
 
-def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) -> dict[str, list[dict[str, Any]]]:
+def _leverages(config: Config, seeds: Sequence[int], report: Report | None) -> dict[str, list[dict[str, Any]]]:
     """Return the summaries by model.
 
     The models are the adapted one and, as a control for the effect of the architecture, the general one.
@@ -176,7 +176,7 @@ def _leverages(config: Config, seeds: Sequence[int], progress: Progress | None) 
             folder = _folder(seeded, f"leverage-{name}", seed)
             file = folder / "leverage.json"
             if not file.is_file():
-                leverage(seeded, folder, progress)
+                leverage(seeded, folder, report)
             summaries.setdefault(name, []).append(json.loads(file.read_text()))
     return summaries
 

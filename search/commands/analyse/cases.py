@@ -25,17 +25,17 @@ from medcore.quality.evaluate import evaluate, evaluate_logits, low_logits, summ
 from medcore.quality.leverage import TAUS, boundary_displacement, boundary_zone, upsample
 from medcore.quality.metrics import hd95
 from medcore.scoring.criteria import CRITERIA, ScoringWeights, mix
-from medcore.scoring.fisher import Progress
 from medcore.training.schedule import start_of
 from results.store.trial_row import Provenance, Timing, TrialRow
 from results.store.trials import write_images, write_row
 from search.base.config import Config
 from search.base.device import best_device, on_device
 from search.base.provenance import git_revision
-from search.commands.sections import scoring_job, trial_settings
+from search.commands.sections import study_jobs, trial_settings
 from search.study.inputs import Shared, adapted_model, cost_metrics, load_split
-from search.study.prepare import prepare
-from search.trials.phases import schedule_of
+from search.study.needs import ALL
+from search.study.prepare import Report, prepare
+from search.trials.phases import inputs_of, schedule_of
 from search.trials.recorder import run_recorded
 
 #: Shares of the FLOPs to keep. Displacements are also of interest for milder budgets.
@@ -57,14 +57,14 @@ class Inputs:
     dense_logits: np.ndarray
 
 
-def gather(config: Config, seeds: Sequence[int], progress: Progress | None = None) -> Inputs:
-    """Compute scores once per seed. All seeds share the report images."""
+def gather(config: Config, seeds: Sequence[int], report_progress: Report | None = None) -> Inputs:
+    """Compute all statistics once per seed. All seeds share the report images."""
     model = adapted_model(config.model)
     report = load_split(config.datasets, config.data.report_split, model.arch.img_size)
     by_seed: dict[int, Shared] = {}
     for seed in seeds:
         seeded = config.model_copy(update={"seed": seed})
-        by_seed[seed] = prepare(trial_settings(seeded), scoring_job(seeded), report, progress)
+        by_seed[seed] = prepare(trial_settings(seeded), study_jobs(seeded), report, report_progress, needs=ALL)
     # in float32, because the differences between two models are small against their logits
     with on_device(model):
         dense = low_logits(model, report)
@@ -113,20 +113,20 @@ def compare_criteria(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
     config = shared.settings
     weights = replace(ScoringWeights.from_dict(params["weights"]), seed=params["case_seed"])
     limits = Limits(multiple=config.budget.multiple)
-    spec = uniform_to_target(shared.arch, params["fraction"], config.search.cost, limits)
+    spec = uniform_to_target(shared.arch, params["fraction"], config.search.metric, limits)
     scores = mix(shared.table, weights, shared.arch)
     cut = prune(adapted_model(config.model), select(scores, spec)).to(best_device())
     measured = {"pruned": evaluate(cut, inputs.report, autocast=config.recovery.autocast)}
     schedule = schedule_of(
         (spec,),
         config.recovery,
-        lr=config.recovery.lr,
+        lr=config.recovery.rate(params["fraction"]),
         head_share=config.recovery.head_share,
         order=config.schedule.order,
         rescore=False,
     )
     state = start_of(adapted_model(config.model), scores)
-    recovered, history = run_recorded(schedule, state, shared.calibration, shared.teacher, params["case_seed"])
+    recovered, history = run_recorded(schedule, state, inputs_of(shared), params["case_seed"])
     measured["recovered"] = evaluate(recovered, inputs.report, autocast=config.recovery.autocast)
     images = [{"phase": phase, **row} for phase, rows in measured.items() for row in rows]
     metrics = cost_metrics(spec)
@@ -148,7 +148,7 @@ def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
     config, report = shared.settings, inputs.report
     weights = replace(ScoringWeights.from_dict(params["weights"]), seed=params["case_seed"])
     limits = Limits(multiple=config.budget.multiple)
-    spec = uniform_to_target(shared.arch, params["fraction"], config.search.cost, limits)
+    spec = uniform_to_target(shared.arch, params["fraction"], config.search.metric, limits)
     cut = prune(adapted_model(config.model), select(mix(shared.table, weights, shared.arch), spec)).to(best_device())
     logits = low_logits(cut, report)
     predicted = boundary_displacement(inputs.dense_logits, logits, boundary_zone(report.masks, TAUS[0]))

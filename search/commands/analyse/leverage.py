@@ -36,16 +36,16 @@ from medcore.quality.leverage import (
     summary,
 )
 from medcore.scoring.criteria import block_sensitivity, mix
-from medcore.scoring.fisher import Progress
 from medcore.scoring.score_table import ScoreTable
 from results.plots.leverage_plot import save_leverage_plot
 from results.store.files import write_by_rename
 from search.base.config import Config
 from search.base.device import on_device
 from search.base.provenance import git_revision
-from search.commands.sections import scoring_job
+from search.commands.sections import study_jobs
 from search.study.inputs import adapted_model, search_images
-from search.study.scoring import score_table
+from search.study.needs import Needs
+from search.study.prepare import Report, statistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Pruned:
     logits: npt.NDArray[np.float32]
 
 
-def leverage(config: Config, out_folder: Path, progress: Progress | None = None, images: int = 32) -> dict[str, Any]:
+def leverage(config: Config, out_folder: Path, report: Report | None = None, images: int = 32) -> dict[str, Any]:
     """Prune to every grid point and measure how each step moves the boundary.
 
     There is no recovery. The configuration's own scores rank the groups. With `budget.allocator: rule` the rule
@@ -67,7 +67,7 @@ def leverage(config: Config, out_folder: Path, progress: Progress | None = None,
     Args:
         config: Checkpoints, images and settings.
         out_folder: Receives `leverage.parquet` (one row per step and τ), `leverage.json` and `leverage.png`.
-        progress: Called with the numbers of finished and of all images, then of finished and of all grid points.
+        report: Called with the name of each job, and its numbers of finished and of all images or grid points.
         images: Number of search images to use, drawn by the configuration's seed; all if there are fewer.
 
     Returns:
@@ -79,10 +79,11 @@ def leverage(config: Config, out_folder: Path, progress: Progress | None = None,
     if images < 1:
         raise ConfigError(f"leverage: needs at least one image, got {images}")
     adapted = adapted_model(config.model)
-    table, _ = score_table(scoring_job(config), progress)
+    needs = Needs(fisher=True, profile="profile" in config.scoring.weights().needs)
+    table = statistics(study_jobs(config, recovers=False), needs, report)
     chosen = _some_images(config, adapted.arch.img_size, images)
     with on_device(adapted):
-        rows = _walk(adapted, config, table, chosen, progress)
+        rows = _walk(adapted, config, table, chosen, report)
     if not rows:
         raise CheckpointError("leverage: no step could be measured; the logits are constant or not finite everywhere")
     measured = len({(row["kind"], row["head_from"], row["mlp_from"]) for row in rows})
@@ -133,7 +134,7 @@ def _some_images(config: Config, size: int, count: int) -> ImageSet:
 
 
 def _walk(
-    adapted: MedSam, config: Config, table: ScoreTable, images: ImageSet, progress: Progress | None
+    adapted: MedSam, config: Config, table: ScoreTable, images: ImageSet, report: Report | None
 ) -> list[dict[str, Any]]:
     """Return the rows of all steps that remove anything.
 
@@ -159,8 +160,8 @@ def _walk(
         later = set(points[done:])
         needed = {step.start for step in steps if step.end in later}
         known = {start: known[start] for start in known.keys() & needed}
-        if progress is not None:
-            progress(done, len(points))
+        if report is not None:
+            report("grid", done, len(points))
     return rows
 
 

@@ -16,7 +16,7 @@ from medcore.data.splits import saved_file
 from medcore.errors import MedcoreError
 from medcore.quality.catalogue import shown
 from results.pages.report import HeldOutRow, Member
-from results.stats.labels import text, title
+from results.stats.labels import NOT_RECOVERED, text, title
 from results.store.held_out import interval_text, read_measured_images, read_measurements
 from results.store.study_info import StudyInfo
 from search.base.config import Config
@@ -87,13 +87,13 @@ def models(config: Config | None) -> dict[str, str]:
     }
 
 
-def environment(trials: pd.DataFrame, info: StudyInfo) -> dict[str, str]:
-    """Return where the trials ran, and where this report was made."""
+def environment(runs: pd.DataFrame, info: StudyInfo) -> dict[str, str]:
+    """Return where all runs of the study ran, and where this report was made."""
     # a failed trial has no versions
-    known = trials["versions"].dropna() if "versions" in trials else trials.iloc[:0]
+    known = runs["versions"].dropna() if "versions" in runs else runs.iloc[:0]
     used = known.iloc[-1] if len(known) else None
-    seconds = pd.to_numeric(trials.get("seconds", pd.Series(dtype=float))).sum()
-    revisions = [] if "git" not in trials else trials["git"].dropna().unique().tolist()
+    seconds = pd.to_numeric(runs.get("seconds", pd.Series(dtype=float))).sum()
+    revisions = [] if "git" not in runs else runs["git"].dropna().unique().tolist()
     about = {name: str(value) for name, value in info.to_dict().items() if name in ("git", "machine")}
     return {
         "Machine of the search": about.get("machine", "unknown"),
@@ -133,7 +133,8 @@ def held_out_rows(folder: Path) -> list[HeldOutRow]:
             for name in shown()
             if name in measured.metrics
         }
-        rows.append(HeldOutRow(measured.name, measured.split, measured.images, cells))
+        name = NOT_RECOVERED if measured.trial_id is None else measured.name
+        rows.append(HeldOutRow(name, measured.split, measured.images, cells))
     return rows
 
 

@@ -21,7 +21,7 @@ from results.store.files import make_folder, write_by_rename
 from results.store.front import front_of
 from results.store.study_info import StudyInfo, read_study_info
 from results.store.trial_row import TrialRow, row_of
-from results.store.trials import read_images, read_study
+from results.store.trials import read_images, read_runs, read_study
 from search.base.config import Config, saved_config
 from search.base.logins import hide_login
 from search.commands.report.facts import Call, commands, data_sets, environment, held_out_rows, models
@@ -37,6 +37,7 @@ class _Study:
     Attributes:
         info: What `study.json` says.
         trials: The trial table with intervals.
+        runs: A row for each run, also of repeated trials.
         images: Metrics of every search image for the trials.
         members: The members of the front to look at, the chosen one first.
         others: All members of the front, if their sheets are wanted.
@@ -48,6 +49,7 @@ class _Study:
 
     info: StudyInfo
     trials: pd.DataFrame
+    runs: pd.DataFrame
     images: pd.DataFrame
     members: list[Member]
     others: list[Member]
@@ -113,6 +115,7 @@ def _read(folder: Path, select: Sequence[str], *, others: bool) -> _Study:
     return _Study(
         info=info,
         trials=trials,
+        runs=read_runs(folder),
         images=images,
         members=members_of(trials, info, select),
         others=_front_members(trials, info) if others else [],
@@ -135,7 +138,7 @@ def _page(known: _Study, rendered: Rendered, call: Call, notes: list[str]) -> Re
         data=data_sets(known.config, known.images),
         sheets=rendered.sheets,
         model=models(known.config),
-        environment=environment(known.trials, known.info),
+        environment=environment(known.runs, known.info),
         commands=commands(call, chosen, known.config),
         notes=notes,
         config=hide_login(known.text),

@@ -1,4 +1,4 @@
-"""The shape of a sampled budget: how much each site prefers to keep.
+"""The shape of a sampled budget: how much each site prefers to keep (method §14).
 
 In powers of two, the preference of a site in block b is
 
@@ -7,6 +7,8 @@ In powers of two, the preference of a site in block b is
 where the family gives the sign of `lean` and the offset, and has its own `slope` and `follow`. `depth` rises from −1 to
 1, `sensitivity` is the logarithm of the block's Fisher information scaled to [−1, 1], and every site's residual is free
 in [−1, 1]. Only the ratios of preferences matter, because the target cost fixes the common scale.
+
+Preferences multiply predicted losses, or shares of a uniform budget (`search.space.shape`).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def preferences(params: Mapping[str, Any], arch: Architecture, sensitivity: Floa
         + params[f"slope_{site.family.name}"] * depth[site.block]
         + params["global_bonus"] * is_global[site.block]
         + params[f"follow_{site.family.name}"] * scaled[site.block]
-        + params["spread"] * params[site.name]
+        + params["spread"] * params.get(site.name, 0.0)
         + site.family.offset
         for site in arch.sites
     ]

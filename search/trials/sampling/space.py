@@ -1,8 +1,7 @@
 """What a trial samples, and what the sampled parameters mean.
 
 `sample` draws flat parameters. `decode` turns them into a budget, scoring weights, a schedule and recovery settings.
-`encode_budget` finds the parameters that are nearest to a budget made by hand, so that such budgets can warm-start the
-search.
+`encode_fraction` and `encode_budget` find the parameters of budgets that warm-start the search.
 """
 
 from __future__ import annotations
@@ -14,16 +13,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medcore.budgets.knapsack import knapsack_budget, smallest_share
 from medcore.budgets.limits import Limits, smallest_fraction
+from medcore.budgets.prices import linear_prices
 from medcore.budgets.targets import to_target
+from medcore.errors import ConfigError
+from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
-from medcore.scoring.criteria import ScoringWeights, block_sensitivity
+from medcore.scoring.criteria import ScoringWeights, known_sensitivity
 from search.base.sections.dimensions import Choices, Draws, Fixed, Range
+from search.base.sections.space import CURVES, SHARES
 from search.study.inputs import Shared, TrialSettings
 from search.trials.sampling.preferences import log_shares, neutral_names, preferences, residual_names
 
 Params = dict[str, Any]
 
+#: Dimension that the section `recovery` decides if the space leaves it open.
+_RATE = "lr"
 #: Dimensions that the section `schedule` decides if the space leaves them open.
 _SCHEDULE = ("order", "rounds", "rescore", "rescore_per_dataset")
 #: Key of a warm start's exact budget and scoring weights. They override what the other parameters say.
@@ -38,13 +44,15 @@ class Domain:
         settings: The sections of the configuration that trials read.
         arch: Architecture of the dense model, with L blocks.
         datasets: Names of the data sets.
-        sensitivity: (L,) Fisher information s_b of the blocks.
+        sensitivity: (L,) Fisher information s_b of the blocks; ones if the study has none.
+        curves: Predicted loss of each width of each site; None if the study has none.
     """
 
     settings: TrialSettings
     arch: Architecture
     datasets: tuple[str, ...]
     sensitivity: npt.NDArray[np.float64]
+    curves: PerSite | None = None
 
     @property
     def dimensions(self) -> dict[str, Range | Choices | Fixed]:
@@ -57,8 +65,10 @@ class Domain:
         for name, dimension in self.settings.search.space:
             if isinstance(dimension, Mapping):
                 found |= {f"{name}_{family.name}": dimension[family.name] for family in self.arch.families}
-            else:
-                found[name] = schedule[name] if dimension is None else dimension
+            elif dimension is not None:
+                found[name] = dimension
+            elif name != _RATE:
+                found[name] = schedule[name]
         return found
 
 
@@ -66,12 +76,13 @@ class Domain:
 class Plan:
     """A decoded trial.
 
-    It holds everything that distinguishes the trial from the others of its study.
+    It holds everything that distinguishes the trial from the others of its study. Without a learning rate of its own
+    (`lr`) the section `recovery` decides.
     """
 
     spec: ModelSpec
     weights: ScoringWeights
-    lr: float
+    lr: float | None
     head_share: float
     order: str
     rounds: int
@@ -81,8 +92,10 @@ class Plan:
 
 def domain_of(shared: Shared) -> Domain:
     """Return what the parameters of a study's trials refer to."""
-    sensitivity = block_sensitivity(shared.table, shared.settings.scoring.weights())
-    return Domain(shared.settings, shared.arch, shared.datasets, sensitivity)
+    profile = shared.table.profile
+    sensitivity = known_sensitivity(shared.table, shared.settings.scoring.weights())
+    curves = None if profile is None else profile.curves
+    return Domain(shared.settings, shared.arch, shared.datasets, sensitivity, curves)
 
 
 def sample(trial: Draws, domain: Domain) -> Params:
@@ -91,8 +104,9 @@ def sample(trial: Draws, domain: Domain) -> Params:
     for name, dimension in domain.dimensions.items():
         names = [f"mixture/{dataset}" for dataset in domain.datasets] if name == "mixture" else [name]
         params.update({each: dimension.draw(trial, each) for each in names})
-    for name in residual_names(domain.arch):
-        params[name] = trial.suggest_float(name, -1.0, 1.0)
+    if domain.settings.search.space.draws_residuals:
+        for name in residual_names(domain.arch):
+            params[name] = trial.suggest_float(name, -1.0, 1.0)
     return params
 
 
@@ -113,7 +127,7 @@ def decode(params: Mapping[str, Any], domain: Domain) -> Plan:
 def schedule_fields(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a plan that describe how it is cut and recovered."""
     return {
-        "lr": params["lr"],
+        "lr": params.get("lr"),
         "head_share": params["head_share"],
         "order": params["order"],
         "rounds": int(params["rounds"]),
@@ -123,12 +137,20 @@ def schedule_fields(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _budget(params: Mapping[str, Any], domain: Domain) -> ModelSpec:
-    arch, metric = domain.arch, domain.settings.search.cost
+    arch, metric = domain.arch, domain.settings.search.metric
     depth = len(arch.blocks)
     protected = tuple(range(max(0, depth - int(params["protected_last"])), depth))
-    fraction = max(params["fraction"], smallest_fraction(arch, metric, protected))
-    limits = Limits(protected, multiple=domain.settings.budget.multiple)
-    return to_target(arch, preferences(params, arch, domain.sensitivity), fraction, metric, limits)
+    limits, fraction = Limits(protected, multiple=domain.settings.budget.multiple), params["fraction"]
+    shape = preferences(params, arch, domain.sensitivity)
+    if params.get("shape", SHARES) == SHARES:  # trials that were issued before curves existed name no shape
+        fraction = max(fraction, smallest_fraction(arch, metric, protected))
+        return to_target(arch, shape, fraction, metric, limits)
+    if domain.curves is None:
+        raise ConfigError("search.space.shape: curves need the second-order profile, which this study lacks")
+    prices = domain.settings.prices or linear_prices(arch, metric)
+    fraction = max(fraction, smallest_share(arch, domain.curves, prices, limits))
+    options = {"multipliers": shape, "exponent": params["exponent"], "prices": prices}
+    return knapsack_budget(arch, domain.curves, fraction, limits=limits, **options)
 
 
 def _weights(params: Mapping[str, Any], domain: Domain) -> ScoringWeights:
@@ -147,34 +169,55 @@ def _weights(params: Mapping[str, Any], domain: Domain) -> ScoringWeights:
     )
 
 
+def encode_fraction(fraction: float, domain: Domain) -> Params:
+    """Return the parameters of the pure knapsack at a share of the cost.
+
+    Dimensions whose range leaves out their neutral value take the nearest one.
+    """
+    weights = domain.settings.scoring.weights(domain.settings.seed)
+    return _nearest(fraction, weights, domain)
+
+
 def encode_budget(spec: ModelSpec, fraction: float, weights: ScoringWeights, domain: Domain) -> Params:
     """Return the parameters nearest to a budget made by hand.
 
-    Budget and weights themselves are under `EXACT`. The sampler learns from the parameters. The residuals hold the
-    budget's shape. Values outside a dimension's range move to its nearest end, because the sampler knows no others.
+    Budget and weights themselves are under `EXACT`. If the space is shaped around uniform budgets, the residuals hold
+    the budget's shape, and the sampler can learn from the parameters. Values outside a dimension's range move to its
+    nearest end, because the sampler knows no others.
     """
-    dimensions = domain.dimensions
-    shape = log_shares(spec)
-    needed = float(np.abs(shape).max())
-    spread = float(dimensions["spread"].nearest(needed))
-    residuals = np.clip(shape / spread, -1, 1) if spread > 0 else np.zeros_like(shape)
+    params = _nearest(fraction, weights, domain)
+    if domain.settings.search.space.draws_residuals:
+        shape = log_shares(spec)
+        spread = float(domain.dimensions["spread"].nearest(float(np.abs(shape).max())))
+        residuals = np.clip(shape / spread, -1, 1) if spread > 0 else np.zeros_like(shape)
+        params |= {"spread": spread, **dict(zip(residual_names(spec.arch), residuals.tolist(), strict=True))}
+    return params | {EXACT: {**spec.budget, "weights": weights.to_dict()}}
+
+
+def _nearest(fraction: float, weights: ScoringWeights, domain: Domain) -> Params:
+    """Return parameters without a shape of their own, each the nearest to what the settings say."""
+    dimensions, recovery = domain.dimensions, domain.settings.recovery
     wanted = {
-        **dict.fromkeys(neutral_names(spec.arch), 0.0),
+        **dict.fromkeys(neutral_names(domain.arch), 0.0),
+        "shape": CURVES,
+        "exponent": 1.0,
         "protected_last": 0,
         "fraction": fraction,
-        "spread": needed,
-        **_wanted_weights(weights, spec.arch),
-        "lr": domain.settings.recovery.lr,
-        "head_share": domain.settings.recovery.head_share,
+        "spread": 0.0,
+        **_wanted_weights(weights, domain.arch),
+        "head_share": recovery.head_share,
         **{name: getattr(domain.settings.schedule, name) for name in _SCHEDULE},
     }
     mixture = weights.mixture or dict.fromkeys(domain.datasets, 1.0)
     total = sum(mixture.values())
     params: Params = {name: dimensions[name].nearest(value) for name, value in wanted.items()}
+    if _RATE in dimensions:
+        params[_RATE] = dimensions[_RATE].nearest(recovery.rate(fraction))
     for dataset in domain.datasets:
         params[f"mixture/{dataset}"] = dimensions["mixture"].nearest(mixture.get(dataset, 0.0) / total)
-    params.update(zip(residual_names(spec.arch), residuals.tolist(), strict=True))
-    return params | {EXACT: {**spec.budget, "weights": weights.to_dict()}}
+    if domain.settings.search.space.draws_residuals:
+        params |= dict.fromkeys(residual_names(domain.arch), 0.0)
+    return params
 
 
 def _wanted_weights(weights: ScoringWeights, arch: Architecture) -> Params:

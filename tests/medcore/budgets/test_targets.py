@@ -145,3 +145,34 @@ def test_unreachable_fraction_names_the_smallest() -> None:
         to_target(VIT_B, np.zeros(24), 0.5)
     with pytest.raises(MedcoreError, match="unknown metric"):
         uniform_to_target(VIT_B, 0.5, "seconds")  # type: ignore[arg-type]
+
+
+def plain_uniform(arch: SamVit, fraction: float) -> ModelSpec:
+    return to_target(arch, np.ones(2 * arch.depth), fraction)
+
+
+def test_uniform_budgets_lean_to_heads_only_where_most_blocks_would_lose_all(caplog: pytest.LogCaptureFixture) -> None:
+    narrow = SamVit("narrow", 256, 16, 192, 12, 6, 4, 256, 8, (2, 5, 8, 11))
+    leaning = 0
+    for fraction in np.arange(0.04, 0.3, 0.01):
+        caplog.clear()
+        plain, spec = plain_uniform(narrow, fraction), uniform_to_target(narrow, fraction)
+        if sum(width > 0 for width in plain.family("heads")) >= 6:
+            assert spec == plain and not caplog.records
+            continue
+        leaning += 1
+        assert spec == to_target(narrow, np.repeat([4.0, 1.0], 12), fraction)
+        assert sum(spec.family("heads")) > sum(plain.family("heads"))
+        assert "no head in most blocks" in caplog.text and "heads is 4 times" in caplog.text
+        spent = [cost(each).flops_paper / cost(ModelSpec.dense(narrow)).flops_paper for each in (plain, spec)]
+        assert spent == pytest.approx([fraction, fraction], abs=2e-4)
+    assert 3 < leaning < 20
+
+
+def test_sites_that_are_empty_or_protected_do_not_make_a_uniform_budget_lean() -> None:
+    limits = Limits(tuple(range(11)))
+    assert uniform_to_target(VIT_B, 0.93, limits=limits) == to_target(VIT_B, np.ones(24), 0.93, limits=limits)
+    current = to_target(VIT_B, np.repeat([1e-9, 1.0], 12), 0.3)
+    assert sum(current.family("heads")) == 0
+    limits = Limits(current=current)
+    assert uniform_to_target(VIT_B, 0.2, limits=limits) == to_target(VIT_B, np.ones(24), 0.2, limits=limits)

@@ -189,7 +189,8 @@ def test_the_rule_meets_a_target_from_below(fraction: float) -> None:
 
 @pytest.mark.parametrize("name", ALLOCATORS.names())
 def test_every_allocator_takes_the_toy(name: str) -> None:
-    request = Request(TOY, np.array([1.0, 0.5, 2.0, 4.0]), SPARSITY, 0.5, "flops", Limits((1,)))
+    curves = tuple((1 - np.arange(width + 1) / width) ** 2 for width in DENSE.widths)
+    request = Request(TOY, np.array([1.0, 0.5, 2.0, 4.0]), SPARSITY, 0.5, "flops", Limits((1,)), curves)
     spec = ALLOCATORS[name](request)
     assert [spec.widths[PLACES[f"{family}/01"]] for family in ("blocks", "toy_heads", "hidden")] == [1, 2, 24]
     if name != "rule":

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
@@ -177,6 +176,8 @@ def batch(mask: Mask) -> torch.Tensor:
 
 
 def test_nsd_equals_monai_subvoxel() -> None:
+    from monai.metrics import compute_surface_dice  # imports for seconds, and each process of the suite would wait
+
     checked = 0
     for a, b in random_pairs(80, seed=6):
         if a.any() and b.any():
@@ -190,6 +191,8 @@ def test_nsd_equals_monai_subvoxel() -> None:
 
 def test_hd95_and_assd_equal_monai_on_rectangles() -> None:
     """On axis-aligned rectangles erosion by the cross (MONAI) and by the square (ours) leave one surface."""
+    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
     rng = np.random.default_rng(7)
     for _ in range(40):
         a, b = np.zeros((2, 40, 50), dtype=bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medcore.models.spec import ModelSpec
 from medcore.scoring.criteria import CRITERIA, ScoringWeights, adaptive_alphas, block_sensitivity, mix
 from medcore.scoring.fisher import calibration_sums
 from medcore.scoring.job import build_table
+from medcore.scoring.profile import Profile
 from medcore.scoring.score_table import ScoreTable, families_of
 from medcore.scoring.sums import CalibrationSums
 from tests.support.helpers import TINY
@@ -181,7 +183,10 @@ def table(request: pytest.FixtureRequest) -> ScoreTable:
                         # the last group
                         length = state[part.name].shape[part.axis]
                         state[part.name].narrow(part.axis, length - part.inner, part.inner).zero_()
-    return build_table(base, adapted, discs(4, datasets=("one", "two")), NODES)
+    made = build_table(base, adapted, discs(4, datasets=("one", "two")), NODES)
+    orders = tuple(np.arange(width)[::-1] for width in spec.widths)
+    curves = tuple(np.arange(width, -1.0, -1.0) for width in spec.widths)
+    return replace(made, profile=Profile(orders, curves))
 
 
 @pytest.mark.parametrize("criterion", CRITERIA.names())

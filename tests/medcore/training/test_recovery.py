@@ -10,7 +10,7 @@ from scipy import ndimage
 import medcore.data.imageset
 from medcore.data.imageset import boundary_complexity
 from medcore.errors import MedcoreError
-from medcore.training.loop import COSINE_FLOOR, LastGood, rate_factor
+from medcore.training.loop import COSINE_FLOOR, LastGood, RunningMean, rate_factor
 from medcore.training.recovery import RecoverySettings, draw_batches, recover
 from medcore.training.teacher import Teacher, compute_teacher
 from tests.support.helpers import TINY
@@ -170,6 +170,56 @@ def test_no_steps_change_nothing():
     assert_same(before, weights(model))
 
 
+@pytest.mark.parametrize(("average", "count"), [(0.0, 1), (0.5, 3), (0.34, 2), (1.0, 6)])
+def test_the_result_is_the_mean_over_the_last_steps(average, count):
+    images = random_images(4)
+    teacher = compute_teacher(tiny_model(1), images)
+    after = []
+
+    def keep(step, loss, terms):
+        after.append(weights(plain))
+
+    plain, averaged = tiny_model(2), tiny_model(2)
+    recover(plain, images, teacher, SHORT, seed=0, on_step=keep)
+    log = recover(averaged, images, teacher, dataclasses.replace(SHORT, average=average), seed=0)
+    assert log.steps == 6 and log.stopped is None
+    for name, value in weights(averaged).items():
+        expected = torch.stack([each[name].double() for each in after[-count:]]).mean(dim=0)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+    if count == 1:
+        assert_same(weights(averaged), weights(plain))
+
+
+def test_trouble_leads_to_the_last_good_copy_and_not_to_a_mean():
+    images = random_images(4)
+    teacher = compute_teacher(tiny_model(1), images)
+    results = []
+    for average in (0.0, 0.9):
+        model = tiny_model(2)
+
+        def poison(step, loss, terms, model=model):
+            if step == 14:
+                with torch.no_grad():
+                    model.image_encoder.pos_embed.fill_(math.nan)
+
+        settings = dataclasses.replace(SHORT, steps=30, average=average)
+        assert recover(model, images, teacher, settings, seed=0, on_step=poison).stopped is not None
+        results.append(weights(model))
+    assert_same(*results)
+
+
+def test_a_running_mean_is_the_mean():
+    parameter = torch.nn.Parameter(torch.zeros(5))
+    mean, values = RunningMean([parameter], [3]), np.random.default_rng(0).normal(size=(10, 5)).astype(np.float32)
+    for step, value in enumerate(values):
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(value))
+        mean.saw(step)
+        assert len(mean.values) == (step >= 3)
+    mean.put()
+    np.testing.assert_allclose(parameter.detach(), values[3:].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
 def test_a_non_finite_loss_ends_with_the_last_good_copy():
     images, model = random_images(4), tiny_model(2)
     teacher = compute_teacher(tiny_model(1), images)
@@ -229,7 +279,7 @@ def test_an_exception_in_the_callback_unfreezes_the_model():
 def test_teacher_and_images_must_match():
     images, model = random_images(3), tiny_model()
     teacher = compute_teacher(model, images.subset([0, 1]))
-    with pytest.raises(MedcoreError, match="3 calibration images but 2 teacher answers"):
+    with pytest.raises(MedcoreError, match="3 images but 2 teacher answers"):
         recover(model, images, teacher, SHORT, seed=0)
 
 
@@ -241,6 +291,7 @@ def test_teacher_and_images_must_match():
         {"batch_size": 0},
         {"schedule": "linear"},
         {"lambdas": (1.0, -1.0, 0.0, 0.0)},
+        {"average": 1.5},
     ],
 )
 def test_wrong_settings_are_named(wrong):

@@ -19,7 +19,7 @@ from tests.support.helpers import files_of_at_most
 from tests.support.studies.study_files import environment
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
 
-SETTINGS = RecoverySettings(steps=24, lr=1e-3, batch_size=2, schedule="cosine", warmup=2, weight_decay=0.1)
+SETTINGS = RecoverySettings(steps=24, lr=1e-3, batch_size=2, schedule="cosine", warmup=2, weight_decay=0.1, average=0.5)
 
 #: A recovery as a program of its own, that kills itself after a given step.
 PROGRAM = """
@@ -74,7 +74,7 @@ def test_a_killed_recovery_ends_in_the_same_bits(tmp_path, images, teacher, undi
     assert log == undisturbed[1]
 
 
-@pytest.mark.parametrize("last", [0, 2, 10, 23])
+@pytest.mark.parametrize("last", [0, 2, 10, 13, 17, 23])
 def test_wherever_it_stops(tmp_path, images, teacher, undisturbed, last):
     """Also before the first save, after the last step, and together with the copy that a blow-up would bring back."""
 
@@ -112,7 +112,7 @@ def test_a_blow_up_after_resuming_brings_back_the_same_copy(tmp_path, images, te
     assert_same(got, expected)
 
 
-@pytest.mark.parametrize("change", ["seed", "settings", "garbage", "truncated", "optimizer"])
+@pytest.mark.parametrize("change", ["seed", "settings", "garbage", "truncated", "optimizer", "mean"])
 def test_what_is_not_of_this_recovery_is_left_aside(tmp_path, images, teacher, undisturbed, change, caplog):
     path = tmp_path / "recovery.pt"
     settings = dataclasses.replace(SETTINGS, lr=2e-3) if change == "settings" else SETTINGS
@@ -125,11 +125,14 @@ def test_what_is_not_of_this_recovery_is_left_aside(tmp_path, images, teacher, u
         content = torch.load(path, weights_only=True)
         content["optimizer"]["state"] = {0: 5}
         torch.save(content, path)
+    if change == "mean":  # half of the steps are averaged, but the file holds no mean
+        content = torch.load(path, weights_only=True)
+        torch.save(content | {"mean": []}, path)
     model = tiny_model(2)
     with caplog.at_level(logging.WARNING):
         recover(model, images, teacher, SETTINGS, seed=5, file=RecoveryFile(path, 0))
     assert_same(weights(model), undisturbed[0])
-    assert ("no state of a recovery" in caplog.text) == (change in ("garbage", "truncated", "optimizer"))
+    assert ("no state of a recovery" in caplog.text) == (change in ("garbage", "truncated", "optimizer", "mean"))
 
 
 def test_saving_takes_a_bounded_share_of_the_time(tmp_path, images, teacher, undisturbed):

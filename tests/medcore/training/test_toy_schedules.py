@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,11 @@ from medcore.scoring.criteria import ScoringWeights, mix
 from medcore.scoring.job import build_table
 from medcore.training.orders import all_orders, orders, phase_names
 from medcore.training.recovery import RecoverySettings
-from medcore.training.schedule import PhaseEnd, Schedule, State, rounds_to, run_phases, start_of
-from medcore.training.teacher import Teacher, compute_teacher
+from medcore.training.refit.dense_streams import record_streams
+from medcore.training.refit.refit import RefitSettings
+from medcore.training.rounds import rounds_to
+from medcore.training.schedule import Inputs, PhaseEnd, Schedule, State, run_phases, start_of
+from medcore.training.teacher import compute_teacher
 from tests.support.helpers import TINY
 from tests.support.toy.samples import DENSE, PLACES, TOY, toy_model
 from tests.support.training_samples import assert_same, random_images, weights
@@ -32,6 +36,7 @@ HALF = ModelSpec(TOY, (1, 0, 1, 1, 4, 3, 6, 10, 48, 4))
 LEAST = ModelSpec(TOY, (1, 0, 0, 1, 0, 0, 3, 5, 0, 0))
 STEPS = {"blocks": 1, "toy_heads": 2, "stem": 1, "hidden": 3}
 RECOVERY = {name: RecoverySettings(steps=steps, lr=1e-3, batch_size=2) for name, steps in STEPS.items()}
+REFIT = RefitSettings(batch_size=3)
 ORDERS = orders(TOY.families)
 
 
@@ -41,8 +46,8 @@ def images() -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def teacher(images: ImageSet) -> Teacher:
-    return compute_teacher(toy_model(), images)
+def inputs(images: ImageSet) -> Inputs:
+    return Inputs(images, compute_teacher(toy_model(), images), record_streams(toy_model(), images, REFIT))
 
 
 def random_scores(spec: ModelSpec = DENSE, seed: int = 0) -> PerSite:
@@ -56,9 +61,9 @@ def rescoring(model: MedSam, kept: PerSite) -> PerSite:
     return random_scores(model.spec, seed=int(1e3 * sum(norms)) % 2**31)
 
 
-def ends_of(schedule: Schedule, images: ImageSet, teacher: Teacher) -> list[PhaseEnd]:
+def ends_of(schedule: Schedule, inputs: Inputs) -> list[PhaseEnd]:
     state = start_of(toy_model(), random_scores())
-    return list(run_phases(schedule, state, images, teacher, 5, rescoring))
+    return list(run_phases(schedule, state, inputs, 5, rescoring))
 
 
 def test_orders_begin_with_each_stage() -> None:
@@ -74,8 +79,8 @@ def test_orders_begin_with_each_stage() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_order_cuts_recovers_and_ends_at_the_target(order: str, images: ImageSet, teacher: Teacher) -> None:
-    ends = ends_of(Schedule((HALF,), RECOVERY, order), images, teacher)
+def test_every_order_cuts_recovers_and_ends_at_the_target(order: str, inputs: Inputs) -> None:
+    ends = ends_of(Schedule((HALF,), RECOVERY, order), inputs)
     first = {"blocks_first": "blocks", "together": "all"}.get(order, order.removesuffix("_first"))
     assert [end.phase.name for end in ends][:2] == [first, f"{first}_recovery"]
     assert len(ends) == (2 if order == "together" else 8)
@@ -92,59 +97,65 @@ def test_every_order_cuts_recovers_and_ends_at_the_target(order: str, images: Im
     expected = toy_model().image_encoder.stem.norm.running_mean[torch.from_numpy(kept)]
     assert torch.equal(end.model.image_encoder.stem.norm.running_mean, expected)
     with torch.no_grad():
+        images = inputs.images
         assert end.model.segment(images.tensor(), images.box_tensor()).isfinite().all()
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("count", [1, 3])
-def test_without_recovery_all_schedules_prune_alike(order: str, count: int, images: ImageSet, teacher: Teacher) -> None:
+def test_without_recovery_all_schedules_prune_alike(order: str, count: int, inputs: Inputs) -> None:
     none = dict.fromkeys(STEPS, RecoverySettings(steps=0))
-    end = ends_of(Schedule(rounds_to(DENSE, HALF, count), none, order), images, teacher)[-1].state
+    end = ends_of(Schedule(rounds_to(DENSE, HALF, count), none, order), inputs)[-1].state
     masks = select(random_scores(), HALF)
     assert_same(weights(end.model), weights(prune(toy_model(), masks)))
     for kept, mask in zip(end.kept, masks, strict=True):
         np.testing.assert_array_equal(kept, mask)
 
 
-@pytest.mark.parametrize("order", ["blocks_first", "hidden_first", "together"])
-@pytest.mark.parametrize("rescore", [False, True])
+@pytest.mark.parametrize(
+    ("order", "rescore", "refit"),
+    [
+        *itertools.product(("blocks_first", "hidden_first", "together"), (False, True), (None,)),
+        ("together", True, REFIT),
+    ],
+)
 def test_a_resumed_schedule_ends_in_the_same_weights(
-    order: str, rescore: bool, images: ImageSet, teacher: Teacher, tmp_path: Path
+    order: str, rescore: bool, refit: RefitSettings | None, inputs: Inputs, tmp_path: Path
 ) -> None:
-    schedule = Schedule((HALF, LEAST), RECOVERY, order, rescore)
+    schedule = Schedule((HALF, LEAST), RECOVERY, order, rescore, refit)
     states = []
-    for end in ends_of(schedule, images, teacher):
+    for end in ends_of(schedule, inputs):
         save(tmp_path / f"{len(states)}.safetensors", end.state.model)
         states.append(dataclasses.replace(end.state, model=None))  # type: ignore[arg-type]
         whole = weights(end.state.model)
     assert len(states) == len(schedule.phases)
     for number, saved in list(enumerate(states))[::3]:
         state = dataclasses.replace(saved, model=load(tmp_path / f"{number}.safetensors"))
-        for end in run_phases(schedule, state, images, teacher, 5, rescoring):
+        for end in run_phases(schedule, state, inputs, 5, rescoring):
             state = end.state
         assert state.model.spec == LEAST
         assert_same(weights(state.model), whole)
 
 
-def test_scored_cut_recovered_and_scored_again(images: ImageSet, teacher: Teacher) -> None:
+def test_scored_cut_recovered_and_scored_again(inputs: Inputs) -> None:
     """The whole way with real scores of both models."""
     base, adapted = toy_model(1), toy_model()
 
     def score(model: MedSam, kept: PerSite) -> PerSite:
-        return mix(build_table(prune(base, kept), model, images), ScoringWeights(tau=0.5), TOY)
+        return mix(build_table(prune(base, kept), model, inputs.images), ScoringWeights(tau=0.5), TOY)
 
     dense = tuple(np.ones(width, bool) for width in DENSE.widths)
     state: State = start_of(adapted, score(adapted, dense))
-    for end in run_phases(Schedule((HALF, LEAST), RECOVERY, rescore=True), state, images, teacher, 0, score):
+    for end in run_phases(Schedule((HALF, LEAST), RECOVERY, rescore=True), state, inputs, 0, score):
         state = end.state
         assert tuple(map(len, state.scores)) == state.model.spec.widths
         assert all(np.isfinite(values).all() for values in state.scores)
     assert state.model.spec == LEAST and state.done == 17
 
 
-def test_recovery_lowers_the_loss(images: ImageSet, teacher: Teacher) -> None:
+def test_recovery_lowers_the_loss(inputs: Inputs) -> None:
     settings = dict.fromkeys(STEPS, RecoverySettings(steps=10, lr=3e-3, batch_size=4))
-    log = ends_of(Schedule((HALF,), settings, "together"), images, teacher)[-1].log
+    log = ends_of(Schedule((HALF,), settings, "together"), inputs)[-1].log
     assert log is not None and np.mean(log.losses[-5:]) < np.mean(log.losses[:5])
 
 

@@ -61,6 +61,35 @@ def test_figure_marks_every_origin_and_front_membership() -> None:
     assert "A &amp; B" in figure.layout.title.text
 
 
+def test_the_dense_model_after_recovery_is_a_line_across() -> None:
+    df = study()
+    _, views = panels(df, OBJECTIVES)
+    dense = df[df["origin"] == "dense"].iloc[0]
+    assert [view.dense_y for view in views] == [dense["boundary_f1"], dense["hd95"]]
+    lines = [
+        trace for trace in front_figure(df, OBJECTIVES).data if trace.name == "dense model after the same recovery"
+    ]
+    assert [tuple(line.y) for line in lines] == [(view.dense_y,) * 2 for view in views]
+    assert [tuple(line.x) for line in lines] == [view.x_range for view in views]
+    by_cost = [OBJECTIVES[1], OBJECTIVES[0]]  # a line at a cost would say nothing
+    assert panels(df, by_cost)[1][0].dense_y is None
+    without = df[df["origin"] != "dense"]
+    assert all(view.dense_y is None for view in panels(without, OBJECTIVES)[1])
+    assert not any("recovery" in trace.name for trace in front_figure(without, OBJECTIVES).data)
+
+
+def test_repeated_trials_are_said_to_be_means() -> None:
+    df = study(20).assign(seeds=1, **{"seed_sd/boundary_f1": np.nan})
+    assert "means" not in front_figure(df, OBJECTIVES).layout.title.text
+    df.loc[0, ["seeds", "seed_sd/boundary_f1"]] = [3, 0.01]
+    figure = front_figure(df, OBJECTIVES)
+    assert "repeated trials at their means" in figure.layout.title.text
+    texts = [text for trace in figure.data for text in trace.text or ()]
+    marked = [text for text in texts if "mean of 3 runs" in text]
+    assert len(marked) == 2 and all("95 % over seeds: " in text for text in marked)
+    assert not any("over seeds" in text for text in texts if text not in marked)
+
+
 def test_page_needs_no_network_and_is_whole(tmp_path: Path) -> None:
     save_front_html(study(20), OBJECTIVES, tmp_path / "deep" / "front.html")
     page = (tmp_path / "deep" / "front.html").read_text()

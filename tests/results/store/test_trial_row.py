@@ -83,6 +83,24 @@ def test_a_stopped_row_names_its_last_phase() -> None:
     assert not row.is_done and TrialRow.from_flat(row.to_flat()) == row
 
 
+def test_a_stopped_row_keeps_its_figures_so_far_apart_from_metrics() -> None:
+    figures = {"refit/dice": 0.4, "part/dice": 0.6, "part/dice/kvasir": 0.5}
+    row = TrialRow.stopped(TRIAL, "part", datetime(2026, 1, 1, tzinfo=UTC), figures)
+    flat = row.to_flat()
+    assert {name: flat[f"fidelity/{name}"] for name in figures} == figures and "dice" not in flat
+    again = TrialRow.from_flat(flat | {"fidelity/other/dice": None})
+    assert again == row and again.fidelities == figures and not again.metrics and again.repeats is None
+
+
+def test_a_repeat_names_its_first_run_in_every_state() -> None:
+    issued = TRIAL | {"repeats": "t0001"}
+    started = datetime(2026, 1, 1, tzinfo=UTC)
+    rows = [TrialRow.done(issued, metrics={"dice": 0.9}), TrialRow.failed(issued, "killed", started)]
+    for row in (*rows, TrialRow.stopped(issued, "part", started)):
+        assert row.repeats == row.to_flat()["repeats"] == "t0001" and TrialRow.from_flat(row.to_flat()) == row
+    assert TrialRow.done(TRIAL, repeats="t0002", fidelities={"part/dice": 0.6}).repeats == "t0002"
+
+
 def test_a_row_of_a_table_lacks_what_other_trials_have() -> None:
     flat = FLAT | {"param/only": None, "seconds/other": None, "report/dice": None, "gpu_memory_mb": None}
     flat |= {"report/iou": 0.7, "latency_device": "CPU", "decoder": np.array([1, 2]), "finetune": {"epochs": 3}}
@@ -114,6 +132,10 @@ def test_figures_are_finite_numbers_of_any_column() -> None:
         ({"status": "gone"}, "status 'gone'"),
         ({"seconds": "x"}, "seconds must be a number"),
         ({"seconds/recovery": [1]}, "seconds/recovery must be a number"),
+        ({"fidelity/refit/dice": "x"}, "fidelity/refit/dice must be a number"),
+        ({"repeats": "t0007"}, "repeats names no other trial"),
+        ({"repeats": "../t0001"}, "repeats names no other trial"),
+        ({"repeats": 1}, "repeats names no other trial"),
     ],
 )
 def test_a_row_needs_an_identity_and_numbers_of_time(change: dict[str, Any], word: str) -> None:

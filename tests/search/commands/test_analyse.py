@@ -113,7 +113,7 @@ def test_leverage_table_has_a_row_a_model_and_seed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("local_ray")
 def test_criteria_through_the_command_line(tmp_path: Path) -> None:
-    config = write_tiny_study(tmp_path)
+    config = write_tiny_study(tmp_path, search={"concurrency": 1})
     arguments = ("analyse", "criteria", config, "--out", tmp_path / "out", "--seeds", "1", "--fractions", "0.5")
     done = medcore(*arguments)
     assert done.returncode == 0, done.stderr

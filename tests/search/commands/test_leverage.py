@@ -28,8 +28,9 @@ from tests.support.studies.study_files import write_tiny_study
 def test_command_writes_rows_summary_and_picture(tmp_path: Path, allocator: str) -> None:
     config = load_config(write_tiny_study(tmp_path, budget={"allocator": allocator}))
     out, reports = tmp_path / "leverage", []
-    result = leverage(config, out, progress=lambda done, total: reports.append((done, total)), images=3)
-    assert reports[-49:] == [(done, 49) for done in range(1, 50)]
+    result = leverage(config, out, report=lambda *each: reports.append(each), images=3)
+    assert reports[-49:] == [("grid", done, 49) for done in range(1, 50)]
+    assert {name for name, _, _ in reports} == {"profile", "scores", "grid"}
     assert json.loads((out / "leverage.json").read_text()) == json.loads(json.dumps(result))
     rows = pd.read_parquet(out / "leverage.parquet")
     assert list(rows) == [

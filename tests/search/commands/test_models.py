@@ -128,7 +128,7 @@ def test_score_is_computed_once(folder: Path) -> None:
 
 
 def test_prune_removes_what_the_rule_says(folder: Path) -> None:
-    config = write_tiny_study(folder, budget={"head_sparsity": 0.5, "mlp_sparsity": 0.5})
+    config = write_tiny_study(folder, budget={"allocator": "rule", "head_sparsity": 0.5, "mlp_sparsity": 0.5})
     out = folder / "pruned.safetensors"
     result = medcore("prune", config, "--out", out)
     assert result.returncode == 0, result.stderr

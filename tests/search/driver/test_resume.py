@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,14 @@ import pytest
 from medcore.errors import MedcoreError
 from results.store.trial_row import TrialRow
 from results.store.trials import all_rows, read_study, write_row
+from search.base.fidelities import read_shown
+from search.base.phase_keys import FIDELITY
 from search.base.samplers import SamplerSettings
+from search.base.schedulers import SchedulerSettings
+from search.trials.ledger import all_issued
+from search.trials.phase_result import PhaseResult
 from tests.support.studies.searches import (
+    OBJECTIVES,
     ONE_AT_A_TIME,
     note_start,
     row_of,
@@ -114,8 +120,11 @@ def test_terminated_ends_cleanly(tmp_path: Path) -> None:
     assert "stopped by request: " in out and "go on with: medcore search" in out
 
 
-def noisy(trial: Mapping[str, Any]) -> TrialRow:
-    """Make a row from parameters and seed. Kill the worker or driver if a file in the study's folder asks for it."""
+def noisy(trial: Mapping[str, Any]) -> Iterator[PhaseResult]:
+    """Show figures of parameters and seed to the scheduler, then make a row of them.
+
+    Kill the worker or driver if a file in the study's folder asks for it.
+    """
     study, number = note_start(trial), trial["number"]
     for whom, process in (("worker", os.getpid()), ("driver", None)):
         order = study / f"kill-{whom}-{number}"
@@ -123,45 +132,56 @@ def noisy(trial: Mapping[str, Any]) -> TrialRow:
             target = process or int((study / "search.lock").read_text().split()[0])
             order.unlink()
             os.kill(target, signal.SIGKILL)
-            time.sleep(60)
+            time.sleep(600)  # on a busy machine a killed driver's Ray ends its workers after minutes
     x = trial["params"]["x"]
-    quality = np.sin(20 * x) + np.random.default_rng(trial["seed"]).normal()
-    return row_of(trial, cost=x * x, quality=float(quality), finished=time.time())
+    quality = float(np.sin(20 * x) + np.random.default_rng(trial["seed"]).normal())
+    if trial["repeats"] is None:
+        yield PhaseResult("look", {"cost": x * x, "quality": quality, FIDELITY: 0.0})
+    yield PhaseResult("row", row=row_of(trial, cost=x * x, quality=quality, finished=time.time()))
 
+
+TRIALS = 16
+SETTINGS: dict[str, Any] = {
+    "sampler": SamplerSettings("tpe", 3),
+    "scheduler": SchedulerSettings("halving", objectives=OBJECTIVES),
+    "finalists": 3,
+}
+#: Columns that differ between two runs.
+TIMES = {"seconds", "started", "finished"}
 
 #: The disturbed study's driver, to be killed by its own trial.
 NOISY_DRIVER = """
 import sys
 from pathlib import Path
-from search.base.samplers import SamplerSettings
-from tests.search.driver.test_resume import noisy
+from tests.search.driver.test_resume import TRIALS, SETTINGS, noisy
 from tests.support.studies.searches import ONE_AT_A_TIME, searched
 
-study, sampler, trials = sys.argv[1:]
-searched(Path(study), int(trials), noisy, ONE_AT_A_TIME, sampler=SamplerSettings(sampler, 3))
+searched(Path(sys.argv[1]), TRIALS, noisy, ONE_AT_A_TIME, **SETTINGS)
 """
 
 
 def test_a_disturbed_study_has_the_rows_of_an_undisturbed_one(tmp_path: Path) -> None:
-    """One trial at a time; enough trials for TPE's own model, which starts after 10."""
-    trials, sampler = 14, "tpe"
+    """One trial at a time; enough trials for TPE's own model, which starts after 10. The last three are repeats."""
     quiet, disturbed = tmp_path / "quiet", tmp_path / "disturbed"
-    arguments: tuple[Any, ...] = (trials, noisy, ONE_AT_A_TIME)
-    settings = SamplerSettings(sampler, 3)
-    searched(quiet, *arguments, sampler=settings)
+    arguments: tuple[Any, ...] = (TRIALS, noisy, ONE_AT_A_TIME)
+    searched(quiet, *arguments, **SETTINGS)
 
     disturbed.mkdir()
-    for order in ("kill-worker-5", "kill-worker-11", "kill-driver-12"):
+    for order in ("kill-worker-5", "kill-worker-11", "kill-driver-14"):
         (disturbed / order).touch()
-    driver = start_program(NOISY_DRIVER, disturbed, sampler, str(trials))
+    driver = start_program(NOISY_DRIVER, disturbed)
     assert driver.wait(timeout=240) == -signal.SIGKILL
     wait_until(lambda: workers_are_gone(disturbed))
-    assert not list(disturbed.glob("kill-*")) and len(all_rows(disturbed)) == 12
-    assert searched(disturbed, *arguments, sampler=settings, resume=True).complete
+    assert not list(disturbed.glob("kill-*")) and len(all_rows(disturbed)) == 14
+    assert searched(disturbed, *arguments, **SETTINGS, resume=True).complete
 
     def rows(study: Path) -> list[dict[str, Any]]:
-        return [{key: value for key, value in row.to_flat().items() if key != "finished"} for row in all_rows(study)]
+        return [{key: value for key, value in row.to_flat().items() if key not in TIMES} for row in all_rows(study)]
 
     assert rows(disturbed) == rows(quiet)
-    expected = {f"t{number:04d}": 2 if number in (5, 11, 12) else 1 for number in range(trials)}
+    assert {row["status"] for row in rows(quiet)} == {"done", "stopped"}
+    assert all_issued(disturbed) == all_issued(quiet)
+    looks = [[read_shown(study, trial.trial_id) for trial in all_issued(study)] for study in (disturbed, quiet)]
+    assert looks[0] == looks[1] and [bool(shown) for shown in looks[0]] == [True] * 13 + [False] * 3
+    expected = {f"t{number:04d}": 2 if number in (5, 11, 14) else 1 for number in range(TRIALS)}
     assert starts_of(disturbed) == expected

@@ -12,7 +12,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from medcore.errors import MedcoreError
 from results.store.trial_row import TrialRow
 from results.store.trials import all_rows, trial_folder
-from search.base.schedulers import PROGRESS, SCHEDULERS, SchedulerSettings
+from search.base.phase_keys import PROGRESS
+from search.base.schedulers import SCHEDULERS, SchedulerSettings
 from search.driver.job import Execution, Hooks, SearchJob, Task
 from search.driver.run import run_search
 from search.driver.scheduler import make_scheduler

@@ -25,7 +25,8 @@ from results.store.trial_row import TrialRow
 from results.store.trials import compact, trial_folder
 from search.base.lock import is_driven, only_driver
 from search.base.objectives import reference_point, values_of
-from search.base.samplers import SAMPLERS, Sampler, SamplerSettings, derived_seed
+from search.base.samplers import MISSING, SAMPLERS, Sampler, SamplerSettings, derived_seed
+from search.base.schedulers import HALVING, NONE, SchedulerSettings
 from search.driver.job import SearchJob
 from search.driver.searcher import StudySearch
 from search.trials.ledger import all_issued
@@ -48,9 +49,10 @@ def space(trial: Any) -> dict[str, Any]:
     }
 
 
-def searcher(folder: Path, name: str = "tpe", **options: Any) -> StudySearch:
-    settings = SamplerSettings(name, seed=3, population=4)
-    return StudySearch(SearchJob(folder, space, OBJECTIVES, 40, warm_starts=WARM, sampler=settings), **options)
+def searcher(folder: Path, name: str = "tpe", scheduler: str = NONE, **options: Any) -> StudySearch:
+    settings, scheduling = SamplerSettings(name, seed=3, population=4), SchedulerSettings(scheduler)
+    job = SearchJob(folder, space, OBJECTIVES, 40, warm_starts=WARM, sampler=settings, scheduler=scheduling)
+    return StudySearch(job, **options)
 
 
 def told(search: StudySearch) -> list[FrozenTrial]:
@@ -133,6 +135,49 @@ def test_the_sampler_does_not_learn_from_a_stopped_trial(tmp_path: Path, name: s
     resumed = searcher(tmp_path, name)
     assert [trial.state for trial in told(resumed)] == expected
     assert run(tmp_path, resumed, 16)[0] == "t0004"
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsga2", "random", "gp"])
+def test_the_sampler_learns_what_a_stopped_trial_showed(tmp_path: Path, name: str) -> None:
+    """Its figures are those of its last fidelity, and the missing share is a violated constraint."""
+    search = searcher(tmp_path, name, HALVING)
+    ids = [search.suggest(f"s{i}")["trial_id"] for i in range(3)]
+    early = {"fidelity/refit/cost": 0.4, "fidelity/refit/quality": 0.1}
+    later = {**early, "fidelity/part/cost": 0.4, "fidelity/part/quality": 0.2}
+    for i, shown in enumerate((early, later, {})):
+        stopped = {"status": "stopped", "cost": None, "quality": None, **shown} if shown else {}
+        finish(tmp_path, search, f"s{i}", ids[i], **stopped)
+    for trials in (told(search), told(searcher(tmp_path, name, HALVING))):
+        assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
+        assert [trial.values for trial in trials[:2]] == [[0.4, 0.1], [0.4, 0.2]]
+        missing = [trial.constraints[MISSING] for trial in trials]
+        assert missing[0] > missing[1] > missing[2] == 0
+    run(tmp_path, searcher(tmp_path, name, HALVING), 15 if name != "gp" else 9)
+
+
+def test_the_last_trials_repeat_the_front_and_teach_nothing(tmp_path: Path) -> None:
+    settings = SamplerSettings("tpe", seed=3)
+    job = SearchJob(tmp_path, space, OBJECTIVES, 12, warm_starts=WARM, finalists=4, sampler=settings)
+    search = StudySearch(job)
+    run(tmp_path, search, 12)
+    trials = all_issued(tmp_path)
+    assert [trial.repeats is None for trial in trials] == [True] * 8 + [False] * 4
+    first = {trial.trial_id: trial for trial in trials}
+    for trial in trials[8:]:
+        assert trial.repeats is not None and trial.params == first[trial.repeats].params
+        assert trial.seed != first[trial.repeats].seed and trial.origin == f"repeat of {trial.repeats}"
+    assert [trial.state for trial in told(search)] == [TrialState.COMPLETE] * 8 + [TrialState.FAIL] * 4
+    assert [trial.state for trial in told(StudySearch(job))] == [trial.state for trial in told(search)]
+
+
+def test_a_study_that_is_made_longer_samples_before_it_repeats(tmp_path: Path) -> None:
+    for trials, finalists, expected in (
+        (5, 1, [False] * 4 + [True]),
+        (10, 2, [False] * 4 + [True] + [False] * 4 + [True]),
+    ):
+        search = StudySearch(SearchJob(tmp_path, space, OBJECTIVES, trials, warm_starts=WARM, finalists=finalists))
+        run(tmp_path, search, 5)
+        assert [trial.repeats is not None for trial in all_issued(tmp_path)] == expected
 
 
 def test_a_sampler_of_a_plug_in_is_chosen_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,7 +98,7 @@ def test_the_figures_are_those_of_an_evaluation_and_go_everywhere(study: Path, m
     images = pd.read_parquet(study / "held_out" / f"{kept.key}.parquet")
     low, high = macro_interval(images["boundary_f1"], images["dataset"])
     line = f"held-out val/report, {ours['images']} images: Boundary F1 {ours['boundary_f1']:.4g} ({low:.4g}–{high:.4g})"
-    assert line in result.stdout and f"dense model: {dense['boundary_f1']:.4g} (" in result.stdout
+    assert line in result.stdout and f"dense model, not recovered: {dense['boundary_f1']:.4g} (" in result.stdout
     card = out.with_suffix(".card.md").read_text(encoding="utf-8")
     first = next(line for line in card.splitlines() if line.startswith("| Boundary F1 ↑"))
     cells = [cell.strip() for cell in first.strip("|").split("|")]
@@ -233,7 +233,7 @@ def test_the_report_shows_them(study: Path, tmp_path: Path) -> None:
     report(str(study), tmp_path / "after.html", images=1)
     page = (tmp_path / "after.html").read_text()
     shown = page.split('id="held-out"')[1].split("<h2")[0]
-    assert "<td>the dense model</td>" in shown and "<td>trial t0000</td>" in shown
+    assert "<td>dense model, not recovered</td>" in shown and "<td>trial t0000</td>" in shown
     assert f"{row.held_out['boundary_f1']:.4g} (" in shown
 
 

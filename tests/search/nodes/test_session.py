@@ -23,6 +23,7 @@ def test_workers_get_threads_and_plug_ins_and_the_driver_its_environment_back(mo
     monkeypatch.setenv(PLUGINS, "json, xml")
     monkeypatch.delenv("RAY_CHDIR_TO_TRIAL_DIR", raising=False)
     monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "7")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "9")
     before, level = dict(os.environ), logging.getLogger("ray.tune").level
     with connected(None, Resources(cpu=1)):
         assert os.environ["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
@@ -31,7 +32,7 @@ def test_workers_get_threads_and_plug_ins_and_the_driver_its_environment_back(mo
             pass
         assert os.environ["RAY_CHDIR_TO_TRIAL_DIR"] == "0"
         there = ray.get(variables.remote(), timeout=120)
-    assert (there[PLUGINS], there["OMP_NUM_THREADS"]) == ("json, xml", "1")
+    assert (there[PLUGINS], there["OMP_NUM_THREADS"], there["GOMP_SPINCOUNT"]) == ("json, xml", "1", "9")
     ours = {name for name in os.environ.keys() | before.keys() if os.environ.get(name) != before.get(name)}
     assert not {name for name in ours if name.startswith(("TUNE_", "RAY_CHDIR", "RAY_AIR"))}
     assert logging.getLogger("ray.tune").level == level and not ray.is_initialized()

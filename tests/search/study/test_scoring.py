@@ -1,9 +1,10 @@
-"""The scoring job of a study: shared out over a real Ray, resumed, done once."""
+"""The jobs of a study: shared out over a real Ray, resumed, done once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import ray
 
 from medcore.data.load import ImageSet
 from medcore.errors import MedcoreError
+from medcore.scoring.criteria import mix
 from medcore.scoring.job import parts
 from medcore.scoring.score_table import ScoreTable
 from search.base.config import Config, load_config
-from search.commands.sections import scoring_job
+from search.commands.sections import profile_job, scoring_job
 from search.study.inputs import calibration_images
+from search.study.profile import study_profile
 from search.study.scoring import ScoringJob, score_table
 from tests.support.helpers import TINY
 from tests.support.machines.rays import Rays
@@ -52,7 +55,6 @@ def elsewhere(config: Config, images: ImageSet, folder: Path) -> ScoringJob:
     return scoring_job(config.model_copy(update={"output": folder}), images)
 
 
-@pytest.mark.usefixtures("local_ray")
 def assert_equal_tables(one: ScoreTable, other: ScoreTable) -> None:
     """Bit for bit."""
     assert (one.datasets, one.nodes, one.families, one.meta) == (
@@ -67,6 +69,16 @@ def assert_equal_tables(one: ScoreTable, other: ScoreTable) -> None:
         np.testing.assert_array_equal(array, other.arrays[name])
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_workers_give_a_profile_too(config: Config, tmp_path: Path) -> None:
+    images, calls = calibration_images(config.datasets, TINY.img_size), []
+    job = profile_job(config.model_copy(update={"output": tmp_path}), images)
+    found = study_profile(replace(job, images=6, metric_images=3), lambda done, total: calls.append((done, total)))
+    assert calls[0] == (0, 6) and calls[-1] == (6, 6)
+    assert (found.meta["images"], found.meta["metric_images"]) == (6, 3)
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_two_workers_give_the_bits_of_one(config: Config, tmp_path: Path, rays: Rays) -> None:
     images = calibration_images(config.datasets, TINY.img_size)
     tables, calls = [], []
@@ -136,3 +148,25 @@ def test_images_without_finite_gradients_are_named(
     score_table(elsewhere(config, images, tmp_path))
     expected = f"1 images have non-finite gradients: {images.names[2]}"
     assert [expected in record.message for record in caplog.records] == [True, True]
+
+
+def test_a_table_for_one_weight_has_a_file_of_its_own(config: Config, tmp_path: Path) -> None:
+    images = calibration_images(config.datasets, TINY.img_size)
+    moved = config.model_copy(update={"output": tmp_path})
+    fixed, path = score_table(scoring_job(moved, images, fixed_weights=True))
+    assert fixed.nodes == (3.0,) and fixed.array("zero", "heads").shape[1] == 1
+    assert score_table(scoring_job(moved, images, fixed_weights=True))[1] == path
+    whole, other = score_table(scoring_job(moved, images))
+    assert other != path and whole.array("zero", "heads").shape[1] == 3
+    weights = replace(config.scoring.weights(), criterion="medcore")
+    for mine, theirs in zip(mix(fixed, weights, TINY), mix(whole, weights, TINY), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4 * theirs.max())
+    # the table for every weight serves a job for one
+    assert score_table(scoring_job(moved, images, fixed_weights=True))[1] == other
+
+
+def test_a_criterion_of_other_weights_gets_the_whole_table(config: Config, tmp_path: Path) -> None:
+    images = calibration_images(config.datasets, TINY.img_size)
+    scoring = config.scoring.model_copy(update={"criterion": "fisher"})
+    assert scoring_job(config.model_copy(update={"scoring": scoring}), images, fixed_weights=True).only is None
+    assert scoring_job(config, images, fixed_weights=True).only == 3.0

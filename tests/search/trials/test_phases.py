@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from medcore.training.refit.refit import RefitSettings
+from medcore.training.schedule import Schedule
 from results.store.trials import read_phases, read_row, trial_folder
 from search.base.config import load_config
-from search.base.schedulers import PROGRESS
-from search.commands.sections import scoring_job, trial_settings
+from search.base.fidelities import Showing, write_shown
+from search.base.phase_keys import FIDELITY, PROGRESS
+from search.base.sections.pruning import RecoveryConfig
+from search.commands.sections import study_jobs, trial_settings
 from search.study.inputs import Shared, adapted_model, search_images
 from search.study.prepare import prepare
 from search.trials import recorder
@@ -25,19 +29,20 @@ from search.trials.trial import trial_phases
 from tests.support.studies.study_files import write_tiny_study
 from tests.support.training_samples import assert_same, weights
 
-ALWAYS = ["leverage", "heads", "heads_recovery", "mlp", "mlp_recovery", "evaluation", "row"]
+ALWAYS = ["leverage", "heads", "heads_refit", "heads_recovery", "mlp", "mlp_refit", "mlp_recovery", "evaluation", "row"]
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    config = load_config(write_tiny_study(tmp_path_factory.mktemp("phases"), recovery={"steps": 5}))
+    sections = {"recovery": {"steps": 5}, "schedule": {"order": "heads_first"}, "search": {"scheduler": "none"}}
+    config = load_config(write_tiny_study(tmp_path_factory.mktemp("phases"), **sections))
     images = search_images(config.datasets, adapted_model(config.model).arch.img_size)
-    return prepare(trial_settings(config), scoring_job(config), images)
+    return prepare(trial_settings(config), study_jobs(config), images)
 
 
 def issued(study: Path, shared: Shared) -> dict[str, Any]:
-    """The uniform warm start as a trial."""
-    trial = {"trial_id": "t0001", "number": 1, "seed": 7, **warm_starts(shared)[1]}
+    """The knapsack warm start as a trial."""
+    trial = {"trial_id": "t0001", "number": 1, "seed": 7, "repeats": None, **warm_starts(shared)[1]}
     return trial | {"study_dir": str(study), "attempt": begin(study, "t0001", "a node")}
 
 
@@ -51,6 +56,7 @@ def test_each_phase_reports_and_the_last_has_the_row(shared: Shared, tmp_path: P
     assert [phase.name for phase in found] == ALWAYS
     by_name = {phase.name: phase.figures for phase in found}
     assert by_name["heads"] == by_name["mlp"] == {} and set(by_name["heads_recovery"]) == {"loss"}
+    assert set(by_name["mlp_refit"]) == {"refit_error_before", "refit_error_after", "refit_error_worst"}
     row = found[-1].row
     assert row is not None and read_row(tmp_path, "t0001") == row
     assert all(phase.row is None for phase in found[:-1])
@@ -77,13 +83,45 @@ def test_a_scheduler_sees_objectives_after_each_recovery_but_the_last_and_change
     assert one is not None and other is not None and one.metrics == other.metrics
 
 
+def test_halving_looks_after_the_last_refit_and_in_the_middle_of_the_last_recovery(
+    shared: Shared, tmp_path: Path
+) -> None:
+    """The second family recovers for 3 steps and pauses after the first. No result changes."""
+    plain = list(trial_phases(issued(tmp_path / "plain", shared), shared))
+    found = list(trial_phases(issued(tmp_path / "watched", shared), watched(shared, "halving")))
+    assert [phase.name for phase in found] == [*ALWAYS[:6], "refit", "part", *ALWAYS[6:]]
+    by_name = {phase.name: phase.figures for phase in found}
+    for number, name in enumerate(("refit", "part")):
+        figures = by_name[name]
+        assert {"boundary_f1", "hd95", "flops", "band_error"} <= figures.keys()
+        assert figures[FIDELITY] == number and figures["flops"] == by_name["row"]["flops"]
+    assert all(FIDELITY not in figures for name, figures in by_name.items() if name not in ("refit", "part"))
+    one, other = found[-1].row, plain[-1].row
+    assert one is not None and other is not None and one.metrics == other.metrics
+    assert one.fidelities["part/band_error"] == by_name["part"]["band_error"] and not other.fidelities
+
+
+@pytest.mark.parametrize("change", [{"teaches": False}, {"origin": "dense"}])
+def test_halving_does_not_look_at_baselines_and_repeats(shared: Shared, tmp_path: Path, change: dict[str, Any]) -> None:
+    found = list(trial_phases(issued(tmp_path, shared) | change, watched(shared, "halving")))
+    assert [phase.name for phase in found] == ALWAYS
+
+
+def test_a_trial_that_continues_behind_its_pause_keeps_what_it_showed(shared: Shared, tmp_path: Path) -> None:
+    """The scheduler's record holds the figures; the pause itself is not repeated."""
+    trial, halved = issued(tmp_path, shared), watched(shared, "halving")
+    write_shown(tmp_path, "t0001", {"part": Showing({"boundary_f1": 0.25, FIDELITY: 1.0}, 1, True)})
+    row = list(trial_phases(trial, dataclasses.replace(halved, settings=shared.settings)))[-1].row
+    assert row is not None and row.fidelities == {"part/boundary_f1": 0.25}
+
+
 def test_a_trial_that_was_stopped_in_the_middle_continues_after_its_last_phase(
     shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = list(trial_phases(issued(tmp_path / "whole", shared), shared))
     trial = issued(tmp_path / "killed", shared)
     killed = trial_phases(trial, shared)
-    for _ in range(3):  # leverage, heads, heads_recovery
+    for _ in range(4):  # leverage, heads, heads_refit, heads_recovery
         next(killed)
     killed.close()
     names = []
@@ -92,8 +130,8 @@ def test_a_trial_that_was_stopped_in_the_middle_continues_after_its_last_phase(
         recorder.Recorder, "record", lambda self, end: (names.append(end.phase.name), record(self, end))[1]
     )
     resumed = list(trial_phases(trial, shared))
-    assert [phase.name for phase in resumed] == ["leverage", "mlp", "mlp_recovery", "evaluation", "row"]
-    assert names == ["mlp", "mlp_recovery"]
+    assert [phase.name for phase in resumed] == ["leverage", "mlp", "mlp_refit", "mlp_recovery", "evaluation", "row"]
+    assert names == ["mlp", "mlp_refit", "mlp_recovery"]
     one, other = resumed[-1].row, whole[-1].row
     assert one is not None and other is not None and (one.metrics, one.reason) == (other.metrics, other.reason)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
@@ -125,7 +163,22 @@ def test_progress_counts_recovery_steps(shared: Shared) -> None:
     plan = decode(warm_starts(shared)[1]["params"], domain_of(shared))
     recovery = shared.settings.recovery
     schedule = schedule_of((plan.spec,), recovery, lr=1e-3, head_share=0.4, order="heads_first", rescore=False)
-    assert [progress(schedule, done) for done in range(5)] == [0, 0, 40, 40, 100]
+    assert [progress(schedule, done) for done in range(7)] == [0, 0, 0, 40, 40, 40, 100]
     none = recovery.model_copy(update={"steps": 0})
     schedule = schedule_of((plan.spec,), none, lr=1e-3, head_share=0.4, order="together", rescore=False)
-    assert progress(schedule, 2) == 0
+    assert progress(schedule, 3) == 0
+
+
+def test_a_schedule_follows_the_section(shared: Shared) -> None:
+    plan = decode(warm_starts(shared)[1]["params"], domain_of(shared))
+    section = RecoveryConfig(steps=9, warmup=3, average=0.25, refit_images=7, refit_ridge=0.5, batch_size=2)
+
+    def made(recovery: RecoveryConfig) -> Schedule:
+        return schedule_of((plan.spec,), recovery, lr=1e-3, head_share=0.4, order="together", rescore=False)
+
+    schedule = made(section)
+    assert schedule.refit == RefitSettings(images=7, ridge=0.5)
+    last = schedule.recovery_of(schedule.phases[-1])
+    assert (last.steps, last.warmup, last.average, last.batch_size) == (9, 3, 0.25, 2)
+    without = made(section.model_copy(update={"refit_images": 0}))
+    assert [phase.name for phase in without.phases] == ["both", "both_recovery"]

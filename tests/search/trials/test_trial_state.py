@@ -15,7 +15,9 @@ from medcore.models.checkpoint import load_with_info, save
 from medcore.models.spec import ModelSpec
 from medcore.training.recovery import RecoveryFile, RecoverySettings
 from medcore.training.recovery_state import RecoveryState
-from medcore.training.schedule import Schedule, State, start_of
+from medcore.training.refit.dense_streams import record_streams
+from medcore.training.refit.refit import BranchFit, RefitLog, RefitSettings
+from medcore.training.schedule import Inputs, PhaseEnd, Schedule, State, start_of
 from medcore.training.teacher import compute_teacher
 from search.trials.attempt import Superseded, begin
 from search.trials.meter import PhasePoint
@@ -24,8 +26,11 @@ from search.trials.recorder import Recorder, run_recorded
 from tests.support.helpers import TINY, spec_of
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
 
-SETTINGS = RecoverySettings(steps=6, lr=1e-3, batch_size=2)
-SCHEDULE = Schedule((spec_of(TINY, (3, 1, 2, 0), (48, 20, 0, 30)),), {"heads": SETTINGS, "channels": SETTINGS})
+SETTINGS = RecoverySettings(steps=6, lr=1e-3, batch_size=2, average=0.5)
+REFIT = RefitSettings(images=3)
+SCHEDULE = Schedule(
+    (spec_of(TINY, (3, 1, 2, 0), (48, 20, 0, 30)),), {"heads": SETTINGS, "channels": SETTINGS}, refit=REFIT
+)
 
 
 class Dying(RecoveryFile):
@@ -47,39 +52,47 @@ def start_state() -> State:
     return start_of(tiny_model(), scores)
 
 
+def some_inputs() -> Inputs:
+    images = random_images(4)
+    return Inputs(images, compute_teacher(tiny_model(), images), record_streams(tiny_model(), images, REFIT))
+
+
 @pytest.mark.parametrize("step", [1, 5, 9])
 def test_a_trial_goes_on_within_a_recovery(tmp_path: Path, step: int) -> None:
-    images = random_images(4)
-    teacher = compute_teacher(tiny_model(), images)
+    inputs = some_inputs()
     start = start_state()
-    expected, history = run_recorded(SCHEDULE, start, images, teacher, 7)
+    expected, history = run_recorded(SCHEDULE, start, inputs, 7)
 
     phase, within = tmp_path / "phase.safetensors", tmp_path / "recovery.pt"
     dying = Dying(within, 2, clock=lambda: 0.0)
     dying.left = step
     with pytest.raises(KeyboardInterrupt):
-        run_recorded(SCHEDULE, start, images, teacher, 7, recorder=Recorder(phase, dying))
+        run_recorded(SCHEDULE, start, inputs, 7, recorder=Recorder(phase, dying))
     assert within.exists() == (step > 1)
     file = Dying(within, 2, clock=lambda: 0.0)
     recorder = Recorder(phase, file)
     state = recorder.resume()
     assert state is not None
-    model, resumed = run_recorded(SCHEDULE, state, images, teacher, 7, recorder=recorder)
+    model, resumed = run_recorded(SCHEDULE, state, inputs, 7, recorder=recorder)
     assert_same(weights(model), weights(expected))
-    assert resumed == history and len(history.points) == 12
+    assert resumed == history
+    losses = [point for point in history.points if point.name == "loss"]
+    errors = [(point.phase, point.step) for point in history.points if point.name == "refit_error_after"]
+    assert len(losses) == 12
+    assert errors == [(f"{stage}_refit", step) for stage in ("heads", "mlp") for step in range(6)]  # block 0 is whole
     assert file.left == -(12 - step // 2 * 2)  # steps before the last save are not done again
     assert not within.exists()
 
 
 def test_a_trial_begun_elsewhere_stops_after_its_phase_and_leaves_the_others_files(tmp_path: Path) -> None:
-    images = random_images(4)
+    inputs = some_inputs()
     phase, within = tmp_path / "phase.safetensors", RecoveryFile(tmp_path / "recovery.pt", 0)
     attempt = begin(tmp_path, "t0000", "a node")
     begin(tmp_path, "t0000", "another node")
     (tmp_path / "recovery.pt").write_bytes(b"the other one's")
-    recorder, teacher = Recorder(phase, within, attempt), compute_teacher(tiny_model(), images)
+    recorder = Recorder(phase, within, attempt)
     with pytest.raises(Superseded, match=r"t0000 .* another node"):
-        run_recorded(SCHEDULE, start_state(), images, teacher, 7, recorder=recorder)
+        run_recorded(SCHEDULE, start_state(), inputs, 7, recorder=recorder)
     assert not phase.exists() and (tmp_path / "recovery.pt").read_bytes() == b"the other one's"
 
 
@@ -122,3 +135,18 @@ def test_a_state_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     _, found = load_state(path)
     event = PhasePoint("heads_recovery", 1, "stopped_early", 1.0)
     assert found == History([*history.points, event], history.notes)
+
+
+def test_the_trouble_of_a_refit_is_noted(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "phase.safetensors")
+    phase = next(phase for phase in SCHEDULE.phases if phase.kind == "refit")
+    fits = [BranchFit("heads/00", 0.5, 0.25), BranchFit("channels/00", float("nan"), float("nan"), "why")]
+    recorder.record(PhaseEnd(phase, start_state(), refit=RefitLog(fits)))
+    assert recorder.history.notes == ["heads_refit: channels/00: why"]
+    assert recorder.history.points == [
+        PhasePoint("heads_refit", 0, "refit_error_before", 0.5),
+        PhasePoint("heads_refit", 0, "refit_error_after", 0.25),
+        PhasePoint("heads_refit", 2, "refit_problem", 1.0),
+    ]
+    assert "refit" in recorder.meter.seconds
+    assert Recorder(tmp_path / "phase.safetensors").resume() is not None

@@ -21,15 +21,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/system/test_end_to_end.py",
         "tests/search/commands/test_analyse.py",
         "tests/system/test_stopped_trials.py",
-        "tests/system/test_group.py",
+        "tests/system/nodes/test_group.py",
         "tests/search/driver/test_keep_alive.py",
         "tests/search/driver/test_placement.py",
         "tests/search/study/test_scoring.py",
     ),
     "cluster": (
-        "tests/system/test_elastic.py",
-        "tests/system/test_odd_node.py",
-        "tests/system/test_unlike_gpus.py",
+        "tests/system/nodes/test_elastic.py",
+        "tests/system/nodes/test_node_loss.py",
+        "tests/system/nodes/test_odd_node.py",
+        "tests/system/nodes/test_unlike_gpus.py",
     ),
     "tracking server": (
         "tests/search/export/test_pyfunc.py",
@@ -38,6 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "live cluster": ("tests/system/test_cluster_live.py",),
     "plugins": ("tests/system/test_plugins.py",),
+    "killed searches": ("tests/search/driver/test_kills.py",),
 }
 _GROUP_OF = {file: name for name, files in GROUPS.items() for file in files}
 _PLACES = {file: place for place, file in enumerate(_GROUP_OF)}

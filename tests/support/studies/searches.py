@@ -28,7 +28,8 @@ def space(trial: Any) -> dict[str, Any]:
 
 def searched(study: Path, trials: int, work: Any, execution: Execution | None = None, **options: Any) -> Outcome:
     """Run a search of the tests' space; `options` are fields of the job, the task and the hooks, and `run_search`'s."""
-    job = SearchJob(study, space, OBJECTIVES, trials, **taken(options, "warm_starts", "sampler", "scheduler"))
+    names = ("warm_starts", "sampler", "scheduler", "finalists")
+    job = SearchJob(study, space, OBJECTIVES, trials, **taken(options, *names))
     hooks = Hooks(**taken(options, "on_row", "on_start"))
     return run_search(job, Task(work, options.pop("shared", {})), execution, hooks, **options)
 

@@ -10,19 +10,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 import yaml
-
-from medcore.models.checkpoint import save
-from medcore.models.sam import build
-from medcore.models.spec import ModelSpec
-from medcore.synthetic.write import write_folder
-from tests.support.helpers import TINY
 
 
 @functools.cache
 def _template() -> TemporaryDirectory[str]:
-    """A checkpoint pair and images, made once a process. They last until the process ends."""
+    """A checkpoint pair and images, made once a process. They last until the process ends.
+
+    Imports are in here, because programs that make no study need no torch.
+    """
+    import torch
+
+    from medcore.models.checkpoint import save
+    from medcore.models.sam import build
+    from medcore.models.spec import ModelSpec
+    from medcore.synthetic.write import write_folder
+    from tests.support.helpers import TINY
+
     made = TemporaryDirectory(prefix="medcore-tiny-")
     folder = Path(made.name)
     for seed, name in enumerate(("base", "adapted")):
@@ -69,7 +73,7 @@ def write_tiny_study(folder: Path, **sections: Any) -> Path:
         "search": {
             "trials": 6,
             "space": {"fraction": {"low": 0.3, "high": 1.0, "log": True}},
-            "warm_starts": {"uniform": [0.5], "rule": [0.6]},
+            "warm_starts": {"knapsack": [0.6], "uniform": [0.5]},
         },
     }
     for name, values in sections.items():

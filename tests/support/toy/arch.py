@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from medcore.errors import MedcoreError
 from medcore.models.architectures import KINDS
 from medcore.models.encoder import AttentionMode
-from medcore.models.sites import Block, Cost, Family, Site, TensorSlice, Watch
+from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
 from medcore.models.spec import Architecture, DecoderSpec, ModelSpec
 
 BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
@@ -115,8 +115,16 @@ class Toy(Architecture):
         )
         flops = 2 * tokens * self.head_dim * (4 * self.dim + 2 * tokens)
         cost = Cost(rows * (self.dim + 1) + tokens + self.dim * self.head_dim, flops, flops)
-        watch = Watch(f"{path}.proj", inner=self.head_dim)
-        return Site(HEADS, block, self.heads[block - 1], tensors, watch, cost, within=f"{BLOCKS.name}/{block:02d}")
+        return Site(
+            HEADS,
+            block,
+            self.heads[block - 1],
+            tensors,
+            watch=Watch(f"{path}.proj", inner=self.head_dim),
+            cost=cost,
+            within=f"{BLOCKS.name}/{block:02d}",
+            output=LinearOutput(f"{path}.proj", f"{path}.norm1", inner=self.head_dim),
+        )
 
     def _stem_site(self) -> Site:
         path, tokens = self.blocks[0].path, self.grid**2
@@ -138,8 +146,16 @@ class Toy(Architecture):
             TensorSlice(f"{path}.lin2.weight", axis=1, output=True),
         )
         cost = Cost(2 * self.dim + 1, 4 * tokens * self.dim, 4 * tokens * self.dim)
-        within = f"{BLOCKS.name}/{block:02d}"
-        return Site(HIDDEN, block, self.hidden[block - 1], tensors, Watch(f"{path}.lin2"), cost, within=within)
+        return Site(
+            HIDDEN,
+            block,
+            self.hidden[block - 1],
+            tensors,
+            watch=Watch(f"{path}.lin2"),
+            cost=cost,
+            within=f"{BLOCKS.name}/{block:02d}",
+            output=LinearOutput(f"{path}.lin2", f"{path}.norm2"),
+        )
 
 
 class ToyEncoder(nn.Module):

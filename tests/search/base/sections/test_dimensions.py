@@ -44,7 +44,8 @@ def test_values_have_the_type_of_their_dimension(given: dict[str, Any], values: 
 
 
 def test_the_file_of_a_study_reads_back_equal() -> None:
-    config = Config.model_validate(MINIMAL | {"search": {"space": {"rounds": {"choices": [1, 2]}, "tau": 0.5}}})
+    given = {"rounds": {"choices": [1, 2]}, "tau": 0.5, "adaptive_alpha": {"choices": [True, False]}}
+    config = Config.model_validate(MINIMAL | {"search": {"space": given}})
     plain = config.model_dump(mode="json")
     assert plain["search"]["space"]["adaptive_alpha"] == {"choices": [True, False]}
     assert plain["search"]["space"]["protected_last"] == 0 and plain["search"]["space"]["tau"] == 0.5
@@ -61,7 +62,7 @@ def test_a_file_with_the_words_of_older_versions_is_the_same_configuration() -> 
     [
         ({"lr": {"low": 2, "high": 1}}, ("search.space.lr:", "must be below high")),
         ({"lr": {"low": 1e-3, "hihg": 1}}, ("search.space.lr.high' is missing", "unknown key 'search.space.lr.hihg'")),
-        ({"lr": None}, ("search.space.lr", "give a value, a range with low and high, or choices")),
+        ({"tau": None}, ("search.space.tau", "give a value, a range with low and high, or choices")),
         ({"lr": "fast"}, ("search.space.lr:", "'fast' is not a number")),
         ({"blend": 1.5}, ("search.space.blend:", "from 0 to 1")),
         ({"blend": True}, ("search.space.blend:", "True is not a number")),

@@ -1,4 +1,7 @@
-"""What a trial samples: ranges are kept, hand-made budgets survive the way into parameters and back."""
+"""What a trial samples around uniform budgets: ranges are kept, hand-made budgets survive the way there and back.
+
+The space is that of studies before second-order curves, whose sensitivities need Fisher information.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,12 @@ from search.commands.sections import trial_settings
 from search.trials.ledger import IssuedTrial, read_issued, write_issued
 from search.trials.sampling.space import EXACT, Domain, Params, decode, encode_budget, residual_names, sample
 from tests.support.helpers import TINY, spec_of
+from tests.support.studies.old_config import old_config
 
 DATASETS = ("one", "two")
-CONFIG = Config.model_validate(
-    {"study": "s", "model": {"base": "a", "adapted": "b"}, "data": {"folders": ["d"]}}
-    | {"search": {"space": {"fraction": {"low": 0.2, "high": 1.0, "log": True}, "tau": 0.25}}}
-)
-
-
+OLD = old_config()
+OLD["search"]["space"] |= {"fraction": {"low": 0.2, "high": 1.0, "log": True}, "tau": 0.25}
+CONFIG = Config.model_validate(OLD)
 SENSITIVITY = np.array([4.0, 1.0, 2.0, 8.0])
 DOMAIN = Domain(trial_settings(CONFIG), TINY, DATASETS, SENSITIVITY)
 WEIGHTS = ScoringWeights(alpha={"heads": 0.3}, beta=0.2, mixture={"one": 3.0})
@@ -123,3 +124,10 @@ def test_an_issued_trial_of_an_older_version_means_the_same(tmp_path: Path) -> N
         fixed = optuna.trial.FixedTrial(issued.params)
         assert sample(fixed, where) == params
         optuna.trial.create_trial(params=fixed.params, distributions=fixed.distributions, value=1.0)  # or it raises
+
+
+def test_a_trial_that_was_issued_before_curves_existed_means_the_same() -> None:
+    """A study may be resumed whose interrupted trials name no shape."""
+    for params in drawn(DOMAIN, 4):
+        old = {name: value for name, value in params.items() if name not in ("shape", "exponent")}
+        assert len(old) == len(params) - 2 and decode(old, DOMAIN) == decode(params, DOMAIN)

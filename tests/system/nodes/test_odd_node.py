@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import ray
-from mlflow import MlflowClient
 from ray.cluster_utils import Cluster
 
 from benchmarks.campaign.check import comparable, differences
@@ -67,7 +66,10 @@ def work(issued: Mapping[str, Any], shared: Shared, head: str) -> Iterator[Phase
 
 
 def test_only_times_tell(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = {"trials": 4, "sampler": "random"}  # which does not depend on what ends first
+    from mlflow import MlflowClient  # workers import this file too, and need no mlflow
+
+    # nothing may depend on what ends first
+    search = {"trials": 4, "sampler": "random", "scheduler": "none", "finalists": 0}
     config = load_config(write_tiny_study(tmp_path, search=search, output=str(tmp_path / "odd")))
     plain = config.model_copy(update={"output": tmp_path / "plain"})
     experiment.search(plain, ray_address=cluster.address)

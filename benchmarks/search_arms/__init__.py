@@ -1,0 +1,1 @@
+"""Parts of `benchmarks.search_against_grid`."""

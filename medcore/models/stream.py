@@ -1,0 +1,237 @@
+"""Watch the residual stream: what each branch of a trunk module takes from it and adds to it (method §11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+
+from torch import Tensor, nn
+
+from medcore.errors import CheckpointError
+from medcore.models.sam import MedSam
+from medcore.models.sites import LinearOutput
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Attention, MLP or the like, which adds to the residual stream through a linear layer.
+
+    Attributes:
+        site: number of the site whose groups feed the layer, in `Architecture.sites`.
+        name: name of that site.
+        linear: path of the layer within its trunk module.
+        stream: path of the module whose input is the stream before the branch, within the trunk module.
+        width: groups that the site keeps. With 0 neither module runs, and the branch adds the layer's bias only.
+    """
+
+    site: int
+    name: str
+    linear: str
+    stream: str
+    width: int
+
+    def linear_of(self, module: nn.Module) -> nn.Linear:
+        """Return the layer within the trunk module.
+
+        Raises:
+            CheckpointError: the architecture names another kind of layer, or one without a bias.
+        """
+        layer = module.get_submodule(self.linear)
+        if not isinstance(layer, nn.Linear) or layer.bias is None:
+            raise CheckpointError(f"{self.name}: its output {self.linear} must be a linear layer with a bias")
+        return layer
+
+
+@dataclass(frozen=True)
+class TrunkModule:
+    """A module that the residual stream passes as a whole.
+
+    Attributes:
+        path: its path in the model.
+        branches: its branches, in the order of the forward pass. A block that was cut as a whole has none.
+    """
+
+    path: str
+    branches: tuple[Branch, ...]
+
+
+@dataclass(frozen=True)
+class BranchPass:
+    """One branch in one forward pass.
+
+    Attributes:
+        before: the stream before the branch, (B, …, C).
+        features: input of the linear layer, (B, …, K). K is 0 for a branch without groups.
+        after: the stream after the branch, (B, …, C).
+    """
+
+    before: Tensor
+    features: Tensor
+    after: Tensor
+
+
+def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
+    """Return the modules that the residual stream passes in `model`, with the branches that it still has.
+
+    Raises:
+        CheckpointError: a site's output lies outside of the architecture's trunk.
+    """
+    arch, present = model.arch, {name for name, _ in model.named_modules()}
+    trunk, placed = [], 0
+    for path in arch.trunk:
+        branches = []
+        for number, (site, width) in enumerate(zip(arch.sites, model.spec.widths, strict=True)):
+            if site.output is None or not site.output.module.startswith(f"{path}."):
+                continue
+            placed += 1
+            if site.output.module in present:
+                branches.append(_branch(number, site.name, width, site.output, path))
+        trunk.append(TrunkModule(path, tuple(branches)))
+    if placed != sum(site.output is not None for site in arch.sites):
+        raise CheckpointError(f"architecture {arch.name}: every linear output must lie in exactly one trunk module")
+    return tuple(trunk)
+
+
+def stream_into(model: MedSam, path: str, images: Tensor) -> Tensor:
+    """Return the input that a trunk module gets for some images.
+
+    What follows in the model does not run.
+
+    Args:
+        model: the model.
+        path: path of the trunk module.
+        images: (B, 3, S, S), as `MedSam.encode` takes them.
+
+    Returns:
+        (B, …, C).
+    """
+
+    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise _Reached(inputs[0])
+
+    handle = model.get_submodule(path).register_forward_pre_hook(stop)
+    try:
+        model.encode(images)
+    except _Reached as reached:
+        return reached.stream
+    finally:
+        handle.remove()
+    raise CheckpointError(f"architecture {model.arch.name}: the encoder does not run {path}")
+
+
+def observe(trunk: TrunkModule, module: nn.Module, stream: Tensor) -> tuple[list[BranchPass], Tensor]:
+    """Run a trunk module and return what its branches do.
+
+    Args:
+        trunk: path and branches.
+        module: the module itself, possibly a copy.
+        stream: its input, (B, …, C).
+
+    Returns:
+        One record per branch, in the order of `trunk.branches`, and the output of the module.
+
+    Raises:
+        CheckpointError: the branches run in another order, or features and stream do not have the same tokens.
+    """
+    with _watching(trunk, module, len(trunk.branches)) as seen:
+        output: Tensor = module(stream)
+    return _passes(trunk, module, stream, seen), output
+
+
+def observe_branch(trunk: TrunkModule, module: nn.Module, stream: Tensor, place: int) -> BranchPass:
+    """Run a trunk module as far as one of its branches, and return what that branch does.
+
+    Arguments and errors are those of `observe`; `place` is the branch's number in `trunk.branches`.
+    """
+    with _watching(trunk, module, place + 1) as seen:
+        if seen.expected:
+            with suppress(_Reached):
+                module(stream)
+    return _passes(trunk, module, stream, seen)[place]
+
+
+@dataclass
+class _Seen:
+    """What hooks have seen in a forward pass, by the number of the branch.
+
+    Attributes:
+        count: number of branches to watch.
+        expected: those of them that run.
+        before: the stream before each.
+        through: input and output of its linear layer.
+    """
+
+    count: int
+    expected: list[int]
+    before: dict[int, Tensor] = field(default_factory=dict)
+    through: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@contextmanager
+def _watching(trunk: TrunkModule, module: nn.Module, count: int) -> Iterator[_Seen]:
+    """Watch the first branches of a module. If there are more, the forward pass ends after the last watched one."""
+    watched = trunk.branches[:count]
+    seen = _Seen(count, [number for number, branch in enumerate(watched) if branch.width])
+    is_whole = count == len(trunk.branches)
+
+    def enter(number: int, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.before[number] = inputs[0]
+
+    def leave(number: int, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.through[number] = inputs[0], output
+        if not is_whole and number == seen.expected[-1]:
+            raise _Reached(output)
+
+    handles = []
+    for number in seen.expected:
+        handles.append(module.get_submodule(watched[number].stream).register_forward_pre_hook(partial(enter, number)))
+        handles.append(watched[number].linear_of(module).register_forward_hook(partial(leave, number)))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _passes(trunk: TrunkModule, module: nn.Module, stream: Tensor, seen: _Seen) -> list[BranchPass]:
+    """Return the record of each watched branch.
+
+    Raises:
+        CheckpointError: see `observe`.
+    """
+    if list(seen.before) != seen.expected or list(seen.through) != seen.expected:
+        names = ", ".join(trunk.branches[number].name for number in seen.expected)
+        raise CheckpointError(f"{trunk.path}: the forward pass must run the sites in their order: {names}")
+    passes: list[BranchPass] = []
+    for number, branch in enumerate(trunk.branches[: seen.count]):
+        if number in seen.through:
+            start, (features, added) = seen.before[number], seen.through[number]
+            _check_tokens(branch, start.shape, features.shape, added.shape)
+        else:
+            start = passes[-1].after if passes else stream
+            features, added = start.new_empty((*start.shape[:-1], 0)), branch.linear_of(module).bias
+        passes.append(BranchPass(start, features, start + added))
+    return passes
+
+
+def _check_tokens(branch: Branch, stream: Sequence[int], features: Sequence[int], added: Sequence[int]) -> None:
+    if tuple(added) != tuple(stream) or tuple(features[:-1]) != tuple(stream[:-1]):
+        raise CheckpointError(
+            f"{branch.name}: its layer maps {tuple(features)} to {tuple(added)}, but the stream is {tuple(stream)}; "
+            "build the model with attention 'fast', which keeps the tokens in place"
+        )
+
+
+def _branch(number: int, name: str, width: int, output: LinearOutput, path: str) -> Branch:
+    inside = len(path) + 1
+    return Branch(number, name, output.module[inside:], output.stream[inside:], width)
+
+
+class _Reached(Exception):
+    """Ends a forward pass at the place whose tensor is wanted."""
+
+    def __init__(self, stream: Tensor) -> None:
+        super().__init__()
+        self.stream = stream

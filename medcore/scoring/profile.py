@@ -1,0 +1,205 @@
+"""The second-order profile of a model: in which order its groups go, and what that costs (method §12)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from medcore.errors import CheckpointError, DataError, StorageError
+from medcore.files import replacing
+from medcore.models.sam import MedSam
+from medcore.models.sites import Array, LinearOutput, PerSite, Site
+from medcore.models.spec import Architecture
+from medcore.scoring.moments import ProfileSums, SiteSums
+from medcore.scoring.score_table import table_key
+from medcore.scoring.second_order import Removal, remove_all
+
+Floats = npt.NDArray[np.float64]
+
+#: Part of every key, so that a profile of an older format is computed again.
+FORMAT = "medcore-profile-1"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Removal orders and predicted losses of all sites, in the order of `Architecture.sites`.
+
+    A site without a linear output cannot be refit. Its order is 0..G-1 and its curve is infinite below G, so that an
+    allocator keeps the site whole.
+
+    Attributes:
+        orders: int64 (G,) a site, the groups in the order of their removal.
+        curves: float64 (G+1,) a site, entry k is the predicted loss of keeping k groups with the rest refit; it never
+            increases with k and ends in 0.
+        meta: JSON-able notes: architecture, images used and skipped.
+    """
+
+    orders: PerSite
+    curves: PerSite
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def scores(self) -> PerSite:
+        """Return the place of each group in its site's removal order, float64 (G,); higher means keep."""
+        return tuple(np.argsort(order, kind="stable").astype(np.float64) for order in self.orders)
+
+    def restricted(self, kept: PerSite) -> Profile:
+        """Return the profile of what an earlier cut has left.
+
+        Groups keep their relative order and their own step of the curve. The steps are exact if the cut took the first
+        groups of the order.
+
+        Args:
+            kept: bool (G,) a site, over the groups of this profile.
+
+        Returns:
+            The profile in the widths after the cut; groups have their numbers in the smaller model.
+        """
+        orders, curves = [], []
+        for order, curve, keep in zip(self.orders, self.curves, kept, strict=True):
+            stays = keep[order]
+            # number in the smaller model of each group that is kept
+            orders.append((np.cumsum(keep) - 1)[order[stays]])
+            curves.append(_restricted_curve(curve, stays))
+        return Profile(tuple(orders), tuple(curves), self.meta)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with JSON metadata by rename.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        path = Path(path)
+        arrays = {f"order/{number}": order for number, order in enumerate(self.orders)}
+        arrays |= {f"curve/{number}": curve for number, curve in enumerate(self.curves)}
+        note = {"format": FORMAT, "meta": json.dumps(self.meta)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, note)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"{path}: cannot write the second-order profile ({error})") from None
+
+    @classmethod
+    def load(cls, path: str | Path, arch: Architecture) -> Profile:
+        """Read what `save` wrote for the dense model of `arch`, and check it.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, of another architecture, an order is no permutation, or a
+                curve is not finite or increases.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such second-order profile; compute it first") from None
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: not a readable second-order profile ({error}); delete the file") from None
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: not a second-order profile of format {FORMAT}; delete the file")
+        try:
+            meta = json.loads(metadata["meta"])
+            if meta["architecture"] != arch.name:
+                raise ValueError(f"it belongs to {meta['architecture']}, not to {arch.name}")
+            orders = tuple(arrays[f"order/{number}"] for number in range(len(arch.sites)))
+            curves = tuple(arrays[f"curve/{number}"] for number in range(len(arch.sites)))
+            for site, order, curve in zip(arch.sites, orders, curves, strict=True):
+                _check(site, order, curve)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: the second-order profile does not fit ({error}); delete the file") from None
+        return cls(orders, curves, meta)
+
+
+def profile_key(**parts: Any) -> str:
+    """Return the name of a profile, a SHA-256 of all that it depends on; `parts` are those of `table_key`."""
+    return table_key(format=FORMAT, **parts)
+
+
+def build_profile(model: MedSam, sums: ProfileSums) -> Profile:
+    """Compute orders and curves of all sites on the CPU in float64.
+
+    The same sums give the same bits in every process with one thread.
+
+    Args:
+        model: the dense model.
+        sums: its sums; their images give the moments, and their metric images the metric.
+
+    Raises:
+        DataError: no image has finite values.
+        CheckpointError: the sums are of another architecture.
+    """
+    if sums.arch != model.arch:
+        raise CheckpointError(f"second-order profile: sums of {sums.arch.name} for a model of {model.arch.name}")
+    if not sums.metric_images:
+        first = f" (first: {sums.skipped[0]})" if sums.skipped else ""
+        raise DataError(
+            f"second-order profile: no image of the metric has finite values, {len(sums.skipped)} were skipped{first}; "
+            "check the checkpoint"
+        )
+    removals = []
+    for number, site in enumerate(model.arch.sites):
+        if site.output is None:
+            removals.append(_whole(site.width))
+        else:
+            moments = _moments(sums.sites[number], sums.tokens[number])
+            metric = sums.sites[number].metric.numpy() / sums.metric_images
+            removals.append(remove_all(moments, metric, _weight(model, site.output), site.output.inner))
+    meta = {
+        "architecture": model.arch.name,
+        "images": sums.images,
+        "metric_images": sums.metric_images,
+        "skipped": sums.skipped,
+    }
+    return Profile(tuple(one.order for one in removals), tuple(one.curve for one in removals), meta)
+
+
+def _moments(sums: SiteSums, tokens: int) -> Floats:
+    """Return the centred covariance of the inputs, (F, F)."""
+    mean = sums.inputs.numpy() / tokens
+    covariance: Floats = sums.products.numpy() / tokens - np.outer(mean, mean)
+    return covariance
+
+
+def _weight(model: MedSam, output: LinearOutput) -> Floats:
+    weight = model.get_parameter(f"{output.module}.weight").detach().double().cpu()
+    values: Floats = weight.numpy()
+    return values
+
+
+def _whole(width: int) -> Removal:
+    """Return the result for a site that cannot be refit."""
+    return Removal(np.arange(width), np.append(np.full(width, np.inf), 0.0))
+
+
+def _restricted_curve(curve: Array, stays: Array) -> Array:
+    """Return the curve of the kept groups; `stays` (G,) marks them in the order of removal."""
+    if not np.isfinite(curve).all():
+        return _whole(int(stays.sum())).curve
+    # steps in the order of removal: step i leads from G − i to G − i − 1 groups
+    steps = -np.diff(curve)[::-1][stays]
+    return np.concatenate([[0.0], np.cumsum(steps)])[::-1].copy()
+
+
+def _check(site: Site, order: Array, curve: Array) -> None:
+    """Check one site's arrays.
+
+    Raises:
+        ValueError: they do not fit the site.
+    """
+    is_row = order.dtype == np.int64 and order.shape == (site.width,)
+    if not is_row or not np.array_equal(np.sort(order), np.arange(site.width)):
+        raise ValueError(f"the order of {site.name} is no permutation of {site.width} groups")
+    if curve.dtype != np.float64 or curve.shape != (site.width + 1,):
+        raise ValueError(f"the curve of {site.name} has shape {curve.shape}, expected {(site.width + 1,)}")
+    if site.output is None:
+        if not np.array_equal(curve, _whole(site.width).curve):
+            raise ValueError(f"{site.name} cannot be refit, but its curve is not infinite")
+    elif not np.isfinite(curve).all() or curve[-1] != 0 or (np.diff(curve) > 0).any():
+        raise ValueError(f"the curve of {site.name} is not finite, increases or does not end in 0")

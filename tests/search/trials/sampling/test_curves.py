@@ -1,0 +1,154 @@
+"""What a trial samples around knapsack budgets, and the budgets that are tried first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from medcore.budgets.knapsack import knapsack_budget
+from medcore.errors import ConfigError, MedcoreError
+from medcore.models.cost import cost
+from medcore.models.spec import ModelSpec
+from medcore.scoring.profile import Profile
+from search.base.config import Config
+from search.base.sections.dimensions import Fixed
+from search.base.sections.search import WarmStarts
+from search.commands.sections import trial_settings
+from search.study.inputs import Shared
+from search.trials.sampling.preferences import preferences
+from search.trials.sampling.space import EXACT, Domain, Params, decode, encode_fraction, residual_names, sample
+from search.trials.sampling.warm import check_warm_starts, warm_starts
+from tests.support.helpers import TINY
+from tests.support.scoring_samples import random_table
+from tests.support.studies.old_config import old_config
+
+PLAIN = {"study": "s", "model": {"base": "a", "adapted": "b"}, "data": {"folders": ["d"]}}
+STARTS = {"knapsack": [0.6, 0.3], "uniform": [0.5]}
+GENERATOR = np.random.default_rng(5)
+#: Convex curves that end at 0, of very different heights.
+CURVES = tuple(
+    np.append(np.cumsum(np.sort(GENERATOR.lognormal(GENERATOR.normal(), 1.0, width)))[::-1], 0.0)
+    for width in TINY.dense_widths
+)
+PROFILE = Profile(tuple(np.arange(width) for width in TINY.dense_widths), CURVES)
+NEUTRAL = {"lean": 0.0, "fraction": {"low": 0.2, "high": 1.0}}
+
+
+def config_of(**space: Any) -> Config:
+    return Config.model_validate(PLAIN | {"search": {"space": NEUTRAL | space, "warm_starts": STARTS}})
+
+
+def domain(**space: Any) -> Domain:
+    return Domain(trial_settings(config_of(**space)), TINY, ("one",), np.ones(TINY.depth), CURVES)
+
+
+def drawn(where: Domain, count: int) -> list[Params]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [sample(study.ask(), where) for _ in range(count)]
+
+
+def share(spec: ModelSpec) -> float:
+    return cost(spec).flops_paper / cost(ModelSpec.dense(TINY)).flops_paper
+
+
+def test_without_a_shape_of_its_own_a_trial_is_a_pure_knapsack() -> None:
+    where = domain()
+    for params in drawn(where, 8):
+        assert decode(params, where).spec == knapsack_budget(TINY, CURVES, params["fraction"])
+    params = encode_fraction(0.4, where)
+    assert params["fraction"] == 0.4 and decode(params, where).spec == knapsack_budget(TINY, CURVES, 0.4)
+    assert decode(params, where).lr is None  # the section `recovery` decides
+
+
+def test_a_sampled_shape_multiplies_the_curves() -> None:
+    """The same budget from curves that are multiplied by hand."""
+    where = domain(lean={"low": -2, "high": 2}, slope_heads={"low": -2, "high": 2}, exponent=0.5)
+    differing = 0
+    for params in drawn(where, 12):
+        found = decode(params, where).spec
+        factors = preferences(params, TINY, np.ones(TINY.depth))
+        multiplied = tuple(factor * np.sqrt(curve) for factor, curve in zip(factors, CURVES, strict=True))
+        assert found == knapsack_budget(TINY, multiplied, params["fraction"])
+        assert share(found) <= params["fraction"]
+        differing += found != knapsack_budget(TINY, CURVES, params["fraction"])
+    assert differing > 3
+
+
+def test_a_fraction_out_of_reach_counts_as_the_least() -> None:
+    where = domain(fraction=0.01)
+    (params,) = drawn(where, 1)
+    assert sum(decode(params, where).spec.widths) == 0
+
+
+def test_residuals_are_drawn_unless_the_spread_is_fixed_at_zero() -> None:
+    names = set(residual_names(TINY))
+    for spread, expected in ((0.0, False), (0.5, True), ({"low": 0, "high": 1}, True)):
+        where = domain(spread=spread)
+        (params,) = drawn(where, 1)
+        assert names.isdisjoint(params) != expected and (names <= params.keys()) == expected
+        assert (names <= encode_fraction(0.5, where).keys()) == expected
+
+
+def test_curves_are_needed_and_missed_with_a_clear_line() -> None:
+    (params,) = drawn(domain(), 1)
+    with pytest.raises(ConfigError, match="curves need the second-order profile"):
+        decode(params, replace(domain(), curves=None))
+
+
+def shared_of(config: Config) -> Shared:
+    nothing: Any = None
+    return Shared(
+        settings=trial_settings(config),
+        arch=TINY,
+        table=replace(random_table(), profile=PROFILE),
+        calibration=nothing,
+        search_images=nothing,
+        search_logits=nothing,
+        recovery_images=nothing,
+        teacher=nothing,
+        streams=None,
+    )
+
+
+def test_the_first_trials_are_the_dense_model_then_knapsacks_then_uniform_budgets() -> None:
+    shared = shared_of(config_of())
+    starts = warm_starts(shared)
+    assert [start["origin"] for start in starts] == ["dense", "knapsack 0.6", "knapsack 0.3", "uniform 0.5"]
+    assert [start["teaches"] for start in starts] == [False, True, True, False]
+    assert [EXACT in start["params"] for start in starts] == [True, False, False, True]
+    where = Domain(shared.settings, TINY, shared.datasets, np.ones(TINY.depth), CURVES)
+    specs = [decode(start["params"], where).spec for start in starts]
+    assert specs[0].is_dense and specs[1] == knapsack_budget(TINY, CURVES, 0.6)
+    assert share(specs[3]) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_space_around_uniform_budgets_learns_from_them_and_has_no_knapsack() -> None:
+    values = old_config()
+    values["search"]["warm_starts"] |= {"uniform": [0.5], "rule": [0.6], "knapsack": [0.3]}
+    starts = warm_starts(shared_of(Config.model_validate(values)))
+    assert [start["origin"] for start in starts] == ["dense", "uniform 0.5", "rule 0.6"]
+    assert all(start["teaches"] for start in starts)
+    values["search"]["space"]["spread"] = 0.0  # then no parameters describe them
+    assert not any(start["teaches"] for start in warm_starts(shared_of(Config.model_validate(values))))
+
+
+def test_first_budgets_must_be_within_reach_if_they_are_tried() -> None:
+    low = config_of().search.model_copy(update={"warm_starts": WarmStarts(knapsack=(0.3, 0.1), uniform=())})
+    with pytest.raises(MedcoreError, match=r"search\.warm_starts: 0\.1 of the flops_paper is out of reach"):
+        check_warm_starts(low, TINY)
+    shares = low.space.model_copy(update={"shape": Fixed("shares")})
+    check_warm_starts(low.model_copy(update={"space": shares}), TINY)
+
+
+def test_the_schedule_and_the_rate_follow_the_sections() -> None:
+    (params,) = drawn(domain(), 1)
+    plan = decode(params, domain())
+    assert (plan.order, plan.rounds, plan.rescore, plan.lr) == ("together", 1, False, None)
+    where = domain(lr={"low": 1e-4, "high": 4e-4, "log": True})
+    assert 1e-4 <= decode(drawn(where, 1)[0], where).lr <= 4e-4  # type: ignore[operator]
+    assert encode_fraction(0.05, where)["lr"] == pytest.approx(where.settings.recovery.rate(0.05))
+    assert encode_fraction(0.5, where)["lr"] == 1e-4
