@@ -15,6 +15,7 @@ from scipy.optimize import isotonic_regression
 from torch import nn
 
 from medcore.devices import mixed_precision
+from medcore.errors import MedcoreError
 from medcore.models.sites import Site
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.latency import Effort, device_name, seconds_of
@@ -56,6 +57,7 @@ def measure_sites(
         The table.
 
     Raises:
+        MedcoreError: The times contradict each other, because something else was running.
         torch.OutOfMemoryError: A GPU cannot hold the encoders or a call.
     """
     count = threads or torch.get_num_threads()
@@ -72,6 +74,10 @@ def measure_sites(
     ms = {widths: 1e3 * float(np.quantile(seconds, _QUANTILE)) for widths, seconds in taken.items()}
     sites = _site_times(arch, shapes, lambda shape, width: ms[_with(base, shape, width)])
     in_base = sum(site.at_all_widths()[width] for site, width in zip(sites, base, strict=True))
+    if ms[base] <= in_base:
+        raise MedcoreError(
+            "time table: single sites took longer than the whole encoder, so something else was running; measure again"
+        )
     return TimeTable(
         arch=arch,
         conditions=Conditions(device_name(device), count, batch, autocast, str(torch.__version__)),

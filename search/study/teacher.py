@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medcore.data.load import ImageSet
+from medcore.errors import CheckpointError
 from medcore.models.checkpoint import file_hash
 from medcore.scoring.fisher import Progress
 from medcore.scoring.score_table import table_key
@@ -55,7 +56,7 @@ def study_teacher(job: TeacherJob, progress: Progress | None = None) -> Teacher:
         progress: Called with the numbers of finished and of all images.
 
     Raises:
-        MedcoreError: An answer is not finite, or a worker failed.
+        MedcoreError: An answer is not finite, a file in the cache is damaged, or a worker failed.
     """
 
     def compute(folder: Path) -> Teacher:
@@ -72,7 +73,13 @@ def study_teacher(job: TeacherJob, progress: Progress | None = None) -> Teacher:
             np.concatenate([part.embeddings for part in parts]), np.concatenate([part.logits for part in parts])
         )
 
-    return kept_result(teacher_path(job), Teacher.load, compute)
+    def load(path: Path) -> Teacher:
+        kept = Teacher.load(path)
+        if len(kept) != len(job.images):
+            raise CheckpointError(f"{path}: answers on {len(kept)} images for {len(job.images)}; delete the file")
+        return kept
+
+    return kept_result(teacher_path(job), load, compute)
 
 
 def teacher_path(job: TeacherJob) -> Path:

@@ -106,3 +106,11 @@ def test_calibration_images_are_loaded_once_if_they_are_the_recovery_images(conf
     assert jobs.teacher.images is jobs.scoring.calibration is jobs.profile.calibration
     apart = study_jobs(config)
     assert len(apart.teacher.images) == 7 and len(apart.scoring.calibration) == 8
+
+
+def test_answers_on_other_images_are_refused(config: Config, tmp_path: Path) -> None:
+    job = job_in(tmp_path, config)
+    found = study_teacher(job)
+    Teacher(found.embeddings[:-1], found.logits[:-1]).save(teacher_path(job))
+    with pytest.raises(CheckpointError, match="answers on 6 images for 7; delete the file"):
+        study_teacher(job)
