@@ -31,11 +31,12 @@ class WarmStarts(Section):
     """Trials that run first.
 
     These are the dense model, and knapsack, uniform and the rule's budgets at the given shares of the cost. If the cost
-    is measured time, uniform and the rule's budgets meet the same shares of `flops_paper`.
+    is measured time, uniform and the rule's budgets meet the same shares of `flops_paper`. By default knapsack budgets
+    start with cheap and far-apart ones, so that a search that ends early has a front.
     """
 
     dense: bool = True
-    knapsack: tuple[Fraction, ...] = (0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05)
+    knapsack: tuple[Fraction, ...] = (0.1, 0.3, 0.05, 0.2, 0.08, 0.15, 0.06, 0.5)
     uniform: tuple[Fraction, ...] = (0.3, 0.1)
     rule: tuple[Fraction, ...] = Field(
         (), description="shares at which the paper's rule starts; it needs Fisher scores"
