@@ -28,12 +28,12 @@ class Showing:
     Attributes:
         figures: Figures by name.
         order: Place among all decisions of the study, from 0.
-        goes_on: The decision.
+        continues: The decision.
     """
 
     figures: Mapping[str, float]
     order: int
-    goes_on: bool
+    continues: bool
 
 
 def read_shown(study: Path, trial_id: str) -> dict[str, Showing]:
@@ -78,7 +78,7 @@ def write_shown(study: Path, trial_id: str, shown: Mapping[str, Showing]) -> Non
         StorageError: The file cannot be written.
     """
     content = {
-        fidelity: {"figures": dict(showing.figures), "order": showing.order, "goes_on": showing.goes_on}
+        fidelity: {"figures": dict(showing.figures), "order": showing.order, "continues": showing.continues}
         for fidelity, showing in shown.items()
     }
     write_json(trial_folder(study, trial_id) / FILE, content)
@@ -86,6 +86,6 @@ def write_shown(study: Path, trial_id: str, shown: Mapping[str, Showing]) -> Non
 
 def _showing(fields: Mapping[str, Any]) -> Showing:
     figures = {str(name): float(value) for name, value in fields["figures"].items() if is_finite(value)}
-    if not isinstance(fields["goes_on"], bool):
-        raise ValueError("goes_on")
-    return Showing(figures, int(fields["order"]), fields["goes_on"])
+    if not isinstance(fields["continues"], bool):
+        raise ValueError("continues")
+    return Showing(figures, int(fields["order"]), fields["continues"])

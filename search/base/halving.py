@@ -58,8 +58,8 @@ class ParetoHalving(FIFOScheduler):
         """Decide on the figures of one fidelity."""
         prefix = f"{FIGURES}/"
         figures = {key.removeprefix(prefix): value for key, value in result.items() if key.startswith(prefix)}
-        goes_on = self.decide(str(trial.config["trial_id"]), str(result["phase"]), figures)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        decision = self.decide(str(trial.config["trial_id"]), str(result["phase"]), figures)
+        return str(TrialScheduler.CONTINUE if decision else TrialScheduler.STOP)
 
     def decide(self, trial_id: str, fidelity: str, figures: Mapping[str, float]) -> bool:
         """Return whether a trial continues, and write the decision down.
@@ -78,7 +78,7 @@ class ParetoHalving(FIFOScheduler):
         if fidelity not in own:
             own[fidelity] = Showing(dict(figures), self._next_place(), self._judge(trial_id, fidelity, figures))
             write_shown(self._study, trial_id, own)
-        return own[fidelity].goes_on
+        return own[fidelity].continues
 
     def _next_place(self) -> int:
         return 1 + max((showing.order for shown in self._shown.values() for showing in shown.values()), default=-1)
@@ -92,7 +92,7 @@ class ParetoHalving(FIFOScheduler):
         known = [shown[fidelity] for name, shown in self._shown.items() if fidelity in shown and name != trial_id]
         known.sort(key=lambda showing: showing.order)
         losses = np.array([self._losses(each) for each in (*(showing.figures for showing in known), figures)])
-        promoted = np.array([showing.goes_on for showing in known], dtype=bool)
+        promoted = np.array([showing.continues for showing in known], dtype=bool)
         exempt = np.array([bool(showing.figures.get(EXEMPT)) for showing in known], dtype=bool)
         return continues(losses, promoted, exempt, self._quota)
 

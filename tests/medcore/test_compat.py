@@ -92,4 +92,6 @@ assert {"vit_b", "vit_l", "vit_h"} <= set(segment_anything.sam_model_registry)
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 assert SamPredictor.__module__ == "segment_anything.predictor"
 """
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment(), cwd=tmp_path, timeout=240)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, timeout=240, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

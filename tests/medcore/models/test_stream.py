@@ -96,8 +96,10 @@ def test_only_what_is_wanted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     module = trunk_of(model)[1]
     x = stream_into(model, module.path, IMAGES.tensor())
     block = model.get_submodule(module.path)
+    (expected, _), _ = observe(module, block, x)
     monkeypatch.setattr(block.mlp, "forward", None)  # calling it would fail
-    observe_branch(module, block, x, 0)
+    found = observe_branch(module, block, x, 0)
+    assert torch.equal(found.features, expected.features) and torch.equal(found.before, expected.before)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What is said of repeats and of the dense model: sentences, the front's files, the terminal and the report."""
+"""The sentences on repeats and on the dense model, in the front's files, the terminal and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study with repeats on disk: a row a candidate, raw rows beside it, and nothing new for a study without repeats."""
+"""A study with repeats on disk has one row for each candidate. A study without repeats has the table it had before."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_decisions_after_a_resume_are_those_of_an_undisturbed_search(tmp_path: P
         "refit/cost": shown[7][1]["cost"],
         "refit/quality": shown[7][1]["quality"],
     }
-    assert looks.order == 7 and looks.goes_on == expected[7] and looks.figures["cost"] == shown[7][1]["cost"]
+    assert looks.order == 7 and looks.continues == expected[7] and looks.figures["cost"] == shown[7][1]["cost"]
 
 
 def test_each_fidelity_is_judged_by_itself(tmp_path: Path) -> None:

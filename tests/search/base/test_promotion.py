@@ -40,9 +40,9 @@ def test_the_share_that_goes_on_is_limited_and_the_first_ones_always_do() -> Non
     cost = random.permutation(60) / 60
     losses, promoted = np.stack([cost, 1 - cost], axis=1), np.zeros(0, dtype=bool)
     for count in range(1, 61):
-        goes_on = continues(losses[:count], promoted, none(promoted), Quota(3, 4))
-        assert goes_on or count > 2
-        promoted = np.append(promoted, goes_on)
+        decision = continues(losses[:count], promoted, none(promoted), Quota(3, 4))
+        assert decision or count > 2
+        promoted = np.append(promoted, decision)
         assert promoted.sum() <= max(4, -(-count // 3))
     assert promoted.sum() >= 15
 

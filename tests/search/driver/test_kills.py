@@ -19,10 +19,10 @@ POINTS = (
     "teacher",
     "t0001 refit",
     "t0001 look",
-    "t0001 refit goes on",
+    "t0001 refit continues",
     "t0001 step 1",
     "t0001 step 5",
-    "t0002 part goes on",
+    "t0002 part continues",
     "t000[45] refit stops",
     "t0006 step 4",
 )

@@ -92,7 +92,7 @@ class Child:
 
     def _look_written(self, study: Path, trial_id: str, looks: dict[str, Showing]) -> None:
         last = max(looks, key=lambda name: looks[name].order)
-        self._die_at(f"{self._trial} {last} {'goes on' if looks[last].goes_on else 'stops'}")
+        self._die_at(f"{self._trial} {last} {'continues' if looks[last].continues else 'stops'}")
 
     @contextmanager
     def _killed(self) -> Iterator[None]:
