@@ -19,10 +19,17 @@ from search.trials.sampling.space import Domain, encode_budget, encode_fraction
 #: Returns a trial's parameters at a share of the cost.
 Budget = Callable[[float, Domain], dict[str, Any]]
 
+#: Share of the cost at which the arm with even costs recovers for the configured number of steps.
+_EVEN_AT = 0.15
+
 #: Bisections of the smallest share that an allocator reaches.
 _HALVINGS = 12
 
 _GRID = {"search.scheduler": "none", "search.finalists": 0.0}
+#: No arm pays for the dense model, which is measured once a seed as the reference of all.
+_SEARCH = {"search.warm_starts.dense": False}
+#: No dimension shapes the budget: every trial is a pure knapsack.
+_PURE = {"search.space.lean": 0.0}
 _NO_REFIT = {"recovery.refit_images": 0}
 _MEDCORE_SCORES = {"scoring.criterion": "medcore", "search.space.shape": "shares", "search.space.criterion": "medcore"}
 
@@ -38,7 +45,7 @@ _BEFORE: dict[str, Any] = {
     "schedule.order": "heads_first",
     "search.sampler": "tpe",
     "search.warm_starts": {
-        "dense": True,
+        "dense": False,
         "knapsack": [],
         "uniform": [0.5, 0.3, 0.15, 0.08],
         "rule": [0.5, 0.3, 0.15],
@@ -91,6 +98,12 @@ def knapsack(share: float, domain: Domain) -> dict[str, Any]:
     return encode_fraction(share, domain)
 
 
+def even_knapsack(share: float, domain: Domain) -> dict[str, Any]:
+    """Return the pure knapsack with steps in inverse proportion to its cost, as many as configured at `_EVEN_AT`."""
+    steps = domain.settings.recovery.steps * _EVEN_AT / share
+    return encode_fraction(share, domain) | {"steps": steps}
+
+
 def uniform(share: float, domain: Domain) -> dict[str, Any]:
     """Return the parameters of the uniform budget, which leans to heads if equal shares would leave hardly any."""
     settings = domain.settings
@@ -117,7 +130,7 @@ def _exact(spec: ModelSpec, share: float, domain: Domain) -> dict[str, Any]:
 DENSE_ARM = Arm("dense", "the unpruned model with the configured recovery", _GRID, dense, limit=1)
 
 _ARMS = (
-    Arm("search", "the configuration's own search"),
+    Arm("search", "the configuration's own search", _SEARCH),
     Arm("knapsack", "pure knapsack budgets on a grid, refit and fully recovered", _GRID, knapsack),
     Arm(
         "uniform",
@@ -143,9 +156,30 @@ _ARMS = (
         "the search of before, on today's recovery images: shares for curves, no refit, halving or repeats",
         _BEFORE,
     ),
-    Arm("random", "the configuration's search with random sampling", {"search.sampler": "random"}),
-    Arm("nsga2", "the configuration's search with NSGA-II", {"search.sampler": "nsga2"}),
-    Arm("gp", "the configuration's search with Gaussian processes", {"search.sampler": "gp"}),
+    Arm("random", "the configuration's search with random sampling", {**_SEARCH, "search.sampler": "random"}),
+    Arm("nsga2", "the configuration's search with NSGA-II", {**_SEARCH, "search.sampler": "nsga2"}),
+    Arm("gp", "the configuration's search with Gaussian processes", {**_SEARCH, "search.sampler": "gp"}),
+    Arm("knapsack-even", "the knapsack grid with steps in inverse proportion to the cost", _GRID, even_knapsack),
+    Arm(
+        "search-steps",
+        "a search over the share, the steps and the learning rate of pure knapsacks",
+        {
+            **_SEARCH,
+            **_PURE,
+            "search.space.steps": {"low": 20, "high": 200, "log": True},
+            "search.space.lr": {"low": 5e-5, "high": 1e-3, "log": True},
+        },
+    ),
+    Arm(
+        "search-exponent",
+        "a search over the share and the exponent of the curves",
+        {**_SEARCH, **_PURE, "search.space.exponent": {"low": 0.5, "high": 1.5, "log": True}},
+    ),
+    Arm(
+        "search-repeats",
+        "a search over the share of pure knapsacks, half of it repeats of the front",
+        {**_SEARCH, **_PURE, "search.finalists": 0.5, "search.scheduler": "none"},
+    ),
 )
 
 #: All arms by name, in the order of the table.

@@ -105,10 +105,13 @@ def inputs_of(shared: Shared) -> Inputs:
 def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -> Schedule:
     """Return the schedule of a trial; its last recovery pauses after the shares `pauses` of its steps."""
     fraction = cost(plan.spec).flops_paper / cost(ModelSpec.dense(shared.arch)).flops_paper
+    recovery = shared.settings.recovery
+    if plan.steps is not None:
+        recovery = recovery.model_copy(update={"steps": plan.steps})
     schedule = schedule_of(
         rounds_to(ModelSpec.dense(shared.arch), plan.spec, plan.rounds),
-        shared.settings.recovery,
-        lr=shared.settings.recovery.rate(fraction) if plan.lr is None else plan.lr,
+        recovery,
+        lr=recovery.rate(fraction) if plan.lr is None else plan.lr,
         head_share=plan.head_share,
         order=plan.order,
         rescore=plan.rescore,

@@ -97,6 +97,9 @@ class SpaceConfig(FamilySection):
     lr: Annotated[Dimension, numbers(1e-12, 10)] | None = Field(
         None, description="learning rate of the recovery; null: that of the section `recovery`"
     )
+    steps: Annotated[Dimension, numbers(1, 1e6)] | None = Field(
+        None, description="steps of the recovery, rounded; null: those of the section `recovery`"
+    )
     head_share: Share = Field(
         Fixed(0.5),
         description="share of the recovery steps that follow the pruning of the architecture's first family",

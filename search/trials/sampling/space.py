@@ -28,8 +28,8 @@ from search.trials.sampling.preferences import log_shares, neutral_names, prefer
 
 Params = dict[str, Any]
 
-#: Dimension that the section `recovery` decides if the space leaves it open.
-_RATE = "lr"
+#: Dimensions that the section `recovery` decides if the space leaves them open.
+_RECOVERY = ("lr", "steps")
 #: Dimensions that the section `schedule` decides if the space leaves them open.
 _SCHEDULE = ("order", "rounds", "rescore", "rescore_per_dataset")
 #: Key of a warm start's exact budget and scoring weights. They override what the other parameters say.
@@ -67,7 +67,7 @@ class Domain:
                 found |= {f"{name}_{family.name}": dimension[family.name] for family in self.arch.families}
             elif dimension is not None:
                 found[name] = dimension
-            elif name != _RATE:
+            elif name not in _RECOVERY:
                 found[name] = schedule[name]
         return found
 
@@ -76,13 +76,14 @@ class Domain:
 class Plan:
     """A decoded trial.
 
-    It holds everything that distinguishes the trial from the others of its study. Without a learning rate of its own
-    (`lr`) the section `recovery` decides.
+    It holds everything that distinguishes the trial from the others of its study. Without a learning rate (`lr`) or
+    a number of steps of its own the section `recovery` decides.
     """
 
     spec: ModelSpec
     weights: ScoringWeights
     lr: float | None
+    steps: int | None
     head_share: float
     order: str
     rounds: int
@@ -126,8 +127,10 @@ def decode(params: Mapping[str, Any], domain: Domain) -> Plan:
 
 def schedule_fields(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a plan that describe how it is cut and recovered."""
+    steps = params.get("steps")
     return {
         "lr": params.get("lr"),
+        "steps": None if steps is None else round(steps),
         "head_share": params["head_share"],
         "order": params["order"],
         "rounds": int(params["rounds"]),
@@ -211,8 +214,8 @@ def _nearest(fraction: float, weights: ScoringWeights, domain: Domain) -> Params
     mixture = weights.mixture or dict.fromkeys(domain.datasets, 1.0)
     total = sum(mixture.values())
     params: Params = {name: dimensions[name].nearest(value) for name, value in wanted.items()}
-    if _RATE in dimensions:
-        params[_RATE] = dimensions[_RATE].nearest(recovery.rate(fraction))
+    own = {"lr": recovery.rate(fraction), "steps": recovery.steps}
+    params |= {name: dimensions[name].nearest(value) for name, value in own.items() if name in dimensions}
     for dataset in domain.datasets:
         params[f"mixture/{dataset}"] = dimensions["mixture"].nearest(mixture.get(dataset, 0.0) / total)
     if domain.settings.search.space.draws_residuals:
