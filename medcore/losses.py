@@ -1,6 +1,9 @@
 """Losses on logits: the scoring loss (method §3), the recovery loss and the training loss (method §6).
 
 All sums and transforms are in float32 or better, also under autocast; float64 input stays float64.
+
+A mask's pixels are 0, 1, or `IGNORED`. Ignored pixels add nothing to a sum, have no gradient, and do not count in a
+mean over pixels. Sides to an ignored pixel are no boundary.
 """
 
 from __future__ import annotations
@@ -9,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: Value of a mask's pixels that count nowhere.
+IGNORED = 255.0
+#: Logit whose probability is 0 in float32.
+_NEVER = -100.0
 #: Added to the numerator and the denominator of the soft Dice.
 DICE_SMOOTH = 1e-5
 #: Cycles per pixel above which the recovery loss compares spectra.
@@ -20,18 +27,19 @@ LAMBDAS = (1.0, 0.5, 2.0, 0.5)
 def boundary_band(mask: Tensor) -> Tensor:
     """Return the band b = dilate3×3(mask) − erode3×3(mask) (3.1).
 
-    Pixels outside the frame neither dilate nor erode, because a cut by the frame is no boundary to learn. So a mask
-    that fills the frame has an empty band.
+    Ignored pixels and those outside the frame neither dilate nor erode, because a cut there is no boundary to learn. So
+    a mask that fills the frame has an empty band.
 
     Args:
-        mask: (B, 1, H, W), floating, values 0 and 1.
+        mask: (B, 1, H, W), floating, values 0, 1 and `IGNORED`.
 
     Returns:
-        (B, 1, H, W), same dtype, values 0 and 1.
+        (B, 1, H, W), same dtype, values 0 and 1; 0 where a pixel is ignored.
     """
-    dilated = F.max_pool2d(mask, kernel_size=3, stride=1, padding=1)
-    eroded = -F.max_pool2d(-mask, kernel_size=3, stride=1, padding=1)
-    return dilated - eroded
+    ignored = mask == IGNORED
+    dilated = F.max_pool2d(mask.masked_fill(ignored, 0), kernel_size=3, stride=1, padding=1)
+    eroded = -F.max_pool2d(-mask.masked_fill(ignored, 1), kernel_size=3, stride=1, padding=1)
+    return (dilated - eroded).masked_fill(ignored, 0)
 
 
 def soft_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
@@ -41,13 +49,13 @@ def soft_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         logits: z, (B, 1, H, W).
-        mask: y, (B, 1, H, W), values 0 and 1.
+        mask: y, (B, 1, H, W), values 0, 1 and `IGNORED`.
 
     Returns:
         (B,), one loss an image.
     """
-    probability = _full_precision(logits).sigmoid().flatten(1)
-    truth = _like(mask, probability).flatten(1)
+    z, y, _ = _counted(_full_precision(logits), mask)
+    probability, truth = z.sigmoid().flatten(1), y.flatten(1)
     overlap = (probability * truth).sum(dim=1)
     size = probability.square().sum(dim=1) + truth.square().sum(dim=1)
     return 1 - (2 * overlap + DICE_SMOOTH) / (size + DICE_SMOOTH)
@@ -60,7 +68,7 @@ def score_loss_parts(logits: Tensor, mask: Tensor, band: Tensor) -> tuple[Tensor
 
     Args:
         logits: z, (1, 1, low, low).
-        mask: y, same shape, values 0 and 1.
+        mask: y, same shape, values 0, 1 and `IGNORED`.
         band: `boundary_band(mask)`.
 
     Returns:
@@ -72,9 +80,9 @@ def score_loss_parts(logits: Tensor, mask: Tensor, band: Tensor) -> tuple[Tensor
     if logits.shape[0] != 1 or logits.shape != mask.shape or logits.shape != band.shape:
         shapes = [tuple(tensor.shape) for tensor in (logits, mask, band)]
         raise ValueError(f"logits, mask and band of one image expected, each (1, 1, h, w), got {shapes}")
-    z = _full_precision(logits)
-    cross_entropy = F.binary_cross_entropy_with_logits(z, _like(mask, z), reduction="none")
-    region = cross_entropy.sum() + soft_dice_loss(z, mask).sum()
+    z, y, _ = _counted(_full_precision(logits), mask)
+    cross_entropy = F.binary_cross_entropy_with_logits(z, y, reduction="none")
+    region = cross_entropy.sum() + soft_dice_loss(z, y).sum()
     return region, (_like(band, z) * cross_entropy).sum()
 
 
@@ -85,13 +93,13 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         logits: (B, 1, h, w); resized to the mask's size bilinearly (align_corners=False) if it differs.
-        mask: (B, 1, H, W), values 0 and 1.
+        mask: (B, 1, H, W), values 0, 1 and `IGNORED`.
 
     Returns:
         Scalar.
     """
-    z = _resize(_full_precision(logits), mask)
-    return soft_dice_loss(z, mask).mean() + F.binary_cross_entropy_with_logits(z, _like(mask, z))
+    z, y, scale = _counted(_resize(_full_precision(logits), mask), mask)
+    return soft_dice_loss(z, y).mean() + F.binary_cross_entropy_with_logits(z, y) * scale
 
 
 def high_frequency_distance(logits: Tensor, mask: Tensor) -> Tensor:
@@ -103,14 +111,14 @@ def high_frequency_distance(logits: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         logits: z, (B, 1, h, w).
-        mask: y, (B, 1, h, w), values 0 and 1.
+        mask: y, (B, 1, h, w), values 0, 1 and `IGNORED`. Ignored pixels are 0 in both.
 
     Returns:
         Scalar.
     """
-    probability = _full_precision(logits).sigmoid()
+    z, y, _ = _counted(_full_precision(logits), mask)
     # the transform is linear, so one transform of the difference is enough
-    spectrum = torch.fft.fft2(probability - _like(mask, probability))
+    spectrum = torch.fft.fft2(z.sigmoid() - y)
     height, width = spectrum.shape[-2:]
     rows = torch.fft.fftfreq(height, device=logits.device, dtype=torch.float64)
     columns = torch.fft.fftfreq(width, device=logits.device, dtype=torch.float64)
@@ -130,12 +138,12 @@ def recovery_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the recovery loss (6.2).
 
-    Every mean is over all pixels or entries of the batch.
+    Every mean is over all pixels of the batch that count, or over all entries.
 
     Args:
         logits_low: z, (B, 1, low, low), of any floating dtype, as all that follow.
-        mask_low: (B, 1, low, low), values 0 and 1.
-        mask_full: (B, 1, S, S), values 0 and 1; segmentation and boundary terms are taken at this size.
+        mask_low: (B, 1, low, low), values 0, 1 and `IGNORED`.
+        mask_full: (B, 1, S, S), as `mask_low`; segmentation and boundary terms are taken at this size.
         embedding: (B, C, g, g).
         teacher_embedding: (B, C, g, g).
         teacher_logits: (B, 1, low, low).
@@ -147,18 +155,31 @@ def recovery_loss(
         boundary_logits = mean(band·(z − z_teacher)²), frequency = `high_frequency_distance`.
     """
     z = _full_precision(logits_low)
-    z_full, truth_full = _resize(z, mask_full), _like(mask_full, z)
+    z_full, truth_full, scale = _counted(_resize(z, mask_full), mask_full)
     features = _full_precision(embedding)
-    shift = z - _like(teacher_logits, z)
+    shift, low = z - _like(teacher_logits, z), _like(mask_low, z)
+    weights = 1 + 4 * boundary_band(_like(mask_full, z))
     terms = {
-        "segmentation": segmentation_loss(z_full, truth_full) / 2,
-        "boundary": F.binary_cross_entropy_with_logits(z_full, truth_full, 1 + 4 * boundary_band(truth_full)),
+        "segmentation": segmentation_loss(z_full, mask_full) / 2,
+        "boundary": F.binary_cross_entropy_with_logits(z_full, truth_full, weights) * scale,
         "embedding": F.mse_loss(features, _like(teacher_embedding, features)),
-        "boundary_logits": (boundary_band(_like(mask_low, z)) * shift.square()).mean(),
+        "boundary_logits": (boundary_band(low) * shift.square()).mean() * _scale(low == IGNORED),
         "frequency": high_frequency_distance(z, mask_low),
     }
     weighted = [scale * term for scale, term in zip((1.0, *lambdas), terms.values(), strict=True)]
     return torch.stack(weighted).sum(), {name: term.detach() for name, term in terms.items()}
+
+
+def _counted(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits and mask with ignored pixels as sure background, and `_scale`."""
+    y = _like(mask, logits)
+    ignored = y == IGNORED
+    return logits.masked_fill(ignored, _NEVER), y.masked_fill(ignored, 0), _scale(ignored)
+
+
+def _scale(ignored: Tensor) -> Tensor:
+    """Return the factor from a mean over all pixels to one over those that count; exactly 1 if all do."""
+    return ignored.numel() / (~ignored).sum().clamp(min=1)
 
 
 def _full_precision(tensor: Tensor) -> Tensor:

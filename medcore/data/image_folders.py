@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from medcore.data.names import natural_key
-from medcore.data.reader import Listing, Sample, Skipped, UnreadableFile
+from medcore.data.reader import Listing, Reading, Sample, Skipped, UnreadableFile
 from medcore.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL import Image
 
 IMAGES, MASKS = "images", "masks"
 
@@ -55,21 +49,21 @@ class ImageFolders:
         samples = [Sample(dataset, name, images[name], masks[name]) for name in names]
         return Listing(samples, skipped, folder / IMAGES, self)
 
-    def read(self, sample: Sample) -> tuple[Image.Image, NDArray[np.bool_]]:
+    def read(self, sample: Sample) -> Reading:
         """Read the two files by the rules of `medcore.data.imagefile`.
 
         Raises:
             UnreadableFile: One of them cannot be read.
         """
         # imported here because listing a folder must not need Pillow
-        from medcore.data.imagefile import IMAGE_ERRORS, read_image, read_mask
+        from medcore.data.imagefile import IMAGE_ERRORS, read_image, read_labels
 
         try:
             picture = read_image(sample.image)
         except IMAGE_ERRORS as error:
             raise UnreadableFile(sample.image, "image", error) from None
         try:
-            return picture, read_mask(sample.mask)
+            return Reading(picture, read_labels(sample.mask))
         except IMAGE_ERRORS as error:
             raise UnreadableFile(sample.mask, "mask", error) from None
 

@@ -5,9 +5,8 @@ The rules:
 - Images of any mode become RGB: grey is repeated, alpha is dropped, palettes are looked up. Pixels of more
   than 8 bits (16-bit grey, 32-bit integer, float) are min-max scaled to 0..255 first, as MedSAM's protocol
   would do anyway. The first page of a file counts. EXIF orientation is applied.
-- In a mask, the largest colour channel decides, and alpha is dropped. Foreground is > 127. In files of more than
-  8 bits with values above 255, it is > 32767, half of the 16-bit range. In a boolean mask, and in a lossless mask
-  with no value above 1, it is whatever is not 0.
+- A mask keeps its values (`medcore.data.labels` says which of them are the object). Palettes are read by index. Grey
+  in three channels is grey; other colours become numbers 0xRRGGBB. Alpha is dropped.
 - The model's frame is a square. Images go through PIL's bicubic filter (MedSAM: cubic with anti-aliasing), masks
   take the nearest neighbour. A picture that already has the size stays the same, bit for bit.
 
@@ -24,6 +23,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from medcore.data.labels import LabelMap
+from medcore.losses import IGNORED
 
 #: What PIL raises, depending on the format, for a file that is truncated, damaged or not an image.
 IMAGE_ERRORS = (
@@ -55,31 +57,36 @@ def read_image(path: Path) -> Image.Image:
         return picture.convert("RGB")
 
 
-def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Read a file as a mask by the rules above.
-
-    Returns:
-        Bool (height, width).
+def read_labels(path: Path) -> LabelMap:
+    """Read the values of a mask file by the rules above.
 
     Raises:
         IMAGE_ERRORS: The file is missing, damaged or no image.
     """
     with Image.open(path) as file:
-        lossless = file.format not in _LOSSY
+        lossy = file.format in _LOSSY
         picture = ImageOps.exif_transpose(file)
         if picture.mode in _DEEP:
-            values = np.asarray(picture, dtype=np.float64)
+            values = np.asarray(picture)
             if not np.isfinite(values).all():
                 raise ValueError("values that are not finite")
-        elif picture.mode in ("1", "L", "LA"):
-            values = np.asarray(picture.convert("L"))
-        else:
-            red, green, blue = (np.asarray(channel) for channel in picture.convert("RGB").split())
-            values = np.maximum(np.maximum(red, green), blue)
-    most = values.max()
-    if most <= 1 and lossless:
-        return np.asarray(values > 0)
-    return np.asarray(values > (32767 if most > 255 else 127))
+            return LabelMap(values, full=_full_scale(picture.mode, values), lossy=lossy)
+        if picture.mode == "P":
+            return LabelMap(np.asarray(picture))
+        if picture.mode in ("1", "L", "LA"):
+            return LabelMap(np.asarray(picture.convert("L")), lossy=lossy)
+        colours = np.asarray(picture.convert("RGB"))
+    if (colours == colours[..., :1]).all():
+        return LabelMap(colours[..., 0], lossy=lossy)
+    numbers = colours.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    return LabelMap(numbers, full=float(0xFFFFFF), lossy=lossy, colours=True)
+
+
+def _full_scale(mode: str, values: NDArray[np.generic]) -> float:
+    """Return the largest value of a file of more than 8 bits; 1 if its values are fractions."""
+    if mode == "F" and values.max() <= 1:
+        return 1.0
+    return 255.0 if values.max() <= 255 else 65535.0
 
 
 def to_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -92,9 +99,21 @@ def to_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
-def mask_to_square(mask: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
-    """Return a mask (height, width) in the model's frame: uint8 (size, size), 0 or 1."""
-    picture = Image.fromarray(mask.astype(np.uint8))
+def mask_to_square(mask: NDArray[np.bool_], size: int, void: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Return a mask (height, width) in the model's frame.
+
+    Args:
+        mask: (height, width), the object.
+        size: Side of the frame.
+        void: (height, width), pixels that count nowhere.
+
+    Returns:
+        Uint8 (size, size): 0, 1, or `losses.IGNORED` where a pixel counts nowhere.
+    """
+    values = mask.astype(np.uint8)
+    if void is not None:
+        values[void] = int(IGNORED)
+    picture = Image.fromarray(values)
     return np.array(picture.resize((size, size), Image.Resampling.NEAREST), dtype=np.uint8)
 
 

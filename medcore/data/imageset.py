@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from medcore.losses import boundary_band
+from medcore.losses import IGNORED, boundary_band
 
 #: Positions of images in a set, in any order, repeats allowed; None means all of them.
 Indices = Sequence[int] | NDArray[np.integer] | torch.Tensor | None
@@ -30,11 +30,15 @@ class ImageSet:
 
     Attributes:
         images: Uint8 (N, 3, S, S), resized but not min-max scaled.
-        masks: Uint8 (N, S, S), 0 or 1, each with some foreground.
+        masks: Uint8 (N, S, S): 0, 1, or `IGNORED` where a pixel counts nowhere; each with some foreground.
         boxes: Float32 (N, 4), XYXY in pixels of the square: the smallest and largest foreground indices.
         truths: N bool arrays (height, width), the masks at original size, for evaluation.
         datasets: Name of the data set of each sample.
         names: Name of each sample within its data set.
+        voids: For each sample the pixels at original size that count nowhere, bool (height, width), or None; empty if
+            no sample has any.
+        spacings: For each sample the millimetres a pixel of the original image, rows and columns, or None; empty if
+            none is known.
     """
 
     images: NDArray[np.uint8]
@@ -43,6 +47,8 @@ class ImageSet:
     truths: list[NDArray[np.bool_]]
     datasets: list[str]
     names: list[str]
+    voids: list[NDArray[np.bool_] | None] = field(default_factory=list)
+    spacings: list[tuple[float, float] | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check that the arrays fit together.
@@ -55,6 +61,8 @@ class ImageSet:
             raise ValueError(f"{count} names, images {self.images.shape} and masks {self.masks.shape} do not fit")
         if self.boxes.shape != (count, 4) or len(self.truths) != count or len(self.datasets) != count:
             raise ValueError(f"boxes, truths or datasets do not fit {count} names")
+        if any(known and len(known) != count for known in (self.voids, self.spacings)):
+            raise ValueError(f"voids or spacings do not fit {count} names")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,7 +82,17 @@ class ImageSet:
             truths=[self.truths[i] for i in chosen],
             datasets=[self.datasets[i] for i in chosen],
             names=[self.names[i] for i in chosen],
+            voids=[self.voids[i] for i in chosen] if self.voids else [],
+            spacings=[self.spacings[i] for i in chosen] if self.spacings else [],
         )
+
+    def void(self, index: int) -> NDArray[np.bool_] | None:
+        """Return the pixels of one sample at original size that count nowhere, or None."""
+        return self.voids[index] if self.voids else None
+
+    def spacing(self, index: int) -> tuple[float, float] | None:
+        """Return the millimetres a pixel of one sample's original image, rows and columns, or None."""
+        return self.spacings[index] if self.spacings else None
 
     def tensor(self, indices: Indices = None) -> torch.Tensor:
         """Return the model's input: float32 (B, 3, S, S).
@@ -87,7 +105,7 @@ class ImageSet:
         return (pixels - low) / (high - low).clamp(min=1e-8)
 
     def mask_tensor(self, indices: Indices = None) -> torch.Tensor:
-        """Return masks in the model's frame: float32 (B, 1, S, S), 0 or 1."""
+        """Return masks in the model's frame: float32 (B, 1, S, S), 0, 1 or `IGNORED`."""
         return torch.from_numpy(self.masks[self._positions(indices)]).float().unsqueeze(1)
 
     def box_tensor(self, indices: Indices = None) -> torch.Tensor:
@@ -97,15 +115,15 @@ class ImageSet:
     def low_masks(self, low: int, indices: Indices = None) -> NDArray[np.float32]:
         """Return masks at the decoder's resolution (method §1).
 
-        A cell is 1 if at least half of it is foreground. Each mask is reduced once and then kept (low² bytes). Only the
-        chosen masks are read.
+        A cell is ignored if most of its pixels are. Otherwise it is 1 if at least half of its other pixels are
+        foreground. Each mask is reduced once and then kept (low² bytes). Only the chosen masks are read.
 
         Args:
             low: Side of the result; it need not divide S, because cells are those of adaptive average pooling.
             indices: Which masks.
 
         Returns:
-            Float32 (B, low, low), 0 or 1.
+            Float32 (B, low, low), 0, 1 or `IGNORED`.
         """
         chosen = self._positions(indices)
         if low not in self._reduced:
@@ -114,8 +132,7 @@ class ImageSet:
         missing = np.unique(chosen[~known[chosen]])
         for start in range(0, len(missing), _CHUNK):
             rows = missing[start : start + _CHUNK]
-            masks = torch.from_numpy(self.masks[rows].astype(np.float32))
-            cells[rows] = (torch.nn.functional.adaptive_avg_pool2d(masks[:, None], low)[:, 0] >= 0.5).numpy()
+            cells[rows] = _reduce(torch.from_numpy(self.masks[rows]), low).numpy()
             known[rows] = True
         return cells[chosen].astype(np.float32)
 
@@ -145,7 +162,7 @@ class ImageSet:
         """Return the low masks that are known so far, by their side.
 
         Returns:
-            For each side the masks (N, low, low), 0 or 1, and which of them are known, (N,).
+            For each side the masks (N, low, low), and which of them are known, (N,).
         """
         return {}
 
@@ -159,13 +176,22 @@ class ImageSet:
         return np.asarray(indices, dtype=np.intp).reshape(-1)
 
 
+def _reduce(masks: torch.Tensor, low: int) -> torch.Tensor:
+    """Return uint8 masks (B, S, S) as uint8 (B, low, low), by the rule of `ImageSet.low_masks`."""
+    pool = torch.nn.functional.adaptive_avg_pool2d
+    object_share = pool((masks == 1)[:, None].float(), low)[:, 0]
+    ignored_share = pool((masks == IGNORED)[:, None].float(), low)[:, 0]
+    cells = object_share >= 0.5 * (1 - ignored_share)
+    return cells.to(torch.uint8).masked_fill_(ignored_share > 0.5, int(IGNORED))
+
+
 def boundary_complexity(masks: NDArray[np.uint8], chunk: int = _CHUNK) -> NDArray[np.float64]:
     """Return perimeter / (√area + 1) of each mask (6.1).
 
     The perimeter is the size of the 3×3 band (dilation − erosion).
 
     Args:
-        masks: Uint8 (N, S, S), 0 or 1.
+        masks: Uint8 (N, S, S), 0, 1 or `IGNORED`.
         chunk: Number of masks in work at a time, which bounds memory.
 
     Returns:
@@ -175,7 +201,7 @@ def boundary_complexity(masks: NDArray[np.uint8], chunk: int = _CHUNK) -> NDArra
     for start in range(0, len(masks), chunk):
         mask = torch.from_numpy(masks[start : start + chunk].astype(np.float32))[:, None]
         perimeter = boundary_band(mask).sum(dim=(1, 2, 3)).double()
-        area = mask.sum(dim=(1, 2, 3)).double()
+        area = (mask == 1).sum(dim=(1, 2, 3)).double()
         values[start : start + chunk] = (perimeter / (area.sqrt() + 1)).numpy()
     return values
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medcore.data.imagefile import box_of, mask_to_square, read_image, read_mask, to_square
+from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
+from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, targets
 from medcore.data.names import natural_key
 from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
 from medcore.data.readers import list_folder, stem
@@ -40,7 +42,7 @@ __all__ = [
     "load_image_set",
     "mask_to_square",
     "read_image",
-    "read_mask",
+    "read_labels",
     "read_splits",
     "to_square",
 ]
@@ -52,15 +54,25 @@ class _Decoded:
 
     Attributes:
         sample: The sample's files.
+        name: Name of the sample; of an object in it if the mask is more than one sample.
         image: Uint8 (3, S, S).
-        mask: Uint8 (S, S), 0 or 1.
+        mask: Uint8 (S, S): 0, 1, or `losses.IGNORED` where a pixel counts nowhere.
         truth: Bool (height, width), the mask at original size.
+        void: Bool (height, width), pixels that count nowhere; None if there are none.
+        spacing: Millimetres a pixel, rows and columns; None if unknown.
     """
 
     sample: Sample
+    name: str
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     truth: NDArray[np.bool_]
+    void: NDArray[np.bool_] | None
+    spacing: tuple[float, float] | None
+
+
+#: The objects of a sample, and what of it was left out.
+_Outcome = tuple[list[_Decoded], list[Skipped]]
 
 
 def load_image_set(
@@ -70,9 +82,9 @@ def load_image_set(
     *,
     per_dataset: int | None = None,
     seed: int = 0,
-    split_seed: int = 0,
     save_splits: Path | None = None,
     deal_splits: bool = True,
+    rules: MaskRules = AS_THE_FILE_SAYS,
 ) -> tuple[ImageSet, list[Skipped]]:
     """Read one split of several data folders into memory.
 
@@ -83,11 +95,11 @@ def load_image_set(
         split: One of `splits.json`, `val/search`, `val/report` or `all` (see `splits.read_splits`).
         size: Side of the model's square in pixels.
         per_dataset: At most so many readable images of each data set, chosen by `seed`; None takes all.
-        seed: For this choice only.
-        split_seed: For splits that the folder's manifest does not have. It differs from `seed` on purpose, because
-            another seed for calibration images must not move an image from the reported half into the searched one.
+        seed: For this choice only. Splits that the folder's manifest does not have never depend on it, because another
+            seed for calibration images must not move an image from the reported half into the searched one.
         save_splits: Folder that keeps such splits (see `splits.saved_file`). Without it, dealing a split out causes a
             logged warning, because nothing ties it to the split that others have seen.
+        rules: Which of a mask's labels are the object, which count nowhere, and what is a sample.
         deal_splits: False makes a split that is neither in the folder's manifest nor in `save_splits` an error.
 
     Returns:
@@ -104,13 +116,15 @@ def load_image_set(
     for dataset, folder in places.items():
         listing = list_folder(folder)
         keep = None if save_splits is None else saved_file(folder, Path(save_splits))
-        splits = read_splits(folder, [s.name for s in listing.samples], split_seed, save_to=keep, deal=deal_splits)
+        splits = read_splits(folder, [s.name for s in listing.samples], save_to=keep, deal=deal_splits)
         if split not in splits.names:
             raise _no_such_split(folder, split, splits.names, keep)
         if split in splits.fleeting:
             dealt.append(str(folder))
         wanted, left_out = _of_split(dataset, listing, splits, split)
-        usable, broken = _decode_some(listing.reader, wanted, size, per_dataset, seed)
+        usable, broken = _decode_some(
+            listing.reader, wanted, per_dataset, seed, decode=partial(_decode, size=size, rules=rules)
+        )
         decoded += usable
         skipped += left_out + broken
     if dealt:
@@ -171,16 +185,16 @@ def _of_split(dataset: str, listing: Listing, splits: Splits, split: str) -> tup
 
 
 def _decode_some(
-    reader: Reader, samples: Sequence[Sample], size: int, most: int | None, seed: int
+    reader: Reader, samples: Sequence[Sample], most: int | None, seed: int, *, decode: Callable[..., _Outcome]
 ) -> tuple[list[_Decoded], list[Skipped]]:
     """Decode the samples in threads, because Pillow releases Python's lock.
 
     Args:
         reader: Reads the samples.
         samples: The samples of one data set.
-        size: Side of the model's square in pixels.
         most: At most so many readable samples, chosen by `seed`; None takes all.
         seed: For this choice.
+        decode: Reads and resizes a sample.
 
     Returns:
         The readable samples in the order of `samples`, and the others.
@@ -190,36 +204,52 @@ def _decode_some(
         chance = np.random.default_rng([seed, zlib.crc32(samples[0].dataset.encode())])
         order = chance.permutation(len(samples)).tolist()
     target = len(samples) if most is None else min(most, len(samples))
-    usable: dict[int, _Decoded] = {}
+    usable: dict[int, list[_Decoded]] = {}
     broken: list[Skipped] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         while order and len(usable) < target:
             need = target - len(usable)
             batch, order = order[:need], order[need:]
-            outcomes = pool.map(lambda index: _decode(reader, samples[index], size), batch)
-            for index, outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, Skipped):
-                    broken.append(outcome)
-                else:
-                    usable[index] = outcome
-    return [usable[index] for index in sorted(usable)], broken
+            outcomes = pool.map(lambda index: decode(reader, samples[index]), batch)
+            for index, (found, left_out) in zip(batch, outcomes, strict=True):
+                broken += left_out
+                if found:
+                    usable[index] = found
+    return [each for index in sorted(usable) for each in usable[index]], broken
 
 
-def _decode(reader: Reader, sample: Sample, size: int) -> _Decoded | Skipped:
-    """Read a sample and resize it, or return why it cannot be used."""
+def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _Outcome:
+    """Read a sample and resize it; return its objects, and why it or some of them cannot be used.
+
+    Raises:
+        DataError: The mask is a label map without rules.
+    """
+
+    def skip(path: Path, reason: str) -> Skipped:
+        return Skipped(sample.dataset, path, reason)
+
     try:
-        picture, truth = reader.read(sample)
+        picture, labels, spacing = reader.read(sample)
     except UnreadableFile as error:
-        return Skipped(sample.dataset, error.path, error.reason)
-    if truth.shape != (picture.height, picture.width):
-        sizes = f"{truth.shape[1]}x{truth.shape[0]} for an image of {picture.width}x{picture.height}"
-        return Skipped(sample.dataset, sample.mask, f"mask of another size than its image: {sizes}")
-    if not truth.any():
-        return Skipped(sample.dataset, sample.mask, "mask without foreground")
-    mask = mask_to_square(truth, size)
-    if not mask.any():
-        return Skipped(sample.dataset, sample.mask, f"foreground vanishes at {size} pixels")
-    return _Decoded(sample, to_square(picture, size), mask, truth)
+        return [], [skip(error.path, error.reason)]
+    height, width = labels.values.shape
+    if (width, height) != picture.size:
+        sizes = f"{width}x{height} for an image of {picture.width}x{picture.height}"
+        return [], [skip(sample.mask, f"mask of another size than its image: {sizes}")]
+    try:
+        objects = [target for target in targets(labels, rules) if target.mask.any()]
+    except UnclearMask as error:
+        raise DataError(f"{sample.mask}: {error}") from None
+    if not objects:
+        return [], [skip(sample.mask, "mask without foreground")]
+    image, found, lost = to_square(picture, size), [], []
+    for target in objects:
+        mask, name = mask_to_square(target.mask, size, target.void), f"{sample.name}{target.suffix}"
+        if (mask == 1).any():
+            found.append(_Decoded(sample, name, image, mask, target.mask, target.void, spacing))
+        else:
+            lost.append(skip(sample.mask, f"foreground{target.suffix and f' of {name}'} vanishes at {size} pixels"))
+    return found, lost
 
 
 def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
@@ -229,15 +259,23 @@ def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
     """
     count = len(decoded)
     samples = [item.sample for item in decoded]
-    truths = [item.truth for item in decoded]
+    truths, voids = [item.truth for item in decoded], [item.void for item in decoded]
+    names, spacings = [item.name for item in decoded], [item.spacing for item in decoded]
     images = np.empty((count, 3, size, size), dtype=np.uint8)
     masks = np.empty((count, size, size), dtype=np.uint8)
     for index in reversed(range(count)):
         item = decoded.pop()
         images[index], masks[index] = item.image, item.mask
-    boxes = np.stack([box_of(mask) for mask in masks])
-    datasets, names = [sample.dataset for sample in samples], [sample.name for sample in samples]
-    return ImageSet(images=images, masks=masks, boxes=boxes, truths=truths, datasets=datasets, names=names)
+    return ImageSet(
+        images=images,
+        masks=masks,
+        boxes=np.stack([box_of(mask == 1) for mask in masks]),
+        truths=truths,
+        datasets=[sample.dataset for sample in samples],
+        names=names,
+        voids=voids if any(void is not None for void in voids) else [],
+        spacings=spacings if any(spacing is not None for spacing in spacings) else [],
+    )
 
 
 def _summary(skipped: Sequence[Skipped]) -> str:

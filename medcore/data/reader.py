@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from medcore.errors import DataError, brief
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
+
+    from medcore.data.labels import LabelMap
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Sample:
         image: File that holds the image.
         mask: File that holds the mask; may be the image's.
         index: Place in the files if they hold several samples, such as the slices of a volume.
+        group: The patient or volume that the sample is of; samples of one group are in one split. Empty: the sample
+            is a group of its own.
     """
 
     dataset: str
@@ -36,6 +38,21 @@ class Sample:
     image: Path
     mask: Path
     index: int = 0
+    group: str = ""
+
+
+class Reading(NamedTuple):
+    """What a reader finds in the files of a sample.
+
+    Attributes:
+        image: 8 bits a channel, RGB.
+        labels: Values of the mask, (height, width), of the image's size if all is well.
+        spacing: Millimetres a pixel, rows and columns; None if the files do not say.
+    """
+
+    image: Image.Image
+    labels: LabelMap
+    spacing: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,14 +144,11 @@ class Reader(Protocol):
             DataError: The folder does not have this format or cannot be listed.
         """
 
-    def read(self, sample: Sample) -> tuple[Image.Image, NDArray[np.bool_]]:
+    def read(self, sample: Sample) -> Reading:
         """Read one sample.
 
         Args:
             sample: One that `list_samples` returned.
-
-        Returns:
-            The image, 8 bits a channel, RGB; and the mask, (height, width), of the image's size if all is well.
 
         Raises:
             UnreadableFile: A file cannot be read.

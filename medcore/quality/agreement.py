@@ -19,7 +19,7 @@ def band_errors(logits: Logits, teacher: Logits, masks: npt.NDArray[np.floating]
     Args:
         logits: (N, low, low) of the pruned model.
         teacher: (N, low, low) of the unpruned model.
-        masks: (N, low, low) true masks at low resolution, 0 or 1.
+        masks: (N, low, low) true masks at low resolution, 0, 1 or `losses.IGNORED`.
 
     Returns:
         (N,) float64; 0 for an image whose mask has no boundary.

@@ -83,7 +83,8 @@ def evaluate(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: boo
         autocast: Whether to run the model in bfloat16.
 
     Returns:
-        One row an image, in the set's order: dataset, name, then the metrics of `all_metrics`.
+        One row an image, in the set's order: dataset, name, then the metrics of `all_metrics`. Ignored pixels are
+        background in both masks.
 
     Raises:
         MedcoreError: A logit is not finite.
@@ -159,10 +160,13 @@ def _segment(model: MedSam, images: ImageSet, chosen: npt.NDArray[np.intp], auto
 
 
 def _rows(masks: Sequence[Mask], images: ImageSet, indices: npt.NDArray[np.intp]) -> list[dict[str, Any]]:
-    return [
-        {"dataset": images.datasets[index], "name": images.names[index], **all_metrics(mask, images.truths[index])}
-        for index, mask in zip(indices, masks, strict=True)
-    ]
+    rows = []
+    for index, mask in zip(indices, masks, strict=True):
+        void = images.void(index)
+        counted = mask if void is None else mask & ~void
+        figures = all_metrics(counted, images.truths[index])
+        rows.append({"dataset": images.datasets[index], "name": images.names[index], **figures})
+    return rows
 
 
 def _require_finite(logits: Tensor, images: ImageSet, indices: npt.NDArray[np.intp]) -> None:

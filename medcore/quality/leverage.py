@@ -162,13 +162,13 @@ def boundary_zone(mask: npt.ArrayLike, tau: float) -> Bools:
     zone.
 
     Args:
-        mask: True mask in the frame of the fields, (H, W) or (N, H, W), nonzero inside the object.
+        mask: True mask in the frame of the fields, (H, W) or (N, H, W), 1 inside the object.
         tau: Distance in pixels.
 
     Returns:
         bool, the shape of `mask`.
     """
-    masks = np.asarray(mask) != 0
+    masks = np.asarray(mask) == 1
     zone: Bools = np.zeros_like(masks)
     height, width = masks.shape[-2:]
     for one, near in zip(masks.reshape(-1, height, width), zone.reshape(-1, height, width), strict=True):

@@ -22,7 +22,7 @@ from medcore.data.load import ImageSet
 from medcore.devices import device_of
 from medcore.errors import CheckpointError, DataError, StorageError
 from medcore.files import replacing
-from medcore.losses import boundary_band
+from medcore.losses import IGNORED, boundary_band
 from medcore.models.sam import MedSam
 from medcore.models.sites import LinearOutput
 from medcore.models.spec import Architecture
@@ -227,14 +227,18 @@ class _Seen:
 
 
 def _gradients(model: MedSam, images: ImageSet, index: int, seed: int, seen: dict[int, _Seen]) -> dict[int, Tensor]:
-    """Return ∂/∂(output of each layer) of Σ_p sqrt(band_p + 0.05)·ε_p·z_p for one image (12.1)."""
+    """Return ∂/∂(output of each layer) of Σ_p sqrt(band_p + 0.05)·ε_p·z_p for one image (12.1).
+
+    The sum leaves out ignored pixels.
+    """
     like = _like(model)
     mask = torch.from_numpy(images.low_masks(model.arch.low_res, [index]))[:, None].to(like)
     boxes = torch.as_tensor(images.boxes[[index]]).to(like)
     with torch.enable_grad():
         logits = model.segment(images.tensor([index]).to(like), boxes)
         signs = random_signs(seed, index, model.arch.low_res).to(logits)
-        projected = ((boundary_band(mask) + INTERIOR).sqrt() * signs * logits).sum()
+        weights = (boundary_band(mask) + INTERIOR).sqrt().masked_fill(mask == IGNORED, 0)
+        projected = (weights * signs * logits).sum()
         found = torch.autograd.grad(projected, [one.added for one in seen.values()], materialize_grads=True)
     # (1, …, C) -> (N, C)
     return {number: values.flatten(0, -2) for number, values in zip(seen, found, strict=True)}

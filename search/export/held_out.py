@@ -203,4 +203,6 @@ def _fingerprint(images: ImageSet) -> str:
     for truth in images.truths:
         digest.update(f"{truth.shape}".encode())
         digest.update(np.packbits(truth).data)
+    for void in images.voids:
+        digest.update(b"" if void is None else np.packbits(void).data)
     return digest.hexdigest()

@@ -60,6 +60,7 @@ class Sheets:
             seed=datasets.seed,
             save_splits=datasets.splits,
             deal_splits=False,
+            rules=datasets.section.rules,
         )
 
     def __len__(self) -> int:
@@ -148,9 +149,10 @@ class Sheets:
         dataset, name = self._images.datasets[index], self._images.names[index]
         folder = next(folder for folder in self._folders if folder.resolve().name == dataset)
         listing = list_folder(folder)
-        sample = next(sample for sample in listing.samples if sample.name == name)
+        samples = {sample.name: sample for sample in listing.samples}
+        sample = samples.get(name) or samples[name.rpartition("#")[0]]  # an object of an image
         try:
-            return np.asarray(listing.reader.read(sample)[0])
+            return np.asarray(listing.reader.read(sample).image)
         except UnreadableFile as error:
             raise DataError(f"{error.path}: cannot be read any more ({error.reason})") from None
 

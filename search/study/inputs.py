@@ -127,6 +127,7 @@ def load_split(
         seed=datasets.seed,
         save_splits=datasets.splits,
         deal_splits=deal_splits,
+        rules=datasets.section.rules,
     )
     report_skipped(skipped)
     return images

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from medcore.data.labels import MaskRules, Objects
 from search.base.sections.fields import Expanded, PathField, Section, as_saved_before
 
 
@@ -43,6 +44,14 @@ class DataConfig(Section):
     search_split: str = Field("val/search", description="for the metrics of the trials")
     search_per_dataset: int | None = Field(None, ge=1, description="images per data set; null: all")
     report_split: str = Field("val/report", description="held out: no search uses these images")
+    labels: Literal["any"] | tuple[int, ...] | None = Field(
+        None, description="values of the object in masks with more than two: any (all but 0), or a list"
+    )
+    ignore: tuple[int, ...] = Field((), description="values of pixels that count in no loss, metric or box")
+    objects: Objects = Field(
+        "whole", description="whole: a mask is one sample; components, labels: each part or each label of it is one"
+    )
+    smallest_object: int = Field(1, ge=1, description="components, labels: pixels of the smallest object to use")
 
     @model_validator(mode="before")
     @classmethod
@@ -55,6 +64,11 @@ class DataConfig(Section):
         if not isinstance(values, Mapping):
             return values
         return as_saved_before(values, keys, {"recovery_per_dataset": values.get("calibration_per_dataset")})
+
+    @property
+    def rules(self) -> MaskRules:
+        """What is the object in a mask."""
+        return MaskRules(self.labels, self.ignore, self.objects, self.smallest_object)
 
     def absolute(self) -> DataConfig:
         """Return the same data with absolute paths."""

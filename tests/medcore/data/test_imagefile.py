@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcore.data.imagefile import box_of, read_image, read_mask
+from medcore.data.imagefile import box_of, read_image, read_labels
+from medcore.data.labels import AS_THE_FILE_SAYS, targets
 from tests.support.image_files import noise
 
 
@@ -47,9 +48,9 @@ def test_mask_threshold_in_every_depth(tmp_path: Path) -> None:
     }
     for name, (values, expected) in files.items():
         Image.fromarray(values).save(tmp_path / name)
-        assert (read_mask(tmp_path / name) == expected).all(), name
+        assert (_mask(tmp_path / name) == expected).all(), name
     Image.fromarray(one).save(tmp_path / "noise.jpg", quality=100)
-    assert not read_mask(tmp_path / "noise.jpg").any()  # compression noise around 0 is not foreground
+    assert not _mask(tmp_path / "noise.jpg").any()  # compression noise around 0 is not foreground
 
 
 def test_boxes_agree_with_a_search_over_pixels() -> None:
@@ -62,3 +63,8 @@ def test_boxes_agree_with_a_search_over_pixels() -> None:
         assert box_of(mask).tolist() == [min(xs), min(ys), max(xs), max(ys)]
     with pytest.raises(ValueError, match="empty"):
         box_of(np.zeros((3, 3), dtype=bool))
+
+
+def _mask(path):
+    (target,) = targets(read_labels(path), AS_THE_FILE_SAYS)
+    return target.mask
