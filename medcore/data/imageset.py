@@ -178,9 +178,8 @@ class ImageSet:
 
 def _reduce(masks: torch.Tensor, low: int) -> torch.Tensor:
     """Return uint8 masks (B, S, S) as uint8 (B, low, low), by the rule of `ImageSet.low_masks`."""
-    pool = torch.nn.functional.adaptive_avg_pool2d
-    object_share = pool((masks == 1)[:, None].float(), low)[:, 0]
-    ignored_share = pool((masks == IGNORED)[:, None].float(), low)[:, 0]
+    kinds = torch.stack([masks == 1, masks == IGNORED], dim=1).float()
+    object_share, ignored_share = torch.nn.functional.adaptive_avg_pool2d(kinds, low).unbind(dim=1)
     cells = object_share >= 0.5 * (1 - ignored_share)
     return cells.to(torch.uint8).masked_fill_(ignored_share > 0.5, int(IGNORED))
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 from medcore.data import readers
 from medcore.data.image_folders import ImageFolders
+from medcore.data.labels import LabelMap
 from medcore.data.load import load_image_set
 from medcore.data.names import natural_key
-from medcore.data.reader import Listing, Reader, Sample, UnreadableFile
+from medcore.data.reader import Listing, Reader, Reading, Sample, UnreadableFile
 from medcore.data.readers import is_data_folder, list_folder, reader_of, stem
 from medcore.errors import DataError
 from medcore.registry import Registry
@@ -44,10 +45,12 @@ class Volumes:
             samples += [Sample(dataset, name, file, file, index) for index, name in enumerate(names)]
         return Listing(samples, [], folder / "volumes", self)
 
-    def read(self, sample: Sample) -> tuple[Image.Image, np.ndarray]:
+    def read(self, sample: Sample) -> Reading:
         try:
             with np.load(sample.image) as content:
-                return Image.fromarray(content["slices"][sample.index]), content["masks"][sample.index] > 0
+                return Reading(
+                    Image.fromarray(content["slices"][sample.index]), LabelMap(content["masks"][sample.index])
+                )
         except (OSError, ValueError) as error:
             raise UnreadableFile(sample.image, "image", error) from None
 
