@@ -1,7 +1,7 @@
 """Time and memory of a model on the device that runs it, because fewer FLOPs do not always take less time.
 
 Models that are compared take turns, so that a machine that slows down or is shared slows all of them. Each turn
-begins with calls that warm up and do not count. On a GPU every timed block includes the wait for the GPU.
+begins with calls that warm up and do not count. On a GPU every timed call includes the wait for the GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,10 +26,12 @@ from torch.utils.benchmark import Timer
 
 from medcore.devices import device_of, mixed_precision
 from medcore.models.sam import MedSam
-from medcore.quality.timing import Latency, Timing
+from medcore.quality.timing import Latency, Timing, timing_of
 
 Call = Callable[[], object]
 Name = TypeVar("Name", bound=Hashable)
+#: Seconds on the wall and of the processors.
+_Clocks = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,16 @@ class Effort:
     """Length of a measurement.
 
     Attributes:
-        rounds: Turns of each model.
+        rounds: Most turns of each model.
         block_seconds: Length of a turn, which has one call at least.
         most_seconds: No round begins after this time.
+        width: Models need no more rounds once the 95 % intervals of all medians are this share of them wide.
     """
 
-    rounds: int = 15
+    rounds: int = 40
     block_seconds: float = 0.03
     most_seconds: float = 20.0
+    width: float = 0.03
 
 
 def measure(
@@ -73,6 +78,8 @@ def compare(
 ) -> dict[str, Latency]:
     """Measure time and memory of every model on random images and boxes.
 
+    The time of an encoder is a part of the time of whole calls, so it is never longer.
+
     Args:
         models: Each runs on the device of its parameters.
         batch: Images in a call.
@@ -86,15 +93,28 @@ def compare(
     Raises:
         torch.OutOfMemoryError: A GPU cannot hold a call.
     """
+    effort = effort or Effort()
     timed = {name: _Calls(model, batch, autocast) for name, model in models.items()}
-    # encoders are timed next to one another, then whole calls
-    calls: dict[tuple[str, str], Call] = {(name, "encoder"): each.encode for name, each in timed.items()}
-    calls |= {(name, "whole"): each.segment for name, each in timed.items()}
-    timings = take_turns(calls, threads, effort)
-    return {
-        name: Latency(timings[name, "encoder"], timings[name, "whole"], each.peak_bytes())
-        for name, each in timed.items()
-    }
+    begin = time.monotonic()
+    with _threads(threads):
+        for done in range(effort.rounds):
+            spent = time.monotonic() - begin
+            if done and (spent > effort.most_seconds or all(each.settled(effort.width) for each in timed.values())):
+                break
+            for each in timed.values():
+                each.turn(effort.block_seconds)
+        return {name: each.latency() for name, each in timed.items()}
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Let torch use `count` threads within the block; None leaves their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def take_turns(
@@ -110,7 +130,7 @@ def take_turns(
     Returns:
         Times by name.
     """
-    return {name: _timing(seconds) for name, seconds in seconds_of(calls, threads, effort).items()}
+    return {name: timing_of(seconds) for name, seconds in seconds_of(calls, threads, effort).items()}
 
 
 def seconds_of(
@@ -168,7 +188,7 @@ def device_name(device: torch.device) -> str:
 
 
 class _Calls:
-    """One model with its input."""
+    """One model with its input, and the seconds of its calls so far."""
 
     def __init__(self, model: MedSam, batch: int, autocast: bool) -> None:
         self._model, self._device, self._autocast = model, device_of(model), autocast
@@ -177,24 +197,57 @@ class _Calls:
         self._images = pixels.to(self._device)
         # the middle of each image
         self._boxes = (side * torch.tensor([0.25, 0.25, 0.75, 0.75])).repeat(batch, 1).to(self._device)
+        self._encoder: list[float] = []
+        self._whole: list[float] = []
+        self._encoder_cpu: list[float] = []
+        self._whole_cpu: list[float] = []
 
-    def encode(self) -> Tensor:
+    def turn(self, least_seconds: float) -> None:
+        """Warm up with one call, then time calls until they have taken `least_seconds`."""
+        self._call()
+        begin = time.perf_counter()
+        while True:
+            start, encoded, end = self._call()
+            self._encoder.append(encoded[0] - start[0])
+            self._whole.append(end[0] - start[0])
+            self._encoder_cpu.append(encoded[1] - start[1])
+            self._whole_cpu.append(end[1] - start[1])
+            if time.perf_counter() - begin >= least_seconds:
+                return
+
+    def settled(self, width: float) -> bool:
+        """Tell whether the medians are known to this share of them."""
+        return timing_of(self._whole).width <= width and timing_of(self._encoder).width <= width
+
+    def latency(self) -> Latency:
+        """Return the figures of all turns."""
+        encoder, whole = timing_of(self._encoder, self._encoder_cpu), timing_of(self._whole, self._whole_cpu)
+        return Latency(encoder, whole, self._peak_bytes())
+
+    def _call(self) -> tuple[_Clocks, _Clocks, _Clocks]:
+        """Segment the images; return the clocks before, after the encoder, and at the end."""
         with torch.inference_mode(), mixed_precision(self._device, self._autocast):
-            return self._model.encode(self._images)
+            start = self._clocks()
+            embeddings = self._model.encode(self._images)
+            encoded = self._clocks()
+            self._model.decode(embeddings, self._boxes)
+            return start, encoded, self._clocks()
 
-    def segment(self) -> Tensor:
-        with torch.inference_mode(), mixed_precision(self._device, self._autocast):
-            return self._model.segment(self._images, self._boxes)
+    def _clocks(self) -> _Clocks:
+        """Return the time on the wall and of the processors, after the device has done its work."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter(), time.process_time()
 
-    def peak_bytes(self) -> int:
+    def _peak_bytes(self) -> int:
         tensors = [*self._model.parameters(), *self._model.buffers(), self._images, self._boxes]
         resident: int = sum(tensor.nbytes for tensor in tensors)
-        return resident + extra_bytes(self.segment, self._device)
 
+        def segment() -> Tensor:
+            with torch.inference_mode(), mixed_precision(self._device, self._autocast):
+                return self._model.segment(self._images, self._boxes)
 
-def _timing(seconds: list[float]) -> Timing:
-    low, median, high = 1e3 * np.percentile(seconds, [25, 50, 75])
-    return Timing(float(median), float(high - low), len(seconds))
+        return resident + extra_bytes(segment, self._device)
 
 
 def _extra_bytes_on_cpu(call: Call) -> int:

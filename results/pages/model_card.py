@@ -262,6 +262,10 @@ def _latency(export: Export) -> str:
         ):
             left = f"{this.median_ms / dense.median_ms:.1%}"
             rows.append((f"{part}, {images}", _milliseconds(this), _milliseconds(dense), left))
+            if this.cpu_ms is not None and dense.cpu_ms:
+                left = f"{this.cpu_ms / dense.cpu_ms:.1%}"
+                cells = (f"{this.cpu_ms:.4g} ms", f"{dense.cpu_ms:.4g} ms", left)
+                rows.append((f"{part}, {images}, processor time", *cells))
         this_peak, dense_peak = (f"{each.peak_bytes / 1e6:.1f} MB" for each in (record.model, record.dense))
         left = f"{record.model.peak_bytes / record.dense.peak_bytes:.1%}"
         rows.append((f"peak memory, {images}", this_peak, dense_peak, left))
@@ -269,16 +273,19 @@ def _latency(export: Export) -> str:
         [
             _table(("", "this model", "dense model", "left"), rows),
             f"Measured at the export in PyTorch on {export.latency[0].setup}: medians of repeated calls, in brackets "
-            "the interquartile range and the number of repeats; the two models took turns. A whole call is the encoder "
+            "the interquartile range and the number of calls; the two models took turns. Processor time is that of "
+            "all threads, and other programs hardly change it. A whole call is the encoder "
             "and, with a box for each image, the decoder. Memory is that of tensors at the worst moment of a whole "
             f"call, weights included. {advice}",
+            *(f"Do not trust the times of batch {one.batch}: {one.doubt}." for one in export.latency if one.doubt),
             *filter(None, [export.latency_note]),
         ]
     )
 
 
 def _milliseconds(timing: Timing) -> str:
-    return f"{timing.median_ms:.4g} ms ({timing.iqr_ms:.2g}; {timing.repeats})"
+    spread = "" if timing.iqr_ms is None else f"{timing.iqr_ms:.2g}; "
+    return f"{timing.median_ms:.4g} ms ({spread}{timing.repeats})"
 
 
 def _structure(spec: ModelSpec) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from results.plots.pictures import BLACK, BLUE, VERMILION
+from results.stats.columns import DOUBT
 from results.store.latency import DEVICE
 
 #: Columns of a part of a call: title, colour and plotly's symbol.
@@ -21,7 +22,7 @@ _PARTS = {
 def latency_figure(trials: pd.DataFrame) -> go.Figure | None:
     """Draw every trial that was timed with one image a call.
 
-    The figure is interactive; None if no trial was timed.
+    The figure is interactive; None if no trial was timed. Open marks are times that are in doubt.
     """
     if DEVICE not in trials or "latency_ms_fraction" not in trials:
         return None
@@ -51,11 +52,14 @@ def _points(known: pd.DataFrame, name: str) -> go.Scatter:
     title, colour, symbol = _PARTS[name]
     flops, times = (100 * known[f"{column}_fraction"].to_numpy(dtype=np.float64) for column in ("flops", name))
     texts = [
-        f"trial {html.escape(str(row['trial_id']))}<br>{title}: {row[name]:.4g} ms (interquartile range "
-        f"{row[f'{name}_iqr']:.2g}), {time:.1f} %<br>FLOPs: {share:.1f} %"
+        f"trial {html.escape(str(row['trial_id']))}<br>{title}: {row[name]:.4g} ms, {time:.1f} %"
+        + f"<br>FLOPs: {share:.1f} %"
+        + (f"<br>doubtful: {html.escape(str(row[DOUBT]))}" if pd.notna(row.get(DOUBT)) else "")
         for (_, row), time, share in zip(known.iterrows(), times, flops, strict=True)
     ]
-    style = {"color": colour, "symbol": symbol, "size": 10, "line": {"color": BLACK, "width": 1}}
+    doubtful = [pd.notna(value) for value in known.get(DOUBT, [None] * len(known))]
+    symbols = [f"{symbol}-open" if each else symbol for each in doubtful]
+    style = {"color": colour, "symbol": symbols, "size": 10, "line": {"color": BLACK, "width": 1}}
     return go.Scatter(
         x=flops,
         y=times,

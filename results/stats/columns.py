@@ -29,6 +29,8 @@ FIDELITY = "fidelity/"
 SEEDS = "seeds"
 SEED_SD = "seed_sd/"
 SINGLE = "single/"
+#: Why no rule should use a trial's times; missing without a reason. Names of batches other than one end in `_batchN`.
+DOUBT = "latency_doubt"
 
 
 def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import pandas as pd
 
 from medcore.errors import MedcoreError
 from results.stats import labels
-from results.stats.columns import FIDELITY, HELD_OUT, PARAM, SEED_SD, SEEDS, SINGLE
+from results.stats.columns import DOUBT, FIDELITY, HELD_OUT, PARAM, SEED_SD, SEEDS, SINGLE
 from results.stats.objectives import Objective
 from results.stats.pareto import Floats, front_table, knee, objective_losses
 
@@ -189,11 +189,29 @@ def _values(df: pd.DataFrame, metric: str) -> Floats:
                 f"{metric} is not known for {unknown} of {len(df)} members of the front; "
                 f"run `medcore latency STUDY{option}` first"
             )
+        _require_sound(df, metric, batch)
     if metric not in names:
         close = difflib.get_close_matches(metric, names, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise MedcoreError(f"unknown metric '{metric}'{hint}; this study has {', '.join(names)}")
     return df[metric].to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _require_sound(df: pd.DataFrame, metric: str, batch: str) -> None:
+    """Check that rules may use the times of a front; memory is never in doubt.
+
+    Raises:
+        MedcoreError: Some were measured on a busy machine, or are too uncertain.
+    """
+    column = DOUBT + (f"_batch{batch}" if batch else "")
+    if metric.startswith("peak_") or column not in df or not df[column].notna().any():
+        return
+    row = df[df[column].notna()].iloc[0]
+    raise MedcoreError(
+        f"{metric} is doubtful for {int(df[column].notna().sum())} of {len(df)} members of the front (trial "
+        f"{row['trial_id']}: {row[column]}); run `medcore latency STUDY --again` when nothing else runs, or `medcore "
+        "latency STUDY --accept` to use the times as they are"
+    )
 
 
 def _sign(metric: str, objectives: Sequence[Objective]) -> float:

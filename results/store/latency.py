@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 
 from medcore.errors import MedcoreError
 from medcore.files import locked
-from medcore.quality.timing import Latency, Timing
+from medcore.quality.timing import Conditions, Latency, Timing
+from results.stats.columns import DOUBT
 from results.store.files import read_json, write_by_rename
 from results.store.trial_row import TrialRow
 
@@ -60,6 +61,8 @@ class Record:
         measured: Date, ISO 8601, UTC.
         model: Figures of the model.
         dense: Figures of the dense model.
+        conditions: How busy the machine was.
+        accepted: Whether the user takes the figures as they are, in spite of `doubt`.
     """
 
     trial_id: str
@@ -69,6 +72,15 @@ class Record:
     measured: str
     model: Latency
     dense: Latency
+    conditions: Conditions = field(default_factory=Conditions)
+    accepted: bool = False
+
+    @property
+    def doubt(self) -> str:
+        """Return why no rule should use the times; empty if rules may."""
+        if self.accepted:
+            return ""
+        return self.conditions.trouble or self.model.trouble or self.dense.trouble
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; those of the set-up are on the top level."""
@@ -108,6 +120,15 @@ def add_latency(study: Path, new: Sequence[Record]) -> None:
         write_by_rename(study / FILE, (json.dumps(values, indent=1) + "\n").encode())
 
 
+def accept_latency(study: Path) -> None:
+    """Let rules use all times of a study as they are.
+
+    Raises:
+        StorageError: The study cannot be written.
+    """
+    add_latency(study, [replace(record, accepted=True) for record in read_latency(study)])
+
+
 def latest(records: Sequence[Record]) -> list[Record]:
     """Return the records of the set-up that was measured last."""
     last = max(records, key=lambda record: record.measured, default=None)
@@ -120,6 +141,8 @@ def trial_columns(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     for record in records:
         row = columns.setdefault(record.trial_id, {DEVICE: str(record.setup)})
         row.update(figures(record.batch, record.model, record.dense))
+        if record.doubt:
+            row[DOUBT + suffix(record.batch)] = record.doubt
     return columns
 
 
@@ -138,15 +161,19 @@ def dense_columns(records: Iterable[Record]) -> dict[str, float]:
 def figures(batch: int, model: Latency, dense: Latency) -> dict[str, float]:
     """Return the figures of one measurement by column name.
 
-    They are `latency_ms` of a whole call, `encoder_ms`, both with `_iqr` and `_fraction` (of dense), and `peak_mb`.
-    Names of a batch other than one end in `_batchN`. A call is of the whole batch.
+    They are `latency_ms` of a whole call, `encoder_ms`, both with `_iqr` (if there is one), `_cpu` (if known) and
+    `_fraction` (of dense), and `peak_mb`. Names of a batch other than one end in `_batchN`. A call is of the whole
+    batch.
     """
     values = {"peak_mb": model.peak_bytes / 1e6}
     for name, this, other in (
         ("latency_ms", model.whole, dense.whole),
         ("encoder_ms", model.encoder, dense.encoder),
     ):
-        values |= {name: this.median_ms, f"{name}_iqr": this.iqr_ms}
+        values[name] = this.median_ms
+        values |= {
+            f"{name}_{kind}": value for kind, value in (("iqr", this.iqr_ms), ("cpu", this.cpu_ms)) if value is not None
+        }
         values[f"{name}_fraction"] = this.median_ms / other.median_ms
     return {name + suffix(batch): value for name, value in values.items()}
 
@@ -176,6 +203,8 @@ def _record(value: Mapping[str, Any]) -> Record:
         measured=str(value["measured"]),
         model=_latency(value["model"]),
         dense=_latency(value["dense"]),
+        conditions=_conditions(value.get("conditions") or {}),
+        accepted=bool(value.get("accepted", False)),
     )
 
 
@@ -183,8 +212,22 @@ def _latency(value: Mapping[str, Any]) -> Latency:
     return Latency(_timing(value["encoder"]), _timing(value["whole"]), int(value["peak_bytes"]))
 
 
+def _conditions(value: Mapping[str, Any]) -> Conditions:
+    """Read conditions; those of earlier versions are not known."""
+    return Conditions(*(_number(value, name) for name in ("waited", "others", "mhz")))
+
+
+def _number(value: Mapping[str, Any], name: str) -> float | None:
+    return None if value.get(name) is None else float(value[name])
+
+
 def _timing(value: Mapping[str, Any]) -> Timing:
-    timing = Timing(float(value["median_ms"]), float(value["iqr_ms"]), int(value["repeats"]))
+    timing = Timing(
+        float(value["median_ms"]),
+        _number(value, "iqr_ms"),
+        int(value["repeats"]),
+        **{name: _number(value, name) for name in ("low_ms", "high_ms", "cpu_ms")},
+    )
     if not timing.median_ms > 0:
         raise ValueError(f"median_ms {timing.median_ms} is no time")
     return timing

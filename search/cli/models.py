@@ -110,6 +110,9 @@ def latency(
     select: Annotated[str, typer.Option(help="Of a study: front | all")] = "front",
     autocast: Annotated[bool, typer.Option("--autocast", help="Run the models in bfloat16.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Of a study: measure also what was measured before.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Of a study: let rules use the times in spite of a busy machine.")
+    ] = False,
     table: _TableFile = None,
     arch: Arch = None,
     as_json: Json = False,
@@ -141,6 +144,7 @@ def latency(
                     select=select,
                     autocast=autocast,
                     again=again,
+                    accept=accept,
                     progress=progress,
                     say=warn,
                 )
@@ -153,6 +157,9 @@ def latency(
             raise typer.Exit(130) from None
     result = {"target": str(target), "records": [record.to_dict() for record in records]}
     print_result(result, as_json, lambda: latency_table(records))
+    for record in records:
+        if record.doubt:
+            warn(f"{record.trial_id}, batch {record.batch}: do not trust these times: {record.doubt}")
     if target.is_dir() and not as_json:
         say(f"wrote {target / FILE}")
 

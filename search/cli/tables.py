@@ -139,14 +139,14 @@ def latency_table(records: Sequence[Record]) -> Table:
     The dense model has the median over its turns with the others.
     """
     table = Table(
-        title="time and memory: median (interquartile range), and what is left of the dense model's",
+        title="time and memory: median (interquartile range), processor time, what is left of the dense model's",
         caption=escape(str(records[0].setup)),
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
     )
     table.add_column("model", overflow="fold")
-    for head in ("batch", "FLOPs", "call (ms)", "left", "encoder (ms)", "left", "MB"):
+    for head in ("batch", "FLOPs", "call (ms)", "cpu", "left", "encoder (ms)", "left", "MB"):
         table.add_column(head, justify="right", no_wrap=True)
     for record in records:
         row = figures(record.batch, record.model, record.dense)
@@ -197,7 +197,11 @@ def _times(batch: int, flops_fraction: float, row: Mapping[str, float]) -> list[
     end = suffix(batch)
     cells = [str(batch), f"{flops_fraction:.1%}"]
     for name in ("latency_ms", "encoder_ms"):
-        cells += [f"{row[name + end]:.4g} ({row[f'{name}_iqr{end}']:.3g})", f"{row[f'{name}_fraction{end}']:.1%}"]
+        spread, processor = row.get(f"{name}_iqr{end}"), row.get(f"{name}_cpu{end}")
+        cells.append(f"{row[name + end]:.4g}" + ("" if spread is None else f" ({spread:.3g})"))
+        if name == "latency_ms":
+            cells.append(_ABSENT if processor is None else f"{processor:.4g}")
+        cells.append(f"{row[f'{name}_fraction{end}']:.1%}")
     return [*cells, f"{row[f'peak_mb{end}']:.1f}"]
 
 

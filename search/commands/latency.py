@@ -15,7 +15,7 @@ from medcore.models.spec import Architecture
 from medcore.quality.site_times import measure_sites
 from medcore.quality.time_table import TimeTable, write_time_table
 from results.stats.pareto import front_table
-from results.store.latency import Record, add_latency, read_latency
+from results.store.latency import Record, accept_latency, add_latency, read_latency
 from results.store.study_info import read_study_info
 from results.store.trial_row import row_of
 from results.store.trials import checkpoint_file, read_study
@@ -70,6 +70,7 @@ def study_latency(
     select: str = "front",
     autocast: bool = False,
     again: bool = False,
+    accept: bool = False,
     progress: Progress = lambda *_: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Record]:
@@ -85,6 +86,7 @@ def study_latency(
         select: `front` for its members, `all` for every finished trial.
         autocast: Run the models in bfloat16.
         again: Measure also what was measured before with this device, number of threads, precision and torch.
+        accept: Let rules use the times as they are, also those of before.
         progress: Called with the numbers of finished and of all measurements.
         say: Receives a line about models that cannot be measured.
 
@@ -118,6 +120,8 @@ def study_latency(
             add_latency(study, [record])
             done += 1
             progress(done, total)
+    if accept:
+        accept_latency(study)
     return [each for each in read_latency(study) if each.setup == setup and each.trial_id in sources]
 
 

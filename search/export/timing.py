@@ -16,6 +16,7 @@ from medcore.models.cost import cost
 from medcore.models.sam import MedSam, build
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.latency import Effort, compare, device_name
+from medcore.quality.machine import Moment, conditions_since
 from results.store.latency import Record, Setup
 from search.base.device import best_device, release_memory
 
@@ -40,7 +41,7 @@ def export_latency(model: MedSam) -> tuple[list[Record], str]:
     records: list[Record] = []
     try:
         dense, setup = dense_of(model.arch), setup_for(None, False)
-        effort = Effort(rounds=5, block_seconds=0.02, most_seconds=_EXPORT_SECONDS)
+        effort = Effort(block_seconds=0.02, most_seconds=_EXPORT_SECONDS)
         records += timed(model, dense, "", [1], setup, effort=effort)
         # each timing begins with a call that does not count
         seconds = sum(
@@ -88,6 +89,7 @@ def timed(
             each.to(device)
         for batch in batches:
             too_much = f"--batch {batch}: out of GPU memory; give smaller batches"
+            start = Moment()
             times = compare(pair, batch, setup.threads, setup.autocast, effort)
             yield Record(
                 trial_id=name,
@@ -97,6 +99,7 @@ def timed(
                 measured=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 model=times["model"],
                 dense=times["dense"],
+                conditions=conditions_since(start),
             )
     except torch.OutOfMemoryError:
         raise MedcoreError(too_much) from None

@@ -105,6 +105,10 @@ def _publish(staging: Path, place: Path, names: Sequence[str]) -> None:
 
 def _time_left(record: Record) -> str:
     model, dense = record.model.whole.median_ms, record.dense.whole.median_ms
+    if record.doubt:
+        this, other = record.model.whole.cpu_ms, record.dense.whole.cpu_ms
+        instead = f"; processor time: {this / other:.1%} of the dense model's" if this and other else ""
+        return f"time: not known, because {record.doubt}{instead} for {record.flops_fraction:.1%} of the FLOPs"
     return (
         f"time: {model / dense:.1%} of the dense model's for {record.flops_fraction:.1%} of the FLOPs "
         f"({model:.4g} ms instead of {dense:.4g} for an image and its box on {record.setup})"

@@ -51,7 +51,8 @@ def test_a_model_is_timed_on_batches_of_images_with_a_box_each(autocast: bool) -
 
     model.decode = watched  # type: ignore[method-assign]
     found = measure(model, 3, threads=1, autocast=autocast, effort=SHORT)
-    assert found.encoder.median_ms >= 20 and found.whole.median_ms >= 20
+    assert 20 <= found.encoder.median_ms < found.whole.median_ms
+    assert found.encoder.cpu_ms is not None and found.encoder.cpu_ms < 20  # sleeping takes no processor
     assert shapes == {((3, TINY.out_chans, TINY.grid, TINY.grid), (3, 4))}
     assert model.training is False and all(parameter.grad is None for parameter in model.parameters())
 
@@ -106,3 +107,12 @@ def test_the_device_has_a_name() -> None:
     name = library.device_name(torch.device("cpu"))
     cpus = Path("/proc/cpuinfo")
     assert name and (not cpus.is_file() or "model name" not in cpus.read_text() or name in cpus.read_text())
+
+
+def test_rounds_end_once_the_medians_are_known_well_enough() -> None:
+    quick = compare({"a": model_of(8)}, 1, 1, effort=Effort(rounds=500, block_seconds=1e-4, width=10.0))["a"]
+    assert 6 <= quick.whole.repeats < 20
+    precise = compare({"a": model_of(8)}, 1, 1, effort=Effort(rounds=40, block_seconds=1e-4, width=0.0))["a"]
+    assert precise.whole.repeats >= 40
+    once = compare({"a": model_of(8)}, 1, 1, effort=Effort(block_seconds=1e-6, most_seconds=0.0))["a"]
+    assert once.whole.repeats == 1 and once.whole.iqr_ms is None and "too few" in once.trouble

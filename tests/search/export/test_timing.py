@@ -21,7 +21,7 @@ from medcore.models.checkpoint import save
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
 from medcore.quality.latency import Effort
-from medcore.quality.timing import Latency, Timing
+from medcore.quality.timing import Conditions, Latency, Timing
 from results.plots.latency_plot import latency_figure
 from results.stats.objectives import Direction, Objective
 from results.stats.select import choose
@@ -70,7 +70,11 @@ def study(tmp_path: Path) -> Path:
 
 def test_records_survive_the_file_and_replace_only_their_own_kind(tmp_path: Path) -> None:
     other = replace(HERE, threads=2)
+    whole = Timing(30.0, 0.2, 40, low_ms=29.5, high_ms=30.5, cpu_ms=29.0)
     first = [record("t0"), record("t0", batch=8), record("t0", setup=other, when="2026-01-02")]
+    first[2] = replace(
+        first[2], model=Latency(whole, whole, 9), conditions=Conditions(0.01, None, 2000.0), accepted=True
+    )
     add_latency(tmp_path, first)
     assert read_latency(tmp_path) == first
     newer = record("t0", 20.0, when="2026-01-03")
@@ -78,7 +82,13 @@ def test_records_survive_the_file_and_replace_only_their_own_kind(tmp_path: Path
     assert read_latency(tmp_path) == [first[1], first[2], newer]
     assert latest(read_latency(tmp_path)) == [first[1], newer] and latest([]) == []
     (value,) = [each for each in json.loads((tmp_path / FILE).read_text()) if each["threads"] == 2]
-    assert value["trial_id"] == "t0" and value["model"]["whole"] == {"median_ms": 30.0, "iqr_ms": 0.2, "repeats": 4}
+    assert value["trial_id"] == "t0" and value["model"]["whole"]["cpu_ms"] == 29.0
+    before = {"median_ms": 30.0, "iqr_ms": 0.2, "repeats": 4}
+    value = {key: content for key, content in value.items() if key not in ("conditions", "accepted")}
+    value |= {"model": {"encoder": before, "whole": before, "peak_bytes": 9}}
+    (tmp_path / FILE).write_text(json.dumps([value]))
+    (old,) = read_latency(tmp_path)
+    assert old.model.whole == Timing(30.0, 0.2, 4) and not old.doubt
 
 
 @pytest.mark.parametrize(
@@ -324,3 +334,33 @@ def stopping(after: int) -> Any:
         return quick(*arguments)
 
     return found
+
+
+BUSY = Conditions(waited=0.4, others=0.9)
+
+
+def test_rules_refuse_times_of_a_busy_machine_until_they_are_accepted(study: Path) -> None:
+    add_latency(study, [record("t0"), replace(record("t1", 20.0), conditions=BUSY), record("t0", 90.0, 8)])
+    add_latency(study, [record("t1", 80.0, 8)])
+    assert "machine was busy" in read_study(study).set_index("trial_id").loc["t1", "latency_doubt"]
+    for rule in ("latency_ms<=100", "best:encoder_ms", "knee,latency_ms_fraction<=1"):
+        with pytest.raises(MedcoreError, match=r"doubtful for 1 of 2 .*t1.*busy.*--again.*--accept"):
+            choose(read_study(study), OBJECTIVES, rule)
+    assert choose(read_study(study), OBJECTIVES, "best:latency_ms_batch8")["trial_id"] == "t1"
+    assert choose(read_study(study), OBJECTIVES, "peak_mb<=3")["trial_id"] == "t0"
+    result = run("latency", study, "--batch", "1", "--accept")
+    assert result.exit_code == 0 and "do not trust" not in result.stderr
+    assert choose(read_study(study), OBJECTIVES, "best:latency_ms")["trial_id"] in ("t0", "t1")
+
+
+@pytest.mark.parametrize(
+    ("timing", "words"),
+    [
+        (Timing(30.0, None, 1, cpu_ms=30.0), "1 timed calls are too few"),
+        (Timing(30.0, 9.0, 20, 25.0, 40.0, 30.0), "50% of it wide"),
+        (Timing(30.0, 9.0, 20, 29.5, 30.5, 30.0), ""),
+    ],
+)
+def test_times_that_are_uncertain_are_in_doubt(timing: Timing, words: str) -> None:
+    doubt = replace(record("t0"), model=Latency(timing, timing, 1)).doubt
+    assert words in doubt and bool(doubt) == bool(words)
