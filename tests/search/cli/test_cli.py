@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +64,12 @@ def test_search_says_how_to_go_on_with_everything_that_was_given(
     assert shlex.split(given["command"]) == ["medcore", "search", str(config), *options, "--resume"]
     run("search", config)
     assert shlex.split(given["command"]) == ["medcore", "search", str(config), "--resume"]
+
+
+def test_the_version_is_the_installed_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = f"medcore {version('medcore-search')}\n"
+    assert run("--version") == expected
+    monkeypatch.setattr("sys.argv", ["medcore", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("search", run_name="__main__")
+    assert ended.value.code == 0 and capsys.readouterr().out == expected

@@ -1,0 +1,5 @@
+"""`python -m search` is `medcore`."""
+
+from search.cli.main import main
+
+main()
