@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow lint audit clean
+.PHONY: demo test test-slow lint docs audit clean
 
 demo: $(STAMP)
 	$(BIN)/medcore demo
@@ -20,13 +20,16 @@ lint: $(STAMP)-dev
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy medcore results search
 
+docs: $(STAMP)-dev
+	$(BIN)/mkdocs build --strict --quiet
+
 # asks PyPI for known weaknesses of the pinned versions
 audit: $(STAMP)
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[audit]"
 	$(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
