@@ -56,6 +56,7 @@ for command in (
     models.prune,
     studies.search,
     studies.front,
+    studies.compare,
     studies.report,
     studies.sync,
     studies.export,

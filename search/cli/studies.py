@@ -16,7 +16,7 @@ from search.base.config import load_config, override
 from search.base.shell import program, resume_command
 from search.cli.options import ConfigPath, Json, RayAddress, Study, WorkersAddress
 from search.cli.progress import job_bars
-from search.cli.tables import front_view
+from search.cli.tables import comparison_table, front_view
 from search.cli.terminal import console, print_result, say, warn
 
 _TRACKING_HELP = (
@@ -65,6 +65,25 @@ def front(
     result = read_front(study)
     print_result(result.to_dict(), as_json, lambda: front_view(result))
     for file in write(study, out) if out is not None else ():
+        warn(f"wrote {file}")
+
+
+def compare(
+    studies: Annotated[list[str], typer.Argument(help="Folders or mlflow:EXPERIMENT/RUN; the first is the standard.")],
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for comparison.csv, .md, .png and .svg.")] = None,
+) -> None:
+    """The fronts of several studies next to each other.
+
+    Differences have intervals over the images that both studies measured.
+    """
+    from search.commands.compare import compare as run
+    from search.commands.compare import write
+
+    found, quality, table = run(studies)
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in table.to_dict("records")]
+    print_result({"quality": quality.name, "rows": rows}, as_json, lambda: comparison_table(found, quality, table))
+    for file in write(found, quality, table, out) if out is not None else ():
         warn(f"wrote {file}")
 
 

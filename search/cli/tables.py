@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.markup import escape
@@ -16,7 +17,9 @@ from medcore.quality.figures import FIGURES
 from medcore.quality.time_table import SiteTimes, TimeTable
 from results.pages.noise import noise_sentences
 from results.stats.choices import schedule_summary, schedules_differ
+from results.stats.compare import Candidates, comparison_cells, comparison_note
 from results.stats.labels import text, title
+from results.stats.objectives import Objective
 from results.store.front import Front
 from results.store.latency import Record, dense_columns, figures, suffix, timed_on
 
@@ -156,6 +159,22 @@ def latency_table(records: Sequence[Record]) -> Table:
     for batch in sorted({record.batch for record in records}):
         table.add_row("dense", *_times(batch, 1.0, dense))
     return table
+
+
+def comparison_table(studies: Sequence[Candidates], quality: Objective, table: pd.DataFrame) -> Table:
+    """Show the best member of each study within shares of the FLOPs, and differences to the first study."""
+    head, *rows = comparison_cells(studies, quality, table)
+    view = Table(
+        title=f"{title(quality.name)} of the best model within a share of the FLOPs",
+        caption=escape(comparison_note(studies, quality)),
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for word in head:
+        view.add_column(escape(word), justify="right", overflow="fold")
+    for cells in rows:
+        view.add_row(*map(escape, cells))
+    return view
 
 
 def time_table_view(times: TimeTable) -> Table:

@@ -1,0 +1,135 @@
+"""Compare the fronts of several studies: the best model of each within shares of the cost (method §14)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.stats import labels
+from results.stats.intervals import macro_interval
+from results.stats.objectives import Objective
+from results.stats.pareto import front_table
+
+#: Shares of the dense encoder's FLOPs at which fronts are compared.
+SHARES = (0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
+#: The cost that shares refer to: the FLOPs that run.
+COST = "flops_fraction"
+#: Budgets miss their target by up to half a group.
+_SLACK = 0.001
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a comparison needs of a study.
+
+    Attributes:
+        name: Its name, unique among the compared ones.
+        trials: Its table of trials.
+        images: Metrics of every image of its trials, with `trial_id`, `dataset` and `name`.
+        objectives: What it optimised.
+    """
+
+    name: str
+    trials: pd.DataFrame
+    images: pd.DataFrame
+    objectives: tuple[Objective, ...]
+
+
+def compared_quality(studies: Sequence[Candidates]) -> Objective | None:
+    """Return the first objective of the first study that is no cost and that all studies have measured."""
+    found = (each for each in studies[0].objectives if not labels.is_cost(each.name))
+    return next((each for each in found if all(each.name in study.trials for study in studies)), None)
+
+
+def compare_fronts(studies: Sequence[Candidates], quality: Objective) -> pd.DataFrame:
+    """Compare the best members of each front within `SHARES` of the FLOPs with those of the first study.
+
+    Args:
+        studies: At least two.
+        quality: What is compared.
+
+    Returns:
+        One row for each share and study with a member within it: share, study, trial_id, flops (the member's own
+        share), value, difference, lo, hi. `lo` to `hi` is the 95 % bootstrap interval of the difference over the images
+        that both members were measured on; NaN without such images, and for the first study.
+    """
+    fronts = {study.name: front_table(study.trials, study.objectives) for study in studies}
+    rows = []
+    for share in SHARES:
+        best = {study.name: _best(fronts[study.name], share, quality) for study in studies}
+        base = best[studies[0].name]
+        for study in studies:
+            found = best[study.name]
+            if found is None:
+                continue
+            value, difference, ends = float(found[quality.name]), math.nan, (math.nan, math.nan)
+            if base is not None and study is not studies[0]:
+                difference = value - float(base[quality.name])
+                pair = (_images(study, found), _images(studies[0], base))
+                ends = _interval(*pair, quality.name)
+            rows.append((share, study.name, found["trial_id"], float(found[COST]), value, difference, *ends))
+    columns = ["share", "study", "trial_id", "flops", "value", "difference", "lo", "hi"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def comparison_cells(studies: Sequence[Candidates], quality: Objective, table: pd.DataFrame) -> list[list[str]]:
+    """Return `compare_fronts` as text: a head, and for each share the best values and the differences."""
+    names, first = [study.name for study in studies], studies[0].name
+    cells = [["FLOPs left", *names, *(f"{name} − {first}" for name in names[1:])]]
+    for share, rows in table.groupby("share", sort=True):
+        by_study = {str(row["study"]): row for row in rows.to_dict("records")}
+        values = [labels.text(quality.name, by_study[name]["value"]) if name in by_study else "–" for name in names]
+        cells.append([f"≤ {share:.0%}", *values, *(_difference(by_study.get(name)) for name in names[1:])])
+    return cells
+
+
+def comparison_note(studies: Sequence[Candidates], quality: Objective) -> str:
+    """Say what is compared, and what the intervals cover."""
+    count = common_images(studies)
+    paired = (
+        f"Brackets hold 95 % intervals over the {count} images that the studies have in common. They do not cover the "
+        "noise of seeds."
+        if count
+        else "The studies have no image in common, so their differences have no interval."
+    )
+    return f"{labels.title(quality.name)} of the best member of each front, on its search images. {paired}"
+
+
+def _difference(row: Mapping[Hashable, Any] | None) -> str:
+    if row is None or math.isnan(row["difference"]):
+        return "–"
+    ends = "" if math.isnan(row["lo"]) else f" ({row['lo']:+.4f} … {row['hi']:+.4f})"
+    return f"{row['difference']:+.4f}{ends}"
+
+
+def common_images(studies: Sequence[Candidates]) -> int:
+    """Return how many images all studies have measured."""
+    sets = [set(zip(study.images["dataset"], study.images["name"], strict=True)) for study in studies]
+    return len(set.intersection(*sets))
+
+
+def _best(front: pd.DataFrame, share: float, quality: Objective) -> dict[str, Any] | None:
+    within = front[(front[COST] <= share + _SLACK) & front[quality.name].notna()]
+    if within.empty:
+        return None
+    best = within.iloc[[int(np.argmin(quality.sign * within[quality.name].to_numpy(dtype=np.float64)))]]
+    return {str(key): value for key, value in best.to_dict("records")[0].items()}
+
+
+def _images(study: Candidates, member: Mapping[str, Any]) -> pd.DataFrame:
+    own: pd.DataFrame = study.images[study.images["trial_id"] == member["trial_id"]]
+    return own
+
+
+def _interval(these: pd.DataFrame, others: pd.DataFrame, metric: str) -> tuple[float, float]:
+    if metric not in these or metric not in others:
+        return math.nan, math.nan
+    pairs = these.merge(others, on=["dataset", "name"], suffixes=("", "_other"))
+    if pairs.empty:
+        return math.nan, math.nan
+    return macro_interval(pairs[metric] - pairs[f"{metric}_other"], pairs["dataset"])
