@@ -15,6 +15,7 @@ from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import mix
+from medcore.training.orders import even_steps
 from medcore.training.recovery import RecoverySettings
 from medcore.training.refit.dense_streams import RefitSettings
 from medcore.training.rounds import Phase, rounds_to
@@ -105,9 +106,11 @@ def inputs_of(shared: Shared) -> Inputs:
 def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -> Schedule:
     """Return the schedule of a trial; its last recovery pauses after the shares `pauses` of its steps."""
     fraction = cost(plan.spec).flops_paper / cost(ModelSpec.dense(shared.arch)).flops_paper
-    recovery = shared.settings.recovery
-    if plan.steps is not None:
-        recovery = recovery.model_copy(update={"steps": plan.steps})
+    recovery, steps = shared.settings.recovery, plan.steps
+    if steps is None and shared.settings.search.even_recovery and not plan.spec.is_dense:
+        steps = even_steps(recovery.steps, fraction)
+    if steps is not None:
+        recovery = recovery.model_copy(update={"steps": steps})
     schedule = schedule_of(
         rounds_to(ModelSpec.dense(shared.arch), plan.spec, plan.rounds),
         recovery,

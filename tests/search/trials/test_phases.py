@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from medcore.training.orders import even_steps
 from medcore.training.refit.refit import RefitSettings
 from medcore.training.schedule import Schedule
 from results.store.trials import read_phases, read_row, trial_folder
@@ -16,13 +17,13 @@ from search.base.fidelities import Showing, write_shown
 from search.base.phase_keys import FIDELITY, PROGRESS
 from search.base.sections.pruning import RecoveryConfig
 from search.commands.sections import study_jobs, trial_settings
-from search.study.inputs import Shared, adapted_model, search_images
+from search.study.inputs import Shared, adapted_model, cost_metrics, search_images
 from search.study.prepare import prepare
 from search.trials import recorder
 from search.trials.attempt import begin
 from search.trials.files import PHASE_CHECKPOINT
 from search.trials.phase_result import PhaseResult
-from search.trials.phases import phases, progress, schedule_of
+from search.trials.phases import phases, progress, schedule_of, trial_schedule
 from search.trials.sampling.space import decode, domain_of
 from search.trials.sampling.warm import warm_starts
 from search.trials.trial import trial_phases
@@ -182,3 +183,29 @@ def test_a_schedule_follows_the_section(shared: Shared) -> None:
     assert (last.steps, last.warmup, last.average, last.batch_size) == (9, 3, 0.25, 2)
     without = made(section.model_copy(update={"refit_images": 0}))
     assert [phase.name for phase in without.phases] == ["both", "both_recovery"]
+
+
+def test_recoveries_of_a_search_take_about_as_long_whatever_was_cut(shared: Shared) -> None:
+    def steps(start: int, shared: Shared, **params: Any) -> int:
+        plan = decode(warm_starts(shared)[start]["params"] | params, domain_of(shared))
+        schedule = trial_schedule(plan, shared)
+        return sum(schedule.recovery_of(phase).steps for phase in schedule.phases if phase.is_recovery)
+
+    settings = shared.settings
+    recovery = settings.recovery.model_copy(update={"steps": 100})
+    search = settings.search.model_copy(update={"even_recovery": True})
+    hundred = dataclasses.replace(shared, settings=dataclasses.replace(settings, recovery=recovery, search=search))
+    left = cost_metrics(decode(warm_starts(shared)[1]["params"], domain_of(shared)).spec)["flops_paper_fraction"]
+    assert steps(0, hundred) == 100  # the dense model is the standard
+    assert steps(1, hundred) == pytest.approx(min(400, max(25, 15 / left)), abs=1)
+    assert steps(1, hundred, steps=33.4) == steps(0, hundred, steps=33.4) == 33
+    same = dataclasses.replace(shared, settings=dataclasses.replace(settings, recovery=recovery))
+    assert steps(1, same) == 100
+
+
+@pytest.mark.parametrize(
+    ("steps", "fraction", "expected"), [(120, 0.15, 120), (120, 0.05, 360), (120, 0.01, 480), (120, 0.3, 60)]
+)
+def test_steps_follow_the_share_that_is_left(steps: int, fraction: float, expected: int) -> None:
+    assert even_steps(steps, fraction) == expected
+    assert even_steps(0, fraction) == 0 and even_steps(1, 0.9) == 1 and even_steps(120, 1.0) == 30
