@@ -32,6 +32,9 @@ READ_ERRORS = (
     TypeError,
     AttributeError,
     ImportError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
     struct.error,
 )
 

@@ -73,7 +73,11 @@ def architecture_from(fields: Mapping[str, Any], where: str = "architecture") ->
     values["decoder"] = construct(DecoderSpec, decoder, f"{where}: decoder")
     hints = typing.get_type_hints(kind)
     tuples = [field for field, hint in hints.items() if typing.get_origin(hint) is tuple]
-    return construct(kind, values, where, lists=tuples)
+    try:
+        return construct(kind, values, where, lists=tuples)
+    except CheckpointError as error:  # a contradiction between fields is found without knowing the file
+        text = str(error)
+        raise CheckpointError(text if text.startswith(where) else f"{where}: {text}") from None
 
 
 def spec_from(fields: Mapping[str, Any], where: str = "spec") -> ModelSpec:

@@ -1,31 +1,39 @@
-"""Read and write model files: segment-anything's state dictionaries and our own self-describing safetensors.
+"""Read and write model files: our own self-describing safetensors, and those of other programs.
 
-A file of ours holds the tensors and, in the metadata, the encoder's widths and architecture as JSON. Only plain
-tensors are unpickled, so a checkpoint cannot run code.
+A file of ours holds the tensors and, in the metadata, the encoder's widths and architecture as JSON. What a file is
+follows from its content, never from its name. A checkpoint cannot run code, and nothing that it declares is allocated
+before structure, shapes, types and sizes are checked.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medcore.errors import CheckpointError, MedcoreError, brief
-from medcore.files import READ_ERRORS, cannot_write, replacing
-from medcore.models.architectures import ARCHITECTURES, resolve_architecture, spec_from_json
+from medcore.errors import CheckpointError
+from medcore.files import cannot_write, replacing
+from medcore.models.architectures import spec_from_json
+from medcore.models.cut import prune
 from medcore.models.encoder import AttentionMode
+from medcore.models.formats.content import Content, all_files, read_content, read_metadata, weight_files
+from medcore.models.formats.names import match, missing
+from medcore.models.formats.pickled import damaged
+from medcore.models.formats.released import is_released, released_structure
+from medcore.models.formats.structure import fitting, resolve
+from medcore.models.formats.tensors import converted, require_plain
+from medcore.models.formats.text import some
 from medcore.models.sam import MedSam, adopt, build_empty
 from medcore.models.spec import Architecture, ModelSpec
 
 FORMAT = "medcore-1"
+#: Beginning of the format of all versions.
+_OURS = "medcore-"
 
 
 def load(
@@ -36,9 +44,12 @@ def load(
     """Load a model: float32, on the CPU, in evaluation mode.
 
     Args:
-        path: `.safetensors` written by `save`, or a state dictionary of segment-anything (`.pth`, any float).
-        arch: architecture of a state dictionary, by name, by JSON file or as an object. None: the file `NAME.json` next
-            to `NAME.pth`, or else the only architecture file in that folder.
+        path: a file of any name, or a folder: what `save` wrote; a state dictionary of segment-anything in a file of
+            `torch.save` or safetensors, of any float type, plain or as a training script keeps it; a file of the
+            released MedCore code; a SamModel of transformers.
+        arch: architecture of a file that does not describe itself, by name, by JSON file or as an object. None: the
+            file `NAME.json` next to `NAME.pth`, or else the only architecture file in that folder, or else the known
+            architecture whose shapes fit.
         attention: how the encoder computes attention.
 
     Raises:
@@ -46,15 +57,18 @@ def load(
             that are not finite. The message is one line that names the file.
     """
     path = Path(path)
-    _require_file(path)
-    if path.suffix == ".safetensors":
-        spec, state, _ = _read_own(path)
-        if arch is not None and (wanted := _resolve(path, arch)) != spec.arch:
+    content = read_content(path)
+    if content.metadata.get("format", "").startswith(_OURS):
+        spec = _own_spec(path, _own_metadata(path, content.metadata))
+        if arch is not None and (wanted := resolve(path, content, arch)) != spec.arch:
             raise CheckpointError(f"{path}: holds a {spec.arch.name} model, not the {wanted.name} asked for")
-    else:
-        state = _read_official(path)
-        spec = ModelSpec.dense(_resolve(path, arch))
-    return _fill(path, spec, state, attention)
+        return _fill(path, spec, content, attention)
+    dense = resolve(path, content, arch)
+    if not is_released(content.outer):
+        return _fill(path, ModelSpec.dense(dense), content, attention)
+    spec, masks = released_structure(path, content.outer, dense)
+    model = _fill(path, spec, content, attention)
+    return model if all(mask.all() for mask in masks) else prune(model, masks)
 
 
 def save(path: str | Path, model: MedSam, info: Mapping[str, str] | None = None) -> None:
@@ -93,9 +107,9 @@ def load_with_info(path: str | Path) -> tuple[MedSam, dict[str, str]]:
         MedcoreError: as for `load`.
     """
     path = Path(path)
-    _require_file(path)
-    spec, state, info = _read_own(path)
-    return _fill(path, spec, state, "fast"), info
+    content = read_content(path)
+    info = _own_metadata(path, content.metadata)
+    return _fill(path, _own_spec(path, info), content, "fast"), info
 
 
 def read_info(path: str | Path) -> dict[str, str]:
@@ -111,118 +125,65 @@ def read_info(path: str | Path) -> dict[str, str]:
         MedcoreError: the file is missing, damaged or not written by `save`.
     """
     path = Path(path)
-    _require_file(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _own_metadata(path, file.metadata())
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from None
+    weight_files(path)
+    return _own_metadata(path, read_metadata(path))
 
 
 def file_hash(path: str | Path) -> str:
     """Return the SHA-256 of the file's bytes, in hexadecimal.
 
+    Of a folder of transformers, return that of the files that are read, with their names.
+
     Raises:
         MedcoreError: the file is missing.
     """
     path = Path(path)
-    _require_file(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    files = all_files(path)
+    digest = hashlib.sha256()
+    for place in files:
+        if len(files) > 1:
+            digest.update(f"{place.name} {place.stat().st_size} ".encode())
+        with place.open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+    return digest.hexdigest()
 
 
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        what = "is a folder, not a checkpoint" if path.is_dir() else "no such checkpoint"
-        raise CheckpointError(f"{path}: {what}; give the path of a .pth or .safetensors file")
-
-
-def _resolve(path: Path, arch: str | Path | Architecture | None) -> Architecture:
-    if isinstance(arch, Architecture):
-        return arch
-    if arch is not None:
-        return resolve_architecture(arch, folder=path.parent)
-    if (own := path.with_suffix(".json")).is_file():
-        return resolve_architecture(own)
-    found = []
-    for candidate in sorted(path.parent.glob("*.json")):
-        try:
-            found.append(resolve_architecture(candidate))
-        except MedcoreError:  # some other JSON file
-            continue
-    if len(found) == 1:
-        return found[0]
-    reason = f"its folder has {len(found) or 'no'} architecture file{'s' if found else ''}"
-    names = ", ".join(ARCHITECTURES)
-    raise CheckpointError(f"{path}: {reason}; name the architecture ({names} or a JSON file)")
-
-
-def _read_own(path: Path) -> tuple[ModelSpec, dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = _own_metadata(path, file.metadata())
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from None
-    try:
-        return spec_from_json(metadata["spec"], f"{path}: spec"), state, metadata
-    except (TypeError, ValueError) as error:  # values of another type than the spec's
-        raise _damaged(path, error) from None
-
-
-def _own_metadata(path: Path, metadata: Mapping[str, str] | None) -> dict[str, str]:
-    if not metadata or metadata.get("format") != FORMAT or "spec" not in metadata:
-        raise CheckpointError(
-            f"{path}: safetensors without metadata of format {FORMAT}; give a .pth or a file saved by medcore"
-        )
+def _own_metadata(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
+    if metadata.get("format") != FORMAT or "spec" not in metadata:
+        raise CheckpointError(f"{path}: safetensors without metadata of format {FORMAT}; give a file saved by medcore")
     return dict(metadata)
 
 
-def _read_official(path: Path) -> dict[str, Tensor]:
+def _own_spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except READ_ERRORS as error:
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
-            raise CheckpointError(
-                f"{path}: refused, it holds pickled objects other than tensors, which can run code; "
-                "save the state dictionary alone"
-            ) from None
-        raise _damaged(path, error) from None
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]  # MedSAM's training script saves optimiser and epoch together with the model
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: holds no state dictionary but a {type(content).__name__}")
-    if strange := [name for name, value in content.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"{path}: no state dictionary, {_some(map(str, strange))} are not tensors")
-    return dict(content)
+        return spec_from_json(metadata["spec"], f"{path}: spec")
+    except (TypeError, ValueError) as error:  # values of another type than the spec's
+        raise damaged(path, error) from None
 
 
-def _fill(path: Path, spec: ModelSpec, state: Mapping[str, Tensor], attention: AttentionMode) -> MedSam:
+def _fill(path: Path, spec: ModelSpec, content: Content, attention: AttentionMode) -> MedSam:
+    """Build the model of `spec` and give it the file's tensors, after all checks."""
     model = build_empty(spec, attention)
-    expected = model.state_dict()
+    expected: dict[str, Tensor] = model.state_dict()
+    found = match(path, list(content.state), list(expected))
+    state = {name: content.state[found.found[name]] for name in expected if name in found.found}
     differing = [
-        f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in state
+        if state[name].shape != expected[name].shape
     ]
     if differing:
-        raise CheckpointError(f"{path}: no {spec.arch.name} model, {_some(differing)}; name the right architecture")
-    if missing := [name for name in expected if name not in state]:
-        raise CheckpointError(f"{path}: no complete {spec.arch.name} model, missing {_some(missing)}")
-    if extra := [name for name in state if name not in expected]:
-        raise CheckpointError(f"{path}: no {spec.arch.name} model, unknown tensors {_some(extra)}")
-    weights = {name: tensor.to(expected[name].dtype, copy=True).contiguous() for name, tensor in state.items()}
-    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"{path}: weights are not finite (NaN or infinite) in {_some(broken)}")
-    return adopt(model, weights)
-
-
-def _some(items: Iterable[str], most: int = 3) -> str:
-    """Return the first few items and how many more there are."""
-    listed = list(items)
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + rest
-
-
-def _damaged(path: Path, error: BaseException) -> MedcoreError:
-    return MedcoreError(f"{path}: not a checkpoint, or truncated ({brief(error, first=120)}); copy the file again")
+        advice = fitting(state, spec.arch)
+        raise CheckpointError(f"{path}: no {spec.arch.name} model, {some(differing)}; {advice}")
+    if absent := [name for name in expected if name not in state]:
+        raise CheckpointError(f"{path}: no complete {spec.arch.name} model, missing {missing(absent, found.extra)}")
+    if found.extra:
+        raise CheckpointError(f"{path}: no {spec.arch.name} model, unknown tensors {some(found.extra)}")
+    require_plain(path, state, expected, content.size)
+    for name, copy in found.copies:
+        second = {name: content.state[copy]}
+        require_plain(path, second, expected, content.size)
+        if not torch.equal(second[name], state[name]):
+            raise CheckpointError(f"{path}: {copy} and {found.found[name]} differ, but are one tensor of the model")
+    return adopt(model, converted(path, state, expected))

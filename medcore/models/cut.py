@@ -1,4 +1,4 @@
-"""Remove groups physically (`prune`), or silence them (`mask_model`); the two must agree (method §2)."""
+"""Remove groups physically (`prune`), silence them (`mask_model`), or fill up with zeros (`pad`); all agree."""
 
 from __future__ import annotations
 
@@ -80,6 +80,35 @@ def mask_model(model: MedSam, masks: PerSite) -> MedSam:
                 elif gone.any():
                     tensors[part.name].zero_()
     return silenced
+
+
+def pad(model: MedSam) -> MedSam:
+    """Build a model of the dense shapes that computes the same, with zeros for the groups that are gone.
+
+    The groups that are left come first at each site, in their order. `model` stays as it is.
+
+    Args:
+        model: dense or pruned, of sites that keep their tensors when they lose all groups.
+
+    Returns:
+        A dense model on the same device, in the same mode, that shares no tensor with `model`.
+
+    Raises:
+        ValueError: a group of the architecture is a whole tensor, which has no place for zeros.
+    """
+    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    for site, width in zip(model.arch.sites, model.spec.widths, strict=True):
+        for part in site.tensors:
+            if part.axis is None:
+                raise ValueError(f"{part.name} is a group as a whole")
+            tensor = state[part.name].movedim(part.axis, 0)
+            # (outer·width·inner, ...) -> (outer, width, inner, ...)
+            wide = tensor.new_zeros(part.outer, site.width, part.inner, *tensor.shape[1:])
+            wide[:, :width] = tensor.reshape(part.outer, width, part.inner, *tensor.shape[1:])
+            state[part.name] = wide.flatten(0, 2).movedim(0, part.axis).contiguous()
+    whole = adopt(build_empty(ModelSpec.dense(model.arch), model.attention), state)
+    whole.train(model.training)
+    return whole
 
 
 def _check(model: MedSam, masks: PerSite) -> None:

@@ -77,7 +77,7 @@ class Architecture(ABC):
     pixel_std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        where = f"architecture {self.name}"
+        where = f"architecture {self.name!s:.{LONGEST_TEXT}}" if str(self.name).isprintable() else "architecture"
         check_fields(self, where)
         # segment_anything's decoder ends at an eighth of this width and halves it in its cross-attention
         if self.out_chans % 8 or self.out_chans % (2 * self.decoder.num_heads):
@@ -87,8 +87,10 @@ class Architecture(ABC):
             )
         if len(self.pixel_mean) != 3:
             raise CheckpointError(f"{where}: pixel_mean must hold three numbers, not {self.pixel_mean}")
-        if len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
-            raise CheckpointError(f"{where}: pixel_std must hold three positive numbers, not {self.pixel_std}")
+        if len(self.pixel_std) != 3 or min(self.pixel_std) < LEAST_STD:
+            raise CheckpointError(f"{where}: pixel_std must hold three numbers from {LEAST_STD}, not {self.pixel_std}")
+        if self.img_size > LARGEST_SIDE:
+            raise CheckpointError(f"{where}: img_size must be at most {LARGEST_SIDE}, got {self.img_size}")
 
     @property
     @abstractmethod
@@ -260,6 +262,12 @@ class ModelSpec:
 
 #: Largest whole number of a description. A file that names more cannot be of a real model, and must not be allocated.
 LARGEST = 2**16
+#: Largest side of a model's square in pixels. Every image is resized to it, whatever the weights' size is.
+LARGEST_SIDE = 2**13
+#: Least deviation of colours. Much smaller ones are 0 in float32, and the model's answers no numbers.
+LEAST_STD = 1e-6
+#: Longest text of a description, which messages and cards repeat.
+LONGEST_TEXT = 100
 #: Largest depth of an encoder, a decoder or a head, because every layer is built.
 DEEPEST = 512
 
@@ -278,8 +286,10 @@ def check_fields(values: Any, where: str) -> None:
     hints = typing.get_type_hints(type(values))
     for field in dataclasses.fields(values):
         value, kind = getattr(values, field.name), hints[field.name]
-        if kind is str and not (isinstance(value, str) and value):
-            raise CheckpointError(f"{where}: {field.name} must be a text, not {value!r}")
+        if kind is str and not (isinstance(value, str) and 0 < len(value) <= LONGEST_TEXT and value.isprintable()):
+            raise CheckpointError(
+                f"{where}: {field.name} must be a line of text, at most {LONGEST_TEXT} letters, not {value!r:.40}"
+            )
         most = DEEPEST if field.name.endswith("depth") else LARGEST
         if kind is int and not (is_number(value, int) and value >= 1):
             raise CheckpointError(f"{where}: {field.name} must be a positive whole number, not {value!r:.40}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from medcore.errors import CheckpointError
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.spec import Architecture, DecoderSpec, ModelSpec
+from medcore.models.spec import LARGEST, Architecture, DecoderSpec, ModelSpec
 
 if TYPE_CHECKING:
     from medcore.models.encoder import AttentionMode, ImageEncoder
@@ -63,8 +62,8 @@ class SamVit(Architecture):
             raise CheckpointError(f"{where}: img_size {self.img_size} is no multiple of patch_size")
         if self.embed_dim % self.num_heads:
             raise CheckpointError(f"{where}: embed_dim {self.embed_dim} is no multiple of num_heads")
-        if not 1 <= self.embed_dim * self.mlp_ratio < math.inf:
-            raise CheckpointError(f"{where}: mlp_ratio {self.mlp_ratio} makes an MLP of no or endlessly many channels")
+        if not 1 <= self.embed_dim * self.mlp_ratio <= LARGEST:
+            raise CheckpointError(f"{where}: mlp_ratio {self.mlp_ratio} makes MLPs of 0 or over {LARGEST} channels")
         if not all(0 <= block < self.depth for block in self.global_attn_indexes):
             raise CheckpointError(f"{where}: global_attn_indexes name a block outside 0..{self.depth - 1}")
 

@@ -121,6 +121,7 @@ def latency(
 
     Those of a study go to its front, report and rules.
     """
+    from medcore.models.formats.content import is_checkpoint
     from results.store.latency import FILE
     from search.commands import latency as command
 
@@ -136,7 +137,7 @@ def latency(
         raise ConfigError(f"{target}: neither a study nor a checkpoint; give a search's folder or a .safetensors file")
     with progress_bar("measuring") as progress:
         try:
-            if target.is_dir():
+            if target.is_dir() and not is_checkpoint(target):
                 records = command.study_latency(
                     target,
                     batch.sizes,
@@ -160,7 +161,7 @@ def latency(
     for record in records:
         if record.doubt:
             warn(f"{record.trial_id}, batch {record.batch}: do not trust these times: {record.doubt}")
-    if target.is_dir() and not as_json:
+    if target.is_dir() and not is_checkpoint(target) and not as_json:
         say(f"wrote {target / FILE}")
 
 

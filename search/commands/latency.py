@@ -10,6 +10,7 @@ import torch
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from medcore.models.architectures import resolve_architecture
 from medcore.models.checkpoint import load
+from medcore.models.formats.content import is_checkpoint
 from medcore.models.sam import MedSam
 from medcore.models.spec import Architecture
 from medcore.quality.site_times import measure_sites
@@ -25,7 +26,6 @@ from search.export.timing import Progress, dense_of, setup_for, timed
 from search.study.inputs import adapted_model
 
 SELECTIONS = ("front", "all")
-_CHECKPOINTS = (".pth", ".pt", ".safetensors")
 
 
 def latency(
@@ -167,10 +167,10 @@ def _architecture(target: Path, architecture: str | None) -> Architecture:
     Raises:
         MedcoreError: It stands for none.
     """
-    config = target / "config.yaml" if target.is_dir() else target
+    config = target / "config.yaml" if target.is_dir() and not is_checkpoint(target) else target
     if config.suffix in (".yaml", ".yml"):
         return adapted_model(load_config(config).model).arch
-    if target.suffix in _CHECKPOINTS:
+    if is_checkpoint(target):
         return load(target, architecture).arch
     return resolve_architecture(target)
 

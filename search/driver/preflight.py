@@ -17,6 +17,7 @@ import ray
 
 from medcore.errors import MedcoreError
 from medcore.models.cost import cost
+from medcore.models.formats.content import all_files
 from medcore.models.spec import Architecture, ModelSpec
 from search.base.sections.inputs import ModelConfig
 from search.driver.placement import Peak, gpu_count, gpu_memory_problem, kept_peak, measured_need
@@ -137,7 +138,8 @@ def node_problems(needs: Needs, nodes: Sequence[Node]) -> list[str]:
 
 def checkpoint_files(model: ModelConfig) -> tuple[Path, ...]:
     """Return both checkpoints, and the files that describe their architecture."""
-    checkpoints = [model.base, model.adapted]
+    origins = (model.base, model.adapted)
+    checkpoints = [file for path in origins for file in (all_files(path) if path.is_dir() else [path])]
     descriptions = [path.with_suffix(".json") for path in checkpoints]
     if model.architecture is not None:
         descriptions.append(Path(model.architecture))

@@ -5,15 +5,16 @@ The dense model has random weights, because weights do not matter for time and a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import torch
 
 from medcore.devices import is_out_of_memory
-from medcore.errors import MedcoreError, brief
+from medcore.errors import CheckpointError, MedcoreError, brief
 from medcore.models.cost import cost
-from medcore.models.sam import MedSam, build
+from medcore.models.sam import MedSam, build, build_empty
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.latency import Effort, compare, device_name
 from medcore.quality.machine import Moment, conditions_since
@@ -118,5 +119,17 @@ def setup_for(threads: int | None, autocast: bool) -> Setup:
 
 
 def dense_of(arch: Architecture) -> MedSam:
-    """Return a dense model with random weights, which do not change its speed."""
-    return build(ModelSpec.dense(arch))
+    """Return a dense model with random weights, which do not change its speed.
+
+    Raises:
+        CheckpointError: This machine's memory cannot hold it. A small file may describe a pruned model of a large one.
+    """
+    spec = ModelSpec.dense(arch)
+    needed = sum(tensor.nbytes for tensor in build_empty(spec).state_dict().values())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise CheckpointError(
+            f"architecture {arch.name}: the dense model to compare with needs {needed / 1e9:.0f} GB, this machine has "
+            f"{memory / 1e9:.0f} GB"
+        )
+    return build(spec)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medcore.errors import StorageError, brief
 from medcore.models.checkpoint import file_hash, load
+from medcore.models.formats.content import is_checkpoint
 from medcore.models.sam import MedSam
 from results.pages.model_card import Export, model_card
 from results.store.files import make_folder
@@ -83,7 +84,7 @@ def _write(kind: ExportFormat, staging: Path, out: Path, model: MedSam, choice: 
         git=git_revision(),
         config=choice.config,
         images=choice.images,
-        hashes={path: file_hash(path) for path in origins if Path(path).is_file()},
+        hashes={path: file_hash(path) for path in origins if is_checkpoint(Path(path))},
         held_out=choice.held_out,
         not_held_out=choice.not_held_out,
         tuned=choice.tuned,

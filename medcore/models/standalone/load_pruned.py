@@ -17,6 +17,7 @@ not padded, and min-max scaled to [0, 1], as it was trained. Not a medical devic
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from functools import partial
@@ -52,23 +53,60 @@ from segment_anything.modeling import (
 )
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+#: Largest whole number of a structure, largest side of an image, and most layers: nothing larger is ever built.
+_LARGEST, _LARGEST_SIDE, _DEEPEST = 2**16, 2**13, 512
+#: Fields of the architecture and of its decoder that are positive whole numbers, with their limits.
+_ARCH = {
+    "img_size": _LARGEST_SIDE,
+    "patch_size": _LARGEST,
+    "embed_dim": _LARGEST,
+    "depth": _DEEPEST,
+    "num_heads": _LARGEST,
+    "out_chans": _LARGEST,
+    "window_size": _LARGEST,
+}
+_DECODER = {
+    "depth": _DEEPEST,
+    "mlp_dim": _LARGEST,
+    "num_heads": _LARGEST,
+    "iou_head_depth": _DEEPEST,
+    "iou_head_hidden_dim": _LARGEST,
+}
 
 
 def load(path: str | Path) -> PrunedSam:
     """Load a model: float32, on the CPU, in evaluation mode.
 
+    Structure, names, shapes and sizes are checked before memory is allocated for the model.
+
     Args:
         path: `.safetensors` written by medcore.
 
     Raises:
-        ValueError: the file is no such model or is truncated.
-        RuntimeError: tensors do not fit the model's structure.
+        ValueError: the file is no such model, is truncated, or contradicts itself; the message is one line.
+        OSError: the file cannot be read.
     """
     metadata, state = read_safetensors(Path(path))
-    if metadata.get("format") != "medcore-1":
+    if metadata.get("format") != "medcore-1" or "spec" not in metadata:
         raise ValueError(f"{path}: not a model exported by medcore")
-    model = PrunedSam(json.loads(metadata["spec"]))
-    model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True)
+    try:
+        spec = json.loads(metadata["spec"])
+        _check_structure(spec)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not the structure of a model ({error})") from None
+    with torch.device("meta"):  # shapes alone, so that the file's tensors are the only ones
+        model = PrunedSam(spec)
+    expected, given = ({key: tuple(value.shape) for key, value in each.items()} for each in (model.state_dict(), state))
+    if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
+        name = wrong[0]
+        raise ValueError(f"{path}: size mismatch for {name!r:.80}: {given.get(name)}, expected {expected.get(name)}")
+    weights = {name: tensor.float() for name, tensor in state.items()}
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{path}: weights are not finite (NaN or infinite) in {broken[0]}")
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.pixel_mean, model.pixel_std = (
+        torch.tensor(spec["arch"][name], dtype=torch.float32).view(-1, 1, 1) for name in ("pixel_mean", "pixel_std")
+    )
     model.eval()
     return model
 
@@ -83,29 +121,102 @@ def predictor(model: PrunedSam) -> SamPredictor:
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata and the tensors of a file.
 
-    The file is 8 bytes for the header's length, the header as JSON, then the numbers.
+    The file is 8 bytes for the header's length, the header as JSON, then the numbers of one tensor after another.
 
     Raises:
         ValueError: the file has another format or is truncated.
+        OSError: the file cannot be read.
     """
     content = bytearray(path.read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
     try:
+        if not 8 < start <= len(content):
+            raise ValueError("its header does not end in the file")
         header = json.loads(content[8:start])
-        metadata = header.pop("__metadata__", {})
-        state = {name: _tensor(content, start, entry) for name, entry in header.items()}
-    except (ValueError, KeyError, AttributeError) as error:
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
+        metadata = header.pop("__metadata__", None) or {}
+        if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError("its metadata are no texts")
+        spans = {name: _span(name, entry) for name, entry in header.items()}
+        _check_order(spans, len(content) - start)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not safetensors, or truncated ({error})") from None
-    return metadata, state
+    return metadata, {name: _tensor(content, start, *span) for name, span in spans.items()}
 
 
-def _tensor(content: bytearray, start: int, entry: dict[str, Any]) -> Tensor:
-    first, last = entry["data_offsets"]
-    dtype = _DTYPES[entry["dtype"]]
+def _span(name: str, entry: Any) -> tuple[int, int, list[int], torch.dtype]:
+    """Return where a tensor begins and ends, its shape and its type, if they agree."""
+    where = f"tensor {name!r:.80}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str) or entry["dtype"] not in _DTYPES:
+        raise ValueError(f"{where} has no type of {', '.join(_DTYPES)}")
+    shape, offsets, dtype = entry.get("shape"), entry.get("data_offsets"), _DTYPES[entry["dtype"]]
+    if not isinstance(shape, list) or not all(_is_count(side, 2**40) for side in shape) or len(shape) > 8:
+        raise ValueError(f"{where} has no shape")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_count(place, 2**62) for place in offsets):
+        raise ValueError(f"{where} has no place")
+    if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{where} takes {offsets[1] - offsets[0]} bytes, which its shape does not")
+    return offsets[0], offsets[1], shape, dtype
+
+
+def _check_order(spans: dict[str, tuple[int, int, list[int], torch.dtype]], size: int) -> None:
+    """Check that the tensors follow one another from the first byte to the last."""
+    end = 0
+    for name, (first, last, *_) in sorted(spans.items(), key=lambda each: each[1][:2]):
+        if first != end:
+            raise ValueError(f"tensor {name!r:.80} begins at byte {first} of the numbers instead of {end}")
+        end = last
+    if end != size:
+        raise ValueError(f"it has {size} bytes of numbers instead of {end}")
+
+
+def _tensor(content: bytearray, start: int, first: int, last: int, shape: list[int], dtype: torch.dtype) -> Tensor:
     if first == last:  # a block without heads or channels
-        return torch.empty(entry["shape"], dtype=dtype)
-    count = (last - first) // dtype.itemsize
-    return torch.frombuffer(content, dtype=dtype, count=count, offset=start + first).reshape(entry["shape"])
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(content, dtype=dtype, count=math.prod(shape), offset=start + first).reshape(shape)
+
+
+def _is_count(value: Any, most: int, least: int = 0) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= _LARGEST  # False for NaN
+
+
+def _check_structure(spec: Any) -> None:
+    """Check the fields of a structure, and that no layer is too large to build.
+
+    Raises:
+        ValueError: a field is missing or of the wrong kind, or two contradict each other.
+    """
+    arch = spec.get("arch") if isinstance(spec, dict) else None
+    decoder = arch.get("decoder") if isinstance(arch, dict) else None
+    if not isinstance(arch, dict) or not isinstance(decoder, dict):
+        raise ValueError("it has no architecture with a decoder")
+    for fields, limits in ((arch, _ARCH), (decoder, _DECODER)):
+        for name, most in limits.items():
+            if not _is_count(fields.get(name), most, least=1):
+                raise ValueError(f"{name} must be a whole number in 1..{most}, not {fields.get(name)!r:.40}")
+    ratio, blocks, width = arch.get("mlp_ratio"), arch["depth"], arch["embed_dim"]
+    if not _is_number(ratio) or not 1 <= width * ratio <= _LARGEST:
+        raise ValueError(f"mlp_ratio must make 1..{_LARGEST} channels, not {ratio!r:.40}")
+    for name, least in (("pixel_mean", -_LARGEST), ("pixel_std", 1e-6)):
+        colours = arch.get(name)
+        if not isinstance(colours, list) or len(colours) != 3 or not all(_is_number(c) and c >= least for c in colours):
+            raise ValueError(f"{name} must hold three numbers from {least}, not {colours!r:.40}")
+    whole = arch.get("global_attn_indexes")
+    if not isinstance(whole, list) or not all(_is_count(block, blocks - 1) for block in whole):
+        raise ValueError(f"global_attn_indexes must name blocks, not {whole!r:.40}")
+    if arch["img_size"] % arch["patch_size"] or width % arch["num_heads"]:
+        raise ValueError("img_size is no multiple of patch_size, or embed_dim none of num_heads")
+    if arch["out_chans"] % 8 or arch["out_chans"] % (2 * decoder["num_heads"]):
+        raise ValueError("out_chans is no multiple of 8 and of twice the decoder's num_heads")
+    for name, most in (("heads", arch["num_heads"]), ("channels", int(width * ratio))):
+        counts = spec.get(name)
+        if not isinstance(counts, list) or len(counts) != blocks or not all(_is_count(each, most) for each in counts):
+            raise ValueError(f"{name} must hold {blocks} whole numbers in 0..{most}, not {counts!r:.40}")
 
 
 class PrunedSam(Sam):  # type: ignore[misc]
@@ -233,4 +344,7 @@ def main(model: str, image: str, box: str, mask: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 5:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (ValueError, OSError) as wrong:
+        sys.exit(f"load_pruned.py: {wrong}")
