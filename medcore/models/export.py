@@ -1,4 +1,4 @@
-"""Write models for programs that do not know medcore: one self-contained folder, or ONNX.
+"""Write models for programs that do not know medcore: one self-contained folder, a SamModel of transformers, or ONNX.
 
 The two ONNX files meet at the image embedding, so that an image is encoded once for all of its boxes:
 
@@ -23,13 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medcore.errors import CheckpointError, ConfigError, StorageError, brief
+from medcore.files import cannot_write
 from medcore.models.checkpoint import FORMAT, save
+from medcore.models.cut import pad
+from medcore.models.formats.huggingface import CONFIG, TIED, config_of, hf_names
 from medcore.models.sam import MedSam
 from medcore.models.spec import DEFAULT_KIND
 from medcore.models.standalone import SCRIPT
+from medcore.models.vit import SamVit
 
 MODEL, STRUCTURE, ENCODER, DECODER = "model.safetensors", "model.json", "encoder.onnx", "decoder.onnx"
 #: What to do where onnx, onnxscript or onnxruntime is missing.
@@ -66,6 +72,39 @@ def write_standalone(folder: Path, model: MedSam, info: Mapping[str, str] | None
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     return [folder / MODEL, _write_structure(folder, model, info), folder / SCRIPT.name]
+
+
+def write_huggingface(folder: Path, model: MedSam, info: Mapping[str, str] | None = None) -> list[Path]:
+    """Write a SamModel of transformers: `config.json`, weights under its names, and the structure.
+
+    A SamModel has equal blocks, so a pruned model is written in the dense shapes, with zeros for what is gone. It
+    computes the same and is no smaller than the dense model.
+
+    Args:
+        folder: exists; files of the same names are replaced.
+        model: of segment-anything's kind.
+        info: further metadata, as for `checkpoint.save`, for the structure.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: the model is of another kind, which a SamModel cannot be.
+        StorageError: the folder cannot be written.
+    """
+    arch = model.arch
+    if not isinstance(arch, SamVit):
+        raise ConfigError(f"a SamModel has an encoder of kind {DEFAULT_KIND}, not {arch.kind}; export another format")
+    state = {name: tensor.detach().cpu() for name, tensor in pad(model).state_dict().items()}
+    named = {theirs: state[own].contiguous() for own, theirs in hf_names(state).items()}
+    named |= {copy: named[original].clone() for copy, original in TIED.items()}
+    try:
+        # transformers reads no safetensors without this mark
+        save_file(named, folder / MODEL, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(config_of(arch), indent=1) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(folder, error) from None
+    return [folder / CONFIG, folder / MODEL, _write_structure(folder, model, info)]
 
 
 def write_onnx(folder: Path, model: MedSam, info: Mapping[str, str] | None = None) -> list[Path]:

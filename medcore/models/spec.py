@@ -231,7 +231,10 @@ class ModelSpec:
             sites = sum(site.family == family for site in arch.sites)
             if len(budget[family.name]) != sites:
                 raise CheckpointError(f"{where}: {len(budget[family.name])} {family.name} counts for {sites} sites")
-        return cls(arch, tuple(from_families(arch.sites, budget)))
+        try:
+            return cls(arch, tuple(from_families(arch.sites, budget)))
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {str(error).removeprefix('spec: ')}") from None
 
     @property
     def is_dense(self) -> bool:

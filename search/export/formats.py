@@ -6,11 +6,12 @@ from pathlib import Path
 
 from medcore.errors import ConfigError
 from medcore.registry import Registry
-from search.export import checkpoint, onnx, pyfunc_export, standalone
+from search.export import pyfunc_export
 from search.export.format import ExportFormat
+from search.export.kinds import checkpoint, huggingface, onnx, standalone
 
 FORMATS: Registry[ExportFormat] = Registry("export format")
-for _format in (checkpoint.FORMAT, standalone.FORMAT, onnx.FORMAT, pyfunc_export.FORMAT):
+for _format in (checkpoint.FORMAT, standalone.FORMAT, onnx.FORMAT, pyfunc_export.FORMAT, huggingface.FORMAT):
     FORMATS.register(_format.name)(_format)
 
 CARD = "MODEL_CARD.md"
@@ -61,11 +62,8 @@ def earlier_files(folder: Path) -> set[str]:
     """
     if not (folder / CARD).is_file():
         return set()
-    names = set(_all_files())
-    for kind in _folder_formats():
-        if kind.marker is not None and not (folder / kind.marker).is_file():
-            names -= kind.files.keys()
-    return names
+    there = [kind for kind in _folder_formats() if kind.marker is None or (folder / kind.marker).is_file()]
+    return {CARD, *(name for kind in there for name in kind.files)}
 
 
 def _all_files() -> tuple[str, ...]:

@@ -140,13 +140,13 @@ def _read(path: Path) -> Content:
             head = file.read(64)
     except OSError as error:
         raise damaged(path, error) from None
+    # first, because the length of a header may begin with the byte of a pickle
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= size:
+        state, metadata = _read_safe(path)
+        return Content(state, size, metadata)
     if head.startswith((ZIP, PICKLE)):
         outer = read_pickled(path)
         return Content(unwrap(path, outer), size, outer=outer)
-    length = int.from_bytes(head[:8], "little")
-    if (head[8:9] == b"{" and length + 8 <= size) or path.suffix == ".safetensors":
-        state, metadata = _read_safe(path)
-        return Content(state, size, metadata)
     found = next((what for start, what in _OTHERS.items() if head.startswith(start)), None)
     raise damaged(path, f"it is {found}" if found else "neither safetensors nor a file of torch.save")
 

@@ -138,7 +138,7 @@ def config_of(arch: SamVit) -> dict[str, Any]:
             "num_attention_heads": arch.num_heads,
             "image_size": arch.img_size,
             "patch_size": arch.patch_size,
-            "mlp_ratio": arch.mlp_ratio,
+            "mlp_ratio": float(arch.mlp_ratio),  # transformers refuses a whole number
             "mlp_dim": arch.mlp_dim,
             "window_size": arch.window_size,
             "global_attn_indexes": list(arch.global_attn_indexes),

@@ -7,6 +7,7 @@ checked, because that unpickler calls some constructors with any size, and expan
 from __future__ import annotations
 
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from medcore.errors import CheckpointError, brief
 from medcore.files import READ_ERRORS
-from medcore.models.formats.text import some
+from medcore.models.formats.text import shown, some
 
 #: First bytes of a zip archive, and of a pickle of protocol 2 or later.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
@@ -63,18 +64,32 @@ def read_pickled(path: Path) -> Any:
             f"{path}: refused, it holds pickled objects other than tensors ({some(foreign)}), which can run code; "
             "save the state dictionary alone"
         )
+    # torch.load takes the ending's word for safetensors, and maps files by name only
+    mapped = archive and path.suffix != ".safetensors"
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=archive or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors that are refused
+            content: Any = _load(path, mapped)
     except READ_ERRORS as error:
         raise damaged(path, error) from None
-    if not archive and _storage_bytes(content) > path.stat().st_size:
+    if not mapped and _storage_bytes(content) > path.stat().st_size:
         raise CheckpointError(f"{path}: names tensors that are larger than the file; copy the file again")
     return content
 
 
+def _load(path: Path, mapped: bool) -> Any:
+    if mapped:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    with path.open("rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
 def damaged(path: Path, error: object) -> CheckpointError:
     """Return the error for a file that cannot be read."""
-    return CheckpointError(f"{path}: not a checkpoint, or truncated ({brief(error, first=120)}); copy the file again")
+    reason = brief(error, first=120)
+    if reason.startswith("Weights only"):  # torch goes on to advise what runs the file's code
+        reason = "its pickle asks for more than plain values"
+    return CheckpointError(f"{path}: not a checkpoint, or truncated ({shown(reason, 120)}); copy the file again")
 
 
 def _of_archive(path: Path, file: IO[bytes]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from medcore.models.architectures import ARCHITECTURES
 from medcore.models.formats.text import shown
 from medcore.models.masks import keep_all
 from medcore.models.sites import Array, PerSite
-from medcore.models.spec import Architecture, ModelSpec, is_number
+from medcore.models.spec import LARGEST, Architecture, ModelSpec, is_number
 from medcore.models.vit import CHANNELS, HEADS, SamVit
 
 VERSION = 1
@@ -106,7 +106,7 @@ def _compact_widths(path: Path, manifest: Any, arch: SamVit) -> dict[str, Sequen
                 raise CheckpointError(f"{where}: {key} of block {number} is {shown(value)}; {arch.name} has {wanted}")
         for family, key in _COUNTS.items():
             count: Any = block.get(key)
-            if not is_number(count, int):
+            if not is_number(count, int) or not 0 <= count <= LARGEST:
                 raise CheckpointError(f"{where}: {key} of block {number} must be a whole number, not {shown(count)}")
             widths[family].append(count)
     return dict(widths)

@@ -49,7 +49,7 @@ def resolve(path: Path, content: Content, arch: str | Path | Architecture | None
     if (config := path.with_name(CONFIG)).is_file() and match(path, names, list(_shapes("vit_b"))).hugging_face:
         return read_config(config)
     for name, known in ARCHITECTURES.items():
-        if _agreement(content.state, name) == 1:
+        if _agreement(content.state, name) == len(_shapes(name)):
             return known
     reason = f"its folder has {len(described) or 'no'} architecture file{'s' if described else ''}"
     known_names = ", ".join(ARCHITECTURES)
@@ -65,11 +65,11 @@ def fitting(state: Mapping[str, Tensor], but: Architecture | None = None) -> str
         state: tensors by name.
         but: the architecture that does not fit.
     """
-    shares = {name: _agreement(state, name) for name in ARCHITECTURES if but is None or name != but.name}
-    best = max(shares, key=lambda name: shares[name])
-    if shares[best] <= 0.5:
+    counts = {name: _agreement(state, name) for name in ARCHITECTURES if but is None or name != but.name}
+    best = max(counts, key=lambda name: counts[name])
+    if 2 * counts[best] <= len(_shapes(best)):
         return "name the right architecture" if but is not None else "none of the known ones fits its shapes"
-    return f"the nearest is {best}, with {shares[best]:.0%} of the shapes"
+    return f"the nearest is {best}, with {counts[best]} of {len(_shapes(best))} shapes"
 
 
 def _next_to(path: Path) -> list[Architecture]:
@@ -90,11 +90,11 @@ def _shapes(name: str) -> Shapes:
     return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def _agreement(state: Mapping[str, Tensor], name: str) -> float:
-    """Return the share of a known architecture's tensors that are in `state` with the same shape."""
+def _agreement(state: Mapping[str, Tensor], name: str) -> int:
+    """Count the tensors of a known architecture that are in `state` with the same shape."""
     shapes = _shapes(name)
     try:
         found = match(Path(), list(state), list(shapes)).found
     except CheckpointError:
-        return 0.0
-    return sum(tuple(state[theirs].shape) == shapes[own] for own, theirs in found.items()) / len(shapes)
+        return 0
+    return sum(tuple(state[theirs].shape) == shapes[own] for own, theirs in found.items())

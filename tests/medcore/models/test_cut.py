@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medcore.models.checkpoint import load
-from medcore.models.cut import mask_model, prune
+from medcore.models.cut import mask_model, pad, prune
 from medcore.models.sam import MedSam, build
 from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
@@ -137,3 +137,13 @@ def test_real_weights_cut_equals_masked() -> None:
     masks = random_masks(model.spec, 0)
     images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     assert worst(prune(model, masks), mask_model(model, masks), images, 4 * BOXES[:1]) <= 1e-4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_filling_up_with_zeros_changes_nothing(seed: int) -> None:
+    cut = prune(random_model(ModelSpec.dense(TINY), seed), random_masks(ModelSpec.dense(TINY), seed))
+    whole = pad(cut)
+    assert whole.spec.is_dense and worst(cut, whole) <= 1e-5
+    zeros = sum(int((tensor == 0).sum()) for tensor in whole.state_dict().values())
+    sizes = (sum(tensor.numel() for tensor in model.state_dict().values()) for model in (whole, cut))
+    assert zeros == next(sizes) - next(sizes)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,3 +131,109 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     save_file(state, path, metadata={"format": "medcore-1", "spec": json.dumps(SPECS["unequal"].to_dict())})
     with pytest.raises(ValueError, match="size mismatch"):
         load_pruned.load(path)
+
+
+def edited(path: Path, change: Callable[[dict[str, Any], dict[str, Any]], Any]) -> None:
+    """Write a model whose header `change` has edited; it gets the header and the structure, and may return a header."""
+    save(path, random_model(SPECS["unequal"]))
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    spec = json.loads(header["__metadata__"]["spec"])
+    replaced = change(header, spec)
+    if header.get("__metadata__"):
+        header["__metadata__"].setdefault("spec", json.dumps(spec))
+    text = json.dumps(header if replaced is None else replaced).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+
+
+def without_spec(header: dict[str, Any], spec: dict[str, Any]) -> None:
+    header["__metadata__"] = {"format": "medcore-1"}
+
+
+def structure(**changes: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """Change fields of the structure; those of the architecture begin with `arch__`, the decoder's with `decoder__`."""
+
+    def change(header: dict[str, Any], spec: dict[str, Any]) -> None:
+        without_spec(header, spec)
+        for key, value in changes.items():
+            section, _, name = key.rpartition("__")
+            {"": spec, "arch": spec["arch"], "decoder": spec["arch"]["decoder"]}[section][name] = value
+
+    return change
+
+
+def tensor(**changes: Any) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """Change the entry of a tensor that is not empty."""
+    return lambda header, _: header["image_encoder.neck.0.weight"].update(changes)
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = {
+    "metadata null": (lambda header, _: header.update(__metadata__=None), "not a model exported by medcore"),
+    "metadata of numbers": (lambda header, _: header.update(__metadata__={"format": 1}), "metadata are no texts"),
+    "header a list": (lambda *_: [], "header is no object"),
+    "no structure": (
+        lambda header, _: header.update(__metadata__={"format": "medcore-1", "spec": "{}"}),
+        "no architecture",
+    ),
+    "no JSON": (
+        lambda header, _: header.update(__metadata__={"format": "medcore-1", "spec": "["}),
+        "structure of a model",
+    ),
+    "deep": (lambda header, _: header.update(__metadata__={"format": "medcore-1", "spec": "[" * 10**5}), "structure"),
+    "equal offsets": (tensor(data_offsets=[8, 8]), "which its shape does not"),
+    "negative offset": (tensor(data_offsets=[-3072, 0]), "has no place"),
+    "overlapping": (tensor(data_offsets=[0, 3072]), "of the numbers instead of"),
+    "offsets of texts": (tensor(data_offsets=["0", "8"]), "has no place"),
+    "no entry": (lambda header, _: header.update(more=5), "has no type"),
+    "integers": (tensor(dtype="I32"), "has no type"),
+    "huge shape": (tensor(shape=[2**62, 2**62]), "has no shape"),
+    "negative shape": (tensor(shape=[-32, -24, 1, 1]), "has no shape"),
+    "another name": (lambda header, _: header.update(extra=header.pop("image_encoder.neck.0.weight")), "size mismatch"),
+    "infinite depth": (structure(decoder__depth=10**9), "depth"),
+    "infinite counts": (structure(heads=[float("inf"), 0, 3, 1]), "heads"),
+    "fractions": (structure(channels=[48.0, 5, 0, 1]), "channels"),
+    "texts": (structure(heads="2031"), "heads"),
+    "more heads than there are": (structure(heads=[4, 0, 3, 1]), "heads"),
+    "other widths": (structure(heads=[1, 0, 3, 1]), "size mismatch"),
+    "no colours": (structure(arch__pixel_std=[1e-300] * 3), "pixel_std"),
+    "colours that are no numbers": (structure(arch__pixel_mean=[float("nan")] * 3), "pixel_mean"),
+    "terabytes of MLP": (structure(arch__mlp_ratio=1e9), "mlp_ratio"),
+    "a block that is not there": (structure(arch__global_attn_indexes=[4]), "global_attn_indexes"),
+    "a huge image": (structure(arch__img_size=2**40), "img_size"),
+    "no multiple": (structure(arch__num_heads=5), "num_heads"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_edited_files_are_refused_before_anything_is_built(name: str, tmp_path: Path) -> None:
+    change, words = WRONG[name]
+    path = tmp_path / "m.safetensors"
+    edited(path, change)
+    with pytest.raises(ValueError) as caught:
+        load_pruned.load(path)
+    message = str(caught.value)
+    assert words in message and str(path) in message and message.isprintable() and len(message) < 500
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    model = random_model(SPECS["dense"])
+    with torch.no_grad():
+        model.image_encoder.neck[0].weight[0, 0] = torch.nan  # type: ignore[index]
+    save(tmp_path / "m.safetensors", model)
+    with pytest.raises(ValueError, match=r"not finite .* image_encoder\.neck\.0\.weight"):
+        load_pruned.load(tmp_path / "m.safetensors")
+
+
+def test_loading_builds_no_dense_model(tmp_path: Path) -> None:
+    """The encoder of segment-anything is dense until it is narrowed; here that would take 0.5 GB."""
+    arch = dataclasses.replace(TINY, mlp_ratio=2700.0, depth=40, global_attn_indexes=(1,))
+    path = tmp_path / "m.safetensors"
+    save(path, build(spec_of(arch, (1,) * 40, (1,) * 40)))
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + 2**28, before[1]))
+    try:
+        assert len(load_pruned.load(path).image_encoder.blocks) == 40
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
