@@ -65,7 +65,7 @@ def architecture_from(fields: Mapping[str, Any], where: str = "architecture") ->
     values = dict(fields)
     name = values.pop("kind", DEFAULT_KIND)
     if name not in KINDS.names():
-        raise CheckpointError(f"{where}: unknown kind {name!r}; known are {', '.join(KINDS.names())}")
+        raise CheckpointError(f"{where}: unknown kind {name!r:.80}; known are {', '.join(KINDS.names())}")
     kind = KINDS[name]
     decoder = values.pop("decoder", {})
     if not isinstance(decoder, Mapping):
@@ -73,11 +73,7 @@ def architecture_from(fields: Mapping[str, Any], where: str = "architecture") ->
     values["decoder"] = construct(DecoderSpec, decoder, f"{where}: decoder")
     hints = typing.get_type_hints(kind)
     tuples = [field for field, hint in hints.items() if typing.get_origin(hint) is tuple]
-    try:
-        return construct(kind, values, where, lists=tuples)
-    except CheckpointError as error:  # a contradiction between fields is found without knowing the file
-        text = str(error)
-        raise CheckpointError(text if text.startswith(where) else f"{where}: {text}") from None
+    return construct(kind, values, where, lists=tuples)
 
 
 def spec_from(fields: Mapping[str, Any], where: str = "spec") -> ModelSpec:

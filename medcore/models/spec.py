@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from medcore.errors import CheckpointError
+from medcore.errors import CheckpointError, shown
 from medcore.models.sites import Block, Cost, Family, Site, by_family, from_families
 
 if TYPE_CHECKING:
@@ -333,10 +333,15 @@ def construct(kind: type[T], values: Mapping[str, Any], where: str, lists: Colle
     """
     names = {field.name for field in dataclasses.fields(typing.cast(Any, kind))}
     if unknown := sorted(set(values) - names):
-        raise CheckpointError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(sorted(names))}")
+        listed = ", ".join(shown(name) for name in unknown[:3])
+        raise CheckpointError(f"{where}: unknown field {listed}; known are {', '.join(sorted(names))}")
     plain = {key: tuple(value) if key in lists and isinstance(value, list) else value for key, value in values.items()}
     try:
         return kind(**plain)
+    except CheckpointError as error:  # of a field, found without knowing the file
+        if str(error).startswith(where):
+            raise
+        raise CheckpointError(f"{where}: {str(error).removeprefix(where.rpartition(': ')[2] + ': ')}") from None
     except TypeError as error:
         raise CheckpointError(f"{where}: {str(error).removeprefix(kind.__name__ + '.__init__() ')}") from None
 

@@ -16,7 +16,7 @@ Number = TypeVar("Number", int, float)
 ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration; see search/configs/")]
 Study = Annotated[str, typer.Argument(help="Folder or mlflow:EXPERIMENT/RUN")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Arch = Annotated[str | None, typer.Option(help="Architecture of a .pth without a JSON file next to it.")]
+Arch = Annotated[str | None, typer.Option(help="Architecture of a checkpoint that does not describe itself.")]
 RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
 WorkersAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Address of a running Ray cluster, where `workers` is above 1.")

@@ -12,11 +12,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from medcore.errors import CheckpointError
+from medcore.errors import CheckpointError, shown
 from medcore.models.formats.huggingface import CONFIG, INDEX, OLD_WEIGHTS, WEIGHTS
 from medcore.models.formats.names import unwrap
 from medcore.models.formats.pickled import PICKLE, ZIP, damaged, read_pickled
-from medcore.models.formats.text import shown
 
 #: What safetensors raises for a file that is damaged or has types that torch lacks.
 _SAFE_ERRORS = (

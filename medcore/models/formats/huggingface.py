@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medcore.errors import CheckpointError
+from medcore.errors import CheckpointError, shown
 from medcore.models.architectures import ARCHITECTURES
-from medcore.models.formats.text import shown
 from medcore.models.spec import DecoderSpec, is_number
 from medcore.models.vit import SamVit
 

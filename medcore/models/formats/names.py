@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from medcore.errors import CheckpointError
+from medcore.errors import CheckpointError, shown
 from medcore.models.formats.huggingface import TIED, hf_names
-from medcore.models.formats.text import nearest, shown, some
+from medcore.models.formats.text import nearest, some
 
 #: Keys under which training scripts keep the state dictionary.
 WRAPPERS = ("state_dict", "model_state_dict", "model")

@@ -16,9 +16,9 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from medcore.errors import CheckpointError, brief
+from medcore.errors import CheckpointError, brief, shown
 from medcore.files import READ_ERRORS
-from medcore.models.formats.text import shown, some
+from medcore.models.formats.text import some
 
 #: First bytes of a zip archive, and of a pickle of protocol 2 or later.
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcore.errors import CheckpointError
+from medcore.errors import CheckpointError, shown
 from medcore.models.architectures import ARCHITECTURES
-from medcore.models.formats.text import shown
 from medcore.models.masks import keep_all
 from medcore.models.sites import Array, PerSite
 from medcore.models.spec import LARGEST, Architecture, ModelSpec, is_number

@@ -32,26 +32,29 @@ def resolve(path: Path, content: Content, arch: str | Path | Architecture | None
     Raises:
         MedcoreError: none of these exists, or a description next to the file is wrong.
     """
-    if isinstance(arch, Architecture):
-        return arch
-    if arch is not None:
-        return resolve_architecture(arch, folder=path.parent)
+    wanted = resolve_architecture(arch, folder=path.parent) if isinstance(arch, (str, Path)) else arch
     if content.folder is not None:
-        return read_config(content.folder / CONFIG)
+        # also checked if the caller names one, because it fixes what no shape shows
+        described = read_config(content.folder / CONFIG)
+        if wanted is not None and wanted != described:
+            raise CheckpointError(f"{path}: holds a {described.name} model, not the {wanted.name} asked for")
+        return described
+    if wanted is not None:
+        return wanted
     if (own := path.with_suffix(".json")).is_file() and own != path:
         return resolve_architecture(own)
     if is_released(content.outer) and (named := released_architecture(content.outer)) is not None:
         return named
-    described = _next_to(path)
-    if len(described) == 1:
-        return described[0]
+    found = _next_to(path)
+    if len(found) == 1:
+        return found[0]
     names = list(content.state)
     if (config := path.with_name(CONFIG)).is_file() and match(path, names, list(_shapes("vit_b"))).hugging_face:
         return read_config(config)
     for name, known in ARCHITECTURES.items():
         if _agreement(content.state, name) == len(_shapes(name)):
             return known
-    reason = f"its folder has {len(described) or 'no'} architecture file{'s' if described else ''}"
+    reason = f"its folder has {len(found) or 'no'} architecture file{'s' if found else ''}"
     known_names = ", ".join(ARCHITECTURES)
     raise CheckpointError(
         f"{path}: {reason}; name the architecture ({known_names} or a JSON file); {fitting(content.state)}"

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medcore.errors import CheckpointError
-from medcore.models.formats.text import shown, some
+from medcore.errors import CheckpointError, shown
+from medcore.models.formats.text import some
 
 #: Number formats that become float32.
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -5,15 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable
 
-
-def shown(text: object, most: int = 80) -> str:
-    """Return a text from a file without control characters, and cut if it is longer than `most` letters."""
-    try:
-        text = str(text)
-    except ValueError:  # Python writes no whole number of thousands of digits
-        text = type(text).__name__
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return plain if len(plain) <= most else plain[: most - 1] + "…"
+from medcore.errors import shown
 
 
 def some(items: Iterable[object], most: int = 3) -> str:

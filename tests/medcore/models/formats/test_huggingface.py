@@ -109,7 +109,9 @@ def test_known_architectures_have_their_names(tmp_path: Path) -> None:
 def test_colours_of_an_architecture_survive(tmp_path: Path) -> None:
     arch = dataclasses.replace(TINY, pixel_mean=(0.1, 0.2, 0.3), pixel_std=(0.5, 0.4, 0.3))
     write_huggingface(tmp_path, build(ModelSpec.dense(arch)))
-    assert load(tmp_path).arch == arch
+    assert load(tmp_path).arch == load(tmp_path, arch).arch == arch
+    with pytest.raises(MedcoreError, match="not the tiny asked for"):
+        load(tmp_path, TINY)
 
 
 def edited(section: str, **changes: Any) -> Callable[[dict[str, Any]], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
 import resource
 import zipfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from medcore.errors import MedcoreError
 from medcore.models.architectures import architecture_from
@@ -175,6 +177,33 @@ def test_structures_that_no_model_has(field: str, value: object) -> None:
         architecture_from({**TINY.to_dict(), field: value}, "m.json")
     message = str(caught.value)
     assert message.startswith("m.json") and field in message and message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("heads", [float("inf"), 2, 1, 1]),
+        ("heads", [1.9, 2, 1, 1]),
+        ("heads", [True, 2, 1, 1]),
+        ("heads", "1211"),
+        ("heads", [4, 2, 1, 1]),
+        ("channels", None),
+        ("arch", {**TINY.to_dict(), "img_size": 16 * 2**40}),
+        ("arch", {**TINY.to_dict(), "embed_dim": 16 * 10**18}),
+        ("arch", {**TINY.to_dict(), "decoder": {"depth": 10**9}}),
+        ("arch", {**TINY.to_dict(), "decoder": {"iou_head_depth": 10**9}}),
+        ("arch", {**TINY.to_dict(), "kind": ["x"]}),
+        ("arch", {**TINY.to_dict(), "\x1b[2J\n": 1}),
+        ("deep", "[" * 100_000),
+        ("digits", "[" + "9" * 5000 + "]"),
+    ],
+)
+def test_structures_in_files(field: str, value: Any, tmp_path: Path) -> None:
+    spec = {**ModelSpec.dense(TINY).to_dict(), field: value}
+    text = value if field in ("deep", "digits") else json.dumps(spec)
+    metadata = {"format": "medcore-1", "spec": text}
+    save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata=metadata)
+    assert refusal(tmp_path / "m.safetensors").isprintable()
 
 
 def test_a_dense_model_that_no_memory_holds_is_not_built() -> None:
