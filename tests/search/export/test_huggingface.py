@@ -14,9 +14,14 @@ from medcore.compat import import_torchvision
 from medcore.errors import ConfigError
 from medcore.models.architectures import spec_from
 from medcore.models.checkpoint import load
+from medcore.models.export import write_huggingface
 from medcore.models.sam import predictor
+from search.base.sections.inputs import ModelConfig
+from search.commands.cost import cost
 from search.commands.export import ExportRequest, export
-from tests.support.studies.export_study import SPEC, names, write_study_of_one
+from search.commands.latency import latency
+from search.driver.preflight import checkpoint_files
+from tests.support.studies.export_study import SPEC, names, random_model, write_study_of_one
 
 pytestmark = pytest.mark.usefixtures("instant_timing")
 
@@ -57,3 +62,12 @@ def test_folders_of_others_are_left_alone_and_own_ones_replaced(tmp_path: Path) 
     assert names(out) == ["MODEL_CARD.md", "load_pruned.py", "model.json", "model.safetensors"]
     export(ExportRequest(str(study), out, format="huggingface", latency=False))
     assert names(out) == FILES
+
+
+def test_commands_take_a_folder_as_a_checkpoint(tmp_path: Path) -> None:
+    write_huggingface(tmp_path, random_model(SPEC, 11))
+    assert cost(str(tmp_path))["flops_fraction"] == 1  # in dense shapes
+    (record,) = latency(tmp_path, (1,))
+    assert record.flops_fraction == 1
+    names_read = [path.name for path in checkpoint_files(ModelConfig(base=tmp_path, adapted=tmp_path))]
+    assert names_read[:2] == ["config.json", "model.safetensors"]

@@ -81,7 +81,9 @@ def files() -> dict[str, Any]:
 
 def changed(root: Any, edits: list[Edit]) -> Any:
     """Apply edits. Each walks down by its numbers and changes what it finds there."""
-    for path, action, value in edits:
+    for path, action, wanted in edits:
+        # a copy, because a later edit may walk into a value and change it
+        value = copy.deepcopy(wanted)
         owner, key, here = None, None, root
         for number in path:
             keys = list(here) if isinstance(here, dict) else list(range(len(here))) if isinstance(here, list) else []
@@ -154,7 +156,7 @@ def edit_pickled(edits: list[Edit], zipped: bool) -> None:
         check(lambda: load(path, TINY), MedcoreError)
         whole = bytearray(path.read_bytes())
         for places, _, _ in edits:
-            whole[places[0] % (2000 if zipped else len(whole))] ^= 1 + places[-1] % 255
+            whole[places[0] % min(2000 if zipped else len(whole), len(whole))] ^= 1 + places[-1] % 255
         path.write_bytes(whole)
         check(lambda: load(path, TINY), MedcoreError)
 
