@@ -20,6 +20,8 @@ _NEVER = -100.0
 DICE_SMOOTH = 1e-5
 #: Cycles per pixel above which the recovery loss compares spectra.
 HIGH_FREQUENCY = 0.25
+#: Added to the denominator of the Dice of the released code.
+RELEASED_SMOOTH = 1e-6
 #: λ1..λ4 of the recovery loss: boundary, embedding, boundary logits, frequency.
 LAMBDAS = (1.0, 0.5, 2.0, 0.5)
 
@@ -127,6 +129,43 @@ def high_frequency_distance(logits: Tensor, mask: Tensor) -> Tensor:
     return difference[..., high].mean()
 
 
+def released_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the Dice loss of the released code's recovery: 1 − 2·Σ σ(z)y / (Σ σ(z) + Σ y + 1e-6).
+
+    Args:
+        logits: z, (B, 1, H, W).
+        mask: y, (B, 1, H, W), values 0, 1 and `IGNORED`.
+
+    Returns:
+        (B,), one loss an image.
+    """
+    z, y, _ = _counted(_full_precision(logits), mask)
+    probability, truth = z.sigmoid().flatten(1), y.flatten(1)
+    overlap = (probability * truth).sum(dim=1)
+    return 1 - 2 * overlap / (probability.sum(dim=1) + truth.sum(dim=1) + RELEASED_SMOOTH)
+
+
+def released_frequency_distance(logits: Tensor, mask: Tensor) -> Tensor:
+    """Return the frequency term of the released code's recovery.
+
+    It is the mean of |rFFT(σ(z)) − rFFT(y)| over all bins of the half spectrum, of which low ones count as 0.
+
+    Args:
+        logits: z, (B, 1, h, w).
+        mask: y, (B, 1, h, w), values 0, 1 and `IGNORED`. Ignored pixels are 0 in both.
+
+    Returns:
+        Scalar.
+    """
+    z, y, _ = _counted(_full_precision(logits), mask)
+    spectrum = torch.fft.rfft2(z.sigmoid() - y)
+    rows = torch.fft.fftfreq(logits.shape[-2], device=logits.device, dtype=torch.float64)
+    columns = torch.fft.rfftfreq(logits.shape[-1], device=logits.device, dtype=torch.float64)
+    high = rows[:, None].square() + columns[None, :].square() > HIGH_FREQUENCY**2
+    difference: Tensor = spectrum.abs() * high
+    return difference.mean()
+
+
 def recovery_loss(
     logits_low: Tensor,
     mask_low: Tensor,
@@ -135,6 +174,8 @@ def recovery_loss(
     teacher_embedding: Tensor,
     teacher_logits: Tensor,
     lambdas: tuple[float, float, float, float] = LAMBDAS,
+    *,
+    released: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the recovery loss (6.2).
 
@@ -148,6 +189,7 @@ def recovery_loss(
         teacher_embedding: (B, C, g, g).
         teacher_logits: (B, 1, low, low).
         lambdas: weights λ1..λ4 of boundary, embedding, boundary_logits and frequency.
+        released: whether Dice and the frequency term are those of the released code.
 
     Returns:
         The weighted sum, a scalar that carries the gradient; and the five detached terms before weighting:
@@ -160,14 +202,22 @@ def recovery_loss(
     shift, low = z - _like(teacher_logits, z), _like(mask_low, z)
     weights = 1 + 4 * boundary_band(_like(mask_full, z))
     terms = {
-        "segmentation": segmentation_loss(z_full, mask_full) / 2,
+        "segmentation": _segmentation(z_full, mask_full, released),
         "boundary": F.binary_cross_entropy_with_logits(z_full, truth_full, weights) * scale,
         "embedding": F.mse_loss(features, _like(teacher_embedding, features)),
         "boundary_logits": (boundary_band(low) * shift.square()).mean() * _scale(low == IGNORED),
-        "frequency": high_frequency_distance(z, mask_low),
+        "frequency": (released_frequency_distance if released else high_frequency_distance)(z, mask_low),
     }
     weighted = [scale * term for scale, term in zip((1.0, *lambdas), terms.values(), strict=True)]
     return torch.stack(weighted).sum(), {name: term.detach() for name, term in terms.items()}
+
+
+def _segmentation(logits: Tensor, mask: Tensor, released: bool) -> Tensor:
+    """Return ½·BCE + ½·Dice at the size of the mask."""
+    if not released:
+        return segmentation_loss(logits, mask) / 2
+    z, y, scale = _counted(logits, mask)
+    return (released_dice_loss(logits, mask).mean() + F.binary_cross_entropy_with_logits(z, y) * scale) / 2
 
 
 def _counted(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from medcore.budgets.knapsack import knapsack_budget
 from medcore.budgets.limits import Floats, Limits, Metric
 from medcore.budgets.prices import Prices
+from medcore.budgets.released_rule import released_rule
 from medcore.budgets.rule import rule
 from medcore.budgets.targets import per_site, to_target, uniform_to_target
 from medcore.errors import ConfigError
@@ -46,12 +47,20 @@ class Request:
 Allocator = Callable[[Request], ModelSpec]
 
 ALLOCATORS: Registry[Allocator] = Registry("allocator")
+#: Those that meet sparsities, not a share of the cost.
+BY_SPARSITY = ("rule", "released_rule")
 
 
 @ALLOCATORS.register("rule")
 def by_rule(request: Request) -> ModelSpec:
     """Allocate by MedCore's rule at the given sparsities."""
     return rule(request.arch, request.sparsity, request.sensitivity, request.limits)
+
+
+@ALLOCATORS.register("released_rule")
+def by_released_rule(request: Request) -> ModelSpec:
+    """Allocate by the rule as MedCore's released code applies it."""
+    return released_rule(request.arch, request.sparsity, request.sensitivity, request.limits)
 
 
 @ALLOCATORS.register("uniform")

@@ -108,7 +108,12 @@ def group_costs(arch: Architecture, metric: Metric) -> GroupCosts:
     return GroupCosts(groups, dense, float(getattr(arch.fixed, metric)))
 
 
-def smallest_fraction(arch: Architecture, metric: Metric = "flops_paper", protected: Collection[int] = ()) -> float:
+def smallest_fraction(
+    arch: Architecture,
+    metric: Metric = "flops_paper",
+    protected: Collection[int] = (),
+    current: ModelSpec | None = None,
+) -> float:
     """Return the share of the dense encoder's cost that no budget can remove.
 
     This cost remains if every unprotected block loses all its groups.
@@ -117,6 +122,7 @@ def smallest_fraction(arch: Architecture, metric: Metric = "flops_paper", protec
         arch: the dense architecture.
         metric: which cost.
         protected: blocks that give up nothing.
+        current: widths of a model that is pruned already; None: dense.
 
     Returns:
         A share in 0..1.
@@ -125,7 +131,8 @@ def smallest_fraction(arch: Architecture, metric: Metric = "flops_paper", protec
         MedcoreError: the metric is unknown, or a protected block does not exist.
     """
     costs, blocks = group_costs(arch, metric), check_blocks(arch, protected, "protected")
-    kept = [width if site.block in blocks else 0 for site, width in zip(arch.sites, arch.dense_widths, strict=True)]
+    widths = Limits(current=current).widths(arch)
+    kept = [width if site.block in blocks else 0 for site, width in zip(arch.sites, widths, strict=True)]
     return float(costs.fixed + costs.groups @ kept) / costs.dense
 
 

@@ -17,6 +17,7 @@ def rule_to_target(
     sensitivity: Floats,
     metric: Metric = "flops_paper",
     protected: Collection[int] | None = None,
+    current: ModelSpec | None = None,
 ) -> ModelSpec:
     """Apply the rule at a sparsity that meets a cost (method §5, rule at a target).
 
@@ -34,6 +35,7 @@ def rule_to_target(
         sensitivity: (L,) s_b of the blocks.
         metric: which cost to meet.
         protected: blocks that give up nothing.
+        current: widths of a model that is pruned already; None: dense.
 
     Raises:
         MedcoreError: the rule's minima cost more than the target, or `protected` names a block that does not exist.
@@ -46,7 +48,7 @@ def rule_to_target(
     else:
         attempts = [check_blocks(arch, protected, "protected")]
     for blocks in attempts:
-        spec = _bisected(arch, fraction, sensitivity, metric, blocks)
+        spec = _bisected(arch, fraction, sensitivity, metric, Limits(blocks, current=current))
         if spec is not None:
             return spec
     minima = " and ".join(
@@ -63,7 +65,7 @@ def rule_to_target(
 
 
 def _bisected(
-    arch: Architecture, fraction: float, sensitivity: Floats, metric: Metric, protected: tuple[int, ...]
+    arch: Architecture, fraction: float, sensitivity: Floats, metric: Metric, limits: Limits
 ) -> ModelSpec | None:
     """Bisect over the leading family's sparsity, in steps of one group.
 
@@ -71,15 +73,14 @@ def _bisected(
         The budget; None if even the highest sparsity misses the target.
     """
     families = [family for family in arch.families if family.sparsity]
-    limits = Limits(protected)
-    most = {family.name: _most(arch, family, limits) for family in families}
+    gone, most = ({family.name: share(arch, family, limits) for family in families} for share in (_gone, _most))
     leader = families[-1]
     pace = {family.name: family.sparsity / leader.sparsity for family in families}
     total = sum(site.width for site in arch.sites if site.family == leader)
 
     def at(removed: int) -> ModelSpec:
         # past the point where the leader can give no more, the others continue up to their own limits
-        sparsity = {family.name: min(removed / total * pace[family.name], most[family.name]) for family in families}
+        sparsity = {name: min(max(removed / total * pace[name], gone[name]), most[name]) for name in pace}
         return rule(arch, sparsity, sensitivity, limits)
 
     # DECIMAL, because a share times its whole can fall short of the whole number it stands for
@@ -98,9 +99,16 @@ def _bisected(
 def _most(arch: Architecture, family: Family, limits: Limits) -> float:
     """Return the highest sparsity of a family that the rule's minima allow."""
     minima = with_rule_minima(limits, arch)
-    sites = [site for site in arch.sites if site.family == family]
-    free = sum(site.width - minima.least(site) for site in sites if site.block not in limits.protected)
-    return free / sum(site.width for site in sites)
+    pairs = [pair for pair in zip(arch.sites, limits.widths(arch), strict=True) if pair[0].family == family]
+    free = sum(max(now - minima.least(site), 0) for site, now in pairs if site.block not in limits.protected)
+    return free / sum(site.width for site, _ in pairs) + _gone(arch, family, limits)
+
+
+def _gone(arch: Architecture, family: Family, limits: Limits) -> float:
+    """Return the sparsity of a family before the budget."""
+    pairs = [pair for pair in zip(arch.sites, limits.widths(arch), strict=True) if pair[0].family == family]
+    total = sum(site.width for site, _ in pairs)
+    return (total - sum(now for _, now in pairs)) / total
 
 
 def _fraction(spec: ModelSpec, metric: Metric) -> float:

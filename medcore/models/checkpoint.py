@@ -1,6 +1,7 @@
 """Read and write model files: our own self-describing safetensors, and those of other programs.
 
-A file of ours holds the tensors and, in the metadata, the encoder's widths and architecture as JSON. What a file is
+A file of ours holds the tensors and, in the metadata, the encoder's widths and architecture as JSON. A pruned model's
+file also says which groups of the dense model it has kept, so that the general model can be cut alike. What a file is
 follows from its content, never from its name. A checkpoint cannot run code, and nothing that it declares is allocated
 before structure, shapes, types and sizes are checked.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from medcore.errors import CheckpointError
 from medcore.files import cannot_write, replacing
-from medcore.models.architectures import spec_from_json
+from medcore.models.architectures import ARCHITECTURES, spec_from_json
 from medcore.models.cut import prune
 from medcore.models.encoder import AttentionMode
 from medcore.models.formats.content import Content, all_files, read_content, read_metadata, weight_files
@@ -28,10 +29,13 @@ from medcore.models.formats.released import is_released, released_structure
 from medcore.models.formats.structure import fitting, resolve
 from medcore.models.formats.tensors import converted, require_plain
 from medcore.models.formats.text import some
+from medcore.models.masks import pack_kept, unpack_kept
 from medcore.models.sam import MedSam, adopt, build_empty
 from medcore.models.spec import Architecture, ModelSpec
 
 FORMAT = "medcore-1"
+#: Key of the metadata that says which groups of the dense model a pruned one has kept.
+KEPT = "kept_groups"
 #: Beginning of the format of all versions.
 _OURS = "medcore-"
 
@@ -60,9 +64,11 @@ def load(
     content = read_content(path)
     if content.metadata.get("format", "").startswith(_OURS):
         spec = _own_spec(path, _own_metadata(path, content.metadata))
-        if arch is not None and (wanted := resolve(path, content, arch)) != spec.arch:
+        # a name of one's own needs no description, because the file has one
+        known = isinstance(arch, str) and arch == spec.arch.name and arch not in ARCHITECTURES
+        if arch is not None and not known and (wanted := resolve(path, content, arch)) != spec.arch:
             raise CheckpointError(f"{path}: holds a {spec.arch.name} model, not the {wanted.name} asked for")
-        return _fill(path, spec, content, attention)
+        return _with_record(path, _fill(path, spec, content, attention), content.metadata)
     dense = resolve(path, content, arch)
     if not is_released(content.outer):
         return _fill(path, ModelSpec.dense(dense), content, attention)
@@ -86,6 +92,8 @@ def save(path: str | Path, model: MedSam, info: Mapping[str, str] | None = None)
     """
     path = Path(path)
     metadata = {**(info or {}), "format": FORMAT, "spec": model.spec.to_json()}
+    if model.kept is not None and not model.spec.is_dense:
+        metadata[KEPT] = pack_kept(model.arch, model.kept)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +117,7 @@ def load_with_info(path: str | Path) -> tuple[MedSam, dict[str, str]]:
     path = Path(path)
     content = read_content(path)
     info = _own_metadata(path, content.metadata)
-    return _fill(path, _own_spec(path, info), content, "fast"), info
+    return _with_record(path, _fill(path, _own_spec(path, info), content, "fast"), info), info
 
 
 def read_info(path: str | Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medcore.models.groups import kept_entries
+from medcore.models.masks import narrowed
 from medcore.models.sam import MedSam, adopt, build_empty
 from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
@@ -24,7 +25,7 @@ def prune(model: MedSam, masks: PerSite) -> MedSam:
 
     Returns:
         A model on the same device, in the same mode, that shares no tensor with `model`. What belongs to no group
-        stays, also at a site that loses all of its groups (method §2).
+        stays, also at a site that loses all of its groups (method §2). Its `kept` follows from that of `model`.
 
     Raises:
         ValueError: the masks do not fit the model's widths or are not boolean.
@@ -44,6 +45,9 @@ def prune(model: MedSam, masks: PerSite) -> MedSam:
             elif not keep.any():
                 del state[part.name]
     smaller = adopt(build_empty(spec, model.attention), state)
+    if model.kept is not None:
+        widths = zip(masks, spec.widths, strict=True)
+        smaller.kept = narrowed(model.kept, tuple(mask & bool(width) for mask, width in widths))
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in smaller.named_parameters():
         parameter.requires_grad_(trainable[name])

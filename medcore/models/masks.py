@@ -1,12 +1,17 @@
-"""Keep masks from scores and a budget. Within a site the lowest scores go first (method §5)."""
+"""Keep masks: from scores and a budget, and as the record of what a pruned model has kept.
+
+Within a site the lowest scores go first (method §5).
+"""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 
 from medcore.errors import CheckpointError
-from medcore.models.sites import Array, PerSite, Site
-from medcore.models.spec import ModelSpec
+from medcore.models.sites import Array, PerSite, Site, by_family, from_families
+from medcore.models.spec import Architecture, ModelSpec
 
 
 def select(scores: PerSite, spec: ModelSpec) -> PerSite:
@@ -36,6 +41,56 @@ def select(scores: PerSite, spec: ModelSpec) -> PerSite:
 def keep_all(spec: ModelSpec) -> PerSite:
     """Return masks that keep every group of a model with the widths of `spec`."""
     return tuple(np.ones(width, dtype=bool) for width in spec.widths)
+
+
+def narrowed(kept: PerSite, masks: PerSite) -> PerSite:
+    """Return what is left of earlier masks after a further cut.
+
+    Args:
+        kept: bool over the groups of a model.
+        masks: bool over the groups that are True in `kept`.
+
+    Returns:
+        Bool over the groups of `kept`.
+    """
+    left = tuple(site.copy() for site in kept)
+    for site, mask in zip(left, masks, strict=True):
+        site[np.flatnonzero(site)[~mask]] = False
+    return left
+
+
+def pack_kept(arch: Architecture, kept: PerSite) -> str:
+    """Return masks over the dense groups as JSON: one row of hexadecimal bits a site, by family."""
+    rows = [np.packbits(mask).tobytes().hex() for mask in kept]
+    return json.dumps(by_family(arch.sites, rows))
+
+
+def unpack_kept(spec: ModelSpec, text: str, where: str) -> PerSite:
+    """Undo `pack_kept` for a model with the widths of `spec`.
+
+    Args:
+        spec: the widths of the pruned model.
+        text: what `pack_kept` returned.
+        where: place of the text, for messages.
+
+    Raises:
+        MedcoreError: the text is damaged, or marks other numbers of groups than the widths.
+    """
+    try:
+        rows = from_families(spec.arch.sites, json.loads(text))
+        masks = [
+            np.unpackbits(np.frombuffer(bytes.fromhex(row), np.uint8), count=site.width).astype(bool)
+            for site, row in zip(spec.arch.sites, rows, strict=True)
+        ]
+        sizes = [len(bytes.fromhex(row)) for row in rows]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{where}: the record of kept groups is damaged ({error}); write the file again"
+        ) from None
+    expected = [-(-site.width // 8) for site in spec.arch.sites]
+    if sizes != expected or tuple(int(mask.sum()) for mask in masks) != spec.widths:
+        raise CheckpointError(f"{where}: the record of kept groups does not fit the widths; write the file again")
+    return tuple(masks)
 
 
 def _keep_highest(site: Site, values: Array, count: int) -> Array:

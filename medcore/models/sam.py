@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from medcore.compat import defer_init, import_torchvision
 from medcore.data.imagefile import to_square
 from medcore.models.encoder import AttentionMode
+from medcore.models.masks import keep_all
+from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 
 # the package's `__init__` imports torchvision, which takes about as long as torch and which only `predictor` needs
@@ -109,6 +111,8 @@ class MedSam(Sam):  # type: ignore[misc]
     Attributes:
         spec: architecture and the widths of the encoder's blocks.
         attention: how the encoder computes attention.
+        kept: bool over the dense groups of each site, which of them the model has. None: it is pruned, and no record
+            says which groups it kept.
     """
 
     image_encoder: nn.Module
@@ -142,6 +146,7 @@ class MedSam(Sam):  # type: ignore[misc]
         self.image_encoder.img_size = arch.img_size  # type: ignore[assignment]
         self.spec = spec
         self.attention: AttentionMode = attention
+        self.kept: PerSite | None = keep_all(spec) if spec.is_dense else None
 
     @property
     def arch(self) -> Architecture:

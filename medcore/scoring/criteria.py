@@ -29,6 +29,8 @@ OWN = "medcore"
 #: What a criterion reads. "weights": the model's weights. "profile": the second-order profile (method §12). "weight":
 #: Fisher statistics at the trial's boundary weight. "fisher": those at any weight.
 Need = Literal["weights", "profile", "weight", "fisher"]
+#: How data sets are averaged for an adaptive α.
+CorrelationOver = Literal["datasets", "mixture"]
 #: Need of each criterion. One that is not listed, such as a user's own, counts as "fisher".
 NEEDS: dict[str, Need] = {
     OWN: "weight",
@@ -58,6 +60,8 @@ class ScoringWeights:
             `boundary_weight`.
         blend: share of `criterion` next to MedCore's own score, both divided by their mean over the site; 1: alone.
         seed: seed of the criterion "random".
+        correlation_over: how the scores of data sets are averaged before they give an adaptive α: all alike ("datasets"), or
+            by the "mixture", as MedCore's released code does.
 
     Raises:
         MedcoreError: a value is out of range, or the criterion is unknown.
@@ -71,6 +75,7 @@ class ScoringWeights:
     criterion: str = OWN
     blend: float = 1.0
     seed: int = 0
+    correlation_over: CorrelationOver = "datasets"
 
     def __post_init__(self) -> None:
         for family, alpha in self.alpha.items():
@@ -253,13 +258,20 @@ def adaptive_alphas(table: ScoreTable, weights: ScoringWeights) -> Floats:
     """Return α_b = (1 + ρ_b)/2 of every block (4.4), (L,).
 
     ρ_b is the correlation of zero and reset scores over the groups of one family in block b. The family is the first of
-    the architecture that has several groups in the block. Both scores are plain means over data sets at the boundary
-    weight; constant scores give ρ_b = 1.
+    the architecture that has several groups in the block. Both scores are means over data sets at the boundary weight,
+    plain ones or by the mixture (`ScoringWeights.correlation_over`); constant scores give ρ_b = 1.
     """
     alphas: dict[int, float] = {}
+
+    def averaged(scores: Floats) -> Floats:
+        if weights.correlation_over == "datasets":
+            plain: Floats = scores.mean(axis=0)
+            return plain
+        return _mixed(table, scores, weights)
+
     for family, sites in table.families.items():
-        zero = _zero(table, family, weights.boundary_weight).mean(axis=0)
-        reset = _at_node(table, "reset", family, weights).mean(axis=0)
+        zero = averaged(_zero(table, family, weights.boundary_weight))
+        reset = averaged(_at_node(table, "reset", family, weights))
         dense = zero.shape[-1]
         for row, (block, width) in enumerate(zip(sites.blocks, sites.widths, strict=True)):
             if dense > 1 and block not in alphas:

@@ -68,6 +68,7 @@ def build_table(
     part_size: int = 32,
     *,
     one_pass: bool = False,
+    general: MedSam | None = None,
 ) -> ScoreTable:
     """Score every group of `adapted` (θM) against `base` (θS) (method §3, §4).
 
@@ -81,6 +82,8 @@ def build_table(
         progress: called after each image with the counts of the whole job.
         part_size: most images of a part.
         one_pass: whether one backward pass an image serves the only node; the table then holds for this weight alone.
+        general: the dense general model, if FS is that of the dense model at the groups that `adapted` has kept. None:
+            FS is that of `base`.
 
     Raises:
         MedcoreError: the models differ in structure, or a data set has no image with finite gradients.
@@ -95,9 +98,11 @@ def build_table(
 
     def compute(part: Part) -> CalibrationSums:
         nonlocal done
-        model = base if part.dataset is None else adapted
-        sums = calibration_sums(model, images, part.indices, nodes, report, one_pass=one_pass)
+        scored = adapted if part.dataset is not None else base if general is None else general
+        sums = calibration_sums(scored, images, part.indices, nodes, report, one_pass=one_pass)
         done += len(part.indices)
+        if scored is general and adapted.kept is not None:
+            return sums.restricted(adapted.kept)
         return sums
 
     return assemble(base, adapted, plan, nodes, compute)

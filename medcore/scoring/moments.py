@@ -1,6 +1,6 @@
 """Moments of the inputs of linear outputs, and a metric of what they add to the stream (method §12).
 
-Both are sums over images of the dense model, so that shards of a study can be added. One image is in work at a time.
+Both are sums over images of the model to prune, so that shards of a study can be added. One image is in work at a time.
 Sums of ViT-B, with 3072 channels a block, take 1 GB of memory.
 """
 
@@ -54,7 +54,7 @@ class SiteSums:
 
 @dataclass
 class ProfileSums:
-    """Sums over images of the dense model.
+    """Sums over images of one model.
 
     Attributes:
         arch: architecture of the model.
@@ -167,7 +167,7 @@ def profile_sums(
     their order do not matter. The model's mode and `requires_grad` are unchanged.
 
     Args:
-        model: the dense adapted model.
+        model: the adapted model, dense or pruned.
         images: images with masks and boxes.
         indices: images of the moments.
         metric_indices: those among them that also give the metric.
@@ -179,12 +179,10 @@ def profile_sums(
 
     Raises:
         DataError: no image is given.
-        CheckpointError: the model is pruned, or a linear output sees other tokens than its stream has.
+        CheckpointError: a linear output sees other tokens than its stream has.
     """
     if len(indices) == 0:
         raise DataError("second-order profile: no image; check the data folder, its split and the image count")
-    if not model.spec.is_dense:
-        raise CheckpointError("second-order profile: needs the dense model; this one has been pruned already")
     sums, both = ProfileSums.zeros(model), set(metric_indices)
     with _frozen(model), _watching(model) as seen:
         for done, index in enumerate(indices):

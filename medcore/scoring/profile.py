@@ -16,7 +16,7 @@ from medcore.errors import CheckpointError, DataError, StorageError
 from medcore.files import replacing
 from medcore.models.sam import MedSam
 from medcore.models.sites import Array, LinearOutput, PerSite, Site
-from medcore.models.spec import Architecture
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.scoring.moments import ProfileSums, SiteSums
 from medcore.scoring.score_table import table_key
 from medcore.scoring.second_order import Removal, remove_all
@@ -69,6 +69,16 @@ class Profile:
             curves.append(_restricted_curve(curve, stays))
         return Profile(tuple(orders), tuple(curves), self.meta)
 
+    def dense_curves(self, arch: Architecture) -> PerSite:
+        """Return the curves over all widths of the dense model, (G+1,) a site, as budgets read them.
+
+        A site of a pruned model cannot grow, so the entries above its width are never used; they are 0.
+        """
+        return tuple(
+            np.append(curve, np.zeros(site.width + 1 - len(curve)))
+            for site, curve in zip(arch.sites, self.curves, strict=True)
+        )
+
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with JSON metadata by rename.
 
@@ -87,8 +97,8 @@ class Profile:
             raise StorageError(f"{path}: cannot write the second-order profile ({error})") from None
 
     @classmethod
-    def load(cls, path: str | Path, arch: Architecture) -> Profile:
-        """Read what `save` wrote for the dense model of `arch`, and check it.
+    def load(cls, path: str | Path, spec: ModelSpec) -> Profile:
+        """Read what `save` wrote for a model of these widths, and check it.
 
         Raises:
             CheckpointError: the file is missing, damaged, of another architecture, an order is no permutation, or a
@@ -104,14 +114,15 @@ class Profile:
             raise CheckpointError(f"{path}: not a readable second-order profile ({error}); delete the file") from None
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f"{path}: not a second-order profile of format {FORMAT}; delete the file")
+        arch = spec.arch
         try:
             meta = json.loads(metadata["meta"])
             if meta["architecture"] != arch.name:
                 raise ValueError(f"it belongs to {meta['architecture']}, not to {arch.name}")
             orders = tuple(arrays[f"order/{number}"] for number in range(len(arch.sites)))
             curves = tuple(arrays[f"curve/{number}"] for number in range(len(arch.sites)))
-            for site, order, curve in zip(arch.sites, orders, curves, strict=True):
-                _check(site, order, curve)
+            for site, width, order, curve in zip(arch.sites, spec.widths, orders, curves, strict=True):
+                _check(site, width, order, curve)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: the second-order profile does not fit ({error}); delete the file") from None
         return cls(orders, curves, meta)
@@ -128,7 +139,7 @@ def build_profile(model: MedSam, sums: ProfileSums) -> Profile:
     The same sums give the same bits in every process with one thread.
 
     Args:
-        model: the dense model.
+        model: the model, dense or pruned.
         sums: its sums; their images give the moments, and their metric images the metric.
 
     Raises:
@@ -146,7 +157,9 @@ def build_profile(model: MedSam, sums: ProfileSums) -> Profile:
     removals = []
     for number, site in enumerate(model.arch.sites):
         if site.output is None:
-            removals.append(_whole(site.width))
+            removals.append(_whole(model.spec.widths[number]))
+        elif not model.spec.widths[number]:
+            removals.append(Removal(np.zeros(0, np.int64), np.zeros(1)))
         else:
             moments = _moments(sums.sites[number], sums.tokens[number])
             metric = sums.sites[number].metric.numpy() / sums.metric_images
@@ -187,19 +200,19 @@ def _restricted_curve(curve: Array, stays: Array) -> Array:
     return np.concatenate([[0.0], np.cumsum(steps)])[::-1].copy()
 
 
-def _check(site: Site, order: Array, curve: Array) -> None:
+def _check(site: Site, width: int, order: Array, curve: Array) -> None:
     """Check one site's arrays.
 
     Raises:
         ValueError: they do not fit the site.
     """
-    is_row = order.dtype == np.int64 and order.shape == (site.width,)
-    if not is_row or not np.array_equal(np.sort(order), np.arange(site.width)):
-        raise ValueError(f"the order of {site.name} is no permutation of {site.width} groups")
-    if curve.dtype != np.float64 or curve.shape != (site.width + 1,):
-        raise ValueError(f"the curve of {site.name} has shape {curve.shape}, expected {(site.width + 1,)}")
+    is_row = order.dtype == np.int64 and order.shape == (width,)
+    if not is_row or not np.array_equal(np.sort(order), np.arange(width)):
+        raise ValueError(f"the order of {site.name} is no permutation of {width} groups")
+    if curve.dtype != np.float64 or curve.shape != (width + 1,):
+        raise ValueError(f"the curve of {site.name} has shape {curve.shape}, expected {(width + 1,)}")
     if site.output is None:
-        if not np.array_equal(curve, _whole(site.width).curve):
+        if not np.array_equal(curve, _whole(width).curve):
             raise ValueError(f"{site.name} cannot be refit, but its curve is not infinite")
     elif not np.isfinite(curve).all() or curve[-1] != 0 or (np.diff(curve) > 0).any():
         raise ValueError(f"the curve of {site.name} is not finite, increases or does not end in 0")

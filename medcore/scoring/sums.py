@@ -17,8 +17,9 @@ from torch import Tensor
 
 from medcore.errors import CheckpointError, StorageError
 from medcore.files import replacing
+from medcore.models.groups import kept_entries
 from medcore.models.sam import MedSam
-from medcore.models.sites import by_family
+from medcore.models.sites import PerSite, by_family
 from medcore.models.spec import Architecture, ModelSpec
 
 _FORMAT = "medcore-sums-1"
@@ -104,6 +105,39 @@ class CalibrationSums:
                 total += part
         self.used += other.used
         self.skipped += other.skipped
+
+    def restricted(self, kept: PerSite) -> CalibrationSums:
+        """Return the sums of the parameters that a cut leaves.
+
+        The values stay those of this model, which was not cut when its gradients were taken.
+
+        Args:
+            kept: bool, one for each group that the model has.
+        """
+        arch = self.spec.arch
+        places = {f"{block.path}.": number for number, block in enumerate(arch.blocks)}
+        parameters = [dict(tensors) for tensors in self.parameters]
+        for site, mask in zip(arch.sites, kept, strict=True):
+            keep = torch.tensor(mask)
+            for part in site.tensors:
+                path = next((path for path in places if part.name.startswith(path)), None)
+                own = {} if path is None else parameters[places[path]]
+                name = part.name.removeprefix(path or "")
+                if name in own and part.axis is not None:
+                    entries = kept_entries(part, keep).nonzero().squeeze(1)
+                    own[name] = own[name].index_select(part.axis + 1, entries.to(own[name].device))
+                elif not mask.any():
+                    own.pop(name, None)
+        masks = [torch.tensor(mask) for mask in kept]
+        return CalibrationSums(
+            spec=ModelSpec(arch, tuple(int(mask.sum()) for mask in kept)),
+            parameters=parameters,
+            others=self.others,
+            gates=[total[:, mask] for total, mask in zip(self.gates, masks, strict=True)],
+            active=[total[mask] for total, mask in zip(self.active, masks, strict=True)],
+            used=self.used,
+            skipped=self.skipped,
+        )
 
     def block_fisher(self) -> Tensor:
         """Return the mean terms summed over all parameters of each block.

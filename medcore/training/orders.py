@@ -11,6 +11,10 @@ from medcore.models.sites import Family
 
 #: Course of a learning rate over a training.
 RateSchedule = Literal["constant", "cosine"]
+#: Whose recovery loss: that of the paper's text (6.2), or that of its released code.
+LossVariant = Literal["text", "released"]
+#: Where the masks lie whose complexity weighs the images of a recovery (6.1).
+MaskSize = Literal["square", "low"]
 #: The order that cuts all families at once.
 TOGETHER = "together"
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medcore.data.imageset import boundary_complexity
 from medcore.data.load import ImageSet
 from medcore.devices import device_of, mixed_precision
 from medcore.errors import ConfigError, DataError
@@ -27,6 +28,7 @@ from medcore.training.loop import (
     rate_factor,
     set_rate,
 )
+from medcore.training.orders import LossVariant, MaskSize
 from medcore.training.recovery_state import RecoveryFile, RecoveryLog, RecoveryState
 from medcore.training.teacher import Teacher, compute_teacher
 
@@ -34,6 +36,8 @@ __all__ = ["RecoveryFile", "RecoveryLog", "RecoverySettings", "Teacher", "comput
 
 #: Names of the loss's terms, in the order of their weights.
 TERMS = ("segmentation", "boundary", "embedding", "boundary_logits", "frequency")
+#: Smallest complexity of an image if the low-resolution masks give it, so that none is left out.
+LEAST_COMPLEXITY = 1e-4
 #: Called after every step with the 0-based step, the total loss and its unweighted terms.
 OnStep = Callable[[int, float, dict[str, float]], None]
 
@@ -52,6 +56,8 @@ class RecoverySettings:
         warmup: steps of linear rise before it.
         average: share of the last steps whose weights are averaged into the result (13.2); 0 keeps the last weights.
         autocast: whether to run the model in bfloat16; losses and weights stay in float32.
+        loss: "text", or "released" for the Dice and the frequency term of MedCore's released code.
+        complexity: masks whose complexity (6.1) weighs the images: those in the model's "square", or the "low" ones.
 
     Raises:
         MedcoreError: a value is out of range.
@@ -66,6 +72,8 @@ class RecoverySettings:
     warmup: int = 0
     average: float = 0.0
     autocast: bool = False
+    loss: LossVariant = "text"
+    complexity: MaskSize = "square"
 
     def __post_init__(self) -> None:
         check_range(
@@ -127,6 +135,14 @@ class Training:
     settings: RecoverySettings
     seed: int
 
+    @property
+    def complexity(self) -> npt.NDArray[np.float64]:
+        """Return the weights by which steps draw images (6.1), (N,)."""
+        if self.settings.complexity == "square":
+            return self.images.complexity
+        masks = self.images.low_masks(self.model.arch.low_res).astype(np.uint8)
+        return np.maximum(boundary_complexity(masks), LEAST_COMPLEXITY)
+
     def loss(self, batch: npt.NDArray[np.intp], piece: slice) -> Tensor:
         """Return the loss of a microbatch and its detached terms.
 
@@ -151,6 +167,7 @@ class Training:
             teacher_embedding=teacher_embedding,
             teacher_logits=teacher_logits,
             lambdas=self.settings.lambdas,
+            released=self.settings.loss == "released",
         )
         return torch.stack([total, *(terms[name] for name in TERMS)])
 
@@ -265,7 +282,7 @@ def _take_steps(
     if state.log.stopped is not None:
         return
     settings, log, microbatches = run.settings, state.log, state.microbatches
-    batches = draw_batches(run.images.complexity, settings.steps, settings.batch_size, run.seed)
+    batches = draw_batches(run.complexity, settings.steps, settings.batch_size, run.seed)
     for step in range(log.steps, stop):
         factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
         set_rate(state.optimizer, settings.lr * factor)

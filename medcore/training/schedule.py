@@ -17,7 +17,7 @@ import numpy as np
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
 from medcore.models.cut import prune
-from medcore.models.masks import keep_all, select
+from medcore.models.masks import keep_all, narrowed, select
 from medcore.models.sam import MedSam
 from medcore.models.sites import Family, PerSite
 from medcore.models.spec import ModelSpec
@@ -41,7 +41,7 @@ class State:
 
     Attributes:
         model: the model as it is now; a schedule never changes it in place.
-        kept: bool over the dense widths, which groups `model` still has.
+        kept: bool over the groups that the model had before the first phase, which of them `model` still has.
         scores: scores of the groups that `model` has, in its widths; the next pruning phase ranks by them.
         done: number of phases that have ended.
     """
@@ -52,7 +52,7 @@ class State:
     done: int = 0
 
 
-#: Computes fresh scores of a pruned model: the model and its `kept` over the dense widths -> scores in its widths.
+#: Computes fresh scores of a pruned model: the model and its `kept` (see `State`) -> scores in its widths.
 Scorer = Callable[[MedSam, PerSite], PerSite]
 
 
@@ -62,8 +62,8 @@ class Inputs:
 
     Attributes:
         images: images to recover on.
-        teacher: the unpruned model's answers on exactly these images, in their order.
-        streams: the unpruned model's streams for refits, with images of their own; needed if the schedule refits.
+        teacher: answers of the model at the start of the run on exactly these images, in their order.
+        streams: streams of that model for refits, with images of their own; needed if the schedule refits.
     """
 
     images: ImageSet
@@ -260,7 +260,7 @@ def _cut(phase: Phase, state: State) -> State:
     return _after(
         state,
         model=prune(state.model, masks),
-        kept=_narrowed(state.kept, masks),
+        kept=narrowed(state.kept, masks),
         scores=_picked(state.scores, masks),
     )
 
@@ -282,17 +282,6 @@ def _cut_to(phase: Phase, now: ModelSpec) -> ModelSpec:
 def _picked(values: PerSite, masks: PerSite) -> PerSite:
     """Return the values whose mask is True."""
     return tuple(value[mask] for value, mask in zip(values, masks, strict=True))
-
-
-def _narrowed(kept: PerSite, masks: PerSite) -> PerSite:
-    """Return `kept` over the dense widths, less what `masks` removes.
-
-    `masks` are over the kept groups.
-    """
-    narrowed = tuple(dense.copy() for dense in kept)
-    for dense, keep in zip(narrowed, masks, strict=True):
-        dense[np.flatnonzero(dense)[~keep]] = False
-    return narrowed
 
 
 def _check_state(phases: Sequence[Phase], state: State) -> None:

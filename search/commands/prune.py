@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from medcore.budgets.allocators import ALLOCATORS
+from medcore.budgets.allocators import ALLOCATORS, BY_SPARSITY
+from medcore.budgets.prices import linear_prices
+from medcore.errors import ConfigError
 from medcore.models.checkpoint import save
 from medcore.models.cost import cost
 from medcore.models.sam import MedSam
 from medcore.models.sites import PerSite
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import known_sensitivity, mix
 from medcore.scoring.score_table import ScoreTable
@@ -28,6 +30,7 @@ from search.base.device import on_device
 from search.base.logins import hide_login
 from search.base.provenance import git_revision
 from search.base.sections.pruning import BudgetConfig
+from search.base.sections.times import counted
 from search.commands.sections import study_jobs
 from search.study.inputs import adapted_model, cost_metrics, load_split
 from search.study.needs import Needs
@@ -41,35 +44,94 @@ from search.trials.rescore import scorer
 def prune(config: Config, out: Path, report: Report | None = None) -> dict[str, Any]:
     """Score, allocate, prune, refit, recover and evaluate one model, and save it.
 
-    The evaluation uses the report images.
+    The adapted model may be pruned already. Fractions and sparsities stay shares of the dense encoder, and the teacher
+    of refit and recovery is the model as it came. The evaluation uses the report images.
 
     Args:
         config: The study's configuration.
-        out: Checkpoint to write.
+        out: Checkpoint to write. With `schedule.stages_from: previous`, the models of the stages before the last are
+            written next to it.
         report: Called with the name of each job, and its numbers of finished and of all images.
 
     Returns:
         The metrics and the numbers of removed groups.
 
     Raises:
-        MedcoreError: A budget's table of measured times cannot be read, or another step fails.
+        MedcoreError: A budget's table of measured times cannot be read or the budget removes nothing of a pruned
+            model, or another step fails.
     """
     make_folder(out.parent)
-    budgets = (*config.schedule.stages, config.budget)
+    written, budgets = config, (*config.schedule.stages, config.budget)
     for budget in budgets:
         budget.prices(adapted_model(config.model).arch)  # statistics take long, so a wrong table is refused before
-    jobs = study_jobs(config, fixed_weights=True, recovers=config.recovery.steps > 0)
-    table = statistics(jobs, needs_of_prune(config), report)
-    curves = None if table.profile is None else table.profile.curves
-    sensitivity = known_sensitivity(table, config.scoring.weights(config.seed))
-    stages = allocate(budgets, adapted_model(config.model).arch, sensitivity, curves)
-    pruned = _run(config, jobs, stages, table, report)
+    if config.schedule.stages_from == "previous":
+        *earlier, config = single_stages(config, out)
+        for number, stage in enumerate(earlier, 1):
+            model = _pruned(stage, report)
+            info = {"stage": str(number), "config": hide_login(written.to_yaml()), "git": git_revision()}
+            save((*earlier, config)[number].model.adapted, model.cpu(), info)
+    pruned = _pruned(config, report)
     images = load_split(config.datasets, config.data.report_split, pruned.arch.img_size)
     quality = summarise(evaluate(pruned, images, autocast=config.recovery.autocast))
-    metrics = cost_metrics(stages[-1]) | removed(stages[-1]) | quality
-    info = {"metrics": json.dumps(metrics), "config": hide_login(config.to_yaml()), "git": git_revision()}
+    metrics = cost_metrics(pruned.spec) | removed(pruned.spec) | quality
+    info = {"metrics": json.dumps(metrics), "config": hide_login(written.to_yaml()), "git": git_revision()}
     save(out, pruned.cpu(), info)
     return metrics
+
+
+def single_stages(config: Config, out: Path) -> tuple[Config, ...]:
+    """Return one configuration a stage, each of which prunes what the one before has written.
+
+    Args:
+        config: The configuration of all stages.
+        out: Checkpoint of the last stage. The others are `NAME.stage1.safetensors` and so on, next to it.
+    """
+    budgets, steps = (*config.schedule.stages, config.budget), config.recovery.steps
+    count, source, stages = len(budgets), config.model.adapted, []
+    for number, budget in enumerate(budgets):
+        share = steps * (number + 1) // count - steps * number // count
+        sections = {
+            "model": config.model.model_copy(update={"adapted": source}),
+            "recovery": config.recovery.model_copy(update={"steps": share}),
+            "budget": budget,
+            "schedule": config.schedule.model_copy(update={"stages": (), "stages_from": "start"}),
+        }
+        stages.append(config.model_copy(update=sections))
+        source = out.with_name(f"{out.stem}.stage{number + 1}{out.suffix}")
+    return tuple(stages)
+
+
+def _pruned(config: Config, report: Report | None) -> MedSam:
+    """Return the model that a configuration's budgets and schedule lead to, on the best device."""
+    budgets, start = (*config.schedule.stages, config.budget), adapted_model(config.model).spec
+    check_cuts(budgets[0], start, config.model.adapted)
+    jobs = study_jobs(config, fixed_weights=True, recovers=config.recovery.steps > 0)
+    table = statistics(jobs, needs_of_prune(config), report)
+    curves = None if table.profile is None else table.profile.dense_curves(start.arch)
+    sensitivity = known_sensitivity(table, config.scoring.weights(config.seed))
+    return _run(config, jobs, allocate(budgets, start, sensitivity, curves), table, report)
+
+
+def check_cuts(budget: BudgetConfig, start: ModelSpec, path: Path) -> None:
+    """Check that a budget by a share of the cost removes something of a pruned model.
+
+    Args:
+        budget: The first budget that the model has to meet.
+        start: The model's widths.
+        path: The model's file, for the message.
+
+    Raises:
+        MedcoreError: The model costs no more than the budget's share of the dense encoder.
+    """
+    if start.is_dense or budget.allocator in BY_SPARSITY:
+        return
+    prices = budget.prices(start.arch) or linear_prices(start.arch, counted(budget.cost))
+    share = prices.total(start) / prices.dense
+    if share <= budget.fraction:
+        raise ConfigError(
+            f"{path}: the pruned model has {share:.4f} of the dense encoder's {prices.name}, so a budget.fraction of "
+            f"{budget.fraction:g} removes nothing; fractions are shares of the dense encoder, so give a smaller one"
+        )
 
 
 def needs_of_prune(config: Config) -> Needs:
@@ -88,7 +150,7 @@ def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTa
     weights, calibration = config.scoring.weights(config.seed), jobs.scoring.calibration
     left = cost(stages[-1]).flops_paper / cost(ModelSpec.dense(adapted.arch)).flops_paper
     steps = schedule_of(
-        targets(stages, schedule.rounds),
+        targets(stages, schedule.rounds, adapted.spec),
         recovery,
         lr=recovery.rate(left),
         head_share=recovery.head_share,
@@ -104,40 +166,42 @@ def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTa
             teacher = compute_teacher(adapted, images)
         streams = record_streams(adapted, calibration, steps.refit) if steps.refit else None
     per_dataset = schedule.rescore_per_dataset
-    score = scorer(config.model, calibration, weights, per_dataset, config.seed, profile=table.profile)
+    dense_base = config.scoring.base == "dense"
+    score = scorer(
+        config.model, calibration, weights, per_dataset, config.seed, profile=table.profile, dense_base=dense_base
+    )
     state = start_of(adapted, mix(table, weights, adapted.arch))
     pruned, _ = run_recorded(steps, state, Inputs(images, teacher, streams), config.seed, score=score)
     return pruned
 
 
 def allocate(
-    budgets: Sequence[BudgetConfig], arch: Architecture, sensitivity: np.ndarray, curves: PerSite | None = None
+    budgets: Sequence[BudgetConfig], start: ModelSpec, sensitivity: np.ndarray, curves: PerSite | None = None
 ) -> tuple[ModelSpec, ...]:
     """Return the widths after each stage.
 
     Args:
         budgets: The budget of each stage.
-        arch: The dense model's architecture, with L blocks.
+        start: The widths before the first stage.
         sensitivity: (L,) Fisher information s_b of the blocks.
         curves: Predicted loss of each width of each site; None if no budget needs it.
     """
     specs: list[ModelSpec] = []
     for budget in budgets:
-        current = specs[-1] if specs else ModelSpec.dense(arch)
+        current = specs[-1] if specs else start
         specs.append(ALLOCATORS[budget.allocator](budget.request(sensitivity, current, curves)))
     return tuple(specs)
 
 
-def targets(stages: Sequence[ModelSpec], rounds: int) -> tuple[ModelSpec, ...]:
+def targets(stages: Sequence[ModelSpec], rounds: int, start: ModelSpec) -> tuple[ModelSpec, ...]:
     """Return the widths after every round. Each stage takes `rounds` equal steps."""
     specs: list[ModelSpec] = []
     for stage in stages:
-        start = specs[-1] if specs else ModelSpec.dense(stage.arch)
-        specs += rounds_to(start, stage, rounds)
+        specs += rounds_to(specs[-1] if specs else start, stage, rounds)
     return tuple(specs)
 
 
 def removed(spec: ModelSpec) -> dict[str, int]:
-    """Return how many groups of each family the budget removes, as `FAMILY_removed`."""
+    """Return how many groups of each family the dense encoder has more, as `FAMILY_removed`."""
     dense = ModelSpec.dense(spec.arch).budget
     return {f"{family}_removed": sum(dense[family]) - sum(kept) for family, kept in spec.budget.items()}

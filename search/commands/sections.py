@@ -50,6 +50,7 @@ def scoring_job(config: Config, calibration: ImageSet | None = None, *, fixed_we
         cache=config.output / "cache",
         resources=job_resources(config),
         only=config.scoring.boundary_weight if one else None,
+        dense_base=config.scoring.base == "dense" and not adapted_model(config.model).spec.is_dense,
     )
 
 

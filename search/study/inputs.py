@@ -13,8 +13,11 @@ import numpy.typing as npt
 
 from medcore.budgets.prices import Prices
 from medcore.data.load import ImageSet, Skipped, load_image_set
+from medcore.data.low_masks import NearestImageSet
+from medcore.errors import CheckpointError
 from medcore.models.checkpoint import load
 from medcore.models.cost import cost
+from medcore.models.cut import prune
 from medcore.models.sam import MedSam
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
@@ -84,12 +87,12 @@ class Shared:
 
 @lru_cache(maxsize=2)
 def _load(path: Path, architecture: str | None) -> MedSam:
-    """Return a dense model. Each worker process keeps it between its trials."""
+    """Return a model of the pair. Each worker process keeps it between its trials."""
     return load(path, architecture)
 
 
 def adapted_model(model: ModelConfig) -> MedSam:
-    """Return θM, the model to prune.
+    """Return θM, the model to prune. A further stage starts from one that is pruned already.
 
     All callers in this process share it, so they must not change it.
     """
@@ -99,6 +102,39 @@ def adapted_model(model: ModelConfig) -> MedSam:
 def base_model(model: ModelConfig) -> MedSam:
     """Return θS, the general model; shared like `adapted_model`."""
     return _load(model.base, model.architecture)
+
+
+@lru_cache(maxsize=1)
+def matching_base(model: ModelConfig) -> MedSam:
+    """Return θS with the groups that θM has, so that reset scores compare the same groups of both.
+
+    A dense general model is cut to the structure of a pruned adapted one. It is shared like `adapted_model`.
+
+    Raises:
+        CheckpointError: The models have different architectures, the adapted model's file does not say which groups it
+            has kept, or the general model is pruned in another way.
+    """
+    base, adapted = base_model(model), adapted_model(model)
+    if base.arch != adapted.arch:
+        raise CheckpointError(
+            f"{model.base} ({base.arch.name}) and {model.adapted} ({adapted.arch.name}) "
+            "differ in architecture; give a pair of one architecture"
+        )
+    if adapted.spec.is_dense and base.spec.is_dense:
+        return base
+    if adapted.kept is None:
+        raise CheckpointError(
+            f"{model.adapted}: the model is pruned and its file does not say which groups it has kept, so the general "
+            "model cannot be cut alike for Fisher scores; set scoring.criterion to second_order or magnitude and use "
+            "the allocators knapsack or uniform"
+        )
+    if base.spec.is_dense:
+        return prune(base, adapted.kept)
+    if base.kept is None or any((one != other).any() for one, other in zip(base.kept, adapted.kept, strict=True)):
+        raise CheckpointError(
+            f"{model.base}: the general model has not the groups that {model.adapted} has; give the dense general model"
+        )
+    return base
 
 
 def load_split(
@@ -145,7 +181,7 @@ def calibration_images(datasets: Datasets, size: int) -> ImageSet:
     `size` is the side of the model's input square in pixels.
     """
     section = datasets.section
-    return load_split(datasets, section.calibration_split, size, section.calibration_per_dataset)
+    return _training_images(datasets, size, section.calibration_per_dataset)
 
 
 def recovery_images(datasets: Datasets, size: int) -> ImageSet:
@@ -154,7 +190,12 @@ def recovery_images(datasets: Datasets, size: int) -> ImageSet:
     `size` is the side of the model's input square in pixels.
     """
     section = datasets.section
-    return load_split(datasets, section.calibration_split, size, section.recovery_per_dataset)
+    return _training_images(datasets, size, section.recovery_per_dataset)
+
+
+def _training_images(datasets: Datasets, size: int, per_dataset: int | None) -> ImageSet:
+    images = load_split(datasets, datasets.section.calibration_split, size, per_dataset)
+    return NearestImageSet.of(images) if datasets.section.low_masks == "nearest" else images
 
 
 def search_images(datasets: Datasets, size: int, *, deal_splits: bool = True) -> ImageSet:
@@ -167,11 +208,11 @@ def search_images(datasets: Datasets, size: int, *, deal_splits: bool = True) ->
 
 
 def dense_metrics(model: ModelConfig, images: ImageSet, *, autocast: bool) -> dict[str, float]:
-    """Return the metrics of the unpruned model on `images`, and its cost."""
+    """Return the metrics on `images` of the model before it is pruned, and its cost."""
     dense = adapted_model(model)
     with on_device(dense):
         rows = evaluate(dense, images, autocast=autocast)
-    return summarise(rows) | cost_metrics(ModelSpec.dense(dense.arch))
+    return summarise(rows) | cost_metrics(dense.spec)
 
 
 def cost_metrics(spec: ModelSpec) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcore.data.load import ImageSet
-from medcore.errors import CheckpointError, DataError
+from medcore.errors import DataError
 from medcore.models.checkpoint import file_hash
 from medcore.scoring.fisher import Progress
 from medcore.scoring.moments import ProfileSums, profile_sums, spread
@@ -62,11 +62,9 @@ def study_profile(job: ProfileJob, progress: Progress | None = None) -> Profile:
         progress: Called with the numbers of finished and of all images.
 
     Raises:
-        MedcoreError: The checkpoint is not dense, there are no images, or a worker failed.
+        MedcoreError: There are no images, or a worker failed.
     """
     model = adapted_model(job.model)
-    if not model.spec.is_dense:
-        raise CheckpointError(f"{job.model.adapted}: a second-order profile needs a dense checkpoint; this is pruned")
     if not len(job.calibration) or min(job.images, job.metric_images) < 1:
         raise DataError("second-order profile: needs at least one image; check the data folder and the image counts")
 
@@ -87,7 +85,7 @@ def study_profile(job: ProfileJob, progress: Progress | None = None) -> Profile:
             logger.warning("second-order profile: %d images have non-finite values: %s", len(sums.skipped), names)
         return build_profile(model, sums)
 
-    return kept_result(profile_path(job), lambda path: Profile.load(path, model.arch), compute)
+    return kept_result(profile_path(job), lambda path: Profile.load(path, model.spec), compute)
 
 
 def profile_path(job: ProfileJob) -> Path:

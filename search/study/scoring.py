@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medcore.data.load import ImageSet
-from medcore.errors import CheckpointError
 from medcore.models.checkpoint import file_hash
 from medcore.models.spec import Architecture
 from medcore.scoring.criteria import OWN, ScoringWeights, criteria_for, mix
@@ -25,7 +24,7 @@ from search.base.device import on_device
 from search.base.sections.inputs import ModelConfig
 from search.base.sections.scoring import ScoringConfig
 from search.nodes.session import Resources
-from search.study.inputs import adapted_model, base_model
+from search.study.inputs import adapted_model, base_model, matching_base
 from search.study.shards import Shard, Work, kept_result, write_shards
 
 logger = logging.getLogger(__name__)
@@ -44,6 +43,7 @@ class ScoringJob:
         resources: What one shard may use.
         only: The only boundary weight that is wanted, which takes one backward pass an image instead of two. None: the
             table serves every weight.
+        dense_base: Of a pruned adapted model: whether the general model's information is taken before it is cut alike.
     """
 
     model: ModelConfig
@@ -53,6 +53,7 @@ class ScoringJob:
     cache: Path
     resources: Resources
     only: float | None = None
+    dense_base: bool = False
 
     @property
     def scored_nodes(self) -> tuple[float, ...]:
@@ -74,16 +75,9 @@ def score_table(job: ScoringJob, progress: Progress | None = None) -> tuple[Scor
         progress: Called with the numbers of scored and of all images.
 
     Raises:
-        MedcoreError: The checkpoints are no dense pair of one architecture, or a worker failed.
+        MedcoreError: As `search.study.inputs.matching_base`, or a worker failed.
     """
-    base, adapted = base_model(job.model), adapted_model(job.model)
-    if base.arch != adapted.arch:
-        raise CheckpointError(
-            f"{job.model.base} ({base.arch.name}) and {job.model.adapted} ({adapted.arch.name}) "
-            "differ in architecture; give a pair of one architecture"
-        )
-    if not adapted.spec.is_dense or not base.spec.is_dense:
-        raise CheckpointError(f"{job.model.adapted}: scores need dense checkpoints; this pair has been pruned already")
+    base, adapted = matching_base(job.model), adapted_model(job.model)
     if job.only is not None and (whole := table_path(replace(job, only=None))).is_file():
         return ScoreTable.load(whole), whole
     path = table_path(job)
@@ -91,9 +85,7 @@ def score_table(job: ScoringJob, progress: Progress | None = None) -> tuple[Scor
     def compute(folder: Path) -> ScoreTable:
         plan = parts(job.calibration, job.shard_size)
         write_shards(_work(job), [_shard(folder, part) for part in plan], progress)
-        table = assemble(
-            base, adapted, plan, job.scored_nodes, lambda part: CalibrationSums.load(_file(folder, part), base.spec)
-        )
+        table = assemble(base, adapted, plan, job.scored_nodes, lambda part: _read_shard(job, folder, part))
         _log_skipped(table)
         return table
 
@@ -121,6 +113,7 @@ def table_path(job: ScoringJob) -> Path:
         nodes=job.scored_nodes,
         part_size=job.shard_size,
         **({} if job.only is None else {"one_pass": True}),
+        **({"dense_base": True} if job.dense_base else {}),
     )
     return job.cache / f"scores-{key[:16]}.safetensors"
 
@@ -130,6 +123,7 @@ def _work(job: ScoringJob) -> Work:
         "model": job.model,
         "nodes": job.scored_nodes,
         "one_pass": job.only is not None,
+        "dense_base": job.dense_base,
         "images": job.calibration,
     }
     return Work("scoring", _write_shard, common, job.resources)
@@ -143,15 +137,26 @@ def _write_shard(
     model: ModelConfig,
     nodes: Sequence[float],
     one_pass: bool,
+    dense_base: bool,
     images: ImageSet,
     part: Part,
     file: Path,
     progress: Progress | None,
 ) -> None:
-    scored = base_model(model) if part.dataset is None else adapted_model(model)
+    base = base_model if dense_base else matching_base
+    scored = base(model) if part.dataset is None else adapted_model(model)
     with on_device(scored):
         sums = calibration_sums(scored, images, part.indices, nodes, progress, one_pass=one_pass)
     sums.save(file)
+
+
+def _read_shard(job: ScoringJob, folder: Path, part: Part) -> CalibrationSums:
+    """Return a shard's sums over what the adapted model has."""
+    adapted = adapted_model(job.model)
+    if part.dataset is not None or not job.dense_base:
+        return CalibrationSums.load(_file(folder, part), adapted.spec)
+    sums = CalibrationSums.load(_file(folder, part), base_model(job.model).spec)
+    return sums if adapted.kept is None else sums.restricted(adapted.kept)
 
 
 def _file(folder: Path, part: Part) -> Path:

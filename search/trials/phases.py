@@ -86,6 +86,7 @@ def phases(
         plan.rescore_per_dataset,
         seed,
         profile=shared.table.profile,
+        dense_base=settings.scoring.base == "dense",
     )
     for end in recorded_phases(schedule, state, inputs_of(shared), seed, score=score, recorder=recorder):
         model = end.state.model
@@ -191,6 +192,8 @@ def schedule_of(
         schedule=recovery.lr_schedule,
         warmup=recovery.warmup,
         average=recovery.average,
+        loss=recovery.loss,
+        complexity=recovery.complexity,
     )
     return Schedule(
         targets,

@@ -15,8 +15,9 @@ from medcore.scoring.job import build_table, weights_table
 from medcore.scoring.profile import Profile
 from medcore.scoring.score_table import ScoreTable
 from medcore.training.schedule import Scorer
+from search.base.device import on_device
 from search.base.sections.inputs import ModelConfig
-from search.study.inputs import base_model
+from search.study.inputs import base_model, matching_base
 
 
 def scorer(
@@ -26,11 +27,13 @@ def scorer(
     per_dataset: int,
     seed: int,
     profile: Profile | None = None,
+    *,
+    dense_base: bool = False,
 ) -> Scorer:
     """Return a function that scores a model with `weights`.
 
     The general model is cut by the same masks, so that reset scores compare what both models still have. The
-    second-order profile is that of the dense model, restricted to the kept groups.
+    second-order profile is that of the model at the start, restricted to the kept groups.
 
     Args:
         pair: Names the general model.
@@ -38,12 +41,13 @@ def scorer(
         weights: Weights of the score.
         per_dataset: Images of each data set to score on.
         seed: Draws these images.
-        profile: The dense model's second-order profile, if the criterion reads it.
+        profile: The second-order profile of the model at the start, if the criterion reads it.
+        dense_base: Whether the general model's information is taken before it is cut.
     """
     indices = _drawn(calibration, per_dataset, seed)
 
     def score(model: MedSam, kept: PerSite) -> PerSite:
-        table = _fresh_table(pair, model, kept, calibration.subset(indices), weights)
+        table = _fresh_table(pair, model, kept, calibration.subset(indices), weights, dense_base=dense_base)
         if profile is not None:
             table = replace(table, profile=profile.restricted(kept))
         return mix(table, weights, model.arch)
@@ -52,14 +56,17 @@ def scorer(
 
 
 def _fresh_table(
-    pair: ModelConfig, model: MedSam, kept: PerSite, images: ImageSet, weights: ScoringWeights
+    pair: ModelConfig, model: MedSam, kept: PerSite, images: ImageSet, weights: ScoringWeights, *, dense_base: bool
 ) -> ScoreTable:
     """Return the statistics that `weights` need, with as few passes over the images as that takes."""
     if not weights.needs & {"weight", "fisher"}:
         return weights_table(model, tuple(dict.fromkeys(images.datasets)))
-    base = prune(base_model(pair), kept).to(model.device)
-    nodes = (weights.boundary_weight,)
-    return build_table(base, model, images, nodes, one_pass="fisher" not in weights.needs)
+    base = prune(matching_base(pair), kept).to(model.device)
+    nodes, one_pass = (weights.boundary_weight,), "fisher" not in weights.needs
+    if not dense_base:
+        return build_table(base, model, images, nodes, one_pass=one_pass)
+    with on_device(base_model(pair)) as general:
+        return build_table(base, model, images, nodes, one_pass=one_pass, general=general)
 
 
 def _drawn(images: ImageSet, per_dataset: int, seed: int) -> list[int]:

@@ -218,3 +218,33 @@ def test_training_loss_upsamples_and_adds() -> None:
     expected = numpy_bce(z_full, y).mean() + numpy_dice(z_full, y).mean()
     loss = losses.segmentation_loss(inputs["logits_low"], inputs["mask_full"])
     assert loss.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_released_dice_and_frequencies_equal_numpy() -> None:
+    rng = np.random.default_rng(5)
+    z, y = rng.normal(size=(3, 1, 16, 12)), random_mask(rng, (3, 1, 16, 12))
+    p, axes = 1 / (1 + np.exp(-z)), (1, 2, 3)
+    dice = 1 - 2 * (p * y).sum(axes) / (p.sum(axes) + y.sum(axes) + 1e-6)
+    np.testing.assert_allclose(losses.released_dice_loss(torch.tensor(z), torch.tensor(y)), dice, rtol=1e-12)
+    difference = np.abs(np.fft.rfft2(p) - np.fft.rfft2(y))
+    low = np.hypot(np.fft.fftfreq(16)[:, None], np.fft.rfftfreq(12)[None, :]) <= 0.25
+    difference[..., low] = 0
+    assert float(losses.released_frequency_distance(torch.tensor(z), torch.tensor(y))) == pytest.approx(
+        difference.mean()
+    )
+
+
+def test_released_recovery_loss_changes_two_terms() -> None:
+    rng = np.random.default_rng(6)
+    z, teacher = (torch.tensor(rng.normal(size=(2, 1, 8, 8))) for _ in range(2))
+    low, full = (torch.tensor(random_mask(rng, (2, 1, side, side))) for side in (8, 16))
+    embedding, other = (torch.tensor(rng.normal(size=(2, 4, 2, 2))) for _ in range(2))
+    inputs = (z, low, full, embedding, other, teacher)
+    (_, text), (total, released) = losses.recovery_loss(*inputs), losses.recovery_loss(*inputs, released=True)
+    assert {name for name in text if text[name] != released[name]} == {"segmentation", "frequency"}
+    upsampled = torch.tensor(numpy_upsample(z.numpy(), 16))
+    entropy = numpy_bce(upsampled.numpy(), full.numpy()).mean()
+    dice = losses.released_dice_loss(upsampled, full).mean()
+    assert float(released["segmentation"]) == pytest.approx(float(dice / 2 + entropy / 2))
+    weighted = [scale * released[name] for scale, name in zip((1, *losses.LAMBDAS), released, strict=True)]
+    assert float(total) == pytest.approx(float(sum(weighted)))

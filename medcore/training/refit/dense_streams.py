@@ -87,6 +87,10 @@ class DenseStreams(Protocol):
     def images(self) -> ImageSet:
         """Return the calibration images that the streams belong to."""
 
+    @property
+    def widths(self) -> tuple[int, ...] | None:
+        """Return the widths of the model of the streams; None for a dense one."""
+
     def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
         """Yield the streams of each trunk module, in the order of the forward pass.
 
@@ -102,10 +106,12 @@ class RecordedStreams:
     Attributes:
         images: the calibration images.
         modules: for each trunk module the streams after its branches.
+        widths: widths of the model of the streams; None for a dense one.
     """
 
     images: ImageSet
     modules: tuple[ModuleStreams, ...]
+    widths: tuple[int, ...] | None = None
 
     def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
         """Yield what was recorded."""
@@ -125,6 +131,11 @@ class LiveStreams:
     images: ImageSet
     model: MedSam
     batch_size: int = RefitSettings.batch_size
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return the widths of the model of the streams."""
+        return self.model.spec.widths
 
     @torch.no_grad()
     def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
@@ -173,7 +184,7 @@ def record_streams(
     one = first_stream(model, trunk[0].path, chosen.subset([0]), 1)
     if one.nbytes * len(chosen) * sum(len(module.branches) for module in trunk) > most:
         return live
-    return RecordedStreams(chosen, tuple(live.by_module(device_of(model))))
+    return RecordedStreams(chosen, tuple(live.by_module(device_of(model))), model.spec.widths)
 
 
 def evenly_chosen(images: ImageSet, count: int) -> ImageSet:

@@ -101,7 +101,7 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
     if len(streams.images) == 0:
         raise DataError("refit: needs at least one calibration image")
     trunk = trunk_of(model)
-    wanted = behind_a_cut(model, trunk)
+    wanted = behind_a_cut(model, trunk, streams.widths)
     numbers = [
         number for number, module in enumerate(trunk) if any(branch.site in wanted for branch in module.branches)
     ]
@@ -123,14 +123,16 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
     return log
 
 
-def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...]) -> set[int]:
+def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...], before: tuple[int, ...] | None = None) -> set[int]:
     """Return the numbers of the sites whose branch was cut, or gets a stream that a cut has changed.
 
     Args:
         model: the cut model.
         trunk: its trunk modules.
+        before: widths of the model before the cut; None for dense.
     """
     sites, widths = model.arch.sites, model.spec.widths
+    earlier = model.arch.dense_widths if before is None else before
     present = {branch.site for module in trunk for branch in module.branches}
     wanted: set[int] = set()
     changed = False
@@ -138,7 +140,7 @@ def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...]) -> set[int]:
         inside = [number for number, site in enumerate(sites) if site.block == block]
         # what has no linear output lies around or before the branches of its block
         for number in sorted(inside, key=lambda number: sites[number].output is not None):
-            changed = changed or widths[number] < sites[number].width
+            changed = changed or widths[number] < earlier[number]
             if changed and number in present:
                 wanted.add(number)
     return wanted

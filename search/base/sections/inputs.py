@@ -41,6 +41,9 @@ class DataConfig(Section):
     recovery_per_dataset: int | None = Field(
         None, ge=1, description="images per data set for recovery; null: all of the split"
     )
+    low_masks: Literal["area", "nearest"] = Field(
+        "area", description="masks at the decoder's resolution, for scores and recovery: at least half, or the nearest"
+    )
     search_split: str = Field("val/search", description="for the metrics of the trials")
     search_per_dataset: int | None = Field(None, ge=1, description="images per data set; null: all")
     report_split: str = Field("val/report", description="held out: no search uses these images")

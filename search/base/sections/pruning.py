@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medcore.budgets.allocators import ALLOCATORS, Request
+from medcore.budgets.allocators import ALLOCATORS, BY_SPARSITY, Request
 from medcore.budgets.limits import Floats, Limits
 from medcore.budgets.prices import TIME, Prices
 from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
-from medcore.training.orders import TOGETHER, RateSchedule, all_orders, recovery_rate
+from medcore.training.orders import TOGETHER, LossVariant, MaskSize, RateSchedule, all_orders, recovery_rate
 from search.base.sections.families import FamilySection
 from search.base.sections.fields import Fraction, NotNegative, PathField, Section, Share, as_saved_before, choice
 from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times, counted, prices_of
@@ -20,7 +20,7 @@ from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times,
 _KEYS = frozenset({"steps", "head_share", "batch_size", "lr", "lambdas", "lr_schedule", "autocast", "save_every"})
 _BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0}
 #: Allocators that meet counted costs only, or none.
-_COUNTED_ONLY = ("rule", "uniform", "to_target")
+_COUNTED_ONLY = (*BY_SPARSITY, "uniform", "to_target")
 
 
 class RecoveryConfig(Section):
@@ -44,6 +44,8 @@ class RecoveryConfig(Section):
     average: Share = Field(0.5, description="share of the last steps whose weights are averaged; 0: the last weights")
     refit_images: int = Field(64, ge=0, description="calibration images of the closed-form refit; 0: no refit")
     refit_ridge: NotNegative = Field(1e-3, description="ridge of the refit, in units of the mean variance")
+    loss: LossVariant = Field("text", description="text: (6.2); released: Dice and frequencies of the released code")
+    complexity: MaskSize = Field("square", description="masks whose complexity weighs the images (6.1)")
     autocast: bool = Field(False, description="run the model in bfloat16")
     save_every: int = Field(
         50,
@@ -64,7 +66,8 @@ class RecoveryConfig(Section):
 class BudgetConfig(FamilySection):
     """How much is cut, and where.
 
-    Sparsities are cumulative over stages and count over all blocks.
+    Sparsities are shares of all groups of the dense encoder. Those of the allocator `rule` are cumulative over stages;
+    those of `released_rule` are what one stage removes.
 
     `sparsity`, `min_count` and `min_share` have one key per family, such as `sparsity_FAMILY`.
     """
@@ -76,7 +79,9 @@ class BudgetConfig(FamilySection):
     }
 
     allocator: Annotated[str, choice(ALLOCATORS)] = "knapsack"
-    sparsity: dict[str, Share] = Field(default_factory=dict, description="rule: share of the family's groups to remove")
+    sparsity: dict[str, Share] = Field(
+        default_factory=dict, description="the rules: share of the family's groups to remove"
+    )
     protected: tuple[int, ...] = Field((), description="blocks that keep all their groups")
     min_count: dict[str, Annotated[int, Field(ge=0)] | None] = Field(
         default_factory=dict,
@@ -85,12 +90,12 @@ class BudgetConfig(FamilySection):
     min_share: dict[str, Share | None] = Field(
         default_factory=dict, description="least share kept in a block; null: as for min_count"
     )
-    fraction: Fraction = Field(0.5, description="all but rule: share of the dense encoder's cost to keep")
+    fraction: Fraction = Field(0.5, description="all but the rules: share of the dense encoder's cost to keep")
     cost: Cost = Field(
-        "flops_paper", description="all but rule: the cost that `fraction` refers to; time: knapsack only"
+        "flops_paper", description="all but the rules: the cost that `fraction` refers to; time: knapsack only"
     )
     times: PathField | None = Field(None, description=DESCRIPTION)
-    multiple: int = Field(1, ge=1, description="all but rule: keep multiples of this width where odd ones cost time")
+    multiple: int = Field(1, ge=1, description="all but the rules: keep multiples of this width, as odd ones cost time")
 
     @model_validator(mode="after")
     def _sound(self) -> BudgetConfig:
@@ -151,6 +156,11 @@ class ScheduleConfig(Section):
     rescore: bool = Field(False, description="rank by fresh scores in every round but the first")
     rescore_per_dataset: int = Field(16, ge=1, description="calibration images per data set for fresh scores")
     stages: tuple[BudgetConfig, ...] = Field((), description="budgets that `medcore prune` meets before `budget`")
+    stages_from: Literal["start", "previous"] = Field(
+        "start",
+        description="model that scores, sensitivities and teacher of a stage belong to: the one at the start of the "
+        "run, or that of the stage before; previous: the steps are spread evenly over the stages",
+    )
 
     def absolute(self) -> ScheduleConfig:
         """Return the same schedule with absolute paths."""

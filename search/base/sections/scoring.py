@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medcore.scoring.criteria import CRITERIA, ScoringWeights
+from medcore.scoring.criteria import CRITERIA, CorrelationOver, ScoringWeights
 from search.base.sections.families import FamilySection
 from search.base.sections.fields import NotNegative, Share, choice
 
 #: Fields that decide how scores are computed, not how they are mixed.
-_JOB = {"nodes", "part_size"}
+_JOB = {"nodes", "part_size", "base"}
 
 
 class ScoringConfig(FamilySection):
@@ -28,6 +28,12 @@ class ScoringConfig(FamilySection):
     part_size: int = Field(32, ge=1, description="images per shard of the scoring job; a search runs shards on Ray")
     alpha: dict[str, Share | None] = Field(
         default_factory=dict, description="alpha_FAMILY: share of the zero score; null: adaptive, one α per block"
+    )
+    correlation_over: CorrelationOver = Field(
+        "datasets", description="means that give an adaptive α: of all data sets alike, or by the mixture"
+    )
+    base: Literal["cut", "dense"] = Field(
+        "cut", description="Fisher information of the general model: after it is cut as the adapted one, or before"
     )
     beta: NotNegative = Field(0.3, description="weight of the variance over data sets")
     criterion: Annotated[str, choice(CRITERIA)] = Field("second_order", description="what ranks the groups")

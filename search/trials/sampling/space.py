@@ -169,6 +169,7 @@ def _weights(params: Mapping[str, Any], domain: Domain) -> ScoringWeights:
         criterion=params["criterion"],
         blend=params["blend"],
         seed=domain.settings.seed,
+        correlation_over=domain.settings.scoring.correlation_over,
     )
 
 

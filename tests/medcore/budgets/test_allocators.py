@@ -12,6 +12,7 @@ from medcore.budgets.allocators import ALLOCATORS, Request
 from medcore.budgets.knapsack import knapsack_budget
 from medcore.budgets.limits import Limits
 from medcore.budgets.prices import linear_prices
+from medcore.budgets.released_rule import released_rule
 from medcore.budgets.rule import rule
 from medcore.budgets.targets import to_target, uniform_to_target
 from medcore.errors import ConfigError, MedcoreError
@@ -32,6 +33,8 @@ def request_of(arch: SamVit) -> Request:
 def expected_of(name: str) -> ModelSpec:
     if name == "rule":
         return rule(TINY, SPARSITY, SENSITIVITY, LIMITS)
+    if name == "released_rule":
+        return released_rule(TINY, SPARSITY, SENSITIVITY, LIMITS)
     if name == "uniform":
         return uniform_to_target(TINY, 0.6, "flops", LIMITS)
     if name == "knapsack":
@@ -40,7 +43,7 @@ def expected_of(name: str) -> ModelSpec:
 
 
 def test_allocators_by_name() -> None:
-    assert ALLOCATORS.names() == ("rule", "uniform", "to_target", "knapsack")
+    assert ALLOCATORS.names() == ("rule", "released_rule", "uniform", "to_target", "knapsack")
 
 
 @pytest.mark.parametrize("name", ALLOCATORS.names())

@@ -111,3 +111,19 @@ def test_block_sensitivity_is_quadratic_and_mixed() -> None:
     a, b, c = (table.block_fisher[1, term] for term in range(3))
     sensitivity = block_sensitivity(table, ScoringWeights(mixture={"set1": 3}, boundary_weight=2.5))
     np.testing.assert_allclose(sensitivity, a + 5 * b + 6.25 * c)
+
+
+def test_the_mixture_may_average_what_gives_alpha() -> None:
+    table = random_table()
+    shares = np.array([0.2, 0.3, 0.5])
+    weights = ScoringWeights(
+        mixture=dict(zip(table.datasets, shares.tolist(), strict=True)), correlation_over="mixture"
+    )
+    zero = np.einsum("d,dsg->sg", shares, table.at_weight(table.array("zero", "heads"), 3.0))
+    reset = np.einsum("d,dsg->sg", shares, table.array("reset", "heads")[:, table.nodes.index(3.0)])
+    expected = [(1 + np.corrcoef(one, other)[0, 1]) / 2 for one, other in zip(zero, reset, strict=True)]
+    np.testing.assert_allclose(adaptive_alphas(table, weights), expected)
+    assert not np.allclose(adaptive_alphas(table, replace(weights, correlation_over="datasets")), expected)
+    assert ScoringWeights.from_dict(weights.to_dict()) == weights
+    earlier = {name: value for name, value in weights.to_dict().items() if name != "correlation_over"}
+    assert ScoringWeights.from_dict(earlier).correlation_over == "datasets"

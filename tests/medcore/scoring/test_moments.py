@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from medcore.data.load import ImageSet
 from medcore.errors import CheckpointError, DataError, StorageError
-from medcore.models.cut import prune
+from medcore.models.cut import mask_model, prune
 from medcore.models.masks import select
 from medcore.models.sam import MedSam, adopt, build_empty
 from medcore.models.spec import ModelSpec
@@ -137,13 +137,24 @@ def test_model_is_left_as_it_was() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_a_pruned_model_has_the_moments_of_the_groups_that_it_kept() -> None:
+    model, images = seeded(ModelSpec.dense(TINY), 1), discs(2)
+    masks = select(tuple(np.arange(float(width)) for width in model.spec.widths), PRUNED)
+    smaller = profile_sums(prune(model, masks), images, [0, 1], [0], SEED)
+    silenced = profile_sums(mask_model(model, masks), images, [0, 1], [0], SEED)
+    for number, site in enumerate(TINY.sites):
+        assert site.output is not None
+        keep = np.repeat(masks[number], site.output.inner)
+        whole, part = silenced.sites[number], smaller.sites[number]
+        np.testing.assert_allclose(part.products, whole.products.numpy()[np.ix_(keep, keep)], rtol=1e-4, atol=1e-4)
+        if keep.any():  # a branch without groups runs no linear layer
+            np.testing.assert_allclose(part.metric, whole.metric, rtol=1e-4, atol=1e-6)
+
+
 def test_refused_models_and_images() -> None:
     model, images = seeded(ModelSpec.dense(TINY), 1), discs(1)
     with pytest.raises(DataError, match="no image"):
         profile_sums(model, images, [], [], SEED)
-    smaller = prune(model, select(tuple(np.arange(width) for width in model.spec.widths), PRUNED))
-    with pytest.raises(CheckpointError, match="pruned already"):
-        profile_sums(smaller, images, [0], [], SEED)
     plain = adopt(build_empty(model.spec, "plain"), model.state_dict())
     with pytest.raises(
         CheckpointError, match=r"sees 81 tokens, its stream has 64; load the model with attention='fast'"

@@ -142,16 +142,16 @@ def test_restriction_by_the_order_itself_cuts_the_curve(profile: Profile) -> Non
 def test_files(profile: Profile, tmp_path: Path) -> None:
     path = tmp_path / "made" / "profile.safetensors"
     profile.save(path)
-    loaded = Profile.load(path, TOY)
+    loaded = Profile.load(path, ModelSpec.dense(TOY))
     assert loaded.meta == profile.meta
     for one, other in zip((*profile.orders, *profile.curves), (*loaded.orders, *loaded.curves), strict=True):
         assert one.dtype == other.dtype
         np.testing.assert_array_equal(one, other)
     assert [file.name for file in path.parent.iterdir()] == ["profile.safetensors"]
     with pytest.raises(CheckpointError, match="belongs to toy, not to tiny"):
-        Profile.load(path, TINY)
+        Profile.load(path, ModelSpec.dense(TINY))
     with pytest.raises(CheckpointError, match="no such second-order profile; compute it"):
-        Profile.load(tmp_path / "absent.safetensors", TOY)
+        Profile.load(tmp_path / "absent.safetensors", ModelSpec.dense(TOY))
     with pytest.raises(StorageError, match="cannot write the second-order profile"):
         profile.save(path / "below" / "profile.safetensors")
 
@@ -182,20 +182,20 @@ def test_damaged_files(profile: Profile, tmp_path: Path, name: str, change, mess
     assert PLACES["toy_heads/01"] == 3
     save_file(arrays, path, {"format": FORMAT, "meta": json.dumps(profile.meta)})
     with pytest.raises(CheckpointError, match=f"{message}.*delete the file"):
-        Profile.load(path, TOY)
+        Profile.load(path, ModelSpec.dense(TOY))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "profile.safetensors"
     path.write_bytes(b"half a profile")
     with pytest.raises(CheckpointError, match="not a readable second-order profile"):
-        Profile.load(path, TOY)
+        Profile.load(path, ModelSpec.dense(TOY))
     save_file({"a": np.zeros(1)}, path, {"format": "another"})
     with pytest.raises(CheckpointError, match=f"not a second-order profile of format {FORMAT}"):
-        Profile.load(path, TOY)
+        Profile.load(path, ModelSpec.dense(TOY))
     save_file({"a": np.zeros(1)}, path, {"format": FORMAT, "meta": "[]"})
     with pytest.raises(CheckpointError, match="does not fit"):
-        Profile.load(path, TOY)
+        Profile.load(path, ModelSpec.dense(TOY))
 
 
 def test_the_key_depends_on_every_part() -> None:

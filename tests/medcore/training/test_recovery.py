@@ -11,7 +11,7 @@ import medcore.data.imageset
 from medcore.data.imageset import boundary_complexity
 from medcore.errors import MedcoreError
 from medcore.training.loop import COSINE_FLOOR, LastGood, RunningMean, rate_factor
-from medcore.training.recovery import RecoverySettings, draw_batches, recover
+from medcore.training.recovery import RecoverySettings, Training, draw_batches, recover
 from medcore.training.teacher import Teacher, compute_teacher
 from tests.support.helpers import TINY
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
@@ -49,6 +49,26 @@ def test_images_are_drawn_in_proportion_to_complexity():
     assert frequency == pytest.approx(complexity / 10, abs=0.015)
     assert frequency[1] == 0
     np.testing.assert_array_equal(draw_batches(complexity, 7, 4, seed=1), drawn[:7])
+
+
+def test_the_low_masks_may_give_the_complexity():
+    model, images = tiny_model(), random_images(5)
+    teacher = compute_teacher(model, images)
+    low = images.low_masks(TINY.low_res).astype(bool)
+    found = Training(model, images, teacher, RecoverySettings(complexity="low"), seed=0).complexity
+    assert found == pytest.approx([max(complexity_by_scipy(mask), 1e-4) for mask in low], rel=1e-6)
+    square = Training(model, images, teacher, RecoverySettings(), seed=0).complexity
+    assert square == pytest.approx(images.complexity) and square.tolist() != found.tolist()
+
+
+def test_the_released_loss_trains_other_weights():
+    images = random_images(5)
+    ends = []
+    for loss in ("text", "released"):
+        model = tiny_model()
+        recover(model, images, compute_teacher(model, images), dataclasses.replace(SHORT, loss=loss), seed=0)
+        ends.append(weights(model))
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def test_images_without_any_boundary_are_drawn_evenly():

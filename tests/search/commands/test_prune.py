@@ -19,13 +19,15 @@ from medcore.scoring.criteria import ScoringWeights, block_sensitivity
 from medcore.synthetic.write import write_folder
 from search.base.config import Config
 from search.base.sections.pruning import BudgetConfig
-from search.commands.prune import allocate, prune, targets
+from search.commands.prune import allocate, prune, removed, targets
 from search.commands.sections import scoring_job
+from search.study.inputs import cost_metrics
 from search.study.scoring import table_path
 from tests.support.scoring_samples import random_table
 from tests.support.studies.study_files import write_tiny_study
 
 VIT_B = ARCHITECTURES["vit_b"]
+DENSE = ModelSpec.dense(VIT_B)
 CONFIGS = Path(__file__).parents[3] / "search" / "configs"
 
 
@@ -90,10 +92,25 @@ def test_two_stages_end_where_the_paper_does(folder: Path, monkeypatch: pytest.M
 def test_stages_cut_the_blocks_they_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = shipped("two_stage.yaml", folder, monkeypatch)
     sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
-    first, second = allocate(budgets(config), VIT_B, sensitivity)
+    first, second = allocate(budgets(config), DENSE, sensitivity)
     assert first.family("heads")[10:] == (12, 12) and first.family("channels")[10:] == (3072, 3072)
     for family in ("heads", "channels"):
         assert second.family(family)[:10] == first.family(family)[:10]
+
+
+def test_faithful_recipes_have_the_counts_of_the_released_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
+    expected = {"faithful.yaml": (72, 25805, 0.600), "faithful_two_stage.yaml": (121, 35005, 0.866)}
+    for recipe, (heads, channels, share) in expected.items():
+        config = shipped(recipe, folder, monkeypatch)
+        spec = allocate(budgets(config), DENSE, sensitivity)[-1]
+        assert (removed(spec)["heads_removed"], removed(spec)["channels_removed"]) == (heads, channels)
+        assert 1 - cost_metrics(spec)["encoder_params_fraction"] == pytest.approx(share, abs=1e-3)
+        weights = config.scoring.weights()
+        assert (weights.correlation_over, config.scoring.base, config.data.low_masks) == ("mixture", "dense", "nearest")
+        recovery = config.recovery
+        assert (recovery.loss, recovery.complexity, recovery.batch_size) == ("released", "low", 1)
+    assert config.schedule.stages_from == "previous"
 
 
 def test_minimum_widths_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +118,7 @@ def test_minimum_widths_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
     for recipe in ("progressive.yaml", "paper.yaml"):
         config = shipped(recipe, folder, monkeypatch, budget=least)
-        (spec,) = allocate(budgets(config), VIT_B, sensitivity)
+        (spec,) = allocate(budgets(config), DENSE, sensitivity)
         assert min(spec.family("heads")) >= 2 and min(spec.family("channels")) >= 307
 
 
@@ -110,7 +127,7 @@ def test_progressive_recipe_takes_equal_steps(folder: Path, monkeypatch: pytest.
     sensitivity = block_sensitivity(random_table(VIT_B), ScoringWeights())
     widths = [
         sum(spec.family("channels"))
-        for spec in targets(allocate(budgets(config), VIT_B, sensitivity), config.schedule.rounds)
+        for spec in targets(allocate(budgets(config), DENSE, sensitivity), config.schedule.rounds, DENSE)
     ]
     dense = sum(ModelSpec.dense(VIT_B).family("channels"))
     steps = [before - after for before, after in zip([dense, *widths], widths, strict=False)]

@@ -11,6 +11,7 @@ from medcore.models.checkpoint import load, read_info
 from medcore.models.cut import prune as cut
 from medcore.models.masks import select
 from medcore.models.sites import PerSite
+from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import known_sensitivity, mix
 from medcore.scoring.profile import Profile
@@ -35,7 +36,9 @@ def test_the_defaults_are_a_knapsack_a_refit_and_a_recovery(tmp_path: Path) -> N
     metrics = prune(config, tmp_path / "pruned.safetensors", lambda *report: reports.append(report))
     assert dict.fromkeys(name for name, _, _ in reports) == {"profile": None, "teacher": None}
     model = load(tmp_path / "pruned.safetensors")
-    (profile,) = (Profile.load(path, TINY) for path in (config.output / "cache").glob("profile-*.safetensors"))
+    (profile,) = (
+        Profile.load(path, ModelSpec.dense(TINY)) for path in (config.output / "cache").glob("profile-*.safetensors")
+    )
     assert model.spec == knapsack_budget(TINY, profile.curves, 0.4)
     assert metrics["flops_paper_fraction"] <= 0.4
     assert metrics["heads_removed"] == 12 - sum(model.spec.family("heads"))
@@ -66,7 +69,7 @@ def rule_of(config: Config, *, fixed_weights: bool) -> tuple[tuple[int, ...], Pe
     """The rule's widths and its masks, from a table for the configured weight or for every weight."""
     table, _ = score_table(scoring_job(config, fixed_weights=fixed_weights))
     weights = config.scoring.weights(config.seed)
-    (spec,) = allocate([config.budget], TINY, known_sensitivity(table, weights))
+    (spec,) = allocate([config.budget], ModelSpec.dense(TINY), known_sensitivity(table, weights))
     return spec.widths, select(mix(table, weights, TINY), spec)
 
 

@@ -57,7 +57,7 @@ def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
         RecoveryConfig.model_validate(wrong)
 
 
-@pytest.mark.parametrize("name", ["paper", "two_stage", "progressive"])
+@pytest.mark.parametrize("name", ["paper", "two_stage", "progressive", "faithful", "faithful_two_stage"])
 def test_the_recipes_of_papers_name_all_that_differs_from_the_defaults(name: str) -> None:
     values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     recovery = RecoveryConfig.model_validate(values["recovery"])
