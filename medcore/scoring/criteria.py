@@ -60,8 +60,8 @@ class ScoringWeights:
             `boundary_weight`.
         blend: share of `criterion` next to MedCore's own score, both divided by their mean over the site; 1: alone.
         seed: seed of the criterion "random".
-        correlation_over: how the scores of data sets are averaged before they give an adaptive α: all alike ("datasets"), or
-            by the "mixture", as MedCore's released code does.
+        correlation_over: how the scores of data sets are averaged before they give an adaptive α: all alike
+            ("datasets"), or by the "mixture", as MedCore's released code does.
 
     Raises:
         MedcoreError: a value is out of range, or the criterion is unknown.

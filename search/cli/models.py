@@ -11,9 +11,9 @@ from rich.text import Text
 
 from medcore.errors import ConfigError
 from search.base.config import load_config
-from search.cli.options import Arch, Batches, Box, ConfigPath, Json, WorkersAddress
+from search.cli.options import Arch, Batches, Box, ConfigPath, Frame, Json, WorkersAddress
 from search.cli.progress import job_bars, progress_bar
-from search.cli.tables import evaluation_table, latency_table, time_table_view
+from search.cli.tables import evaluation_table, frames_table, latency_table, time_table_view
 from search.cli.terminal import console, print_result, say, warn, write_text
 
 _Timed = Annotated[
@@ -73,12 +73,20 @@ def evaluate(
     arch: Arch = None,
     autocast: Annotated[bool, typer.Option("--autocast", help="Run the model in bfloat16.")] = False,
     splits: Annotated[Path | None, typer.Option(help="Saved splits of a study: its `output` folder's splits/.")] = None,
+    frame: Annotated[
+        Frame, typer.Option(help="Where masks are compared: at each image's size, in the model's square, or both.")
+    ] = Frame.ORIGINAL,
+    widen: Annotated[int, typer.Option(min=0, help="Model's square: box edges move outward by 0 to this, in px.")] = 5,
+    box_seed: Annotated[int, typer.Option(min=0, help="Model's square: seed of these moves.")] = 42,
 ) -> None:
-    """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with its cost."""
+    """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with intervals and its cost."""
+    from medcore.quality.model_frame import WideBoxes
+    from search.commands.evaluate import Frames
     from search.commands.evaluate import evaluate as run
 
-    result = run(checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits)
-    print_result(result, json_file == Path("-"), lambda: evaluation_table({checkpoint.name: result}))
+    frames = Frames(frame.value, WideBoxes(widen, box_seed))
+    result = run(checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits, frames=frames)
+    print_result(result, json_file == Path("-"), lambda: frames_table(checkpoint.name, result))
     if json_file is not None and json_file != Path("-"):
         write_text(json_file, json.dumps(result, indent=1))
 

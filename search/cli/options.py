@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -21,6 +22,14 @@ RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray c
 WorkersAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Address of a running Ray cluster, where `workers` is above 1.")
 ]
+
+
+class Frame(Enum):
+    """Where `medcore evaluate` compares masks."""
+
+    ORIGINAL = "original"
+    MODEL = "model"
+    BOTH = "both"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from results.store.front import Front
 from results.store.latency import Record, dense_columns, figures, suffix, timed_on
 
 _ABSENT = "–"
+_COSTS = ("encoder_params", "flops", "flops_fraction", "flops_paper", "flops_paper_fraction")
 
 
 def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -32,13 +33,48 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
     table.add_column("")
     for name in models:
         table.add_column(escape(name), justify="right")
-    costs = ("encoder_params", "flops", "flops_fraction", "flops_paper", "flops_paper_fraction")
-    for metric in (*costs, *(entry.name for entry in metrics())):
+    for metric in (*_COSTS, *(entry.name for entry in metrics())):
         values = [model.get(metric) for model in models.values()]
         if any(value is not None for value in values):
             cells = ["" if value is None else text(metric, value) for value in values]
             table.add_row(title(metric), *cells)
     return table
+
+
+def frames_table(name: str, result: Mapping[str, Any]) -> Group:
+    """Show the cost of a checkpoint, and below it its metrics with intervals, one column a frame."""
+    inside = result.get("model_frame")
+    frames = {"original size": result} if "images" in result else {}
+    if inside is not None:
+        frames[f"{inside['side']} px frame"] = inside
+    table = Table(
+        title="macro mean over data sets (95 % interval over images)",
+        caption=None
+        if inside is None
+        else f"{inside['side']} px frame: boxes 0 to {inside['widen_px']} px outward (seed {inside['box_seed']}), "
+        f"{inside['empty_masks']} empty masks counted",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("")
+    for head in frames:
+        table.add_column(head, justify="right")
+    table.add_row("images", *(str(frame["images"]) for frame in frames.values()))
+    for metric in metrics():
+        cells = [_with_interval(metric.name, frame) for frame in frames.values()]
+        table.add_row(title(metric.name), *cells)
+    costs = Table(title=escape(name), show_header=False, box=None)
+    for cost in _COSTS:
+        costs.add_row(title(cost), text(cost, result[cost]))
+    return Group(costs, table)
+
+
+def _with_interval(metric: str, frame: Mapping[str, Any]) -> str:
+    if metric not in frame:
+        return _ABSENT
+    ends = frame["intervals"].get(metric)
+    between = "" if ends is None else f" ({_range((ends[0], ends[1]))})"
+    return f"{text(metric, frame[metric])}{between}"
 
 
 def front_view(front: Front) -> Group:
