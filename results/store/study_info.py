@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from medcore.errors import MedcoreError
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import ModelSpec
 from medcore.models.vit import SamVit
 from results.stats.objectives import Objective, names_of, read_objectives
 from results.store.files import is_finite, read_json, write_json
@@ -53,6 +53,8 @@ class StudyInfo(BaseModel):
         dense: Metrics of the unpruned model.
         widths: Groups of the dense model by family: of every site, or one number a site.
         families: Names and titles; by default `earlier_families`.
+        start: Groups of the model that the study prunes, by family and site, if it was pruned already. `dense` then has
+            the metrics of this model, and `widths` stay those of the dense one.
         datasets: Names of the data sets that were searched on.
         git: Revision of the code that began the study.
         machine: Where it began.
@@ -65,6 +67,7 @@ class StudyInfo(BaseModel):
     dense: Figures
     widths: dict[str, Width | Annotated[list[Width], Field(min_length=1)]]
     families: tuple[FamilyTitle, ...] = ()
+    start: dict[str, list[StrictInt]] | None = None
     datasets: list[str] = []
     git: str | None = None
     machine: Any = None
@@ -98,18 +101,21 @@ class StudyInfo(BaseModel):
         """Return the share of a family's groups that a budget keeps."""
         return float(np.mean(kept)) / float(np.mean(self.widths[family]))
 
+    def start_share(self, family: str) -> float:
+        """Return the share of a family's groups that the study's model has before it is pruned."""
+        return 1.0 if self.start is None else self.share(family, self.start[family])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that were given, as plain values."""
         return self.model_dump(mode="python", exclude_unset=True)
 
 
-def structure_of(arch: Architecture) -> dict[str, Any]:
-    """Return the fields `widths` and `families` of a study.
-
-    The study's dense model is of this architecture.
-    """
+def structure_of(model: ModelSpec) -> dict[str, Any]:
+    """Return the fields of a study that describe the structure of the model that it prunes."""
+    arch = model.arch
     families = tuple(FamilyTitle(name=family.name, title=family.title) for family in arch.families)
-    return {"widths": ModelSpec.dense(arch).budget, "families": families}
+    start = {} if model.is_dense else {"start": model.budget}
+    return {"widths": ModelSpec.dense(arch).budget, "families": families, **start}
 
 
 def earlier_families() -> tuple[FamilyTitle, ...]:

@@ -109,7 +109,9 @@ def front_table(front: Front) -> Table:
         table.add_row(member.trial_id, member.origin, *_costs(member.metrics), *shares, *cells)
     table.add_section()
     dense = front.info.dense
-    table.add_row("dense", "not recovered", *_costs(dense), *["100%"] * len(families), *_cells(dense, front.quality))
+    shares = [f"{front.info.start_share(family):.0%}" for family in families]
+    name = "dense" if front.info.start is None else "start"
+    table.add_row(name, "not recovered", *_costs(dense), *shares, *_cells(dense, front.quality))
     return table
 
 
@@ -168,7 +170,7 @@ def times_table(front: Front) -> Table | None:
     for member in front.members:
         table.add_row(member.trial_id, *_figures(member.metrics, names))
     table.add_section()
-    table.add_row("dense model", *_figures(front.info.dense, names))
+    table.add_row("dense model", *_figures({**front.info.dense, "flops_fraction": 1.0}, names))
     return table
 
 

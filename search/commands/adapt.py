@@ -1,4 +1,4 @@
-"""`medcore adapt`: fine-tune the general checkpoint on the training images."""
+"""`medcore adapt`: fine-tune the general checkpoint, or any other, on the training images."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from search.study.training_job import TrainingJob, train_settings
 
 
 def adapt(config: Config, on_epoch: Callable[[EpochRow], None] | None = None, ray_address: str | None = None) -> Path:
-    """Train the general checkpoint into a medical one.
+    """Train the general checkpoint into a medical one, or train `adapt.start` further.
 
-    The model is written to `adapt.out`, whose path is returned. A training that stops after its first epoch is a logged
-    warning.
+    A pruned model keeps its structure. The model is written to `adapt.out`, whose path is returned. A training that
+    stops after its first epoch is a logged warning.
 
     Args:
         config: The study's configuration.
@@ -32,7 +32,8 @@ def adapt(config: Config, on_epoch: Callable[[EpochRow], None] | None = None, ra
         MedcoreError: The training stopped in its first epoch.
     """
     settings = config.adapt
-    model = load(config.model.base, config.model.architecture)
+    start = settings.start or config.model.base
+    model = load(start, config.model.architecture)
     make_folder(settings.out.parent)
     job = TrainingJob(
         "adapt",
@@ -46,6 +47,6 @@ def adapt(config: Config, on_epoch: Callable[[EpochRow], None] | None = None, ra
         ray_address=ray_address,
     )
     log = fit(job, model)
-    info = {"origin": str(config.model.base), "log": json.dumps(dataclasses.asdict(log)), "git": git_revision()}
+    info = {"origin": str(start), "log": json.dumps(dataclasses.asdict(log)), "git": git_revision()}
     save(settings.out, model.cpu(), info)
     return settings.out

@@ -94,9 +94,9 @@ def figures(rows: Rows) -> dict[str, Any]:
     table = pd.DataFrame(rows)
     counts = {str(dataset): int(count) for dataset, count in table.groupby("dataset", sort=False).size().items()}
     names = [name for name in ranked() if name in table]
-    ends = macro_intervals(table[names], table["dataset"])
+    ends = dict(zip(names, macro_intervals(table[names], table["dataset"]).to_numpy().tolist(), strict=True))
     known = min(counts.values()) > 1
-    intervals = {name: [float(ends.loc[name, "lo"]), float(ends.loc[name, "hi"])] if known else None for name in names}
+    intervals = {name: ends[name] if known else None for name in names}
     return {"images": len(rows), "images_by_dataset": counts, **summarise(rows), "intervals": intervals}
 
 

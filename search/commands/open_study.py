@@ -83,7 +83,7 @@ def describe(config: Config, images: ImageSet) -> None:
     folder = config.folder
     if (folder / "study.json").is_file() and all_issued(folder):
         return
-    arch, objectives = adapted_model(config.model).arch, config.search.objectives
+    objectives = config.search.objectives
     dense = dense_metrics(config.model, images, autocast=config.recovery.autocast)
     if unknown := [name for name in names_of(objectives) if name not in dense]:
         known = ", ".join(sorted(name for name in dense if "/" not in name))
@@ -99,7 +99,7 @@ def describe(config: Config, images: ImageSet) -> None:
         objectives=objectives,
         reference=reference_point(objectives, dense, side),
         dense=dense,
-        **structure_of(arch),
+        **structure_of(adapted_model(config.model).spec),
         datasets=list(dict.fromkeys(images.datasets)),
         git=git_revision(),
         machine=machine(),

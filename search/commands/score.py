@@ -28,5 +28,5 @@ def score(config: Config, report: Report | None = None) -> list[Path]:
     assert table.profile is not None
     pictures = [path.with_suffix(".png"), path.with_suffix(".curves.png")]
     save_heatmaps(config.scoring, arch, table, pictures[0])
-    save_curves(table.profile.curves, arch, pictures[1])
+    save_curves(table.profile.dense_curves(arch), arch, pictures[1])
     return [path, *pictures]

@@ -30,7 +30,7 @@ from search.study.scoring import save_heatmaps
 from search.tracking.tracker import Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
 from search.trials.ledger import all_issued
-from search.trials.sampling.space import domain_of, sample
+from search.trials.sampling.space import check_fractions, domain_of, sample
 from search.trials.sampling.warm import check_warm_starts, warm_starts
 from search.trials.trial import trial_phases
 
@@ -136,7 +136,9 @@ def tracking_problems(config: Config) -> list[str]:
 def _prepare(config: Config, report: Report | None) -> Shared:
     """Compute what the trials share, and describe the study."""
     settings, arch = trial_settings(config), adapted_model(config.model).arch
-    check_warm_starts(settings.search, arch, settings.prices)
+    start = adapted_model(config.model).spec
+    check_warm_starts(settings.search, start, settings.prices)
+    check_fractions(settings, start)
     images = search_images(config.datasets, arch.img_size)
     describe(config, images)
     shared = prepare(settings, study_jobs(config), images, report)
@@ -151,7 +153,7 @@ def _run(
     folder = config.folder
     save_heatmaps(config.scoring, shared.arch, shared.table, folder / "scores.png")
     if shared.table.profile is not None:
-        save_curves(shared.table.profile.curves, shared.arch, folder / "curves.png")
+        save_curves(shared.table.profile.dense_curves(shared.arch), shared.arch, folder / "curves.png")
     tracker = configured_tracker(config.tracking, folder, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     complete = False

@@ -67,6 +67,7 @@ class Shared:
         recovery_images: Images for recovery and leverage.
         teacher: Outputs of the adapted model for the recovery images.
         streams: The adapted model's streams for refits; None if nothing is refit.
+        start: Widths of the adapted model if it is pruned already; None if it is dense.
     """
 
     settings: TrialSettings
@@ -78,6 +79,12 @@ class Shared:
     recovery_images: ImageSet
     teacher: Teacher
     streams: DenseStreams | None
+    start: ModelSpec | None = None
+
+    @property
+    def start_spec(self) -> ModelSpec:
+        """Widths of the adapted model."""
+        return ModelSpec.dense(self.arch) if self.start is None else self.start
 
     @property
     def datasets(self) -> tuple[str, ...]:

@@ -73,6 +73,7 @@ def prepare(
         recovery_images=jobs.teacher.images,
         teacher=teacher,
         streams=streams,
+        start=None if adapted.spec.is_dense else adapted.spec,
     )
 
 

@@ -20,7 +20,7 @@ def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict
 
     The result is empty if leverage is switched off.
 
-    Leverage is measured on some recovery images. The dense model's logits are the teacher's, so this costs one short
+    Leverage is measured on some recovery images. The logits before the cut are the teacher's, so this costs one short
     evaluation of the pruned model.
 
     Args:
@@ -35,6 +35,6 @@ def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict
     images = shared.recovery_images.subset(rows)
     model = prune(adapted_model(shared.settings.model), select(scores, spec)).to(best_device())
     logits = low_logits(model, images, autocast=shared.settings.recovery.autocast)
-    dense = ModelSpec.dense(shared.arch)
-    removed = 100 * (1 - cost(spec).encoder_params / cost(dense).encoder_params)
+    dense, before = cost(ModelSpec.dense(shared.arch)).encoder_params, cost(shared.start_spec).encoder_params
+    removed = 100 * (before - cost(spec).encoder_params) / dense
     return schedule_leverage(shared.teacher.logits[rows, 0].astype(np.float32), logits, images.masks, removed)

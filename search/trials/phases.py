@@ -113,7 +113,7 @@ def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -
     if steps is not None:
         recovery = recovery.model_copy(update={"steps": steps})
     schedule = schedule_of(
-        rounds_to(ModelSpec.dense(shared.arch), plan.spec, plan.rounds),
+        rounds_to(shared.start_spec, plan.spec, plan.rounds),
         recovery,
         lr=recovery.rate(fraction) if plan.lr is None else plan.lr,
         head_share=plan.head_share,

@@ -16,8 +16,9 @@ Workers = Annotated[
 
 
 class AdaptConfig(Section):
-    """Fine-tuning of the general checkpoint by `medcore adapt` (method §6)."""
+    """Fine-tuning of the general checkpoint, or of any other, by `medcore adapt` (method §6)."""
 
+    start: PathField | None = Field(None, description="checkpoint to train, dense or pruned; null: model.base")
     out: PathField = Path("runs/adapted.safetensors")
     train_split: str = "train"
     val_split: str = "val/search"

@@ -134,14 +134,13 @@ def analyse(
 
 def _describe(config: Config, kind: str, study: Path, inputs: Inputs) -> dict[str, float]:
     """Write `study.json`, and return the dense model's metrics on the report images."""
-    arch = adapted_model(config.model).arch
     dense = dense_metrics(config.model, inputs.report, autocast=config.recovery.autocast)
     info = StudyInfo(
         name=f"{config.study}-{kind}",
         objectives=_SHOWN,
         reference=dict.fromkeys(names_of(_SHOWN), 0.0),
         dense=dense,
-        **structure_of(arch),
+        **structure_of(adapted_model(config.model).spec),
     )
     write_study(study, info)
     return dense

@@ -112,7 +112,7 @@ def compare_criteria(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
     shared = inputs.by_seed[params["case_seed"]]
     config = shared.settings
     weights = replace(ScoringWeights.from_dict(params["weights"]), seed=params["case_seed"])
-    limits = Limits(multiple=config.budget.multiple)
+    limits = Limits(multiple=config.budget.multiple, current=shared.start)
     spec = uniform_to_target(shared.arch, params["fraction"], config.search.metric, limits)
     scores = mix(shared.table, weights, shared.arch)
     cut = prune(adapted_model(config.model), select(scores, spec)).to(best_device())
@@ -147,7 +147,7 @@ def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
     shared = inputs.by_seed[params["case_seed"]]
     config, report = shared.settings, inputs.report
     weights = replace(ScoringWeights.from_dict(params["weights"]), seed=params["case_seed"])
-    limits = Limits(multiple=config.budget.multiple)
+    limits = Limits(multiple=config.budget.multiple, current=shared.start)
     spec = uniform_to_target(shared.arch, params["fraction"], config.search.metric, limits)
     cut = prune(adapted_model(config.model), select(mix(shared.table, weights, shared.arch), spec)).to(best_device())
     logits = low_logits(cut, report)

@@ -74,11 +74,13 @@ def leverage(config: Config, out_folder: Path, report: Report | None = None, ima
         The content of `leverage.json`: settings, counts and, by τ, `medcore.quality.leverage.summary`.
 
     Raises:
-        MedcoreError: `images` is below 1, or no step could be measured.
+        MedcoreError: `images` is below 1, the model is pruned already, or no step could be measured.
     """
     if images < 1:
         raise ConfigError(f"leverage: needs at least one image, got {images}")
     adapted = adapted_model(config.model)
+    if not adapted.spec.is_dense:
+        raise CheckpointError(f"{config.model.adapted}: leverage is measured from the dense model; this one is pruned")
     needs = Needs(fisher=True, profile="profile" in config.scoring.weights().needs)
     table = statistics(study_jobs(config, recovers=False), needs, report)
     chosen = _some_images(config, adapted.arch.img_size, images)

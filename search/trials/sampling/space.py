@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from medcore.budgets.knapsack import knapsack_budget, smallest_share
 from medcore.budgets.limits import Limits, smallest_fraction
-from medcore.budgets.prices import linear_prices
+from medcore.budgets.prices import Prices, linear_prices
 from medcore.budgets.targets import to_target
 from medcore.errors import ConfigError
 from medcore.models.sites import PerSite
@@ -46,6 +46,7 @@ class Domain:
         datasets: Names of the data sets.
         sensitivity: (L,) Fisher information s_b of the blocks; ones if the study has none.
         curves: Predicted loss of each width of each site; None if the study has none.
+        start: Widths of the model to prune if it is pruned already; None if it is dense.
     """
 
     settings: TrialSettings
@@ -53,12 +54,19 @@ class Domain:
     datasets: tuple[str, ...]
     sensitivity: npt.NDArray[np.float64]
     curves: PerSite | None = None
+    start: ModelSpec | None = None
+
+    @property
+    def prices(self) -> Prices:
+        """Cost that fractions refer to."""
+        return self.settings.prices or linear_prices(self.arch, self.settings.search.metric)
 
     @property
     def dimensions(self) -> dict[str, Range | Choices | Fixed]:
         """The dimensions by name, in the order in which they are drawn.
 
-        `mixture` stands for one per data set.
+        `mixture` stands for one per data set. Fractions end at what a pruned model has, because larger ones remove
+        nothing.
         """
         schedule = {name: Fixed(getattr(self.settings.schedule, name)) for name in _SCHEDULE}
         found: dict[str, Range | Choices | Fixed] = {}
@@ -69,6 +77,8 @@ class Domain:
                 found[name] = dimension
             elif name not in _RECOVERY:
                 found[name] = schedule[name]
+        if self.start is not None:
+            found["fraction"] = below(found["fraction"], start_share(self.start, self.prices))
         return found
 
 
@@ -95,8 +105,44 @@ def domain_of(shared: Shared) -> Domain:
     """Return what the parameters of a study's trials refer to."""
     profile = shared.table.profile
     sensitivity = known_sensitivity(shared.table, shared.settings.scoring.weights())
-    curves = None if profile is None else profile.curves
-    return Domain(shared.settings, shared.arch, shared.datasets, sensitivity, curves)
+    curves = None if profile is None else profile.dense_curves(shared.arch)
+    return Domain(shared.settings, shared.arch, shared.datasets, sensitivity, curves, shared.start)
+
+
+def start_share(start: ModelSpec, prices: Prices) -> float:
+    """Return the share of the dense encoder's cost that a model has before it is pruned."""
+    return prices.total(start) / prices.dense
+
+
+def check_fractions(settings: TrialSettings, start: ModelSpec) -> None:
+    """Check that some sampled fraction removes something of the model to prune.
+
+    It needs no computation on models, so it runs before any.
+
+    Raises:
+        MedcoreError: None does.
+    """
+    if not start.is_dense:
+        prices = settings.prices or linear_prices(start.arch, settings.search.metric)
+        below(settings.search.space.fraction, start_share(start, prices))
+
+
+def below(dimension: Range | Choices | Fixed, share: float) -> Range | Choices | Fixed:
+    """Return the part of a dimension of fractions that removes something of a model with this share.
+
+    Raises:
+        MedcoreError: Nothing is left.
+    """
+    values = [float(value) for value in dimension.values]
+    if isinstance(dimension, Range) and values[0] < share:
+        return dimension.model_copy(update={"high": min(values[1], share)})
+    kept = () if isinstance(dimension, Range) else tuple(value for value in values if value < share)
+    if not kept:
+        raise ConfigError(
+            f"search.space.fraction: from {min(values):g} on nothing is removed, because the model to prune has "
+            f"{share:.4f} of the dense encoder's cost; fractions are shares of the dense encoder, so give smaller ones"
+        )
+    return Choices(choices=kept) if isinstance(dimension, Choices) else dimension
 
 
 def sample(trial: Draws, domain: Domain) -> Params:
@@ -143,14 +189,15 @@ def _budget(params: Mapping[str, Any], domain: Domain) -> ModelSpec:
     arch, metric = domain.arch, domain.settings.search.metric
     depth = len(arch.blocks)
     protected = tuple(range(max(0, depth - int(params["protected_last"])), depth))
-    limits, fraction = Limits(protected, multiple=domain.settings.budget.multiple), params["fraction"]
+    limits = Limits(protected, multiple=domain.settings.budget.multiple, current=domain.start)
+    fraction = params["fraction"]
     shape = preferences(params, arch, domain.sensitivity)
     if params.get("shape", SHARES) == SHARES:  # trials that were issued before curves existed name no shape
-        fraction = max(fraction, smallest_fraction(arch, metric, protected))
+        fraction = max(fraction, smallest_fraction(arch, metric, protected, domain.start))
         return to_target(arch, shape, fraction, metric, limits)
     if domain.curves is None:
         raise ConfigError("search.space.shape: curves need the second-order profile, which this study lacks")
-    prices = domain.settings.prices or linear_prices(arch, metric)
+    prices = domain.prices
     fraction = max(fraction, smallest_share(arch, domain.curves, prices, limits))
     options = {"multipliers": shape, "exponent": params["exponent"], "prices": prices}
     return knapsack_budget(arch, domain.curves, fraction, limits=limits, **options)

@@ -139,9 +139,9 @@ def test_a_space_around_uniform_budgets_learns_from_them_and_has_no_knapsack() -
 def test_first_budgets_must_be_within_reach_if_they_are_tried() -> None:
     low = config_of().search.model_copy(update={"warm_starts": WarmStarts(knapsack=(0.3, 0.1), uniform=())})
     with pytest.raises(MedcoreError, match=r"search\.warm_starts: 0\.1 of the flops_paper is out of reach"):
-        check_warm_starts(low, TINY)
+        check_warm_starts(low, ModelSpec.dense(TINY))
     shares = low.space.model_copy(update={"shape": Fixed("shares")})
-    check_warm_starts(low.model_copy(update={"space": shares}), TINY)
+    check_warm_starts(low.model_copy(update={"space": shares}), ModelSpec.dense(TINY))
 
 
 def test_the_schedule_and_the_rate_follow_the_sections() -> None:

@@ -84,7 +84,7 @@ def test_uniform_and_rule_starts_stay_on_flops() -> None:
 
 
 def test_the_least_share_of_time_is_that_of_all_budgets() -> None:
-    assert smallest_knapsack(TINY, PRICES) == pytest.approx(PRICES.fixed / PRICES.dense)
+    assert smallest_knapsack(ModelSpec.dense(TINY), PRICES) == pytest.approx(PRICES.fixed / PRICES.dense)
     # a toy with sites that cannot be refit, which a knapsack keeps whole
     rng = np.random.default_rng(0)
     tables = tuple(np.append(0.0, np.sort(rng.uniform(0, 1, width))) for width in TOY.dense_widths)
@@ -92,7 +92,7 @@ def test_the_least_share_of_time_is_that_of_all_budgets() -> None:
     widths = [(site.width,) if site.output is None else (0, site.width) for site in TOY.sites]
     budgets = (tuple(each) for each in product(*widths))
     least = min(prices.total(ModelSpec(TOY, budget)) for budget in budgets if consistent(budget))
-    assert smallest_knapsack(TOY, prices) == pytest.approx(least / prices.dense)
+    assert smallest_knapsack(ModelSpec.dense(TOY), prices) == pytest.approx(least / prices.dense)
 
 
 def consistent(widths: tuple[int, ...]) -> bool:
@@ -106,10 +106,10 @@ def test_warm_starts_out_of_reach_are_found_before_any_work() -> None:
         settings = SETTINGS.search.model_copy(
             update={"warm_starts": SETTINGS.search.warm_starts.model_copy(update=starts)}
         )
-        check_warm_starts(cast(SearchConfig, settings), TINY, PRICES)
+        check_warm_starts(cast(SearchConfig, settings), ModelSpec.dense(TINY), PRICES)
 
     check()
-    least, of_flops = smallest_knapsack(TINY, PRICES), smallest_fraction(TINY, "flops_paper")
+    least, of_flops = smallest_knapsack(ModelSpec.dense(TINY), PRICES), smallest_fraction(TINY, "flops_paper")
     assert least < of_flops
     check(knapsack=(least,))
     with pytest.raises(MedcoreError, match=rf"0\.01 of the time is out of reach; {least:.4f} of tiny is left"):
