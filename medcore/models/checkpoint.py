@@ -195,3 +195,10 @@ def _fill(path: Path, spec: ModelSpec, content: Content, attention: AttentionMod
         if not torch.equal(second[name], state[name]):
             raise CheckpointError(f"{path}: {copy} and {found.found[name]} differ, but are one tensor of the model")
     return adopt(model, converted(path, state, expected))
+
+
+def _with_record(path: Path, model: MedSam, info: Mapping[str, str]) -> MedSam:
+    """Give a model the file's record of the groups that it has kept. Earlier versions wrote none."""
+    if KEPT in info:
+        model.kept = unpack_kept(model.spec, info[KEPT], str(path))
+    return model

@@ -13,6 +13,7 @@ from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import shown
 from medcore.quality.timing import Timing
+from results.pages.noise import start_sentence
 from results.stats.columns import SINGLE
 from results.stats.labels import NOT_RECOVERED, arrow_title, text, title
 from results.stats.seed_noise import runs_in, seed_interval
@@ -80,6 +81,7 @@ def model_card(export: Export) -> str:
         _data(export),
         *(["## Fine-tuning", _tuning(export.tuned)] if export.tuned is not None else []),
         "## Quality",
+        *filter(None, [start_sentence(export.info)]),
         _quality(export),
         "## Cost of the image encoder",
         _cost(export.spec),

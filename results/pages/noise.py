@@ -1,4 +1,4 @@
-"""Sentences on repeated trials and on the dense model after recovery.
+"""Sentences on repeated trials, on the dense model after recovery, and on a model that was pruned before.
 
 The report, the front's files and the terminal share them. Nothing here imports a plotting package, so that a front
 opens at once.
@@ -11,15 +11,34 @@ from collections.abc import Mapping
 from results.stats.labels import RECOVERED, text, title
 from results.stats.seed_noise import Candidate, runs_in
 from results.store.front import Front
+from results.store.study_info import StudyInfo
 
 
 def noise_sentences(front: Front) -> list[str]:
     """Say what repeats tell, and what the dense model reaches after the same recovery.
 
-    Without repeats and without such a dense model there is nothing to say.
+    Without repeats and without such a dense model there is nothing to say. A study of a model that was pruned already
+    says so first.
     """
-    lines = [repeats_sentence(front), noise_sentence(front), *dethroned_sentences(front), recovered_sentence(front)]
+    lines = [
+        start_sentence(front.info),
+        repeats_sentence(front),
+        noise_sentence(front),
+        *dethroned_sentences(front),
+        recovered_sentence(front),
+    ]
     return [line for line in lines if line]
+
+
+def start_sentence(info: StudyInfo) -> str:
+    """Say that a study pruned a model that was pruned already; empty if it was dense."""
+    if info.start is None:
+        return ""
+    shares = " and ".join(f"{info.start_share(family.name):.0%} of the {family.name}" for family in info.prunable())
+    return (
+        f"The model of this study was pruned already: it had {shares}. What is called the dense model here is that "
+        "model as it came; shares of cost and of groups are of the dense encoder."
+    )
 
 
 def repeats_sentence(front: Front) -> str:

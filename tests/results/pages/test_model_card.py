@@ -192,3 +192,13 @@ def test_held_out_figures_come_first_and_say_how_often_was_looked() -> None:
     alone = dataclasses.replace(found, dense=None, dense_images=None, candidates=1)
     card = model_card(dataclasses.replace(EXPORT, held_out=alone, row=TrialRow.from_flat(BARE)))
     assert cells(card, "Dice ↑")[3] == "–" and "1 candidate of this study was measured on it." in card
+
+
+def test_the_card_says_that_the_model_was_pruned_before() -> None:
+    start = {"heads": [1] * TINY.depth, "channels": [TINY.mlp_dim // 4] * TINY.depth}
+    shares = f"{1 / TINY.num_heads:.0%} of the heads and 25% of the channels"
+    for info, expected in ((INFO, False), (INFO | {"start": start}, True)):
+        export = Export(
+            info=study_info(info), rule="knee", row=TrialRow.from_flat(ROW), spec=SPEC, checked="", files={}, usage=""
+        )
+        assert (f"was pruned already: it had {shares}" in model_card(export)) == expected

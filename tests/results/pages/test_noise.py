@@ -112,3 +112,15 @@ def test_the_report_says_all_of_it(study: Path, plain: Path, tmp_path: Path) -> 
     assert "Time of all trials together</th><td>0.02 h" in page  # eight runs of ten seconds
     report(str(plain), tmp_path / "plain.html")
     assert "seeds 95 %" not in (tmp_path / "plain.html").read_text()
+
+
+def test_a_model_that_was_pruned_before_is_named(study: Path) -> None:
+    front = fronts.front(str(study))
+    family = front.info.prunable()[0].name
+    dense = front.info.widths[family]
+    half = [max(width // 2, 1) for width in dense] if isinstance(dense, list) else [dense // 2] * 4
+    start = {each.name: half for each in front.info.prunable()}
+    info = front.info.model_copy(update={"start": start})
+    first, *rest = noise_sentences(dataclasses.replace(front, info=info))
+    assert rest == noise_sentences(front)
+    assert f"{info.start_share(family):.0%} of the {family}" in first and "pruned already" in first
