@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import numpy as np
 
 from medcore.data.imagefile import mask_to_square, to_square
 from medcore.data.imageset import ImageSet
-from medcore.data.reader import UnreadableFile
+from medcore.data.labels import AS_THE_FILE_SAYS, targets
+from medcore.data.reader import Reading, Sample, UnreadableFile
 from medcore.data.readers import list_folder
 from medcore.data.splits import read_splits, saved_file
 
@@ -30,7 +32,7 @@ def empty_samples(
         Samples with masks of zeros and the whole square as box; None if there are none.
     """
     size, known = loaded.size, set(zip(loaded.datasets, loaded.names, strict=True))
-    images, truths, datasets, names = [], [], [], []
+    found: list[ImageSet] = []
     for folder in folders:
         listing = list_folder(folder)
         keep = None if save_splits is None else saved_file(folder, save_splits)
@@ -40,34 +42,47 @@ def empty_samples(
             if sample.name not in chosen or (sample.dataset, sample.name) in known:
                 continue
             try:
-                picture, truth = listing.reader.read(sample)
+                reading = listing.reader.read(sample)
             except UnreadableFile:
                 continue
-            if truth.shape == (picture.height, picture.width) and not mask_to_square(truth, size).any():
-                images.append(to_square(picture, size))
-                truths.append(truth)
-                datasets.append(sample.dataset)
-                names.append(sample.name)
-    if not images:
+            if (one := _empty(sample, reading, size)) is not None:
+                found.append(one)
+    return functools.reduce(joined, found) if found else None
+
+
+def _empty(sample: Sample, reading: Reading, size: int) -> ImageSet | None:
+    """Return the sample if nothing of its mask is foreground in the square; None for any other."""
+    picture, labels = reading.image, reading.labels
+    if labels.values.shape != (picture.height, picture.width):
         return None
-    count = len(images)
+    objects = targets(labels, AS_THE_FILE_SAYS)
+    void = objects[0].void if objects else None
+    if any((mask_to_square(target.mask, size, target.void) == 1).any() for target in objects):
+        return None
+    truth = np.zeros(labels.values.shape, np.bool_)
     return ImageSet(
-        images=np.stack(images),
-        masks=np.zeros((count, size, size), np.uint8),
-        boxes=np.tile(np.array([0, 0, size, size], np.float32), (count, 1)),
-        truths=truths,
-        datasets=datasets,
-        names=names,
+        images=to_square(picture, size)[None],
+        masks=mask_to_square(truth, size, void)[None],
+        boxes=np.array([[0, 0, size, size]], np.float32),
+        truths=[truth],
+        datasets=[sample.dataset],
+        names=[sample.name],
+        voids=[] if void is None else [void],
     )
 
 
 def joined(one: ImageSet, other: ImageSet) -> ImageSet:
     """Return the samples of two sets of one size."""
+    sets = (one, other)
     return ImageSet(
-        images=np.concatenate([one.images, other.images]),
-        masks=np.concatenate([one.masks, other.masks]),
-        boxes=np.concatenate([one.boxes, other.boxes]),
+        images=np.concatenate([each.images for each in sets]),
+        masks=np.concatenate([each.masks for each in sets]),
+        boxes=np.concatenate([each.boxes for each in sets]),
         truths=one.truths + other.truths,
         datasets=one.datasets + other.datasets,
         names=one.names + other.names,
+        voids=[each.void(index) for each in sets for index in range(len(each))] if one.voids or other.voids else [],
+        spacings=[each.spacing(index) for each in sets for index in range(len(each))]
+        if one.spacings or other.spacings
+        else [],
     )

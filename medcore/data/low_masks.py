@@ -32,12 +32,12 @@ class NearestImageSet(ImageSet):
             indices: Which masks.
 
         Returns:
-            Float32 (B, low, low), 0 or 1.
+            Float32 (B, low, low), 0, 1 or `losses.IGNORED`.
         """
         chosen = self._positions(indices)
         masks = np.zeros((len(chosen), low, low), np.float32)
         for row, index in enumerate(chosen):
-            masks[row] = mask_to_square(self.truths[index], low)
+            masks[row] = mask_to_square(self.truths[index], low, self.void(index))
         return masks
 
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
+from medcore.losses import IGNORED
 
 
 @dataclass(frozen=True)
@@ -65,5 +66,10 @@ def in_model_frame(images: ImageSet, files: Sequence[str], boxes: WideBoxes) -> 
         files: (N,) file names of the images, with their endings.
         boxes: how boxes are widened.
     """
-    truths = [mask.astype(bool) for mask in images.masks]
-    return replace(images, truths=truths, boxes=boxes.of(images.boxes, files, images.size))
+    return replace(
+        images,
+        truths=[mask == 1 for mask in images.masks],
+        voids=[mask == IGNORED for mask in images.masks] if images.voids else [],
+        boxes=boxes.of(images.boxes, files, images.size),
+        spacings=[],  # pixels of the square have other sizes than those of the file
+    )

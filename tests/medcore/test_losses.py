@@ -248,3 +248,16 @@ def test_released_recovery_loss_changes_two_terms() -> None:
     assert float(released["segmentation"]) == pytest.approx(float(dice / 2 + entropy / 2))
     weighted = [scale * released[name] for scale, name in zip((1, *losses.LAMBDAS), released, strict=True)]
     assert float(total) == pytest.approx(float(sum(weighted)))
+
+
+def test_released_terms_leave_out_what_counts_nowhere() -> None:
+    rng = np.random.default_rng(7)
+    z, y = rng.normal(size=(1, 1, 8, 8)), random_mask(rng, (1, 1, 8, 8))
+    ignored = y.copy()
+    ignored[..., 5:] = losses.IGNORED
+    left = losses.released_dice_loss(torch.tensor(z[..., :5]), torch.tensor(y[..., :5]))
+    assert float(losses.released_dice_loss(torch.tensor(z), torch.tensor(ignored))) == pytest.approx(float(left))
+    other = z.copy()
+    other[..., 5:] = 9
+    distances = [losses.released_frequency_distance(torch.tensor(each), torch.tensor(ignored)) for each in (z, other)]
+    assert float(distances[0]) == pytest.approx(float(distances[1]))

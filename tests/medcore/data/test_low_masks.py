@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from medcore.data.low_masks import NearestImageSet
@@ -32,3 +34,13 @@ def test_subsets_keep_the_rule_and_caches_tell_them_apart() -> None:
     np.testing.assert_array_equal(part.low_masks(16), nearest.low_masks(16, [2, 0]))
     assert nearest.low_mask_tensor(16, []).shape == (0, 1, 16, 16)
     assert nearest.fingerprint() != images.fingerprint() == images.subset(None).fingerprint()
+
+
+def test_pixels_that_count_nowhere_stay_so() -> None:
+    images = random_images(1)
+    void = np.zeros((64, 64), bool)
+    void[:, 32:] = True
+    nearest = NearestImageSet.of(replace(images, voids=[void]))
+    low = nearest.low_masks(16)[0]
+    assert (low[:, 8:] == 255).all() and (low[:, :8] <= 1).all()
+    assert nearest.subset([0]).void(0) is not None

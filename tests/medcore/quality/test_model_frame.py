@@ -94,3 +94,16 @@ def test_the_set_itself_stays_as_it_is() -> None:
     in_model_frame(images, ["a", "b"], WideBoxes())
     np.testing.assert_array_equal(images.boxes, before)
     assert images.truths[0].shape == (SIDE, SIDE)
+
+
+def test_pixels_that_count_nowhere_do_not_count_in_the_square() -> None:
+    model, images = tiny_model(), random_images(2)
+    masks = images.masks.copy()
+    masks[:, :, :20] = 255
+    framed = in_model_frame(replace(images, masks=masks, voids=[None, None]), ["a", "b"], WideBoxes())
+    assert framed.voids[0] is not None and framed.voids[0][:, :20].all() and not framed.truths[0][:, :20].any()
+    changed = images.masks.copy()
+    changed[:, :, :20] = 0
+    plain = in_model_frame(replace(images, masks=changed), ["a", "b"], WideBoxes())
+    void = [np.broadcast_to(np.arange(SIDE) < 20, (SIDE, SIDE))] * 2
+    assert evaluate(model, framed) == evaluate(model, replace(plain, voids=void))
