@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medcore.budgets.knapsack import knapsack_budget
-from medcore.budgets.limits import Metric
+from medcore.budgets.limits import Limits, Metric
 from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules
 from medcore.data.load import ImageSet, load_image_set
 from medcore.models import checkpoint, cut
@@ -75,10 +75,10 @@ def load_images(folders: Sequence[str | Path], split: str, size: int, rules: Mas
 
 
 def score(model: MedSam, images: ImageSet, *, most: int = 64, metric: int = 32, seed: int = 0) -> Profile:
-    """Compute the second-order profile of a dense model (method §12).
+    """Compute the second-order profile of a model (method §12).
 
     Args:
-        model: The dense medical model.
+        model: The medical model, dense or pruned.
         images: Calibration images.
         most: How many of them give moments, evenly spread.
         metric: How many of those give the output metric too.
@@ -97,7 +97,7 @@ def allocate(model: MedSam, profile: Profile, fraction: float, cost: Metric = "f
     """Find the widths of least predicted loss within a share of the dense encoder's cost (5.7).
 
     Args:
-        model: The dense model.
+        model: The model, dense or pruned.
         profile: Its profile.
         fraction: The share, in (0, 1].
         cost: The cost; `flops_paper` is the MedCore paper's count, `flops` what runs.
@@ -105,14 +105,15 @@ def allocate(model: MedSam, profile: Profile, fraction: float, cost: Metric = "f
     Raises:
         MedcoreError: The share is out of reach; the message names the smallest one.
     """
-    return knapsack_budget(model.arch, profile.curves, fraction, cost)
+    limits = Limits(current=model.spec)
+    return knapsack_budget(model.arch, profile.dense_curves(model.arch), fraction, cost, limits)
 
 
 def prune(model: MedSam, profile: Profile, budget: ModelSpec) -> MedSam:
     """Build a physically smaller model that keeps the groups which the profile removes last.
 
     Args:
-        model: The dense model, which stays as it is.
+        model: The model, dense or pruned, which stays as it is.
         profile: Its profile.
         budget: Widths to keep.
     """
