@@ -68,6 +68,50 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def refuse_links(folder: Path, *places: str) -> None:
+    """Check that writing to places below a folder stays below it.
+
+    A folder that comes from someone else may hold links to the user's own files.
+
+    Args:
+        folder: The folder, which may be a link itself.
+        *places: Paths below it that are to be written.
+
+    Raises:
+        StorageError: Such a path, or a folder on the way to it, is a link.
+    """
+    for place in places:
+        path = folder
+        for part in Path(place).parts:
+            path = path / part
+            _refuse_link(path)
+
+
+def refuse_links_below(folder: Path, *unread: str) -> None:
+    """Check that nothing below a folder is a link.
+
+    Args:
+        folder: The folder, which may be a link itself or absent.
+        *unread: Names in the folder that are not looked into.
+
+    Raises:
+        StorageError: There is a link.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _refuse_link(Path(place) / name)
+        if Path(place) == folder:
+            folders[:] = [name for name in folders if name not in unread]
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise StorageError(
+            f"{path}: is a link, and nothing is written through links out of this folder; put the file or folder "
+            "itself there, or delete the link"
+        )
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
     """Hold the lock on a file, which is created if it is absent.
@@ -84,10 +128,11 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[int]:
 
     Raises:
         BlockingIOError: Another process holds the lock, and `wait` is false.
-        StorageError: The file cannot be written, or its storage has no locks.
+        StorageError: The file cannot be written or is a link, or its storage has no locks.
     """
+    _refuse_link(path)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         raise cannot_write(path, error) from None
     try:

@@ -19,7 +19,7 @@ import numpy as np
 
 from medcore.data.names import natural_key
 from medcore.data.readers import stem
-from medcore.errors import DataError, StorageError
+from medcore.errors import DataError, StorageError, brief
 from medcore.files import replacing
 
 FILE_NAME = "splits.json"
@@ -131,8 +131,8 @@ def read_splits(
             not, or halves of `val` hold images that are not in it.
     """
     manifest = Path(root) / FILE_NAME
-    given = load_manifest(manifest) if manifest.is_file() else {}
-    saved = load_manifest(save_to) if save_to is not None and save_to.is_file() else {}
+    given = load_manifest(manifest) if os.path.lexists(manifest) else {}
+    saved = load_manifest(save_to) if save_to is not None and os.path.lexists(save_to) else {}
     dealt: dict[str, list[str]] = {}
     if deal and not given and not any(saved.values()):
         dealt = make_splits(names, fractions, seed)
@@ -188,10 +188,15 @@ def load_manifest(path: Path) -> dict[str, list[str]]:
     Raises:
         DataError: The file is no manifest.
     """
+    if not path.is_file():  # opening a named pipe would wait for its writer
+        kind = "a link to nothing" if path.is_symlink() and not path.exists() else "no regular file"
+        raise DataError(f"{path}: {kind}; put the splits there, or delete it so that splits are dealt out")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path}: not a readable splits file ({error})") from None
+    except RecursionError:
+        raise DataError(f"{path}: not a readable splits file (nested too deeply)") from None
+    except (OSError, ValueError) as error:  # ValueError also for bytes that are no text, and for thousands of digits
+        raise DataError(f"{path}: not a readable splits file ({brief(error, first=200)})") from None
     shape = 'expected an object {"train": [names], "val": [names]}'
     if not isinstance(content, dict):
         raise DataError(f"{path}: {shape}")

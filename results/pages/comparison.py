@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from results.pages.markdown import plain, row
 from results.plots.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, save
 from results.stats import labels
 from results.stats.compare import COST, Candidates, comparison_cells, comparison_note
@@ -34,14 +35,12 @@ def write_comparison(studies: Sequence[Candidates], quality: Objective, table: p
     files = [out / f"comparison.{ending}" for ending in ("csv", "md", "png", "svg")]
     write_by_rename(files[0], table.to_csv(index=False, float_format="%.6g").encode())
     head, *rows = comparison_cells(studies, quality, table)
-    lines = [_line(head), "|" + "--:|" * len(head), *map(_line, rows), "", comparison_note(studies, quality)]
+    cells = ([plain(cell) for cell in line] for line in rows)
+    lines = [row([*map(plain, head)]), "|" + "--:|" * len(head), *map(row, cells), ""]
+    lines.append(plain(comparison_note(studies, quality)))
     write_by_rename(files[1], ("\n".join(lines) + "\n").encode())
     _draw(studies, quality, files[2], files[3])
     return files
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _draw(studies: Sequence[Candidates], quality: Objective, png: Path, svg: Path) -> None:

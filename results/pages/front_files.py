@@ -11,6 +11,8 @@ import pandas as pd
 
 from medcore.quality.catalogue import cost_shares
 from medcore.quality.figures import FIGURES
+from results.pages import markdown
+from results.pages.markdown import plain
 from results.pages.noise import noise_sentences
 from results.plots.front import save_front_png
 from results.stats.choices import schedule_summary
@@ -51,16 +53,14 @@ def write_front(front: Front, trials: pd.DataFrame, out: Path) -> list[Path]:
     table = front_cells(front)
     corner = ", ".join(f"{name} {reference[name]:.4g}" for name in names_of(objectives))
     lines = [
-        f"| {' | '.join(map(str, table))} |",
-        "|" + "---|" * len(table.columns),
-        *(f"| {' | '.join(cells)} |" for cells in table.itertuples(index=False)),
+        markdown.table([*map(plain, table)], [[*map(plain, cells)] for cells in table.itertuples(index=False)]),
         "",
         f"{len(front.records)} of {front.done} trials are on the front, {front.not_done}. "
-        f"Hypervolume {front.hypervolume:.4g} to the reference {corner}.",
-        *(line for sentence in noise_sentences(front) for line in ("", sentence)),
+        f"Hypervolume {front.hypervolume:.4g} to the reference {plain(corner)}.",
+        *(line for sentence in noise_sentences(front) for line in ("", plain(sentence))),
     ]
     if device := timed_on(front.members):
-        lines += ["", f"Time and memory: one image and box a call, on {device}."]
+        lines += ["", f"Time and memory: one image and box a call, on {plain(device)}."]
     write_by_rename(out / "front.csv", front_numbers(front).to_csv(index=False, float_format="%.6g").encode())
     write_by_rename(out / "front.md", ("\n".join(lines) + "\n").encode())
     save_front_png(trials, objectives, out / "front.png", title=f"Pareto front of {front.info.name}")

@@ -13,6 +13,7 @@ from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import shown
 from medcore.quality.timing import Timing
+from results.pages.markdown import code, plain, table
 from results.pages.noise import start_sentence
 from results.stats.columns import SINGLE
 from results.stats.labels import NOT_RECOVERED, arrow_title, text, title
@@ -72,11 +73,11 @@ def model_card(export: Export) -> str:
     """Return the card as Markdown; what is unknown is left out or a dash."""
     share = cost(export.spec).flops / cost(ModelSpec.dense(export.spec.arch)).flops
     parts = [
-        f"# {export.info.name}, trial {export.row.trial_id}: a pruned {export.spec.arch.name}",
+        f"# {plain(export.info.name)}, trial {plain(export.row.trial_id)}: a pruned {plain(export.spec.arch.name)}",
         "A promptable segmentation model: an image and a box in, the mask of the object in that box out. "
         f"Its image encoder needs {share:.1%} of the dense encoder's FLOPs. **Not a medical device.**",
         "## Origin",
-        _table(("", ""), _origin(export)),
+        table(("", ""), _origin(export)),
         "## Data",
         _data(export),
         *(["## Fine-tuning", _tuning(export.tuned)] if export.tuned is not None else []),
@@ -90,9 +91,9 @@ def model_card(export: Export) -> str:
         "## Structure",
         _structure(export.spec),
         "## Files and use",
-        _table(("file", ""), [(f"`{name}`", meaning) for name, meaning in export.files.items()]),
+        table(("file", ""), [(code(name), plain(meaning)) for name, meaning in export.files.items()]),
         export.usage.strip(),
-        f"Checked at the export: {export.checked}",
+        f"Checked at the export: {plain(export.checked)}",
         "## Limits",
         _limits(export),
     ]
@@ -100,49 +101,57 @@ def model_card(export: Export) -> str:
 
 
 def _origin(export: Export) -> list[tuple[str, str]]:
-    row, model = export.row, export.config.get("model") or {}
+    row, model = export.row, _section(export, "model")
     versions = row.provenance.versions or {}
     seed = export.config.get("seed")
     return [
-        ("study, trial", f"{export.info.name}, {row.trial_id}"),
-        ("chosen by the rule", f"`{export.rule}`"),
+        ("study, trial", plain(f"{export.info.name}, {row.trial_id}")),
+        ("chosen by the rule", code(export.rule)),
         ("budgets from", _known(row.origin)),
         ("general model", _source(export, model.get("base"))),
         ("adapted", _source(export, model.get("adapted"))),
         ("seed of the study, of the trial", f"{_known(seed)}, {_known(row.seed)}"),
         ("trial finished", _known(row.timing.finished)),
-        ("code of the trial, of the export", f"{_known(row.provenance.git)}, {export.git}"),
-        ("versions", ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions) or "–"),
+        ("code of the trial, of the export", f"{_known(row.provenance.git)}, {plain(export.git)}"),
+        ("versions", plain(", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions)) or "–"),
     ]
 
 
 def _known(value: object) -> str:
-    return "–" if value is None else str(value)
+    return "–" if value is None else plain(value)
 
 
-def _source(export: Export, path: str | None) -> str:
-    if path is None:
+def _section(export: Export, name: str) -> Mapping[str, Any]:
+    """Return a section of the study's configuration, which may be of any version."""
+    section = export.config.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _source(export: Export, path: Any) -> str:
+    if not isinstance(path, str):
         return "–"
     digest = export.hashes.get(path)
-    return f"`{path}`" + (f" (SHA-256 {digest[:16]}…)" if digest else "")
+    return code(path) + (f" (SHA-256 {digest[:16]}…)" if digest else "")
 
 
 def _data(export: Export) -> str:
-    data = export.config.get("data") or {}
+    data = _section(export, "data")
     if not data:
         return "The study's configuration was not there at the export; ask its author for the data."
-    split = {key: f"`{data[f'{key}_split']}`" if f"{key}_split" in data else "unknown" for key in _SPLITS}
+    split = {key: code(data[f"{key}_split"]) if f"{key}_split" in data else "unknown" for key in _SPLITS}
     measured = dict(export.images["dataset"].value_counts()) if len(export.images) else {}
+    folders = data.get("folders")
     rows = [
-        (Path(folder).name, f"`{folder}`", str(measured.get(Path(folder).name, "–")))
-        for folder in data.get("folders", ())
+        (plain(Path(folder).name), code(folder), str(measured.get(Path(folder).name, "–")))
+        for folder in (folders if isinstance(folders, list) else ())
+        if isinstance(folder, str)
     ]
     most = data.get("calibration_per_dataset")
     return "\n\n".join(
         [
-            _table(("data set", "folder", "images measured"), rows),
+            table(("data set", "folder", "images measured"), rows),
             f"Scores and recovery: part {split['calibration']}"
-            + (f", at most {most} images of each data set" if most else "")
+            + (f", at most {plain(most)} images of each data set" if most else "")
             + f". Search: part {split['search']}. Held out for the final figure: part {split['report']}. "
             "What the two checkpoints above were trained on is not part of this study.",
         ]
@@ -150,8 +159,8 @@ def _data(export: Export) -> str:
 
 
 def _tuning(tuned: FineTuned) -> str:
-    head = (f"on `{tuned.about['search_split']}`", "before", "after", "change, 95 % interval")
-    return f"{tuned.summary()}\n\n{_table(head, tuned.rows())}"
+    head = (f"on {code(tuned.about['search_split'])}", "before", "after", "change, 95 % interval")
+    return f"{plain(tuned.summary())}\n\n{table(head, tuned.rows())}"
 
 
 def _quality(export: Export) -> str:
@@ -165,7 +174,7 @@ def _quality(export: Export) -> str:
     if export.held_out is None:
         parts += [
             "The search chose by these images, so an honest figure is lower; on images that took no part it was not "
-            f"measured{f' ({export.not_held_out})' if export.not_held_out else ''}."
+            f"measured{f' ({plain(export.not_held_out)})' if export.not_held_out else ''}."
         ]
     parts += [
         "Intervals are a bootstrap over images; they say nothing of other hospitals or cameras. "
@@ -178,16 +187,17 @@ def _held_out(found: HeldOut) -> str:
     """Return the honest figures, with the words that keep them so."""
     own, names = found.model, [name for name in shown() if name in found.model.metrics]
     dense = found.dense.metrics if found.dense is not None else {}
+    day, looks = plain(own.measured[:10]), candidates_sentence(found.candidates)
     return (
-        f"**Held out**: part `{own.split}`, {own.images} images that took no part in this study's scoring, training or "
-        f"search, measured {own.measured[:10]} in float32. {candidates_sentence(found.candidates)}\n\n"
+        f"**Held out**: part {code(own.split)}, {own.images} images that took no part in this study's scoring, "
+        f"training or search, measured {day} in float32. {looks}\n\n"
         + _metric_table(names, own.metrics, found.images, dense, found.dense_images)
     )
 
 
 def _on_search_images(export: Export) -> str:
-    split = (export.config.get("data") or {}).get("search_split")
-    part = f"part `{split}`" if split else "the part that the search saw"
+    split = _section(export, "data").get("search_split")
+    part = f"part {code(split)}" if split else "the part that the search saw"
     if export.held_out is None:
         return f"On {part}:"
     by = "The search chose" if export.tuned is None else "The search chose, and fine-tuning ended,"
@@ -219,7 +229,7 @@ def _metric_table(
     """
     datasets = sorted({key.partition("/")[2] for key in metrics for name in names if key.startswith(f"{name}/")})
     more = [] if dense_images is None else ["95 % interval"]
-    head = ("macro mean", "this model", "95 % interval", NOT_RECOVERED, *more, *datasets)
+    head = ("macro mean", "this model", "95 % interval", NOT_RECOVERED, *more, *map(plain, datasets))
     rows = [
         (
             arrow_title(name),
@@ -231,7 +241,7 @@ def _metric_table(
         )
         for name in names
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _interval(images: pd.DataFrame, name: str) -> str:
@@ -245,7 +255,7 @@ def _cost(spec: ModelSpec) -> str:
         value, full = getattr(this, name), getattr(dense, name)
         rows.append((title(name), text(name, value), text(name, full), f"{value / full:.1%}"))
     return (
-        _table(("one image", "this model", "dense model", "left"), rows)
+        table(("one image", "this model", "dense model", "left"), rows)
         + "\n\nFLOPs are two for each multiply-add: what runs, padded windows included, and the MedCore paper's count."
     )
 
@@ -253,7 +263,7 @@ def _cost(spec: ModelSpec) -> str:
 def _latency(export: Export) -> str:
     advice = "Other machines differ: `medcore latency` measures a checkpoint on the one that matters."
     if not export.latency:
-        reason = export.latency_note or "Not measured."
+        reason = plain(export.latency_note) or "Not measured."
         return f"{reason} Fewer FLOPs are not the same share of time. {advice}"
     rows = []
     for record in export.latency:
@@ -273,14 +283,14 @@ def _latency(export: Export) -> str:
         rows.append((f"peak memory, {images}", this_peak, dense_peak, left))
     return "\n\n".join(
         [
-            _table(("", "this model", "dense model", "left"), rows),
-            f"Measured at the export in PyTorch on {export.latency[0].setup}: medians of repeated calls, in brackets "
-            "the interquartile range and the number of calls; the two models took turns. Processor time is that of "
-            "all threads, and other programs hardly change it. A whole call is the encoder "
+            table(("", "this model", "dense model", "left"), rows),
+            f"Measured at the export in PyTorch on {plain(export.latency[0].setup)}: medians of repeated calls, in "
+            "brackets the interquartile range and the number of calls; the two models took turns. Processor time is "
+            "that of all threads, and other programs hardly change it. A whole call is the encoder "
             "and, with a box for each image, the decoder. Memory is that of tensors at the worst moment of a whole "
             f"call, weights included. {advice}",
             *(f"Do not trust the times of batch {one.batch}: {one.doubt}." for one in export.latency if one.doubt),
-            *filter(None, [export.latency_note]),
+            *filter(None, [plain(export.latency_note)]),
         ]
     )
 
@@ -299,7 +309,9 @@ def _structure(spec: ModelSpec) -> str:
         rows.append((str(number), block.area, *(", ".join(cells) or "–" for cells in counts)))
     empty = [f"{site.family.title} of block {site.block}" for site, kept in sites if not kept]
     note = f"\n\nEmpty, with nothing but the output bias left: {', '.join(empty)}." if empty else ""
-    return f"{spec.arch.summary}.\n\n" + _table(("block", "attends to", *(f.title for f in families)), rows) + note
+    return (
+        f"{plain(spec.arch.summary)}.\n\n" + table(("block", "attends to", *(f.title for f in families)), rows) + note
+    )
 
 
 def _limits(export: Export) -> str:
@@ -314,8 +326,3 @@ def _limits(export: Export) -> str:
             "The licences of the two checkpoints and of the data sets apply to this model too.",
         )
     )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

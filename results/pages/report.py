@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from medcore.errors import printable
 from medcore.quality.catalogue import cost_shares, figures, headlines
 from results.pages.front_files import front_cells
 from results.pages.noise import noise_sentences, recovered_sentence, repeats_sentence
@@ -117,6 +119,7 @@ def write_report(report: Report, path: Path) -> None:
     page = Environment(
         loader=PackageLoader("results.pages", "templates"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -143,6 +146,11 @@ def write_report(report: Report, path: Path) -> None:
         paired=bool(report.loss["lo"].notna().any()),
     )
     write_by_rename(path, html.encode())
+
+
+def _shown(value: Any) -> Any:
+    """Return a value of the page; control codes out of files become escapes. HTML of ours stays as it is."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value, keep="\n")
 
 
 def _times(trials: pd.DataFrame) -> str:

@@ -26,7 +26,7 @@ from medcore.quality.figures import FIGURES
 from medcore.quality.metrics import TOLERANCE_PX
 from medcore.quality.surfaces import Mask, surface
 from results.plots.panels import NothingToDraw
-from results.plots.pictures import BLUE, SKY, STYLE, VERMILION, YELLOW
+from results.plots.pictures import BLUE, SKY, STYLE, VERMILION, YELLOW, show_as_is
 from results.store.files import write_by_rename
 
 Pixels = npt.NDArray[np.uint8]
@@ -99,7 +99,7 @@ def contact_sheet(cases: Sequence[Case], path: Path, title: str, rows: int = ROW
             _row(case, line)
         for ax, name in zip(axes[0], _COLUMNS, strict=True):
             ax.set_title(name, fontsize=9)
-        figure.text(0.01, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center", parse_math=False)
+        figure.text(0.01, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center")
         figure.legend(handles=_legend(), loc="lower center", ncols=5)
         write_by_rename(path, _within(figure, max_bytes))
 
@@ -137,7 +137,7 @@ def _row(case: Case, axes: Sequence[Axes]) -> None:
             _contour(ax, truth, view, _TRUTH, 0.9)
         _contour(ax, mask, view, colour, 1.4)
     _errors(axes[4], pruned, truth, view)
-    axes[0].set_ylabel(f"{case.dataset}\n{_short(case.name)}", fontsize=7, parse_math=False)
+    axes[0].set_ylabel(f"{case.dataset}\n{_short(case.name)}", fontsize=7)
     for ax, metrics in ((axes[2], case.dense_metrics), (axes[3], case.pruned_metrics)):
         ax.set_xlabel(_caption(metrics), fontsize=7.5, labelpad=2)
 
@@ -234,6 +234,7 @@ def _within(figure: Figure, max_bytes: int) -> bytes:
 
     Without a palette photographs compress badly.
     """
+    show_as_is(figure)
     raw, dpi = io.BytesIO(), 115.0
     figure.savefig(raw, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     data = _packed(raw)

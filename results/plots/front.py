@@ -59,8 +59,8 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
         traces += [] if view.dense_y is None else [_dense_trace(view, view.dense_y)]
         for trace in traces:
             figure.add_trace(trace.update(showlegend=col == 1), row=1, col=col)
-        figure.update_xaxes(title_text=view.x_title, range=view.x_range, row=1, col=col)
-        figure.update_yaxes(title_text=view.y_title, range=view.y_range, row=1, col=col)
+        figure.update_xaxes(title_text=html.escape(view.x_title), range=view.x_range, row=1, col=col)
+        figure.update_yaxes(title_text=html.escape(view.y_title), range=view.y_range, row=1, col=col)
     figure.update_layout(
         title={"text": f"{html.escape(title)}<br><sub>{subtitle(shown, views)}</sub>", "x": 0.02},
         template="plotly_white",
@@ -114,7 +114,7 @@ def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path
                 place: Any = (view.x_range[1], view.dense_y)
                 ax.annotate(RECOVERED, place, (-24, 3), textcoords="offset points", fontsize=8, ha="right")
             ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", parse_math=False)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         words = textwrap.fill(subtitle(shown, views), _LINE * len(views))
         axes[0].set_title(words, loc="left", color="#555555", fontsize=9)
         handles = _legend([kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medcore.errors import printable
 from medcore.quality.catalogue import figures
 from results.plots.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from results.stats import labels
@@ -64,13 +65,13 @@ def hover_text(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
     """
     runs = "" if runs_in(row) == 1 else f", mean of {runs_in(row)} runs"
     about = f"trial {row.get('trial_id', '?')} (number {row.get('number', '?')}, {row['origin']}{runs})"
-    lines = [f"<b>{html.escape(about)}</b>"]
+    lines = [f"<b>{html.escape(printable(about))}</b>"]
     for name in dict.fromkeys([*names_of(objectives), *(figure.name for figure in figures())]):
         value = row.get(name)
         if is_finite(value):
             lines.append(f"{html.escape(name)}: {labels.text(name, float(value))}{_interval(row, name)}")
     for family, kept in row.items():
-        if isinstance(kept, (list, tuple, np.ndarray)):  # only budgets are lists
+        if isinstance(kept, (list, tuple, np.ndarray)) and all(map(is_finite, kept)):  # budgets
             counts = [str(int(count)) for count in kept]
             lines.append(f"{html.escape(str(family))}:")
             lines += ["  " + " ".join(counts[i : i + 12]) for i in range(0, len(counts), 12)]

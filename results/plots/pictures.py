@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
+from medcore.errors import printable
 from results.plots.panels import NothingToDraw, origin_kind
 from results.stats import labels
 from results.stats.objectives import Objective
@@ -125,9 +127,21 @@ def save(figure: Figure, path: Path) -> None:
 
     The file does not name matplotlib's version, so equal pictures are equal files.
     """
+    show_as_is(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_by_rename(path, buffer.getvalue())
+
+
+def show_as_is(figure: Figure) -> None:
+    """Let the texts of a figure, which hold names out of files, be neither formulas nor control codes.
+
+    Labels of ticks have no text before the figure is drawn, so those of a logarithmic axis stay formulas.
+    """
+    for words in figure.findobj(Text):
+        if isinstance(words, Text) and words.get_text():
+            words.set_text(printable(words.get_text(), keep="\n"))
+            words.set_parse_math(False)
 
 
 def _draw_budget(ax: Axes, family: FamilyTitle, counts: npt.NDArray[np.float64], dense: int | Sequence[int]) -> Any:

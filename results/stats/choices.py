@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 _KEYS = ("criterion", "blend", "order", "rounds", "rescore")
 
@@ -27,16 +28,20 @@ def schedule_summary(row: Chooser) -> str:
     """
     criterion, blend, order, rounds, rescore = (row.params.get(key) for key in _KEYS)
     if row.weights is not None:  # what ran, because a start made by hand may lie outside the space
-        criterion, blend = row.weights["criterion"], row.weights["blend"]
-    if criterion is None or order is None or rounds is None:
+        criterion, blend = row.weights.get("criterion"), row.weights.get("blend")
+    if criterion is None or order is None or not _is_finite(rounds):
         return ""
     name = str(criterion)
-    if criterion != "medcore" and blend is not None and float(blend) < 1:
+    if criterion != "medcore" and _is_finite(blend) and blend < 1:
         name += " + medcore"
     parts = [name, f"{int(rounds)} round{'' if int(rounds) == 1 else 's'}"]
     # fresh scores need a second round
     parts += ["fresh scores"] if rescore and int(rounds) > 1 else []
     return ", ".join([*parts, str(order).replace("_", " ").replace("mlp", "MLP")])
+
+
+def _is_finite(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def schedules_differ(rows: Sequence[Chooser]) -> bool:

@@ -114,16 +114,23 @@ def objective_losses(df: pd.DataFrame, objectives: Sequence[Objective]) -> Float
     """Return the losses (N, K) of a trial table; rows that are not done are NaN.
 
     Raises:
-        MedcoreError: There is no objective, or the table lacks its column.
+        MedcoreError: There is no objective, or the table lacks its column or holds no numbers there.
     """
     names = names_of(objectives)
     if not names:
         raise MedcoreError("no objectives: a front needs at least one")
     if not len(df):
         return np.empty((0, len(names)))
+    if "status" in df.columns and not (df["status"] == "done").any():  # such trials may have measured nothing
+        return np.full((len(df), len(names)), np.nan)
     if missing := [name for name in names if name not in df.columns]:
         raise MedcoreError(f"trials have no column {', '.join(missing)}: no trial measured this objective")
-    values = df[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    try:
+        values = df[names].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    except (TypeError, ValueError):
+        raise MedcoreError(
+            f"trials hold something else than numbers in {', '.join(names)}: no search wrote this"
+        ) from None
     if "status" in df.columns:
         values[(df["status"] != "done").to_numpy(dtype=bool)] = np.nan
     return to_losses(values, objectives)

@@ -11,8 +11,13 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
-from medcore.errors import MedcoreError
+from medcore.errors import MedcoreError, brief
 from medcore.files import cannot_write, replacing
+
+#: Whole numbers fit into 64 bits, in files of ours and in Parquet's.
+LARGEST = 2**63 - 1
+#: Levels of nesting in a JSON file; a row with the settings of a training has five.
+_LEVELS = 30
 
 
 def write_by_rename(path: Path, data: bytes) -> None:
@@ -38,14 +43,45 @@ def read_json(path: Path, advice: str = "restore it from a copy") -> Any:
     """Read a JSON file.
 
     Raises:
-        MedcoreError: The file is missing or is no JSON; the message ends in `advice`.
+        MedcoreError: The file is missing, is no JSON or holds what no program of ours writes; the message ends in
+            `advice`.
     """
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise MedcoreError(f"{path}: missing; {advice}") from None
-    except (OSError, ValueError, RecursionError) as error:  # ValueError also for integers of thousands of digits
-        raise MedcoreError(f"{path}: corrupt ({error}); {advice}") from None
+    except RecursionError:
+        raise MedcoreError(f"{path}: corrupt (nested too deeply); {advice}") from None
+    except (OSError, ValueError) as error:  # ValueError also for integers of thousands of digits
+        raise MedcoreError(f"{path}: corrupt ({brief(error, first=200)}); {advice}") from None
+    if problem := _unusable(value):
+        raise MedcoreError(f"{path}: corrupt ({problem}); {advice}")
+    return value
+
+
+def _unusable(value: Any) -> str | None:
+    """Return what no writer of ours puts into a JSON value and no reader could use, None for a good value."""
+    level, rest = 0, [value]
+    while rest:
+        level += 1
+        if level > _LEVELS:
+            return "nested too deeply"
+        inner: list[Any] = []
+        for each in rest:
+            if isinstance(each, dict):
+                inner += [*each.keys(), *each.values()]
+            elif isinstance(each, list):
+                inner += each
+            elif isinstance(each, str) and not _is_text(each):
+                return "text holds half of a surrogate pair"
+            elif isinstance(each, int) and abs(each) > LARGEST:
+                return "a whole number is too large"
+        rest = inner
+    return None
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def plain_record(row: Mapping[Any, Any] | pd.Series) -> dict[str, Any]:
@@ -79,7 +115,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def is_finite(value: Any) -> TypeGuard[float]:
     """Return whether a value is a finite number. Booleans are none."""
-    return is_number(value) and math.isfinite(value)
+    try:
+        return is_number(value) and math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def make_folder(path: Path) -> None:

@@ -39,9 +39,9 @@ class FineTuned:
         early = " It ended early, as the loss no longer fell." if log["out_of_patience"] else ""
         stopped = f" It had to stop: {log['stopped']}." if log["stopped"] else ""
         return (
-            f"Encoder and mask decoder were trained further on part `{about['settings']['train_split']}` "
+            f"Encoder and mask decoder were trained further on part '{about['settings']['train_split']}' "
             f"({about['train_images']} images) by Dice and cross-entropy. Of {len(log['epochs'])} epochs, epoch "
-            f"{log['best_epoch'] + 1} had the least loss on part `{about['search_split']}` ({about['search_images']} "
+            f"{log['best_epoch'] + 1} had the least loss on part '{about['search_split']}' ({about['search_images']} "
             f"images), and its weights are these.{early}{stopped} Settings: {settings}; seed {about['seed']}. "
             f"Trained {about['finished']}, code {about['git']}."
         )

@@ -140,10 +140,15 @@ def front_of(trials: pd.DataFrame, info: StudyInfo) -> Front:
     objectives = info.objectives
     table = front_table(trials[trials["status"] == "done"], objectives)
     records = tuple(plain_record(row) for row in table.to_dict("records"))
+    sites = {name: len(widths) for name, widths in info.widths.items() if isinstance(widths, list)}
     for record in records:
-        lacking = [family.name for family in info.prunable() if family.name not in TrialRow.from_flat(record).budget]
+        budget = TrialRow.from_flat(record).budget
+        lacking = [family.name for family in info.prunable() if family.name not in budget]
         lacking += ["origin"] if not isinstance(record.get("origin"), str) else []
         lacking += [name for name in (*cost_shares(), *always_shown()) if isinstance(record.get(name), str)]
+        # one width for all sites does not say how many there are, but the members agree
+        wrong = [name for name in budget if len(budget[name]) != sites.setdefault(name, len(budget[name]))]
+        lacking += [f"{name} of every site" for name in wrong]
         if lacking:
             raise MedcoreError(f"trial {record['trial_id']} has no {', '.join(lacking)}: no search wrote this row")
     losses = to_losses(table.reindex(columns=names_of(objectives)).to_numpy(dtype=float), objectives)

@@ -15,17 +15,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 import pandas as pd
 
-from medcore.errors import MedcoreError
+from medcore.errors import MedcoreError, brief
+from medcore.files import refuse_links
 from medcore.quality.catalogue import headlines
 from results.stats.columns import HELD_OUT, prefixed
 from results.stats.intervals import macro_interval
 from results.stats.labels import NOT_RECOVERED, text, title
-from results.store.files import read_json, write_by_rename
+from results.store.files import is_number, read_json, write_by_rename
 
 _FOLDER = "held_out"
+#: Columns that name an image.
+_IMAGE = ("dataset", "name")
 _MEND = "delete it, and the next export measures again"
 
 
@@ -104,11 +109,12 @@ def write_measurement(study: Path, measurement: Measurement, images: pd.DataFram
     """Keep a measurement, its images first.
 
     Raises:
-        StorageError: The study cannot be written.
+        StorageError: The study cannot be written, or its folder of measurements is a link.
     """
     buffer = io.BytesIO()
     images.to_parquet(buffer, index=False)
     file = study / _FOLDER / f"{measurement.key}.json"
+    refuse_links(study, _FOLDER)
     write_by_rename(file.with_suffix(".parquet"), buffer.getvalue())
     write_by_rename(file, (json.dumps(dataclasses.asdict(measurement), indent=1) + "\n").encode())
 
@@ -124,12 +130,30 @@ def read_measurements(study: Path) -> list[Measurement]:
         fields = read_json(path, _MEND)
         try:
             measurement = Measurement(**fields)
+            _check_types(measurement)
             if path.stem != measurement.key:
                 raise ValueError("its name is of another measurement")
         except (TypeError, ValueError) as error:
             raise MedcoreError(f"{path}: corrupt ({error}); {_MEND}") from None
         measurements.append(measurement)
     return sorted(measurements, key=lambda measurement: (measurement.measured, measurement.key))
+
+
+def _check_types(measurement: Measurement) -> None:
+    """Check the fields of a measurement that comes from a file.
+
+    Raises:
+        TypeError: One is of another type, or a mean is no number.
+    """
+    texts = ("checkpoint", "split", "data", "measured", "git")
+    wrong = [name for name in texts if not isinstance(getattr(measurement, name), str)]
+    wrong += [name for name in ("trial_id", "finished") if not isinstance(getattr(measurement, name), (str, NoneType))]
+    wrong += ["images"] if not isinstance(measurement.images, int) else []
+    metrics = measurement.metrics
+    if not isinstance(metrics, dict) or not all(is_number(value) for value in metrics.values()):
+        wrong.append("metrics")
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)} of another type")
 
 
 def read_measured_images(study: Path, measurement: Measurement) -> pd.DataFrame:
@@ -140,12 +164,37 @@ def read_measured_images(study: Path, measurement: Measurement) -> pd.DataFrame:
     """
     path = study / _FOLDER / f"{measurement.key}.parquet"
     try:
-        return pd.read_parquet(io.BytesIO(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        images = pd.read_parquet(io.BytesIO(path.read_bytes()))
+        check_image_columns(images)
+        return images
+    except (OSError, ValueError, TypeError) as error:
+        reason = brief(error, first=200)
         raise MedcoreError(
             f"{path}: cannot be read ({reason}); delete it and {path.stem}.json, and the next export measures again"
         ) from None
+
+
+def check_image_columns(images: pd.DataFrame) -> None:
+    """Check a table of metrics of images that comes from a file.
+
+    Raises:
+        ValueError: It lacks the names of the images, names one twice, or holds something else than numbers.
+    """
+    if missing := [name for name in _IMAGE if name not in images]:
+        raise ValueError(f"no column {', '.join(missing)}")
+    labels = [*(["trial_id"] if "trial_id" in images else []), *_IMAGE]
+    if not all(isinstance(value, str) for name in labels for value in images[name]):
+        raise ValueError(f"{', '.join(labels)} must be text")
+    if wrong := [str(name) for name in images if name not in labels and not _is_numeric(images[name])]:
+        raise ValueError(f"{', '.join(wrong)} must be numbers")
+    if images.duplicated(labels).any():
+        raise ValueError("an image has two rows")
+
+
+def _is_numeric(column: pd.Series[Any]) -> bool:
+    if pd.api.types.is_numeric_dtype(column):
+        return True
+    return all(is_number(value) for value in column if value is not None)
 
 
 def report_columns(trial_id: str, finished: str | None, measurements: Sequence[Measurement]) -> dict[str, float]:

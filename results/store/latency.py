@@ -7,6 +7,7 @@ threads, precisions or versions of torch are not mixed. The table has those of t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def read_latency(study: Path) -> list[Record]:
         return []
     try:
         records = [_record(value) for value in read_json(path, _MEND)]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise MedcoreError(f"{path}: corrupt ({type(error).__name__}: {error}); {_MEND}") from None
     return sorted(records, key=lambda record: record.measured)
 
@@ -198,14 +199,21 @@ def _record(value: Mapping[str, Any]) -> Record:
     return Record(
         trial_id=str(value["trial_id"]),
         flops_fraction=float(value["flops_fraction"]),
-        batch=int(value["batch"]),
-        setup=Setup(str(value["device"]), int(value["threads"]), bool(value["autocast"]), str(value["torch"])),
+        batch=_count(value["batch"]),
+        setup=Setup(str(value["device"]), _count(value["threads"]), bool(value["autocast"]), str(value["torch"])),
         measured=str(value["measured"]),
         model=_latency(value["model"]),
         dense=_latency(value["dense"]),
         conditions=_conditions(value.get("conditions") or {}),
         accepted=bool(value.get("accepted", False)),
     )
+
+
+def _count(value: Any) -> int:
+    """Read a number from 1 on."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{value!r} is no number of images or threads")
+    return value
 
 
 def _latency(value: Mapping[str, Any]) -> Latency:
@@ -218,7 +226,10 @@ def _conditions(value: Mapping[str, Any]) -> Conditions:
 
 
 def _number(value: Mapping[str, Any], name: str) -> float | None:
-    return None if value.get(name) is None else float(value[name])
+    number = None if value.get(name) is None else float(value[name])
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"{name} {number} is not finite")
+    return number
 
 
 def _timing(value: Mapping[str, Any]) -> Timing:
@@ -228,6 +239,6 @@ def _timing(value: Mapping[str, Any]) -> Timing:
         int(value["repeats"]),
         **{name: _number(value, name) for name in ("low_ms", "high_ms", "cpu_ms")},
     )
-    if not timing.median_ms > 0:
+    if not 0 < timing.median_ms < math.inf:
         raise ValueError(f"median_ms {timing.median_ms} is no time")
     return timing

@@ -22,12 +22,15 @@ from medcore.errors import MedcoreError
 from medcore.models.spec import ModelSpec
 from medcore.models.vit import SamVit
 from results.stats.objectives import Objective, names_of, read_objectives
-from results.store.files import is_finite, read_json, write_json
+from results.store.files import LARGEST, is_finite, read_json, write_json
 from results.store.latency import dense_columns, latest, read_latency
 
 FILE = "study.json"
-Figures = dict[str, StrictInt | StrictFloat | None]
-Width = Annotated[StrictInt, Field(gt=0)]
+#: Numbers of a file, which may come from anywhere: whole ones of 64 bits, and finite ones.
+Whole = Annotated[StrictInt, Field(ge=-LARGEST, le=LARGEST)]
+Finite = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Figures = dict[str, Whole | Finite | None]
+Width = Annotated[StrictInt, Field(gt=0, le=LARGEST)]
 
 
 class FamilyTitle(BaseModel):
@@ -63,7 +66,7 @@ class StudyInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
     objectives: tuple[Objective, ...]
-    reference: dict[str, StrictInt | StrictFloat]
+    reference: dict[str, Whole | Finite]
     dense: Figures
     widths: dict[str, Width | Annotated[list[Width], Field(min_length=1)]]
     families: tuple[FamilyTitle, ...] = ()
@@ -85,6 +88,12 @@ class StudyInfo(BaseModel):
 
     @model_validator(mode="after")
     def _numbers(self) -> Self:
+        for what, names in (
+            ("objectives", names_of(self.objectives)),
+            ("families", [family.name for family in self.prunable()]),
+        ):
+            if len({*names}) < len(names):
+                raise ValueError(f"field {what} names one twice")
         for field in ("reference", "dense"):
             values = getattr(self, field)
             if lacking := [name for name in names_of(self.objectives) if not is_finite(values.get(name))]:

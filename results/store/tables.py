@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from medcore.errors import MedcoreError
+from medcore.errors import MedcoreError, brief
 from results.store.files import plain, write_by_rename
 
 FlatRow = dict[str, Any]
@@ -61,8 +61,8 @@ def read_table(path: Path, required: Sequence[str], mend: str, only: Sequence[st
         rows = cast(list[FlatRow], table.to_pylist())
         for row in rows:
             row.update({name: json.loads(row[name]) for name in coded if row[name] is not None})
-    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
-        raise MedcoreError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, pa.ArrowException) as error:
+        raise MedcoreError(f"{path}: not a readable Parquet file ({brief(error, first=200)})") from None
     return rows
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
-from results.stats.columns import FIDELITY, HELD_OUT, PARAM, STAGE, group, prefixed
+from results.stats.columns import FIDELITY, HELD_OUT, PARAM, SEED_SD, SEEDS, SINGLE, STAGE, group, prefixed
+from results.stats.labels import base_name
 from results.stats.old_words import params_of_today
 from results.store.files import is_finite, is_number, plain_record
 
@@ -30,6 +32,9 @@ _NAMED = {
     *(*IDENTITY, "repeats", *_MEMORY, "seconds", "started", "finished"),
     *("weights", "checkpoint", "versions", "git", "finetune"),
 }
+_TEXTS = ("reason", "origin", "repeats", "checkpoint", "started", "finished", "git")
+_NUMBERS = ("seed", "seconds", *_MEMORY, SEEDS)
+_NUMBER_GROUPS = (STAGE, FIDELITY, HELD_OUT, SEED_SD, SINGLE)
 _REASON_LENGTH = 300
 
 
@@ -250,10 +255,21 @@ def problem_of(row: Mapping[str, Any]) -> str | None:
     first = row.get("repeats")
     if first is not None and (not isinstance(first, str) or not is_folder_name(first) or first == row["trial_id"]):
         return "repeats names no other trial"
-    measured = [key for key in row if key in ("seconds", *_MEMORY) or key.startswith((STAGE, FIDELITY))]
-    if wrong := [key for key in measured if row[key] is not None and not is_number(row[key])]:
+    if wrong := [key for key, value in row.items() if value is not None and _is_measured(key) and not is_number(value)]:
         return f"{', '.join(wrong)} must be a number"
+    if wrong := [key for key in _TEXTS if row.get(key) is not None and not isinstance(row[key], (str, Path))]:
+        return f"{', '.join(wrong)} must be text"
     return None if row["status"] in STATUSES else f"status '{row['status']}' is none of {', '.join(STATUSES)}"
+
+
+def _is_measured(column: str) -> bool:
+    """Return whether a column holds a number: a figure of the registry or its variants, a time, memory, a mean."""
+    return column in _NUMBERS or column.startswith(_NUMBER_GROUPS) or _is_figure(column)
+
+
+@cache
+def _is_figure(column: str) -> bool:
+    return base_name(column) is not None
 
 
 def is_folder_name(trial_id: str) -> bool:

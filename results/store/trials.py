@@ -29,7 +29,7 @@ from results.stats.old_words import row_of_today
 from results.stats.pareto import front_table
 from results.stats.uncertainty import with_intervals
 from results.store.files import read_json, write_json
-from results.store.held_out import read_measurements, report_columns
+from results.store.held_out import check_image_columns, read_measurements, report_columns
 from results.store.latency import latest, read_latency, trial_columns
 from results.store.merge import merged_images, merged_rows, run_ids
 from results.store.tables import FlatRow, frame, read_table, write_table
@@ -231,6 +231,20 @@ def _study_rows(study: Path) -> list[FlatRow]:
     return [row | report_columns(row["trial_id"], row.get("finished"), measurements) for row in _flat_rows(study)]
 
 
+def _image_rows(path: Path, mend: str) -> list[FlatRow]:
+    """Read metrics of images, which may come from anywhere.
+
+    Raises:
+        MedcoreError: The file is no such table.
+    """
+    rows = read_table(path, _IMAGE_COLUMNS, mend)
+    try:
+        check_image_columns(frame(rows, _IMAGE_COLUMNS))
+    except ValueError as error:
+        raise MedcoreError(f"{path}: corrupt ({error}); {mend}") from None
+    return rows
+
+
 def _all_images(study: Path, rows: Sequence[FlatRow]) -> list[FlatRow]:
     """Read image rows in the order of the trials.
 
@@ -241,12 +255,12 @@ def _all_images(study: Path, rows: Sequence[FlatRow]) -> list[FlatRow]:
     old: dict[str, list[FlatRow]] = {}
     # the table of a long study takes a second to read, so only if it is needed
     if len(own) < len(rows) and (study / "images.parquet").is_file():
-        for image in read_table(study / "images.parquet", _IMAGE_COLUMNS, _MEND_TABLE):
+        for image in _image_rows(study / "images.parquet", _MEND_TABLE):
             old.setdefault(image["trial_id"], []).append(image)
     images: list[FlatRow] = []
     for trial_id in (row["trial_id"] for row in rows):
         if trial_id in own:
-            images += read_table(own[trial_id], _IMAGE_COLUMNS, _MEND_IMAGES)
+            images += _image_rows(own[trial_id], _MEND_IMAGES)
         else:
             images += old.get(trial_id, [])
     return images

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from medcore.errors import ConfigError
+from medcore.errors import ConfigError, one_line
 from medcore.training.orders import TOGETHER
 from search.base.sections.dimensions import Range
 from search.base.sections.families import file_keys
@@ -24,6 +23,16 @@ from search.base.sections.scoring import ScoringConfig
 from search.base.sections.search import SearchConfig
 from search.base.sections.tracking import TrackingConfig
 from search.base.sections.training import AdaptConfig, FinetuneConfig
+from search.base.sections.yaml_file import read_yaml, write_yaml
+
+#: What a value must be, by pydantic's name of the mistake.
+_SHAPES = {
+    **dict.fromkeys(
+        ("model_type", "model_attributes_type", "dataclass_type", "dict_type"), "expected keys with values"
+    ),
+    **dict.fromkeys(("tuple_type", "list_type"), "expected a list"),
+    "path_type": "expected a path",
+}
 
 
 class Config(Section):
@@ -83,7 +92,7 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """Return the text of a file that reads back as this configuration."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return write_yaml(self.model_dump(mode="json"))
 
 
 def load_config(path: Path) -> Config:
@@ -93,13 +102,9 @@ def load_config(path: Path) -> Config:
         MedcoreError: One line that names every faulty key with its reason.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = read_yaml(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections (study, model, data, …)")
     return validate(values, str(path))
@@ -164,8 +169,9 @@ def _causes(problems: Sequence[Any]) -> list[Any]:
 
 def _explain(problem: Any) -> str:
     # parts in angle brackets are kinds of a dimension, not keys
-    key = ".".join(file_keys([str(part) for part in problem["loc"] if not str(part).startswith("<")]))
-    reason = problem["msg"].removeprefix("Value error, ")
+    key = one_line(".".join(file_keys([str(part) for part in problem["loc"] if not str(part).startswith("<")])), 200)
+    # Python's names of types mean nothing to a person who writes YAML
+    reason = one_line(_SHAPES.get(problem["type"], problem["msg"].removeprefix("Value error, ")), 500)
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'"
     if problem["type"] == "missing":

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from medcore.errors import MedcoreError, StorageError
-from medcore.files import cannot_write, is_locked, locked
+from medcore.files import cannot_write, is_locked, locked, refuse_links, refuse_links_below
 
 _NAME = "search.lock"
 #: Studies whose lock this process holds.
@@ -25,7 +25,7 @@ def only_driver(study: Path) -> Iterator[None]:
     """Hold the study's lock. A process that holds it already may enter again.
 
     Raises:
-        MedcoreError: Another process holds the lock, or the folder cannot be written.
+        MedcoreError: Another process holds the lock, or the folder cannot be written or holds links.
     """
     study = study.absolute()
     if study in _held:
@@ -34,6 +34,8 @@ def only_driver(study: Path) -> Iterator[None]:
     path = study / _NAME
     with ExitStack() as stack:
         try:
+            refuse_links_below(study, "ray")  # Tune makes a new folder in there
+            refuse_links(study, "ray")
             study.mkdir(parents=True, exist_ok=True)
             handle = stack.enter_context(locked(path, wait=False))
         except BlockingIOError:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from medcore.files import refuse_links
 from search.base.config import load_config
 from search.cli.options import ConfigPath, Fractions, Json, RayAddress
 from search.cli.progress import job_bars
@@ -26,6 +27,8 @@ def leverage(
 
     settings = load_config(config)
     folder = out or settings.folder / "leverage"
+    if out is None:
+        refuse_links(settings.folder, folder.name)
     with job_bars() as report:
         result = run(settings, folder, report, images)
     print_result(result, as_json, lambda: leverage_table(result))

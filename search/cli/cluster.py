@@ -46,14 +46,17 @@ def submit(
     The search runs there without this machine.
     """
     from search.commands.cluster import jobs
+    from search.tracking.trackers import given_tracking
 
-    options = {"trials": trials, "name": name, "tracking_uri": tracking_uri}
+    settings = load_config(config)
+    given = given_tracking(config, settings.tracking, tracking_uri)
+    options = {"trials": trials, "name": name, "tracking_uri": given}
     root = Path(__file__).resolve().parents[2]
     command = [program("medcore"), "cluster"]
     again = [*command, "submit", str(config), "--address", address, *option_words(options)]
     again += [*(["--folder", str(folder)] if folder != Path() else []), *(["--pip"] if pip else []), "--resume"]
     job = jobs.submit(
-        load_config(config),
+        settings,
         address,
         options,
         resume,
@@ -117,5 +120,8 @@ def check(
     The checks cover versions, data, checkpoints, study folder, GPU memory and tracking.
     """
     from search.commands.search import check as run
+    from search.tracking.trackers import given_tracking
 
-    say(f"{run(load_config(config), ray_address)} nodes are ready")
+    settings = load_config(config)
+    given_tracking(config, settings.tracking, None)
+    say(f"{run(settings, ray_address)} nodes are ready")

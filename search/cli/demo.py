@@ -61,8 +61,11 @@ def _search(folder: Path) -> Path:
     config = load_config(_CONFIGS / "demo.yaml")
     resume = (config.folder / "config.yaml").is_file()
     command = shlex.join([program("medcore"), "demo", "--folder", str(folder)])
-    if not search(config, resume=resume, command=command, say=say).complete:
+    outcome = search(config, resume=resume, command=command, say=say)
+    if not outcome.complete:
         raise MedcoreError(f"the demo's search did not finish; `{command}` resumes it")
+    if outcome.is_empty:
+        raise MedcoreError(f"no trial of the demo's search was completed: {outcome.message}")
     return config.folder
 
 

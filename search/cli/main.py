@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.logging import RichHandler
 
-from medcore.errors import MedcoreError, brief
+from medcore.errors import MedcoreError, brief, one_line, printable
 from search.cli import analyses, models, studies
 from search.cli.cluster import cluster
-from search.cli.terminal import errors
+from search.cli.terminal import LineHandler
 from search.nodes.openmp import bound_spinning
+
+#: A mistake in the options of a command. typer has the class, but exports only its children.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -74,29 +77,48 @@ app.add_typer(cluster, name="cluster")
 def main() -> None:
     """Run the command line.
 
-    A `MedcoreError` or a lack of GPU memory becomes one line and exit code 2.
+    What the user or the machine can mend becomes one line and exit code 2: a `MedcoreError`, a mistake in the options,
+    a lack of GPU memory, and a file or folder that the system refuses.
     """
     bound_spinning()  # before a command imports torch
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=errors, show_time=False, show_path=False)],
-    )
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal's encoding lacks must not end a command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(level=logging.WARNING, handlers=[LineHandler()])
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except MedcoreError as error:
-        sys.stderr.write(f"medcore: {error}\n")
-        sys.exit(2)
+        _end(str(error))
+    except _UsageError as error:
+        _end_usage(error)
+    except typer.Abort:
+        sys.exit(1)
     except RuntimeError as error:
         if not _out_of_memory(error):
             raise
-        sys.stderr.write(
-            f"medcore: out of GPU memory ({brief(error, first=120)}); lower recovery.batch_size (adapt.batch_size, "
-            "finetune.batch_size) or set recovery.autocast (adapt.autocast, finetune.autocast) to true\n"
+        _end(
+            f"out of GPU memory ({brief(error, first=120)}); lower recovery.batch_size (adapt.batch_size, "
+            "finetune.batch_size) or set recovery.autocast (adapt.autocast, finetune.autocast) to true"
         )
-        sys.exit(2)
+    except OSError as error:
+        _end(f"{error.filename or 'the system'}: {brief(error.strerror or error, first=200)}; mend that and try again")
     except KeyboardInterrupt:
         sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(message: str) -> NoReturn:
+    sys.stderr.write(f"medcore: {printable(message)}\n")
+    sys.exit(2)
+
+
+def _end_usage(error: Any) -> NoReturn:
+    """End after a mistake in the options. Without any options the help has been shown, and there is no message."""
+    message = one_line(error.format_message()).rstrip(".?")
+    if not message:
+        sys.exit(2)
+    where = "medcore" if error.ctx is None else error.ctx.command_path
+    _end(f"{message}; see `{where} --help`")
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -20,9 +20,17 @@ from search.cli.tables import comparison_table, front_view
 from search.cli.terminal import console, print_result, say, warn
 
 _TRACKING_HELP = (
-    "MLflow server; default: where the study went before, else SQLite in the study. "
+    "MLflow server; default: tracking.uri of the configuration, else SQLite in the study. "
     "Its login goes into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
 )
+_Where = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        help="MLflow server or folder; default: the study's own file, or where the study went, if MLFLOW_TRACKING_URI "
+        "names that too.",
+    ),
+]
 
 
 def search(
@@ -39,13 +47,16 @@ def search(
     """
     from search.commands.front import front as read_front
     from search.commands.search import search as run
+    from search.tracking.trackers import given_tracking
 
-    settings = override(load_config(config), trials=trials, name=name, tracking_uri=tracking_uri)
+    settings = load_config(config)
+    given = given_tracking(config, settings.tracking, tracking_uri)
+    settings = override(settings, trials=trials, name=name, tracking_uri=given)
     command = resume_command(config, trials=trials, name=name, ray_address=ray_address, tracking_uri=tracking_uri)
     with job_bars() as report:
         outcome = run(settings, resume=resume, ray_address=ray_address, command=command, report=report, say=say)
     folder = settings.folder
-    if not outcome.complete:
+    if not outcome.complete or outcome.is_empty:
         raise typer.Exit(130 if outcome.interrupted else 1)
     console.print(front_view(read_front(str(folder))))
     show = shlex.join([program("medcore"), "front", str(folder)])
@@ -98,6 +109,7 @@ def report(
     sheets: Annotated[
         Path | None, typer.Option(help="Folder for a contact sheet of every front member, as PNG files.")
     ] = None,
+    tracking_uri: _Where = None,
 ) -> None:
     """Write a study's report as one HTML file.
 
@@ -105,14 +117,17 @@ def report(
     """
     from search.commands.report.report import report as write
 
-    for note in write(study, out, images=images, select=select or (), log=log, say=say, sheets=sheets):
+    notes = write(
+        study, out, images=images, select=select or (), log=log, say=say, sheets=sheets, tracking_uri=tracking_uri
+    )
+    for note in notes:
         warn(note)
     say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
 
 
 def sync(
     study: Annotated[Path, typer.Argument(help="Folder of a study")],
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow server; default: the study's own.")] = None,
+    tracking_uri: _Where = None,
 ) -> None:
     """Send to MLflow what a search could not, because the server was away."""
     from search.commands.sync import sync as run
@@ -135,6 +150,7 @@ def export(
         bool, typer.Option("--latency/--no-latency", help="Measure time and memory, for the card.")
     ] = True,
     ray_address: WorkersAddress = None,
+    tracking_uri: _Where = None,
 ) -> None:
     """Write the model of the trial that a rule selects, with a model card.
 
@@ -158,6 +174,7 @@ def export(
         settings=None if config is None else load_config(config).finetune,
         latency=time_it,
         ray_address=ray_address,
+        tracking_uri=tracking_uri,
     )
     row = write(request, say)
     say(f"trial {row.trial_id} ({row.origin}): {100 * row.metrics['flops_fraction']:.1f} % of the FLOPs")

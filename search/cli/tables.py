@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from medcore.errors import printable
 from medcore.quality.catalogue import latency_names, metrics
 from medcore.quality.figures import FIGURES
 from medcore.quality.time_table import SiteTimes, TimeTable
@@ -32,7 +32,7 @@ def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="macro mean over data sets")
     table.add_column("")
     for name in models:
-        table.add_column(escape(name), justify="right")
+        table.add_column(printable(name), justify="right")
     for metric in (*_COSTS, *(entry.name for entry in metrics())):
         values = [model.get(metric) for model in models.values()]
         if any(value is not None for value in values):
@@ -63,7 +63,7 @@ def frames_table(name: str, result: Mapping[str, Any]) -> Group:
     for metric in metrics():
         cells = [_with_interval(metric.name, frame) for frame in frames.values()]
         table.add_row(title(metric.name), *cells)
-    costs = Table(title=escape(name), show_header=False, box=None)
+    costs = Table(title=printable(name), show_header=False, box=None)
     for cost in _COSTS:
         costs.add_row(title(cost), text(cost, result[cost]))
     return Group(costs, table)
@@ -90,7 +90,7 @@ def front_table(front: Front) -> Table:
     """
     families = [family.name for family in front.info.prunable()]
     table = Table(
-        title=f"{escape(front.info.name)}: {len(front.members)} of {front.done} trials on the front "
+        title=f"{printable(front.info.name)}: {len(front.members)} of {front.done} trials on the front "
         f"({front.not_done}), hypervolume {front.hypervolume:.4g}",
         caption="FLOPs: left of the dense encoder's, as they run and by the paper's count; "
         f"{', '.join(families)}: kept",
@@ -106,7 +106,9 @@ def front_table(front: Front) -> Table:
     for member in front.members:
         shares = [f"{front.info.share(family, member.budget[family]):.0%}" for family in families]
         cells = _cells(member.metrics, front.quality)
-        table.add_row(member.trial_id, member.origin, *_costs(member.metrics), *shares, *cells)
+        table.add_row(
+            printable(member.trial_id), printable(str(member.origin)), *_costs(member.metrics), *shares, *cells
+        )
     table.add_section()
     dense = front.info.dense
     shares = [f"{front.info.start_share(family):.0%}" for family in families]
@@ -134,7 +136,7 @@ def intervals_table(front: Front) -> Table | None:
         table.add_column(name, justify="left" if name == "figure" else "right")
     for each in shown:
         cells = (_number(each.mean), _range(each.seeds), _range(each.images))
-        table.add_row(each.trial_id, title(each.metric), str(each.runs), *cells)
+        table.add_row(printable(each.trial_id), printable(title(each.metric)), str(each.runs), *cells)
     return table
 
 
@@ -149,7 +151,7 @@ def choices_table(front: Front) -> Table | None:
     for name in ("trial", "chose"):
         table.add_column(name)
     for member in front.members:
-        table.add_row(member.trial_id, schedule_summary(member))
+        table.add_row(printable(member.trial_id), printable(schedule_summary(member)))
     return table
 
 
@@ -163,12 +165,12 @@ def times_table(front: Front) -> Table | None:
     if device is None:
         return None
     table = Table(
-        title="time and memory, one image and box a call", caption=escape(device), box=SIMPLE_HEAD, pad_edge=False
+        title="time and memory, one image and box a call", caption=printable(device), box=SIMPLE_HEAD, pad_edge=False
     )
     for name in ("trial", "FLOPs", "call (ms)", "left", "encoder (ms)", "left", "peak (MB)"):
         table.add_column(name, justify="left" if name == "trial" else "right")
     for member in front.members:
-        table.add_row(member.trial_id, *_figures(member.metrics, names))
+        table.add_row(printable(member.trial_id), *_figures(member.metrics, names))
     table.add_section()
     table.add_row("dense model", *_figures({**front.info.dense, "flops_fraction": 1.0}, names))
     return table
@@ -181,7 +183,7 @@ def latency_table(records: Sequence[Record]) -> Table:
     """
     table = Table(
         title="time and memory: median (interquartile range), processor time, what is left of the dense model's",
-        caption=escape(str(records[0].setup)),
+        caption=printable(str(records[0].setup)),
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
@@ -191,7 +193,7 @@ def latency_table(records: Sequence[Record]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for record in records:
         row = figures(record.batch, record.model, record.dense)
-        table.add_row(escape(record.trial_id), *_times(record.batch, record.flops_fraction, row))
+        table.add_row(printable(record.trial_id), *_times(record.batch, record.flops_fraction, row))
     table.add_section()
     dense = dense_columns(records)
     for batch in sorted({record.batch for record in records}):
@@ -204,22 +206,23 @@ def comparison_table(studies: Sequence[Candidates], quality: Objective, table: p
     head, *rows = comparison_cells(studies, quality, table)
     view = Table(
         title=f"{title(quality.name)} of the best model within a share of the FLOPs",
-        caption=escape(comparison_note(studies, quality)),
+        caption=printable(comparison_note(studies, quality)),
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
     for word in head:
-        view.add_column(escape(word), justify="right", overflow="fold")
+        view.add_column(printable(word), justify="right", overflow="fold")
     for cells in rows:
-        view.add_row(*map(escape, cells))
+        view.add_row(*map(printable, cells))
     return view
 
 
 def time_table_view(times: TimeTable) -> Table:
     """Show the milliseconds that one site adds at each measured width, equal sites in one row."""
     table = Table(
-        title=f"{escape(times.arch.name)}: {times.dense_ms:.4g} ms, of which {times.fixed_ms:.4g} stay without groups",
-        caption=escape(str(times.conditions)),
+        title=f"{printable(times.arch.name)}: {times.dense_ms:.4g} ms, "
+        f"of which {times.fixed_ms:.4g} stay without groups",
+        caption=printable(str(times.conditions)),
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
@@ -278,7 +281,7 @@ def _costs(row: Mapping[str, Any]) -> list[str]:
 
 def _title(name: str) -> str:
     unit = FIGURES[name].unit if name in FIGURES else ""
-    return f"{title(name)} ({unit})" if unit else title(name)
+    return printable(f"{title(name)} ({unit})" if unit else title(name))
 
 
 def _cells(row: Mapping[str, Any], names: list[str]) -> list[str]:

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
-from medcore.errors import StorageError
+from medcore.errors import StorageError, one_line
+from search.base.terminal import PlainConsole
 
-console = Console()
-errors = Console(stderr=True)
+console = PlainConsole()
+errors = PlainConsole(stderr=True)
+#: Most characters of a log line. A list of skipped images may be long.
+_MOST = 4000
 
 
 def say(text: str) -> None:
-    """Print plain lines unchanged.
-
-    Paths must stay whole, but may hold brackets, which rich takes for markup.
-    """
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print plain lines, unwrapped, so that paths stay whole. Control codes become escapes."""
+    console.print(text, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Print plain lines unchanged on standard error."""
-    errors.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print plain lines on standard error, as `say` does."""
+    errors.print(text, soft_wrap=True)
+
+
+class LineHandler(logging.Handler):
+    """Prints each log record as one line on standard error, so that a command in it can be copied."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        style = "bold red" if record.levelno >= logging.ERROR else "yellow"
+        errors.print(f"{record.levelname}  {one_line(record.getMessage(), _MOST)}", style=style, soft_wrap=True)
 
 
 def print_result(result: Mapping[str, Any], as_json: bool, table: Callable[[], RenderableType]) -> None:

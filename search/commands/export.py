@@ -35,6 +35,8 @@ class ExportRequest:
         settings: For the training, instead of the study's own.
         latency: Measure time and memory for the card.
         ray_address: Of a running cluster, for `finetune.workers` > 1.
+        tracking_uri: MLflow server for the held-out figures and the registration. By default the one that the study
+            went to, if `MLFLOW_TRACKING_URI` names it too, or the study's own file.
     """
 
     study: str
@@ -47,6 +49,7 @@ class ExportRequest:
     settings: FinetuneConfig | None = None
     latency: bool = True
     ray_address: str | None = None
+    tracking_uri: str | None = None
 
 
 def export(request: ExportRequest, say: Callable[[str], None] = lambda _: None) -> TrialRow:
@@ -73,7 +76,7 @@ def export(request: ExportRequest, say: Callable[[str], None] = lambda _: None) 
     study, out = Path(request.study), request.out
     kind = check_target(request.format, out)
     if request.register is not None:
-        check_registration(study, kind.name, request.register)
+        check_registration(study, kind.name, request.register, request.tracking_uri)
     trials, info = open_results(request.study)
     row = choose(trials, info.objectives, request.select)
     choice = Choice(study, info, request.select, row_of(row))
@@ -83,12 +86,12 @@ def export(request: ExportRequest, say: Callable[[str], None] = lambda _: None) 
     kind.require_kind(spec_from_json(read_info(choice.source)["spec"], str(choice.source)).arch)
     if request.finetune:
         choice = fine_tuned(choice, request.settings, say, request.ray_address)
-    choice = measured(choice, request.held_out, say)
+    choice = measured(choice, request.held_out, say, request.tracking_uri)
     figures = choice.figures
     for line in write_export(kind, out, choice, request.latency):
         say(line)
     if request.register is not None:
         card = (out / CARD).read_text(encoding="utf-8")
         model = Registration(request.register, exported(out), study=info.name, row=figures.to_flat(), card=card)
-        say(register(study, out, model))
+        say(register(study, out, model, request.tracking_uri))
     return figures

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-
-import yaml
 
 from medcore.errors import MedcoreError
 from results.store.held_out import candidates, read_measurements
 from results.store.trials import finished_ids
 from search.base.lock import is_driven
-from search.tracking.note import FOLDER_WANTED
+from search.study.saved import FOLDER_WANTED, saved_values
+from search.tracking.note import sync_command
 from search.tracking.remote import send_held_out
 from search.tracking.trackers import saved_tracker
 
@@ -24,17 +22,18 @@ def sync(study: Path, tracking_uri: str | None = None) -> int:
 
     Args:
         study: The study's folder.
-        tracking_uri: Another server or folder than the study's own.
+        tracking_uri: The server or folder. By default it is the study's own file, or the server that it went to before
+            if `MLFLOW_TRACKING_URI` names it too.
 
     Raises:
-        MedcoreError: The folder is no study, or the server cannot be reached.
+        MedcoreError: The folder is no study, only the study names the server, or the server cannot be reached.
     """
     tracker = saved_tracker(study, tracking_uri)
     complete = len(finished_ids(study)) >= _wanted_trials(study)
     if not tracker.sync("FINISHED" if complete else None if is_driven(study) else "KILLED"):
         raise MedcoreError(
             f"{tracker.address}: not everything could be sent (see above); nothing is lost, "
-            f"try `{shlex.join(['medcore', 'sync', str(study)])}` again later"
+            f"try `{sync_command(study, tracking_uri)}` again later"
         )
     finished = finished_ids(study)
     known = read_measurements(study)
@@ -47,8 +46,7 @@ def sync(study: Path, tracking_uri: str | None = None) -> int:
 
 
 def _wanted_trials(study: Path) -> int:
-    path = study / "config.yaml"
-    try:
-        return int(yaml.safe_load(path.read_text())["search"]["trials"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        raise MedcoreError(f"{path}: missing or corrupt; {FOLDER_WANTED}") from None
+    trials = (saved_values(study).get("search") or {}).get("trials")
+    if not isinstance(trials, int):
+        raise MedcoreError(f"{study / 'config.yaml'}: search.trials is no whole number; {FOLDER_WANTED}")
+    return trials

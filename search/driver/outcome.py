@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medcore.errors import one_line
 from results.store.trials import all_rows
 
 
@@ -35,6 +36,11 @@ class Outcome:
         """Whether every trial has ended."""
         return self.done + self.failed + self.stopped >= self.wanted
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether every trial has ended and none is complete, so that there is no front."""
+        return self.complete and not self.done
+
 
 def outcome_of(
     study: Path, trials: int, interrupted: bool, *, problem: str | None, excluded: Sequence[str], command: str
@@ -49,9 +55,14 @@ def outcome_of(
         excluded: Each excluded node and why.
         command: What the user types to continue.
     """
-    counts = Counter(row.status for row in all_rows(study))
+    rows = all_rows(study)
+    counts = Counter(row.status for row in rows)
     ended = sum(counts.values())
     summary = f"{counts['done']} trials done, {counts['failed']} failed"
+    reasons = Counter(row.reason or "unknown reason" for row in rows if row.status == "failed")
+    if reasons and not counts["done"]:
+        reason, often = reasons.most_common(1)[0]
+        summary += f" ({often} of them: {one_line(reason, 300)})"
     if counts["stopped"]:
         summary += f", {counts['stopped']} stopped early"
     nodes = "".join(f"; excluded was {line}" for line in excluded if line not in (problem or ""))

@@ -29,6 +29,12 @@ from search.nodes.session import cluster_address, dead_nodes
 _BYTES_PER_PARAMETER = 4
 
 
+class ManyProblems(MedcoreError):
+    """Problems of all nodes. A cluster may have so many that the message is longer than others."""
+
+    most = 20_000
+
+
 @dataclass(frozen=True)
 class Needs:
     """What the trials of a study need of every node.
@@ -62,7 +68,7 @@ def check(needs: Needs, address: str | None, tracking_problems: Callable[[], lis
         How many nodes were checked.
 
     Raises:
-        MedcoreError: There are problems; one line for each.
+        MedcoreError: There are problems; the message has them all.
     """
     problems = tracking_problems()
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]  # type: ignore[no-untyped-call]
@@ -70,7 +76,7 @@ def check(needs: Needs, address: str | None, tracking_problems: Callable[[], lis
     if checked:
         problems += node_problems(needs, checked)
     if problems:
-        raise MedcoreError(listed(problems))
+        raise ManyProblems(listed(problems))
     return len(checked)
 
 
@@ -95,10 +101,11 @@ def for_late_nodes(model: ModelConfig, address: str | None) -> Ready | None:
 
 
 def listed(problems: Sequence[str]) -> str:
-    """Return one problem as it is, several under a line that counts them."""
+    """Return one problem as it is, several numbered after their count."""
     if len(problems) == 1:
         return problems[0]
-    return "\n  ".join([f"nothing was started, there are {len(problems)} problems:", *problems])
+    numbered = (f"({number}) {problem}" for number, problem in enumerate(problems, start=1))
+    return f"nothing was started, there are {len(problems)} problems: {'; '.join(numbered)}"
 
 
 def node_problems(needs: Needs, nodes: Sequence[Node]) -> list[str]:

@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from medcore.errors import one_line
 from results.stats.labels import text as metric_text
 from results.stats.objectives import Objective
 from results.store.trial_row import TrialRow
 from search.base.objectives import values_of
+from search.base.terminal import PlainConsole
 
 
 class SearchProgress:
@@ -33,7 +34,7 @@ class SearchProgress:
         objectives: Sequence[Objective],
         trials: int,
         rows: Sequence[TrialRow] = (),
-        console: Console | None = None,
+        console: PlainConsole | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Count the trials of a search.
@@ -48,7 +49,7 @@ class SearchProgress:
         self._objectives = objectives
         self._trials = trials
         self._clock = clock
-        self._console = console or Console(stderr=True)
+        self._console = console or PlainConsole(stderr=True)
         self._best: dict[str, tuple[float, str]] = {}
         self._running: set[str] = set()
         self._ended: Counter[str] = Counter()
@@ -81,11 +82,9 @@ class SearchProgress:
         self._running.discard(row.trial_id)
         self._count(row)
         if row.status == "failed":
-            self._console.print(
-                f"trial {row.trial_id} failed: {row.reason}", style="yellow", markup=False, highlight=False
-            )
+            self._console.print(one_line(f"trial {row.trial_id} failed: {row.reason}"), style="yellow")
         if not self._console.is_terminal:
-            self._console.print(self.line(), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(self.line(), soft_wrap=True)
 
     def line(self) -> str:
         """Return one line with counts, best values and times.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from medcore.errors import MedcoreError
+from medcore.files import refuse_links
 from medcore.quality.catalogue import headlines
 from results.stats.labels import text, title
 from results.store.fine_tuned import FineTuned
@@ -24,7 +24,7 @@ from results.store.trials import checkpoint_file, compact, read_images, trial_fo
 from search.base.sections.training import FinetuneConfig
 from search.export.finetune import finetune
 from search.export.held_out import Candidate, already, held_out
-from search.study.saved import saved_finetune, saved_study
+from search.study.saved import saved_finetune, saved_study, saved_values
 from search.tracking.remote import send_held_out
 
 logger = logging.getLogger(__name__)
@@ -89,12 +89,11 @@ class Choice:
         """The study's configuration as it was saved, also by an older version.
 
         Empty if there is none.
+
+        Raises:
+            MedcoreError: It is corrupt.
         """
-        try:
-            values = yaml.safe_load((self.study / "config.yaml").read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            return {}
-        return values if isinstance(values, dict) else {}
+        return saved_values(self.study) if (self.study / "config.yaml").exists() else {}
 
 
 def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_address: str | None = None) -> Choice:
@@ -112,6 +111,7 @@ def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_ad
     datasets = saved_study(choice.study, choice.config).datasets
     settings = settings or saved_finetune(choice.study, choice.config)
     folder = trial_folder(choice.study, choice.row.trial_id) / "finetune"
+    refuse_links(choice.study, str(folder.relative_to(choice.study)))
     tuned = finetune(datasets, settings, choice.source, folder=folder, say=say, ray_address=ray_address)
     about = tuned.about
     main = headlines()[0]
@@ -124,7 +124,7 @@ def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_ad
     return dataclasses.replace(choice, tuned=tuned)
 
 
-def measured(choice: Choice, measure: bool, say: Say) -> Choice:
+def measured(choice: Choice, measure: bool, say: Say, tracking_uri: str | None = None) -> Choice:
     """Return the choice with its held-out figures.
 
     If there are none, it has the reason, which is logged too.
@@ -133,6 +133,7 @@ def measured(choice: Choice, measure: bool, say: Say) -> Choice:
         choice: What is exported.
         measure: False takes only what was measured earlier.
         say: Takes lines on the progress.
+        tracking_uri: Where the figures go too; by default where the study went, if the user names that place.
     """
     row = choice.row
     candidate = Candidate(choice.source, row.trial_id, choice.tuned is not None, row.timing.finished)
@@ -152,6 +153,6 @@ def measured(choice: Choice, measure: bool, say: Say) -> Choice:
         compact(choice.study)
     except MedcoreError as error:
         logger.warning("the trial table does not have the held-out figures yet: %s", error)
-    if unsent := send_held_out(choice.study, figures.model, figures.candidates):
+    if unsent := send_held_out(choice.study, figures.model, figures.candidates, tracking_uri):
         logger.warning("%s", unsent)
     return dataclasses.replace(choice, held_out=figures)

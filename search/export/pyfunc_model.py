@@ -167,7 +167,7 @@ def read_boxes(boxes: Any, width: int, height: int) -> list[list[float]]:
 def _read_box(index: int, box: Any, width: int, height: int) -> list[float]:
     try:
         x0, y0, x1, y1 = (float(value) for value in box)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"boxes[{index}]: expected four numbers [x0, y0, x1, y1], got {box!r:.80}") from None
     # both ends belong to the box, so a box of one pixel has x0 = x1; NaN fails every comparison
     if not (0 <= x0 <= x1 <= width and 0 <= y0 <= y1 <= height):

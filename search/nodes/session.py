@@ -6,10 +6,12 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -67,7 +69,7 @@ def connected(address: str | None, resources: Resources) -> Iterator[None]:
         resources: What one trial requests; its cores become the number of threads of each worker.
 
     Raises:
-        MedcoreError: The address is one of Ray Client, or nothing answers there.
+        MedcoreError: The address is one of Ray Client, nothing answers there, or this machine lacks what Ray needs.
     """
     with _settings():
         if ray.is_initialized():
@@ -108,8 +110,32 @@ def _start(address: str | None, resources: Resources) -> None:
             ray.init(address=address, **common)
         else:
             ray.init(address="local", num_cpus=max(cores(), resources.cpu), include_dashboard=False, **common)
-    except (ConnectionError, RayError, ValueError) as error:
-        raise ClusterError(f"cannot reach Ray at {address or 'this machine'}: {brief(error, last=200)}") from None
+    except (OSError, RayError, ValueError, RuntimeError) as error:
+        raise ClusterError(f"cannot {'reach' if address else 'start'} Ray {_where(address)}{_reason(error)}") from None
+
+
+def _where(address: str | None) -> str:
+    return f"at {address}: " if address else "on this machine: "
+
+
+def _reason(error: Exception) -> str:
+    """Return why Ray does not start, with a remedy for what the machine lacks.
+
+    Ray keeps sockets and logs in the temporary folder, and its token in the home folder.
+    """
+    text, file = brief(error, last=200), str(getattr(error, "filename", None) or "")
+    temporary, home = tempfile.gettempdir(), os.environ.get("HOME")
+    if "AF_UNIX path" in str(error):
+        return f"TMPDIR {temporary} is too long for its sockets; set TMPDIR to a short folder such as /tmp"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "it finds no home folder for its token; set HOME to a folder that you can write"
+    if isinstance(error, ConnectionError) or not isinstance(error, OSError):
+        return text
+    if home and Path(file).is_relative_to(home):
+        return f"{file} cannot be used ({error.strerror}); set HOME to a folder that you can write, or mend this one"
+    if Path(file).is_relative_to(temporary):
+        return f"{file} cannot be used ({error.strerror}); set TMPDIR to a short folder that you can write"
+    return f"{text}; make TMPDIR ({temporary}) and HOME ({home or 'not set'}) folders that you can write"
 
 
 @contextmanager

@@ -11,8 +11,12 @@ from medcore.data.load import list_folder, read_splits
 from medcore.data.splits import saved_file
 from medcore.errors import ConfigError, DataError
 from search.base.config import Config, saved_config
+from search.base.sections.fields import Section
 from search.base.sections.inputs import Datasets, ModelConfig
 from search.base.sections.training import FinetuneConfig
+from search.base.sections.yaml_file import read_yaml
+
+FOLDER_WANTED = "give the folder that a search wrote"
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,27 @@ class SavedStudy:
 
     model: ModelConfig
     datasets: Datasets
+
+
+def saved_values(study: Path) -> dict[str, Any]:
+    """Return a study's `config.yaml` as plain values, possibly of another version.
+
+    Raises:
+        MedcoreError: The file is missing or corrupt, or a section of it is something else.
+    """
+    path = study / "config.yaml"
+    try:
+        values = read_yaml(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: missing; {FOLDER_WANTED}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections; {FOLDER_WANTED}")
+    kinds = {name: field.annotation for name, field in Config.model_fields.items()}
+    sections = {name for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    values = {name: value for name, value in values.items() if value is not None or name not in sections}
+    if wrong := [name for name in sorted(sections & values.keys()) if not isinstance(values[name], Mapping)]:
+        raise ConfigError(f"{path}: {wrong[0]}: expected keys with values; {FOLDER_WANTED}")
+    return values
 
 
 def saved_study(study: Path, values: Mapping[str, Any]) -> SavedStudy:

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from medcore.errors import MedcoreError, TrackingError, brief
-from medcore.files import replacing
+from medcore.files import refuse_links, refuse_links_below, replacing
 from results.store.files import write_by_rename
 from results.store.held_out import Measurement, held_out_means
 from results.store.trial_row import TrialRow
 from results.store.trials import finished_ids, read_phases, read_row
 from search.tracking import points
 from search.tracking.delivery import Delivery
-from search.tracking.note import StudyNote, read_note, write_note
+from search.tracking.note import StudyNote, earlier_uri, read_note, sync_command, write_note
 from search.tracking.tracker import TRACKERS, Destination, End
 
 logger = logging.getLogger(__name__)
@@ -39,8 +39,12 @@ class FilesTracker:
     Every file appears by rename, so a reader sees it whole.
 
     Args:
-        destination: By default the folder that the study went to before, else `tracking` in the study's folder. Below
-            a folder that is given, each study has the folder EXPERIMENT/RUN.
+        destination: By default `tracking` in the study's folder. Below a folder that is given, each study has the
+            folder EXPERIMENT/RUN.
+
+    Raises:
+        MedcoreError: The study went to a folder before that the user does not give now, or its names are no names of
+            folders, or its own place holds links.
     """
 
     name: ClassVar[str] = "the tracking folder"
@@ -50,8 +54,13 @@ class FilesTracker:
         self._experiment = destination.experiment
         self._run_name = destination.run_name or self._dir.name
         self._note = read_note(self._dir)
-        earlier = self._note.uri if self._note and self._note.kind == KIND else None
-        self._uri = str(Path(destination.uri).absolute()) if destination.uri else earlier
+        self._uri = str(Path(destination.uri).absolute()) if destination.uri else earlier_uri(self._dir, KIND)
+        names = (self._experiment, self._run_name)
+        if wrong := [name for name in names if Path(name).is_absolute() or {".", ".."} & {*Path(name).parts}]:
+            raise TrackingError(f"{self._dir}: '{wrong[0]}' leaves the folder of the tracker; give it another name")
+        if self._uri is None:
+            refuse_links(self._dir, "tracking")
+            refuse_links_below(self._dir / "tracking")
         self._delivery = Delivery(self.name)
         self._lines: dict[str, str] = {}
 
@@ -117,7 +126,7 @@ class FilesTracker:
         left = len(finished_ids(self._dir) - self._delivery.arrived)
         message = (
             f"{f'{left} trials' if left else 'the end of the study'} could not be written to {self.address}; "
-            f"write what is missing later with: medcore sync {self._dir}"
+            f"write what is missing later with: {sync_command(self._dir, self._uri)}"
         )
         logger.warning(message)
         return message

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
+from medcore.errors import TrackingError
 from search.tracking.mlflow_records import ModelFolder, ModelVersion, NewRun, Run
 from search.tracking.mlflow_settings import mlflow_errors, mlflow_settings
+from search.tracking.note import ARTIFACTS
+from search.tracking.note import FILE as NOTE
 from search.tracking.points import Point
 
 if TYPE_CHECKING:
@@ -50,6 +54,23 @@ class Server:
         with mlflow_errors(), mlflow_settings(MLFLOW_HTTP_REQUEST_MAX_RETRIES=self._retries, **variables):
             yield
 
+    def _check_place(self, location: str) -> None:
+        """Check that a study's own database stores files in the study's folder.
+
+        The study may come from someone else. Its database could name a bucket, which MLflow would open with the user's
+        keys, or another folder.
+
+        Raises:
+            TrackingError: It names such a place.
+        """
+        file = _database(self.uri)
+        if file is None or not (file.parent / NOTE).is_file() or _is_below(location, file.parent):
+            return
+        raise TrackingError(
+            f"{file} wants its files at {location}, outside of the study, which has moved or comes from elsewhere; "
+            "send it to a place of your own with `medcore sync STUDY --tracking-uri URI`"
+        )
+
     def find_experiment(self, name: str) -> str | None:
         """Return the id of the experiment of this name, None if there is none."""
         with self._request():
@@ -57,11 +78,20 @@ class Server:
             return None if found is None else str(found.experiment_id)
 
     def experiment(self, name: str) -> str:
-        """Return the id of the experiment of this name, which is created if there is none."""
-        found = self.find_experiment(name)
-        if found is not None:
-            return found
+        """Return the id of the experiment of this name, which is created if there is none.
+
+        Raises:
+            TrackingError: The experiment was deleted, so that it takes no runs and its name is not free either.
+        """
         with self._request():
+            found = self._client.get_experiment_by_name(name)
+            if found is not None and found.lifecycle_stage != "active":
+                raise TrackingError(
+                    f"the experiment '{name}' was deleted there; restore it with `mlflow experiments restore "
+                    f"--experiment-id {found.experiment_id}`, or set tracking.experiment to another name"
+                )
+            if found is not None:
+                return str(found.experiment_id)
             place, tags = _artifacts_folder(self.uri), {"mlflow.experimentKind": "custom_model_development"}
             return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
 
@@ -162,6 +192,8 @@ class Server:
     def upload(self, run_id: str, path: Path) -> None:
         """Add a file, or all that is in a folder, to a run's files."""
         with self._request():
+            if _database(self.uri) is not None:
+                self._check_place(self._client.get_run(run_id).info.artifact_uri)
             (self._client.log_artifacts if path.is_dir() else self._client.log_artifact)(run_id, str(path))
 
     def files(self, run_id: str) -> set[str]:
@@ -189,6 +221,8 @@ class Server:
 
             client, name, tags = self._client, version.name, dict(version.tags)
             experiment_id = client.get_run(run_id).info.experiment_id
+            if _database(self.uri) is not None:
+                self._check_place(client.get_experiment(experiment_id).artifact_location)
             model = client.create_logged_model(experiment_id, name, run_id, tags, model_type="segmentation")
             try:
                 client.log_model_artifacts(model.model_id, str(folder))
@@ -238,9 +272,22 @@ def _artifacts_folder(uri: str) -> str | None:
 
     Without it MLflow takes one in the current folder.
     """
-    if not uri.startswith("sqlite:///"):
-        return None
-    return (Path(uri.removeprefix("sqlite:///").partition("?")[0]).absolute().parent / "mlartifacts").as_uri()
+    file = _database(uri)
+    return None if file is None else (file.parent / ARTIFACTS).as_uri()
+
+
+def _database(uri: str) -> Path | None:
+    """Return the file of a SQLite address, None for another one."""
+    scheme, _, place = uri.partition(":///")
+    return Path(unquote(place.partition("?")[0])).absolute() if scheme in ("sqlite", "sqlite+pysqlite") else None
+
+
+def _is_below(location: str, folder: Path) -> bool:
+    """Return whether MLflow would store files at `location` below a folder."""
+    parts = urlsplit(location)
+    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
+        return False
+    return Path(unquote(parts.path) if parts.scheme else location).resolve().is_relative_to(folder.resolve())
 
 
 def save_model(folder: Path, content: ModelFolder) -> None:

@@ -6,7 +6,6 @@ request to create one was carried out but its answer was lost or came too late; 
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from results.store.held_out import Measurement, held_out_means
 from search.base.logins import hide_login
 from search.tracking.mlflow_client import Server
 from search.tracking.mlflow_records import FRONT_TAG, PARENT_TAG, RANK_TAG, STUDY_TAG, TRIAL_TAG, NewRun, Run
+from search.tracking.note import sync_command
 from search.tracking.points import COUNT_CURVE, Point, clean_key
 
 
@@ -132,7 +132,7 @@ class SentStudy:
     @property
     def advice(self) -> str:
         """Return what to do if runs are missing."""
-        return f"send it with `{shlex.join(['medcore', 'sync', str(self.folder)])}`"
+        return f"send it with `{sync_command(self.folder, self.uri)}`"
 
     def parent(self, server: Server) -> str:
         """Return the parent run.

@@ -21,6 +21,15 @@ _ENVIRONMENT = {
     "MLFLOW_UV_AUTO_DETECT": "false",  # or a model gets the project files of the current folder
 }
 _NOISY = ("mlflow", "alembic", "alembic.runtime.migration", "urllib3.connectionpool", "sqlalchemy")
+#: What MLflow says of a database that another version wrote or that is read-only -> what to do about it.
+_REMEDIES = {
+    "out-of-date database schema": "another version of MLflow made this database; copy it, then run `mlflow db "
+    "upgrade` with its address, or install the version that made it",
+    "Can't locate revision": "a newer MLflow made this database; install that version, or give another --tracking-uri",
+    "attempt to write a readonly database": "attempt to write a readonly database; make it and its folder writable, or "
+    "give another --tracking-uri",
+    "file is not a database": "this file is not a database; delete it, or give another --tracking-uri",
+}
 _settings_lock = threading.RLock()
 
 
@@ -42,7 +51,7 @@ def mlflow_settings(**variables: str) -> Iterator[None]:
         levels = [logger.level for logger in loggers]
         try:
             for logger in loggers:
-                logger.setLevel(logging.ERROR)
+                logger.setLevel(logging.CRITICAL)  # MLflow raises its errors too
             yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):
@@ -69,9 +78,12 @@ def mlflow_errors() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """First line of an error without logins.
+    """First line of an error without logins, with a remedy where the line has none.
 
     Only the cause of a failed request, because the address is known.
     """
     line = hide_login(brief(error, first=2000))
+    for sign, reason in _REMEDIES.items():
+        if sign in str(error):
+            return reason
     return re.sub(r"^.*\(Caused by (.*)\)$", r"\1", line)[:200]

@@ -25,7 +25,7 @@ from search.tracking.mlflow_client import Server
 from search.tracking.mlflow_records import STUDY_TAG, NewRun
 from search.tracking.mlflow_runs import SentStudy, attach_files, attach_held_out, open_runs, why_not_writable
 from search.tracking.mlflow_sender import Sender
-from search.tracking.note import MLFLOW, StudyNote, earlier_uri, own_uri, read_note, write_note
+from search.tracking.note import MLFLOW, StudyNote, destination_uri, own_uri, read_note, sync_command, write_note
 from search.tracking.tracker import TRACKERS, Destination, End
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,15 @@ class MlflowTracker:
     `sync` may be called at any time and from any thread.
 
     Args:
-        destination: By default the server that the study went to before, else a SQLite file in its folder. A login in
-            the address is used and not kept; it belongs into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+        destination: By default the server that the study went to before, if `MLFLOW_TRACKING_URI` names it too, else a
+            SQLite file in the study's folder. A login in the address is used and not kept; it belongs into
+            MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
         artifact_seconds: Least time between two uploads of the front's picture and table.
         end_seconds: How long sending may last after `set_deadline`.
 
     Raises:
-        MedcoreError: The server that the study went to before needs a login, which is not given.
+        MedcoreError: Only the study names the server that it went to before, or that server needs a login which is not
+            given, or the study's own file is a link.
     """
 
     name: ClassVar[str] = "MLflow"
@@ -56,7 +58,7 @@ class MlflowTracker:
         self, destination: Destination, artifact_seconds: float = 60.0, end_seconds: float = _END_SECONDS
     ) -> None:
         self._dir = destination.study_dir.absolute()
-        self.uri = destination.uri or earlier_uri(self._dir) or own_uri(self._dir)
+        self.uri = destination_uri(self._dir, destination.uri)
         self.experiment = destination.experiment
         self._run_name = destination.run_name or self._dir.name
         self._note: StudyNote | None = None
@@ -147,7 +149,7 @@ class MlflowTracker:
         rest = "the study's files" if self._delivery.files_refused else "the end of the study"
         message = (
             f"{f'{left} trials' if left else rest} could not be sent to MLflow at {self.address}{slow}; "
-            f"send what is missing later with: medcore sync {self._dir}"
+            f"send what is missing later with: {sync_command(self._dir, self.uri)}"
         )
         logger.warning(message)
         return message

@@ -18,7 +18,7 @@ from search.base.logins import hide_login
 from search.tracking.mlflow_client import Server
 from search.tracking.mlflow_records import ModelVersion
 from search.tracking.mlflow_runs import SentStudy
-from search.tracking.note import FILE, MLFLOW, earlier_uri, own_uri, read_whole_note
+from search.tracking.note import FILE, MLFLOW, destination_uri, read_whole_note
 
 #: The alias that always points to the version registered last.
 ALIAS = "best"
@@ -56,13 +56,14 @@ class Registration:
         return ModelVersion(self.name, ALIAS, tags, shortened(self.card))
 
 
-def check_registration(study: Path, kind: str, name: str) -> None:
+def check_registration(study: Path, kind: str, name: str, tracking_uri: str | None = None) -> None:
     """Check what can be known to fail before anything is computed.
 
     Args:
         study: The study's folder.
         kind: Format of the export.
         name: Of the registered model.
+        tracking_uri: Another server than the one that the study went to.
 
     Raises:
         MedcoreError: The model cannot be registered.
@@ -71,16 +72,17 @@ def check_registration(study: Path, kind: str, name: str) -> None:
         raise ConfigError(f"--register {name}: only an MLflow model can be registered; add --format mlflow")
     if not name.strip() or set(name) & _REFUSED:
         raise ConfigError(f"--register '{name}': give a name without any of / : . % \" '")
-    _sent_study(study)
+    _sent_study(study, tracking_uri)
 
 
-def register(study: Path, folder: Path, registration: Registration) -> str:
+def register(study: Path, folder: Path, registration: Registration, tracking_uri: str | None = None) -> str:
     """Log an exported MLflow model on the study's parent run, and register it.
 
     Args:
         study: The study's folder.
         folder: The exported model, which stays as it is.
         registration: What to register.
+        tracking_uri: Another server than the one that the study went to.
 
     Returns:
         Two lines: the registered version, and how to serve it.
@@ -88,7 +90,7 @@ def register(study: Path, folder: Path, registration: Registration) -> str:
     Raises:
         TrackingError: The server is away or refuses.
     """
-    sent = _sent_study(study)
+    sent = _sent_study(study, tracking_uri)
     name, uri = registration.name, hide_login(sent.uri)
     try:
         server = Server(sent.uri)
@@ -125,14 +127,14 @@ def shortened(card: str) -> str:
     return (card if len(card) <= room else card[:room].rpartition("\n")[0]) + _REST
 
 
-def _sent_study(study: Path) -> SentStudy:
+def _sent_study(study: Path, tracking_uri: str | None) -> SentStudy:
     """Return where the study's runs are.
 
     Raises:
-        MedcoreError: The study has no tracker, another one than MLflow, or its server needs a login.
+        MedcoreError: The study has no tracker, another one than MLflow, or a server that only the study names.
     """
     note = read_whole_note(study)
     if note.kind != MLFLOW:
         raise TrackingError(f"{study / FILE}: this study is tracked by '{note.kind}', and only MLflow registers models")
     folder = study.absolute()
-    return SentStudy(earlier_uri(folder) or own_uri(folder), note.experiment, note.study_id, study)
+    return SentStudy(destination_uri(folder, tracking_uri), note.experiment, note.study_id, study)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from medcore.errors import MedcoreError, TrackingError
+from medcore.files import refuse_links, refuse_links_below
 from results.store.files import read_json, write_by_rename
+from search.base.logins import hide_login
 
 FILE = "tracking.json"
 #: The kind of tracker of studies from before there was a choice.
 MLFLOW = "mlflow"
+#: Where the user names a server, as for MLflow's own tools.
+URI = "MLFLOW_TRACKING_URI"
+#: Folder next to a SQLite file of MLflow, for the files of its runs.
+ARTIFACTS = "mlartifacts"
 FOLDER_WANTED = "give the folder that `medcore search` wrote"
 #: Where MLflow's client looks for a login; the first one goes with MLFLOW_TRACKING_PASSWORD.
 _LOGINS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN")
@@ -120,27 +127,85 @@ def write_note(study_dir: Path, note: StudyNote) -> StudyNote:
 
 
 def own_uri(study_dir: Path) -> str:
-    """Return the address of the SQLite file in the study's folder."""
-    return f"sqlite:///{study_dir / 'mlflow.db'}"
+    """Return the address of the SQLite file in the study's folder.
+
+    Characters that mean something else in an address are written as codes.
+    """
+    place = coded = str(study_dir / "mlflow.db")
+    for character in "%?#":  # the per cent sign first
+        coded = coded.replace(character, f"%{ord(character):02X}")
+    # MLflow makes the folder of a `sqlite:///` address without reading its codes, so a stray one would appear
+    return f"{'sqlite' if coded == place else 'sqlite+pysqlite'}:///{coded}"
 
 
-def earlier_uri(study_dir: Path) -> str | None:
-    """Return the server that the study went to before.
+def earlier_uri(study_dir: Path, kind: str = MLFLOW) -> str | None:
+    """Return the place that the study went to before, if the user names it too.
 
-    Return None for a new study or if the study used its own file.
+    The study may come from someone else, and MLflow sends the user's login to whatever server it talks to. So a place
+    that only the study's file names is not used: the user gives it again, or has it in `MLFLOW_TRACKING_URI`.
+
+    Args:
+        study_dir: The study's folder.
+        kind: The tracker that asks.
+
+    Returns:
+        The address; None for a new study, for one of another kind, and if the study used its own place.
 
     Raises:
-        MedcoreError: That server was given with a login, and now there is none.
+        MedcoreError: Only the study's file names the place, or its login is not known any more.
     """
     note = read_note(study_dir)
-    if note is None or note.kind != MLFLOW:
+    if note is None or note.kind != kind or note.uri is None:
         return None
-    if note.login:
+    given = given_uri(note.uri)
+    if given is None:
+        raise TrackingError(unasked(study_dir / FILE, note.uri))
+    if note.login and given == note.uri:
         problem = f"{study_dir / FILE}: the login for MLflow at {note.uri} is not kept"
-        if not str(note.uri).startswith("http"):
+        if not note.uri.startswith("http"):
             raise TrackingError(f"{problem}; give --tracking-uri again")
         if not any(os.environ.get(name) for name in _LOGINS):
             raise TrackingError(
                 f"{problem}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or give --tracking-uri again"
             )
-    return note.uri
+    return given
+
+
+def sync_command(study_dir: Path, uri: str | None) -> str:
+    """Return the command that sends a study later, for a shell. A login in the address is left out."""
+    words = ["medcore", "sync", str(study_dir)]
+    elsewhere = uri is not None and uri != own_uri(study_dir.absolute())
+    return shlex.join([*words, "--tracking-uri", hide_login(str(uri))] if elsewhere else words)
+
+
+def destination_uri(study_dir: Path, given: str | None) -> str:
+    """Return the address of the MLflow server that a study goes to.
+
+    Args:
+        study_dir: The study's folder, absolute.
+        given: What the user gave. By default it is the server that the study went to before, else its own file.
+
+    Raises:
+        MedcoreError: As `earlier_uri`, or the study's own file is a link.
+    """
+    own = own_uri(study_dir)
+    uri = given or earlier_uri(study_dir) or own
+    if uri == own:
+        refuse_links(study_dir, *(f"mlflow.db{end}" for end in ("", "-journal", "-wal", "-shm")), ARTIFACTS)
+        refuse_links_below(study_dir / ARTIFACTS)
+    return uri
+
+
+def unasked(file: Path, named: str) -> str:
+    """Say that only a study's own file names a place, and what to do."""
+    public = hide_login(named)
+    return (
+        f"{file}: names {public}, and nothing is sent to a place that only a study names; if you trust it, give "
+        f"--tracking-uri {shlex.quote(public)}, or set {URI}"
+    )
+
+
+def given_uri(named: str) -> str | None:
+    """Return the address in the user's environment if a study names the same one, else None."""
+    given = os.environ.get(URI)
+    return given if given and hide_login(given).rstrip("/") == hide_login(named).rstrip("/") else None

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medcore.errors import DataError, brief
+from medcore.errors import DataError, brief, printable
 from medcore.quality.catalogue import headlines
 from medcore.quality.figures import FIGURES
+from results.pages.markdown import code, plain
 from results.stats import labels
 from results.stats.columns import PARAM
 from results.stats.objectives import names_of
@@ -142,21 +143,21 @@ def description(note: StudyNote, info: StudyInfo, study_dir: str) -> str:
     goals = ", ".join(f"{goal.name} {'down' if goal.lower_is_better else 'up'}" for goal in info.objectives)
     names = [name for name in (*headlines(), "flops", "flops_paper") if name in dense]
     known = ", ".join(f"{labels.title(name)} {labels.text(name, dense[name])}" for name in names)
-    datasets = ", ".join(f"`{folder}`" for folder in note.datasets)
+    datasets = ", ".join(map(code, note.datasets))
     splits = params.get("data.search_split", "?"), params.get("data.report_split", "?")
     lines = [
-        f"**{info.name}**: how far each block of `{params.get('model.adapted', '?')}` can be pruned "
-        f"(general model `{params.get('model.base', '?')}`).",
+        f"**{plain(info.name)}**: how far each block of {code(params.get('model.adapted', '?'))} can be pruned "
+        f"(general model {code(params.get('model.base', '?'))}).",
         "",
-        f"- objectives: {goals}",
-        f"- data: {datasets}; searched on `{splits[0]}`, reported on `{splits[1]}`",
+        f"- objectives: {plain(goals)}",
+        f"- data: {datasets}; searched on {code(splits[0])}, reported on {code(splits[1])}",
         f"- {labels.NOT_RECOVERED}, on the search images: {known}",
         "- front: `front.html` and `front.csv` among the artifacts; its trials have the tag `medcore.front = true`",
         "",
         "```",
-        shlex.join(["medcore", "search", f"{study_dir}/config.yaml", "--resume"]),
-        shlex.join(["medcore", "front", study_dir]),
-        shlex.join(["medcore", "export", study_dir, "--select", "knee", "--out", "best.safetensors"]),
+        printable(shlex.join(["medcore", "search", f"{study_dir}/config.yaml", "--resume"])),
+        printable(shlex.join(["medcore", "front", study_dir])),
+        printable(shlex.join(["medcore", "export", study_dir, "--select", "knee", "--out", "best.safetensors"])),
         "```",
     ]
     return "\n".join(lines)

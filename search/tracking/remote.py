@@ -25,20 +25,23 @@ from search.tracking.trackers import saved_tracker
 ADDRESS = "mlflow:"
 
 
-def send_report(study_dir: Path, page: Path, sheets: Sequence[Path] = ()) -> str | None:
+def send_report(
+    study_dir: Path, page: Path, sheets: Sequence[Path] = (), tracking_uri: str | None = None
+) -> str | None:
     """Add a report to the study's run, as `report.html` and the folder `sheets`.
 
     Args:
         study_dir: The study's folder.
         page: The report.
         sheets: Further files.
+        tracking_uri: Another place than the one that the study went to.
 
     Returns:
         Why that was not possible, else None.
     """
     files = {"report.html": page} | {f"sheets/{sheet.name}": sheet for sheet in sheets}
     try:
-        saved_tracker(study_dir).attach(files)
+        saved_tracker(study_dir, tracking_uri).attach(files)
     except MedcoreError as error:
         return f"the report was not sent: {error}"
     return None
@@ -55,7 +58,7 @@ def send_held_out(
         study_dir: The study's folder.
         measurement: Figures of a pruned model.
         candidates: Number of pruned models measured on the same images.
-        tracking_uri: Another server than the study's own.
+        tracking_uri: Another place than the one that the study went to.
 
     Returns:
         Why that was not possible, else None; None also for a study without a tracker.

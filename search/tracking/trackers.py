@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medcore.errors import TrackingError
 from search.base.sections.tracking import TrackingConfig
 from search.tracking import files_tracker, mlflow_tracker
-from search.tracking.note import read_whole_note
+from search.tracking.note import given_uri, read_whole_note, unasked
 from search.tracking.tracker import TRACKERS, Destination, Tracker
 
 #: The modules whose import registers a tracker.
 BUILT_IN = (mlflow_tracker, files_tracker)
+#: What lies next to a configuration that is the copy in a study's folder.
+_OF_A_STUDY = ("study.json", "tracking.json", "trials")
 
 
 def configured_tracker(config: TrackingConfig, study_dir: Path, run_name: str) -> Tracker:
@@ -22,9 +25,32 @@ def configured_tracker(config: TrackingConfig, study_dir: Path, run_name: str) -
         run_name: Name of the study's run.
 
     Raises:
-        MedcoreError: There is no tracker of this name, or the server that the study went to before needs a login.
+        MedcoreError: There is no tracker of this name, or only the study names the server that it went to before.
     """
     return TRACKERS[config.kind](Destination(study_dir, config.uri, config.experiment, run_name))
+
+
+def given_tracking(config: Path, tracking: TrackingConfig, tracking_uri: str | None) -> str | None:
+    """Return the tracking address that the user gave for a search.
+
+    A configuration that the user wrote counts as given. The copy in a study's folder does not: the study may come from
+    someone else.
+
+    Args:
+        config: File of the configuration.
+        tracking: Its section `tracking`.
+        tracking_uri: What the command line says.
+
+    Raises:
+        MedcoreError: The file is a study's copy, and only it names the address.
+    """
+    named = tracking.uri
+    is_copy = config.name == "config.yaml" and any((config.parent / name).exists() for name in _OF_A_STUDY)
+    if tracking_uri is not None or named is None or not is_copy:
+        return tracking_uri
+    if (given := given_uri(named)) is None:
+        raise TrackingError(unasked(config, named))
+    return given
 
 
 def saved_tracker(study_dir: Path, uri: str | None = None) -> Tracker:
@@ -35,7 +61,7 @@ def saved_tracker(study_dir: Path, uri: str | None = None) -> Tracker:
         uri: Another place than the one where the study went before.
 
     Raises:
-        MedcoreError: The folder has no tracker, or its server needs a login.
+        MedcoreError: The folder has no tracker, only the study names its server, or the server needs a login.
     """
     note = read_whole_note(study_dir)
     return TRACKERS[note.kind](Destination(study_dir, uri, note.experiment, note.run_name))

@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 from medcore.errors import MedcoreError
@@ -54,6 +55,16 @@ class IssuedTrial:
     repeats: str | None = None
 
 
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "number": int,
+    "seed": int,
+    "origin": str,
+    "params": dict,
+    "sampler_state": dict,
+    "repeats": (str, NoneType),
+}
+
+
 def write_issued(study: Path, issued: IssuedTrial) -> None:
     """Write `params.json` by rename.
 
@@ -73,6 +84,9 @@ def read_issued(study: Path, trial_id: str) -> IssuedTrial:
     path = trial_folder(study, trial_id) / "params.json"
     try:
         issued = IssuedTrial(**read_json(path, _MEND))
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(issued, name), kind)]
+        if wrong or issued.trial_id != trial_id:
+            raise TypeError
         return replace(issued, params=params_of_today(issued.params))
     except (TypeError, AttributeError):
         raise MedcoreError(f"{path}: corrupt; {_MEND}") from None

@@ -13,7 +13,7 @@ import pytest
 
 from medcore.data.splits import save_manifest
 from medcore.errors import MedcoreError, StorageError
-from medcore.files import cannot_write, is_locked, locked, replacing
+from medcore.files import cannot_write, is_locked, locked, refuse_links, refuse_links_below, replacing
 from medcore.models.checkpoint import save
 from medcore.scoring.sums import CalibrationSums
 from medcore.synthetic.write import write_folder
@@ -127,3 +127,29 @@ def test_why_a_file_cannot_be_written_is_told_in_the_systems_words_whoever_says_
         assert re.fullmatch(r"a/b: cannot be written \((Read-only file system|Permission denied)\); .*", message)
     assert "free some space" in str(cannot_write(Path("b"), ValueError(f"(os error {errno.ENOSPC})")))
     assert str(cannot_write(Path("b"), ValueError("odd\nvery"))).startswith("b: cannot be written (odd); ")
+
+
+def test_links_out_of_a_folder_are_not_written_through(tmp_path: Path) -> None:
+    study, away = tmp_path / "study", tmp_path / "away"
+    away.mkdir()
+    (study / "trials").mkdir(parents=True)
+    refuse_links(study, "trials/t0000", "absent")
+    refuse_links_below(study)
+    (study / "trials" / "t0000").symlink_to(away)
+    for refuse in (lambda: refuse_links(study, "trials/t0000/finetune"), lambda: refuse_links_below(study)):
+        with pytest.raises(StorageError, match="t0000: is a link"):
+            refuse()
+    refuse_links_below(study, "trials")
+    link = tmp_path / "link"
+    link.symlink_to(study)  # the folder itself may be a link
+    refuse_links(link, "held_out")
+    with pytest.raises(StorageError, match="is a link"):
+        refuse_links_below(link)
+
+
+def test_a_lock_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("precious")
+    (tmp_path / "search.lock").symlink_to(tmp_path / "precious.txt")
+    with pytest.raises(StorageError, match="is a link"), locked(tmp_path / "search.lock"):
+        pass
+    assert (tmp_path / "precious.txt").read_text() == "precious"

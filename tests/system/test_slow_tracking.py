@@ -81,7 +81,7 @@ def test_an_ended_search_does_not_wait_for_a_slow_server(tmp_path: Path, server:
         arrived = [run for run in runs(server, "slow") if run.info.status == "FINISHED"]
         assert int(told[1]) == 20 - len(arrived) > 10
         proxy.delay = lambda path: (0, 0)
-        assert sync(folder) == 20
+        assert sync(folder, proxy.uri) == 20
     found = runs(server, "slow")
     assert identities(found) == sorted(["parent", *(f"t{number:04d}" for number in range(20))])
 
@@ -109,11 +109,11 @@ def test_a_server_that_stores_no_files_gets_all_else(
         assert {run.info.status for run in found} == {"FINISHED"}
         assert all(run.data.metrics["flops"] for run in found if "medcore.trial_id" in run.data.tags)
         with pytest.raises(MedcoreError, match="not everything could be sent"):
-            sync(folder)
+            sync(folder, uri)
     finally:
         server.artifacts.unlink()
         (tmp_path / "kept").rename(server.artifacts)
-    assert sync(folder) == 3
+    assert sync(folder, uri) == 3
     (parent,) = [run for run in runs(server, experiment) if "medcore.study" in run.data.tags]
     names = {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
     assert {"config.yaml", "front.html", "trials.parquet"} <= names

@@ -36,8 +36,8 @@ class Draws(Protocol):
 class Range(Section):
     """Any number from `low` to `high`."""
 
-    low: float = Field(allow_inf_nan=False)
-    high: float = Field(allow_inf_nan=False)
+    low: float
+    high: float
     log: bool = Field(False, description="draw the logarithm evenly")
 
     @model_validator(mode="after")

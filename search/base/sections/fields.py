@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Section(BaseModel):
-    """A part of the configuration. It refuses keys that it does not know."""
+    """A part of the configuration. It refuses keys that it does not know, and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def as_saved_before(values: Any, keys: frozenset[str], then: Mapping[str, Any]) -> Any:
@@ -50,7 +50,18 @@ def choice(known: Iterable[str] | Callable[[], Iterable[str]]) -> AfterValidator
 
 
 def _expand(value: Any) -> Any:
-    return Path(os.path.expandvars(value)).expanduser() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        path = Path(os.path.expandvars(value)).expanduser()
+        os.fsencode(path)
+    except RuntimeError:  # no such user, or a machine that knows no home folder
+        raise ValueError(f"the home folder in '{value}' is unknown; write the path out") from None
+    except ValueError:
+        raise ValueError(f"'{value}' is no path") from None
+    if "\0" in value:
+        raise ValueError(f"'{value}' is no path")
+    return path
 
 
 def _expand_words(value: Any) -> Any:
@@ -67,7 +78,7 @@ def _no_variable_left(path: Path) -> Path:
 PathField = Annotated[Path, BeforeValidator(_expand), AfterValidator(_no_variable_left)]
 #: Text that may hold environment variables.
 Expanded = Annotated[str, BeforeValidator(_expand_words)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0)]
 #: A share in [0, 1].
 Share = Annotated[float, Field(ge=0, le=1)]
 #: What is left of the dense model, in (0, 1].

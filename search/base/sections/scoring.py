@@ -38,7 +38,7 @@ class ScoringConfig(FamilySection):
     beta: NotNegative = Field(0.3, description="weight of the variance over data sets")
     criterion: Annotated[str, choice(CRITERIA)] = Field("second_order", description="what ranks the groups")
     blend: Share = Field(1.0, description="share of `criterion`; MedCore's own score makes up the rest")
-    mixture: dict[str, float] | None = Field(None, description="weight per data set; null: equal weights")
+    mixture: dict[str, NotNegative] | None = Field(None, description="weight per data set; null: equal weights")
     boundary_weight: float = Field(3.0, ge=0, description="weight of the boundary in the loss; one of `nodes`")
     tau: float = Field(0.0, ge=0, description="exponent of a group's FLOPs, by which scores are divided")
 

@@ -14,6 +14,6 @@ class TrackingConfig(Section):
     uri: str | None = Field(
         None,
         description="MLflow server (login: MLFLOW_TRACKING_USERNAME and _PASSWORD), or the folder of kind `files`; "
-        "default: where the study went before, else a SQLite file or a folder in the study folder",
+        "default: a SQLite file or a folder in the study folder",
     )
     experiment: str = "medcore"

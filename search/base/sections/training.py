@@ -39,7 +39,7 @@ class FinetuneConfig(Section):
     train_split: str = "train"
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(4, ge=1)
-    lr: float = Field(1e-4, gt=0, allow_inf_nan=False)
+    lr: float = Field(1e-4, gt=0)
     weight_decay: NotNegative = 0.01
     patience: int = Field(5, ge=0, description="epochs without a better loss on the search split; 0: never end early")
     horizontal_flip: bool = Field(False, description="mirror half of the images")

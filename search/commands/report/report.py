@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from medcore.errors import ConfigError, MedcoreError
 from results.pages.report import HeldOutRow, Member, Report, write_report
@@ -26,6 +25,7 @@ from search.base.config import Config, saved_config
 from search.base.logins import hide_login
 from search.commands.report.facts import Call, commands, data_sets, environment, held_out_rows, models
 from search.commands.report.render import Rendered, Rendering, render
+from search.study.saved import saved_values
 from search.tracking.note import FILE
 from search.tracking.remote import results_folder, send_report
 
@@ -68,6 +68,7 @@ def report(
     log: bool = False,
     say: Callable[[str], None] = lambda _: None,
     sheets: Path | None = None,
+    tracking_uri: str | None = None,
 ) -> list[str]:
     """Write the report of a study.
 
@@ -80,6 +81,8 @@ def report(
         log: Whether to put the report and the sheets on the study's parent run in MLflow, if it has one.
         say: Receives one-line messages for people.
         sheets: Folder for a contact sheet of every front member, as files of their own.
+        tracking_uri: The server for `log`. By default it is the study's own file, or the server that it went to before
+            if `MLFLOW_TRACKING_URI` names it too.
 
     Returns:
         The parts that the report had to leave out.
@@ -104,7 +107,7 @@ def report(
         write_by_rename(file, picture.png)
     if sheets is not None:
         say(f"wrote {sheets}: {len(files)} contact sheets")
-    unsent = send_report(Path(study), out, files) if log and (Path(study) / FILE).is_file() else None
+    unsent = send_report(Path(study), out, files, tracking_uri) if log and (Path(study) / FILE).is_file() else None
     return [*notes, *([unsent] if unsent else [])]
 
 
@@ -170,13 +173,9 @@ def _config(folder: Path) -> tuple[Config | None, list[str]]:
 
     Other sections may be of another version.
     """
-    path = folder / "config.yaml"
     try:
-        values = yaml.safe_load(path.read_text())
+        values = saved_values(folder)
         recovery = {"autocast": values.get("recovery", {}).get("autocast", False)}
-        return saved_config(values | {"recovery": recovery}, str(path), "recovery"), []
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError):
-        reason = f"{path} is missing or corrupt"
+        return saved_config(values | {"recovery": recovery}, str(folder / "config.yaml"), "recovery"), []
     except MedcoreError as error:
-        reason = str(error)
-    return None, [f"Without the study's configuration there are no contact sheets: {reason}."]
+        return None, [f"Without the study's configuration there are no contact sheets: {error}."]

@@ -93,6 +93,44 @@ def test_a_study_can_be_resumed_without_a_plugin_that_it_does_not_need(
     assert "stem" not in plain.budget.sparsity and plain.to_yaml() == text
 
 
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scoring": {"nodes": [0.0, 3.0, INF]}}, "scoring.nodes.2: "),
+        ({"scoring": {"mixture": {"data": NAN}}}, "scoring.mixture.data: "),
+        ({"scoring": {"mixture": {"data": -1.0}}}, "scoring.mixture.data: "),
+        ({"scoring": {"tau": INF}}, "scoring.tau: "),
+        ({"recovery": {"lr": INF}}, "recovery.lr: "),
+        ({"adapt": {"lr": INF}}, "adapt.lr: "),
+        ({"search": {"space": {"beta": NAN}}}, "search.space.beta: "),
+        ({"output": "~nobody-here/x"}, "output: the home folder in '~nobody-here/x' is unknown"),
+        ({"output": "a\0b"}, "output: 'a\\x00b' is no path"),
+        ({"output": 5}, "output: expected a path"),
+        ({"model": [1]}, "model: expected keys with values"),
+        ({"data": {"folders": "kv"}}, "data.folders: expected a list"),
+        ({"search": {"space": {"criterion": "a" * 30_000}}}, "search.space.criterion: 'aaa"),
+        ({"budget": {"a\nmedcore: all is well": 1}}, "unknown key 'budget.a medcore: all is well'"),
+        ({"budget": {"\x1b[2J" + "k" * 3000: 1}}, "unknown key 'budget.\\x1b[2Jkkk"),
+    ],
+)
+def test_odd_values_are_one_short_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(MedcoreError) as caught:
+        load_config(write(tmp_path, MINIMAL | change))
+    text = str(caught.value)
+    assert message in text and "\n" not in text and len(text) <= 1500 and "<class" not in text
+
+
+@pytest.mark.parametrize("value", ["1e-4", "{choices: [1e-4, 3e-4]}", "{low: 1e-5, high: 1e-3, log: true}"])
+def test_a_learning_rate_with_an_exponent_is_a_number(tmp_path: Path, value: str) -> None:
+    text = yaml.safe_dump(MINIMAL) + f"recovery: {{lr: 1e-4}}\nsearch: {{space: {{lr: {value}}}}}\n"
+    config = load_config(write(tmp_path, text))
+    assert config.recovery.lr == 1e-4 and config.search.space.lr is not None
+    assert all(isinstance(number, float) for number in config.search.space.lr.values)
+
+
 @pytest.mark.parametrize("text", ["a: [", "- just\n- a list", ""])
 def test_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     with pytest.raises(MedcoreError, match=r"config\.yaml"):

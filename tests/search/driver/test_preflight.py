@@ -203,7 +203,7 @@ def test_nodes_of_one_machine_are_told_apart() -> None:
         "node two (10.0.0.1, cccccccc)",
     ]
     assert listed(["x"]) == "x"
-    assert listed(["x", "y"]).splitlines() == ["nothing was started, there are 2 problems:", "  x", "  y"]
+    assert listed(["x", "y"]) == "nothing was started, there are 2 problems: (1) x; (2) y"
 
 
 def test_architecture_files_belong_to_the_checkpoints(tmp_path: Path) -> None:

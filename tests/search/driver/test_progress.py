@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
-
 from results.stats.objectives import Objective
 from results.store.trial_row import TrialRow
+from search.base.terminal import PlainConsole
 from search.driver.progress import SearchProgress
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
@@ -22,7 +21,7 @@ def test_progress_lines() -> None:
     now = [100.0]
     out = io.StringIO()
     old = [row("t0000", cost=9.0, quality=0.2)]
-    with SearchProgress(OBJECTIVES, 5, old, Console(file=out, width=200), clock=lambda: now[0]) as progress:
+    with SearchProgress(OBJECTIVES, 5, old, PlainConsole(file=out, width=200), clock=lambda: now[0]) as progress:
         assert progress.seconds_left() is None
         progress.started("t0001")
         progress.started("t0002")
@@ -39,14 +38,14 @@ def test_progress_lines() -> None:
     counts, best, left = two.split(" · ")
     assert counts == "2/5 done, 1 failed, 1 running" and best == "best cost 3.5 (t0002), quality 0.2 (t0000)"
     assert left == "2 min 5 s, about 2 min 5 s left"
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    terminal = PlainConsole(file=io.StringIO(), force_terminal=True, width=100)
     with SearchProgress(OBJECTIVES, 5, old, terminal) as progress:
         progress.ended(row("t0002", cost=3.5, quality=0.1))
 
 
 def test_trials_that_a_scheduler_stopped_have_ended() -> None:
     out = io.StringIO()
-    with SearchProgress(OBJECTIVES, 3, console=Console(file=out, width=200), clock=lambda: 60.0) as progress:
+    with SearchProgress(OBJECTIVES, 3, console=PlainConsole(file=out, width=200), clock=lambda: 60.0) as progress:
         progress.started("t0000")
         progress.ended(TrialRow("t0000", 0, "stopped", "stopped by the scheduler after heads"))
         progress.started("t0001")

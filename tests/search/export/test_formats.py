@@ -17,6 +17,7 @@ from medcore.errors import CheckpointError, ConfigError
 from medcore.models.architectures import spec_from
 from medcore.models.checkpoint import load, read_info, save
 from medcore.models.sam import MedSam, predictor
+from results.pages.markdown import plain
 from search.commands.export import ExportRequest, export
 from search.export import check as export_check
 from search.export import timing as latency
@@ -112,7 +113,7 @@ def test_time_that_cannot_be_measured_costs_a_sentence(
     said = list[str]()
     export(ExportRequest(str(study), tmp_path / "best.safetensors"), said.append)
     assert said[1].startswith("Time was not measured: ") and "No space left" in said[1]
-    assert said[1] in (tmp_path / "best.card.md").read_text(encoding="utf-8")
+    assert plain(said[1]) in (tmp_path / "best.card.md").read_text(encoding="utf-8")
 
 
 def test_onnx_folder_through_the_command_line_and_the_cards_example(
@@ -161,7 +162,7 @@ def test_a_checkpoint_that_differs_appears_nowhere(
     assert names(tmp_path / "out") == []
 
 
-@pytest.mark.parametrize("text", [None, "a: [", "- 1", "data: null", "data: {folders: [gone], search_split: val}"])
+@pytest.mark.parametrize("text", [None, "data: null", "data: {folders: [gone], search_split: val}"])
 def test_without_the_studys_data_embedded_images_are_compared(text: str | None, study: Path, tmp_path: Path) -> None:
     (study / "config.yaml").unlink() if text is None else (study / "config.yaml").write_text(text)
     said = list[str]()

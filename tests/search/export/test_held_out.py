@@ -260,7 +260,7 @@ def test_fine_tuning_learns_and_is_not_done_twice(study: Path, made: Path, tmp_p
     assert "report/dice" not in read_study(study)
     card = out.with_suffix(".card.md").read_text(encoding="utf-8")
     tuning = card.split("## Fine-tuning")[1].split("## Quality")[0]
-    assert f"`train` ({len(train)} images)" in tuning and "epochs 3" in tuning and "lr 0.002" in tuning
+    assert f"part 'train' ({len(train)} images)" in tuning and "epochs 3" in tuning and "lr 0.002" in tuning
     assert f"| {row['finetune']['before']['dice']:.4g} | {row['dice']:.4g} |" in tuning
     kept = study / "trials" / "t0000" / "finetune"
     assert sorted(path.name for path in kept.iterdir()) == ["images.parquet", "model.safetensors"]

@@ -159,11 +159,11 @@ def test_registered_and_served(
     """From the study to a mask over HTTP, by the words of the card."""
     uri, out, said = tracking_server.uri, tmp_path / "model", list[str]()
     tracking_server.wait()
-    assert saved_tracker(study).finish() is None
+    assert saved_tracker(study, uri).finish() is None
     out.mkdir()
     (out / "patient.txt").write_text("nothing for a server")
     monkeypatch.setattr(model_registry, "_MOST_CHARACTERS", 4000)
-    row = export(ExportRequest(str(study), out, format="mlflow", register="polyps"), said.append)
+    row = export(ExportRequest(str(study), out, format="mlflow", register="polyps", tracking_uri=uri), said.append)
     client = MlflowClient(uri)
     version = client.get_model_version_by_alias("polyps", "best")
     assert said[-1].startswith(f"registered: models:/polyps@best, version 1, at {uri}\n") and int(version.version) == 1
@@ -293,13 +293,14 @@ def test_server_away_leaves_the_folder_and_says_what_was_not_done(
     # other tests check the comparison
     replace_format(monkeypatch, "mlflow", check=lambda *_: "checked")
     with pytest.raises(MedcoreError) as refusal:
-        export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))
+        export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps", tracking_uri=uri))
     assert f"{tmp_path / 'out'} is written and checked, but not registered as polyps at {uri}: " in str(refusal.value)
     assert "\n" not in str(refusal.value) and (tmp_path / "out" / "MODEL_CARD.md").is_file()
     tracking_server.wait()
-    mlflow_tracker(study, tracking_server.uri).start({"study": "s"})
+    uri = tracking_server.uri
+    mlflow_tracker(study, uri).start({"study": "s"})
     with pytest.raises(MedcoreError, match=r"has no run of this study; send it with `medcore sync "):
-        export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps"))
+        export(ExportRequest(str(study), tmp_path / "out", format="mlflow", register="polyps", tracking_uri=uri))
 
 
 def test_files_of_others_stay(study: Path, model: Path, tmp_path: Path) -> None:

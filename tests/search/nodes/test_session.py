@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 
 import pytest
 import ray
 
-from medcore.errors import MedcoreError
+from medcore.errors import ClusterError, MedcoreError
 from medcore.registry import PLUGINS
 from search.nodes.session import Resources, connected, is_listening
 from tests.support.helpers import held_port
@@ -47,3 +48,31 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
         assert not is_listening(address)
     with pytest.raises(MedcoreError, match="must start on a node"), connected("ray://127.0.0.1:1", Resources()):
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: /scratch/x/sockets/plasma_store"), "TMPDIR .* too long"),
+        (RuntimeError("Could not determine home directory."), "set HOME to"),
+        (PermissionError(13, "Permission denied", "/home/me/.ray/auth_token"), "auth_token .*set HOME to"),
+        (OSError(30, "Read-only file system", f"{tempfile.gettempdir()}/ray"), "Read-only.*set TMPDIR to"),
+        (FileNotFoundError(2, "No such file or directory", "/etc/x"), "TMPDIR .* and HOME .*/home/me"),
+        (ConnectionError("nobody\nis there"), "is there"),
+    ],
+)
+def test_what_ray_lacks_is_one_line_with_its_remedy(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(ClusterError, match=f"cannot start Ray on this machine: .*{words}") as caught,
+        connected(None, Resources()),
+    ):
+        pass
+    assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from medcore.errors import MedcoreError
 from results.store.held_out import Measurement
 from search.commands.search import finish_tracking
 from search.commands.sync import sync
@@ -61,13 +62,26 @@ def test_each_trial_has_one_line_after_a_restart(tmp_path: Path) -> None:
     assert study["status"] == "KILLED" and study["study_id"] == first
 
 
-def test_a_given_folder_is_used_by_later_commands(tmp_path: Path) -> None:
+def test_a_folder_is_used_if_the_user_gives_it(tmp_path: Path) -> None:
     folder = make_study(tmp_path / "s", [(50, 0.8)])
     started_files(folder, str(tmp_path / "shared"))
-    tracker = saved_tracker(folder)
+    with pytest.raises(MedcoreError, match="only a study names"):
+        saved_tracker(folder)
+    tracker = saved_tracker(folder, str(tmp_path / "shared"))
     assert isinstance(tracker, FilesTracker) and tracker.sync()
     assert tracker.address == str(tmp_path / "shared" / "medcore" / "s")
     assert (tmp_path / "shared" / "medcore" / "s" / "trials.jsonl").is_file()
+
+
+def test_a_study_s_own_place_stays_below_it(tmp_path: Path) -> None:
+    folder, away = make_study(tmp_path / "s", [(50, 0.8)]), tmp_path / "away"
+    with pytest.raises(MedcoreError, match=r"'\.\./up' leaves the folder"):
+        FilesTracker(Destination(folder, str(tmp_path / "shared"), "../up", "s"))
+    (folder / "tracking").mkdir()
+    (folder / "tracking" / "files").symlink_to(away)
+    with pytest.raises(MedcoreError, match="is a link"):
+        started_files(folder)
+    assert not away.exists()
 
 
 def test_trouble_is_logged_once_and_what_is_missing_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -44,7 +44,7 @@ def test_no_server_no_error(tmp_path: Path, dead: str, caplog: pytest.LogCapture
     message = tracker.finish()
     assert message is not None and message.startswith("1 trials") and f"medcore sync {folder}" in message
     with pytest.raises(MedcoreError, match="not everything could be sent"):
-        sync(folder)
+        sync(folder, dead)
     with pytest.raises(MedcoreError, match=r"tracking\.json"):
         sync(tmp_path)
 

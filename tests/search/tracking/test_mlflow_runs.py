@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,35 @@ def test_a_report_joins_the_parent_run_and_leaves_its_status(tmp_path: Path) -> 
     client = MlflowClient(uri)
     assert "report.html" in {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert [item.path for item in client.list_artifacts(parent.info.run_id, "sheets")] == ["sheets/t0000.png"]
+
+
+def test_a_deleted_experiment_is_named_with_its_remedy(store: str) -> None:
+    client = MlflowClient(store)
+    number = client.create_experiment("medcore")
+    client.delete_experiment(number)
+    reason = why_not_writable(store, "medcore")
+    assert reason is not None and f"--experiment-id {number}" in reason and "tracking.experiment" in reason
+    assert why_not_writable(store, "another") is None
+
+
+@pytest.mark.parametrize("version", ["451aebb31d03", "ffffffffffff"])
+def test_a_database_of_another_version_is_named_with_its_remedy(store: str, version: str) -> None:
+    with sqlite3.connect(store.removeprefix("sqlite:///")) as database:
+        database.execute("update alembic_version set version_num = ?", (version,))
+    reason = why_not_writable(store, "medcore")
+    assert reason is not None and "mlflow db upgrade" in reason and "\n" not in reason
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/x", "http://127.0.0.1:1/x", "/elsewhere", "file:///elsewhere"])
+def test_a_study_s_own_database_stores_files_in_the_study_only(tmp_path: Path, migrated: Path, place: str) -> None:
+    """A database of someone else could name a bucket, which MLflow opens with the user's keys."""
+    study = make_study(tmp_path / "s", [(50.0, 0.8)])
+    shutil.copyfile(migrated, study / "mlflow.db")
+    assert started(study).finish() is None
+    page = tmp_path / "mine.html"
+    page.write_text("<p>report</p>")
+    assert send_report(study, page) is None
+    with sqlite3.connect(study / "mlflow.db") as database:
+        database.execute("update runs set artifact_uri = ?", (place,))
+    reason = send_report(study, page)
+    assert reason is not None and f"wants its files at {place}, outside of the study" in reason

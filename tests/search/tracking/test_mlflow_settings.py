@@ -21,7 +21,7 @@ def test_environment_and_log_levels_are_restored(monkeypatch: pytest.MonkeyPatch
     level = logger.level
     with pytest.raises(KeyError), mlflow_settings(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"):
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"  # the user's own wins over a default
-        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0" and logger.level == logging.ERROR
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0" and logger.level == logging.CRITICAL
         with mlflow_settings(MLFLOW_HTTP_REQUEST_TIMEOUT="600"):
             assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "600"
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"

@@ -103,7 +103,7 @@ def test_sync_does_not_wake_a_run_that_its_search_has_ended(tmp_path: Path, stor
     folder = make_study(tmp_path / "s", [(50, 0.8)])
     assert started(folder, store).finish(complete=False) is None
     with only_driver(folder):
-        sync(folder)
+        sync(folder, store)
     assert parents(store)[0].info.status == "KILLED"
 
 
@@ -111,12 +111,12 @@ def test_sync_leaves_the_parent_as_the_search_is(tmp_path: Path, store: str) -> 
     folder = make_study(tmp_path / "s", [(50, 0.8), (40, 0.7), (30, 0.6)])
     started(folder, store)
     with only_driver(folder):
-        assert sync(folder) == 3
+        assert sync(folder, store) == 3
         assert parents(store)[0].info.status == "RUNNING"
-    sync(folder)
+    sync(folder, store)
     assert parents(store)[0].info.status == "KILLED"
     add_trial(folder, 3, 20, 0.5)
-    assert sync(folder) == 4
+    assert sync(folder, store) == 4
     assert parents(store)[0].info.status == "FINISHED"
 
 
@@ -136,7 +136,7 @@ def test_same_study_again_adds_nothing(tmp_path: Path, store: str) -> None:
     folder = make_study(tmp_path / "s", [(50, 0.8)])
     assert started(folder, store).finish() is None
     before = children(store)["t0000"]
-    assert sync(folder) == 1  # at the server that it went to
+    assert sync(folder, store) == 1
     after = children(store)["t0000"]
     assert before.info.run_id == after.info.run_id and before.data.metrics == after.data.metrics
     history = MlflowClient(store).get_metric_history(after.info.run_id, "heads_recovery/loss")
