@@ -93,6 +93,8 @@ optimizer.zero_grad()
 layer.weight.sum().backward()
 optimizer.step()
 optimizer.load_state_dict(optimizer.state_dict())
+from medcore.models.architectures import ARCHITECTURES
+ours.build_empty(ours.ModelSpec.dense(ARCHITECTURES["vit_b"]))
 assert "torch._dynamo" not in sys.modules
 import segment_anything
 assert issubclass(ours.MedSam, segment_anything.modeling.Sam)
