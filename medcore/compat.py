@@ -8,10 +8,16 @@ from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
+import torch
+from torch import nn
 from torch.library import Library
+from torch.overrides import TorchFunctionMode
 
 #: Declarations of operators, which vanish if nothing refers to them.
 _declared: list[Library] = []
+
+#: What modules fill their weights with.
+_FILLS = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, torch.Tensor.normal_, torch.Tensor.uniform_}
 
 
 def defer_init(name: str, before: Callable[[], None]) -> None:
@@ -54,6 +60,22 @@ def defer_init(name: str, before: Callable[[], None]) -> None:
 
     vars(package)["__getattr__"] = read
     sys.modules[name] = package
+
+
+class NoRandomNumbers(TorchFunctionMode):
+    """A block in which modules get no random weights, for models whose tensors have no values.
+
+    On device "meta" torch computes random numbers by Python code that imports `torch._dynamo`. That would cost each
+    process that loads a model a second and 70 MB.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in _FILLS:
+            return args[0] if args else kwargs["tensor"]
+        if function is torch.randn:  # on the CPU, because arithmetic on "meta" imports the same package
+            return torch.empty(*args, **kwargs | {"device": "cpu"})
+        return function(*args, **kwargs)
 
 
 def import_torchvision() -> None:

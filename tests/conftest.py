@@ -117,6 +117,15 @@ def tracking_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches of this process draw none of their pictures, which takes as long as several tiny trials."""
+    from search.commands import search
+
+    for name in ("save_heatmaps", "save_curves"):
+        monkeypatch.setattr(search, name, lambda *_: None)
+
+
+@pytest.fixture
 def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports and `medcore latency` measure time for a moment only."""
     from medcore.quality.latency import Effort

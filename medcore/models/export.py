@@ -124,6 +124,7 @@ def write_onnx(folder: Path, model: MedSam, info: Mapping[str, str] | None = Non
         MedcoreError: a package for ONNX is missing, or the model cannot be exported, or the folder cannot be written.
     """
     require_onnx()
+    structure = _write_structure(folder, model, info)  # first, because it fails at once where no file can be written
     arch = model.arch
     still = copy.deepcopy(model).cpu().float().eval()
     embedding = torch.zeros(1, arch.out_chans, arch.grid, arch.grid)
@@ -134,7 +135,7 @@ def write_onnx(folder: Path, model: MedSam, info: Mapping[str, str] | None = Non
     free = {"embedding": None, "boxes": {0: torch.export.Dim("prompts", min=1)}}
     _export(folder / DECODER, _Decoder(still), {"embedding": embedding, "boxes": boxes}, "logits", free)
     weights = sorted(path for name in (ENCODER, DECODER) for path in folder.glob(f"{name}.data"))
-    return [folder / ENCODER, folder / DECODER, *weights, _write_structure(folder, model, info)]
+    return [folder / ENCODER, folder / DECODER, *weights, structure]
 
 
 def require_onnx() -> None:

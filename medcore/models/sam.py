@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcore.compat import defer_init, import_torchvision
+from medcore.compat import NoRandomNumbers, defer_init, import_torchvision
 from medcore.data.imagefile import to_square
 from medcore.models.encoder import AttentionMode
 from medcore.models.masks import keep_all
@@ -247,8 +247,10 @@ def build_empty(spec: ModelSpec, attention: AttentionMode = "fast") -> MedSam:
 
     It draws no random numbers.
     """
-    with torch.device("meta"):
-        return build(spec, attention)
+    with torch.device("meta"), NoRandomNumbers():
+        model = build(spec, attention)
+    model.to("meta")
+    return model
 
 
 def adopt(empty: MedSam, state: Mapping[str, Tensor]) -> MedSam:

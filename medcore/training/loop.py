@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,21 @@ def rate_factor(step: int, total: int, schedule: str, warmup: int = 0) -> float:
     # progress is 0 at the first step after warm-up and 1 at the last one
     progress = (step - warmup) / max(1, total - 1 - warmup)
     return COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's AdamW that does not import torch's compiler.
+
+    torch wraps these methods for code that is compiled, and the wrappers import `torch._dynamo` at their first call.
+    That costs each process a second and 70 MB, and a search has a process for each trial that runs. Here nothing is
+    compiled, so the methods are used without their wrappers.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

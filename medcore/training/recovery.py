@@ -19,6 +19,7 @@ from medcore.errors import ConfigError, DataError
 from medcore.losses import recovery_loss
 from medcore.models.sam import MedSam
 from medcore.training.loop import (
+    AdamW,
     LastGood,
     RunningMean,
     all_finite,
@@ -269,7 +270,7 @@ def _first_state(run: Training, parameters: Sequence[torch.nn.Parameter], stops:
     return RecoveryState(
         identity=f"{run.seed} {settings} {run.model.spec.to_json()}",
         parameters=parameters,
-        optimizer=torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay),
+        optimizer=AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay),
         good=LastGood(parameters),
         mean=RunningMean(parameters, [settings.mean_start(end) for end in (*stops, settings.steps)]),
     )

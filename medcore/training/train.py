@@ -21,6 +21,7 @@ from medcore.losses import segmentation_loss
 from medcore.models.sam import MedSam
 from medcore.training.flips import flipped, flipped_boxes
 from medcore.training.loop import (
+    AdamW,
     LastGood,
     all_finite,
     check_range,
@@ -142,7 +143,7 @@ def train(
         modules.append(model.prompt_encoder)
     with only_training(model, modules) as parameters:
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        optimizer = AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         run = _Run(model, train, val, settings, seed, parameters=parameters, optimizer=optimizer, world=world)
         state = TrainState(parameters, optimizer, {} if state_path is None else run.identity(names))
         if state_path is not None:

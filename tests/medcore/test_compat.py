@@ -86,6 +86,16 @@ def test_models_need_no_torchvision_and_segment_anything_is_whole_afterwards(tmp
 import sys
 import medcore.models.sam as ours
 assert not {"torchvision", "torch._dynamo", "segment_anything.predictor"} & set(sys.modules)
+from medcore.training.loop import AdamW
+layer = ours.nn.Linear(2, 2)
+optimizer = AdamW(layer.parameters())
+optimizer.zero_grad()
+layer.weight.sum().backward()
+optimizer.step()
+optimizer.load_state_dict(optimizer.state_dict())
+from medcore.models.architectures import ARCHITECTURES
+ours.build_empty(ours.ModelSpec.dense(ARCHITECTURES["vit_b"]))
+assert "torch._dynamo" not in sys.modules
 import segment_anything
 assert issubclass(ours.MedSam, segment_anything.modeling.Sam)
 assert {"vit_b", "vit_l", "vit_h"} <= set(segment_anything.sam_model_registry)

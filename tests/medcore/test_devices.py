@@ -11,6 +11,7 @@ import torch
 from medcore.devices import Microbatches, is_out_of_memory, slices
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import evaluate
+from medcore.training.loop import AdamW
 from medcore.training.recovery import RecoverySettings, recover
 from medcore.training.teacher import compute_teacher
 from medcore.training.train import TrainSettings, train
@@ -88,7 +89,7 @@ def test_gradients_of_parts_are_the_batchs(most: int, count: int, monkeypatch: p
         def note(optimizer: torch.optim.Optimizer, model: MedSam = model, into: dict[str, torch.Tensor] = gradients):
             into |= {name: own.grad.clone() for name, own in model.named_parameters() if own.grad is not None}
 
-        monkeypatch.setattr(torch.optim.AdamW, "step", note)
+        monkeypatch.setattr(AdamW, "step", note)
         log = recover(model, images, teacher, SETTINGS, seed=0)
         seen.append(gradients)
         losses.append((log.losses[0], *log.terms[0].values()))

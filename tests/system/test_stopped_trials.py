@@ -33,7 +33,7 @@ SECTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("local_ray", "no_pictures")
 def test_asha_stops_trials_of_a_real_search(tmp_path: Path) -> None:
     config = load_config(write_tiny_study(tmp_path, **SECTIONS))
     outcome = search(config)

@@ -135,7 +135,8 @@ def test_unknown_attention_is_refused() -> None:
 
 def test_build_empty_draws_no_random_numbers() -> None:
     before = torch.get_rng_state()
-    assert all(parameter.is_meta for parameter in build_empty(UNEQUAL).parameters())
+    empty = build_empty(UNEQUAL)
+    assert all(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))
     assert torch.equal(before, torch.get_rng_state())
 
 

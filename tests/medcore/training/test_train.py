@@ -9,6 +9,7 @@ import torch
 import medcore.training.train
 from medcore.errors import CheckpointError, DataError, MedcoreError, StorageError
 from medcore.training.flips import flipped_boxes
+from medcore.training.loop import AdamW
 from medcore.training.train import TrainSettings, flipped, train, validation_loss
 from tests.support.training_samples import assert_same, random_images, tiny_model, weights
 
@@ -124,7 +125,7 @@ def test_non_finite_numbers_end_with_good_weights(validated, tmp_path):
 
 def test_an_update_into_infinity_is_undone(monkeypatch):
     model, calls = tiny_model(), []
-    step = torch.optim.AdamW.step
+    step = AdamW.step
 
     def wild(self, *args, **kwargs):
         calls.append(1)
@@ -134,7 +135,7 @@ def test_an_update_into_infinity_is_undone(monkeypatch):
                 model.image_encoder.pos_embed.fill_(math.inf)
         return result
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", wild)
+    monkeypatch.setattr(AdamW, "step", wild)
     settings = dataclasses.replace(SHORT, epochs=2, batch_size=1)
     log = train(model, random_images(20), None, settings, seed=0)
     assert log.stopped == "non-finite loss or gradient at step 14 of epoch 0"

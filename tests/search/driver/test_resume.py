@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from medcore.errors import MedcoreError
 from results.store.trial_row import TrialRow
@@ -149,14 +150,15 @@ SETTINGS: dict[str, Any] = {
 #: Columns that differ between two runs.
 TIMES = {"seconds", "started", "finished"}
 
-#: The disturbed study's driver, to be killed by its own trial.
+#: The disturbed study's driver, to be killed by its own trial. Its second argument is a Ray, to start none.
 NOISY_DRIVER = """
 import sys
 from pathlib import Path
+from search.driver.job import Execution
 from tests.search.driver.test_resume import TRIALS, SETTINGS, noisy
-from tests.support.studies.searches import ONE_AT_A_TIME, searched
+from tests.support.studies.searches import searched
 
-searched(Path(sys.argv[1]), TRIALS, noisy, ONE_AT_A_TIME, **SETTINGS)
+searched(Path(sys.argv[1]), TRIALS, noisy, Execution(concurrency=1, ray_address=sys.argv[2]), **SETTINGS)
 """
 
 
@@ -169,7 +171,7 @@ def test_a_disturbed_study_has_the_rows_of_an_undisturbed_one(tmp_path: Path) ->
     disturbed.mkdir()
     for order in ("kill-worker-5", "kill-worker-11", "kill-driver-14"):
         (disturbed / order).touch()
-    driver = start_program(NOISY_DRIVER, disturbed)
+    driver = start_program(NOISY_DRIVER, disturbed, ray.get_runtime_context().gcs_address)
     assert driver.wait(timeout=240) == -signal.SIGKILL
     wait_until(lambda: workers_are_gone(disturbed))
     assert not list(disturbed.glob("kill-*")) and len(all_rows(disturbed)) == 14

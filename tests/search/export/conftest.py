@@ -16,5 +16,10 @@ def _short_timing(short_timing: None) -> None:
 @pytest.fixture
 def instant_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports measure nothing; every model has the same figures."""
+    measure_nothing(monkeypatch)
+
+
+def measure_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every model the same figures."""
     found = Latency(Timing(2.0, 0.1, 5), Timing(3.0, 0.2, 4), 2_000_000)
     monkeypatch.setattr(timing, "compare", lambda models, *_, **__: dict.fromkeys(models, found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,8 @@ from search.export.check import CheckImages
 from search.export.format import ExportFormat
 from search.export.formats import FORMATS
 from search.study.inputs import cost_metrics
-from tests.support.machines.command_line import medcore
+from tests.search.export.conftest import measure_nothing
+from tests.support.machines.command_line import Done, medcore
 from tests.support.studies.export_study import SPEC, names, random_model, replace_format, write_study_of_one
 
 pytestmark = pytest.mark.usefixtures("instant_timing")
@@ -39,6 +41,17 @@ FOLDER_FILES = {
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     return write_study_of_one(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def onnx_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Done]:
+    """A study, the folder of its trial's ONNX export, and what the command said. ONNX takes seconds to write."""
+    place = tmp_path_factory.mktemp("onnx")
+    study, out = write_study_of_one(place), place / "onnx"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        measure_nothing(monkeypatch)
+        done = medcore("export", study, "--select", "knee", "--out", out, "--format", "onnx")
+    return study, out, done
 
 
 def test_checkpoint_with_its_card(study: Path, tmp_path: Path) -> None:
@@ -117,14 +130,15 @@ def test_time_that_cannot_be_measured_costs_a_sentence(
 
 
 def test_onnx_folder_through_the_command_line_and_the_cards_example(
-    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    onnx_export: tuple[Path, Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    study, written, result = onnx_export
     out = tmp_path / "onnx"
-    result = medcore("export", study, "--select", "knee", "--out", out, "--format", "onnx")
+    shutil.copytree(written, out)
     assert result.returncode == 0 and names(out) == FOLDER_FILES["onnx"], result.stderr
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("checked: ")]
     assert "ONNX Runtime and medcore agree on 20 images of the study's part val: IoU of the masks at least 1.0" in line
-    assert f"wrote {out}" in result.stdout and "Warning" not in result.stderr
+    assert f"wrote {written}" in result.stdout and "Warning" not in result.stderr
     # the example reads image.jpg and leaves the mask in `mask`
     monkeypatch.chdir(out)
     picture = np.kron(np.random.default_rng(0).integers(0, 255, (25, 26, 3), dtype=np.uint8), np.ones((10, 10, 1)))
@@ -139,17 +153,29 @@ def test_onnx_folder_through_the_command_line_and_the_cards_example(
     assert (scope["mask"] & expected).sum() / (scope["mask"] | expected).sum() > 0.999
 
 
-@pytest.mark.parametrize("kind", ["standalone", "onnx"])
-def test_an_export_that_differs_appears_nowhere(
-    kind: str, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_standalone_export_that_differs_appears_nowhere(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(folder: Path, model: MedSam, info: Mapping[str, str]) -> object:
         return right(folder, random_model(SPEC, 12), info)
 
-    right = FORMATS[kind].write
-    replace_format(monkeypatch, kind, write=write)
+    right = FORMATS["standalone"].write
+    replace_format(monkeypatch, "standalone", write=write)
     with pytest.raises(CheckpointError, match=r"IoU 0\.\d+ .* 20 images"):
-        export(ExportRequest(str(study), tmp_path / "out", format=kind))
+        export(ExportRequest(str(study), tmp_path / "out", format="standalone"))
+    assert names(tmp_path / "out") == []
+
+
+def test_an_onnx_export_that_differs_appears_nowhere(
+    study: Path, onnx_export: tuple[Path, Path, Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(folder: Path, model: MedSam, info: Mapping[str, str]) -> None:
+        shutil.copytree(onnx_export[1], folder, dirs_exist_ok=True)
+
+    save(study / "trials" / "t0000" / "model.safetensors", random_model(SPEC, 12))
+    replace_format(monkeypatch, "onnx", write=write)
+    with pytest.raises(CheckpointError, match=r"IoU 0\.\d+ .* 20 images"):
+        export(ExportRequest(str(study), tmp_path / "out", format="onnx"))
     assert names(tmp_path / "out") == []
 
 

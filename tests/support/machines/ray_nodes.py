@@ -87,7 +87,7 @@ class Nodes:
         paths = [str(path) for path in (first_on_path, ROOT) if path is not None]
         with (self.folder / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
-                [*command, "--dashboard-agent-listen-port=0", *options],
+                [*command, "--dashboard-agent-listen-port=0", "--include-log-monitor=False", *options],
                 cwd=place,
                 env=self.environment(PYTHONPATH=os.pathsep.join(paths)),
                 stdout=log,

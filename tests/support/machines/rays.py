@@ -47,7 +47,8 @@ class Rays:
 
         if self._cluster is None:
             self.stop()
-            head = {"num_cpus": 1, "include_dashboard": False}
+            # without processes that no test needs: one scales clusters, one passes logs on
+            head = {"num_cpus": 1, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
             self._cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
         return self._cluster
 

@@ -1,7 +1,8 @@
 """Which test files share a process, and in which order files begin.
 
-Two processes run the suite. What is costly to start (a Ray, a cluster, a tracking server) is started once if all files
-that need it run in one process. The longest work begins first, so that both processes end at about the same time.
+Two processes run the suite. What is costly to start (a Ray, a cluster, a tracking server) or to import (the packages of
+ONNX) is started or imported once if all files that need it run in one process. The longest work begins first, so that
+both processes end at about the same time.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/system/nodes/test_node_loss.py",
         "tests/system/nodes/test_odd_node.py",
         "tests/system/nodes/test_unlike_gpus.py",
+    ),
+    "ONNX": (
+        "tests/medcore/models/test_export.py",
+        "tests/search/export/test_formats.py",
     ),
     "tracking server": (
         "tests/search/export/test_pyfunc.py",

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-import torch._dynamo  # noqa: F401 - every child would import it for its first optimiser
 from ray.tune.schedulers import TrialScheduler
 
 from medcore.training import recovery_state, schedule

@@ -69,6 +69,7 @@ def write_tiny_study(folder: Path, **sections: Any) -> Path:
         "output": str(folder / "runs"),
         "model": {"base": str(folder / "base.safetensors"), "adapted": str(folder / "adapted.safetensors")},
         "data": {"folders": [str(folder / "polyps")], "calibration_per_dataset": 8},
+        "scoring": {"part_size": 64},  # each job is one shard: on Ray, a second worker's imports would take longest
         "recovery": {"steps": 4, "lr": 1e-3, "batch_size": 2},
         "search": {
             "trials": 6,

@@ -35,6 +35,7 @@ def patient(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResult]:
     yield from trial_phases(trial, shared)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_nodes_that_join_and_are_unfit_cost_no_trial_and_get_no_second_one(
     tmp_path: Path, cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

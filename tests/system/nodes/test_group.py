@@ -41,6 +41,8 @@ def test_a_training_outlives_its_worker_and_ends_as_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    # a process for each start of the workers, which asks clouds whether they will take machines away
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     epochs, workers = list[int](), list[int]()
 
     def on_epoch(row: EpochRow) -> None:

@@ -65,6 +65,7 @@ def work(issued: Mapping[str, Any], shared: Shared, head: str) -> Iterator[Phase
     yield from trial.trial_phases(issued, shared)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_only_times_tell(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient  # workers import this file too, and need no mlflow
 
