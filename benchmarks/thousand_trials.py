@@ -34,7 +34,7 @@ from rich.table import Table
 from medcore.errors import MedcoreError
 from results.store.trial_row import TrialRow
 from results.store.trials import all_rows, compact, read_images, read_phases, write_images, write_phases, write_row
-from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.server.tracker import MlflowTracker
 from search.tracking.tracker import Destination
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from medcore.errors import CheckpointError
+from medcore.models.fields import construct, is_number
 from medcore.models.sites import Family
-from medcore.models.spec import DEFAULT_KIND, Architecture, DecoderSpec, ModelSpec, construct, is_number
+from medcore.models.spec import DEFAULT_KIND, Architecture, DecoderSpec, ModelSpec
 from medcore.models.vit import SamVit
 from medcore.registry import Registry
 

@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from medcore.errors import CheckpointError
+from medcore.models.fields import LARGEST
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.spec import LARGEST, Architecture, DecoderSpec, ModelSpec
+from medcore.models.spec import Architecture, DecoderSpec, ModelSpec
 
 if TYPE_CHECKING:
     from medcore.models.encoder import AttentionMode, ImageEncoder

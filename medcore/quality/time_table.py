@@ -18,7 +18,8 @@ import numpy.typing as npt
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from medcore.files import cannot_write, replacing
 from medcore.models.architectures import architecture_from
-from medcore.models.spec import Architecture, ModelSpec, is_number
+from medcore.models.fields import is_number
+from medcore.models.spec import Architecture, ModelSpec
 
 #: First entry of the file.
 FORMAT = "medcore-time-table-1"

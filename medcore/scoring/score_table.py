@@ -18,8 +18,9 @@ from safetensors.numpy import save_file
 from medcore.errors import CheckpointError, ConfigError, StorageError
 from medcore.files import replacing
 from medcore.models.architectures import spec_from
+from medcore.models.fields import is_number
 from medcore.models.sites import by_family
-from medcore.models.spec import ModelSpec, is_number
+from medcore.models.spec import ModelSpec
 from medcore.models.vit import SamVit
 
 if TYPE_CHECKING:

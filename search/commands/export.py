@@ -15,8 +15,8 @@ from search.base.sections.training import FinetuneConfig
 from search.export.candidate import Choice, fine_tuned, measured
 from search.export.formats import CARD, check_target, exported
 from search.export.write import write_export
-from search.tracking.model_registry import Registration, check_registration, register
 from search.tracking.remote import open_results
+from search.tracking.server.registry import Registration, check_registration, register
 
 
 @dataclass(frozen=True)

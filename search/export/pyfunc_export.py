@@ -25,8 +25,8 @@ from medcore.quality.metrics import iou
 from medcore.synthetic.write import make
 from search.export.check import CheckImages, agreement, patiently
 from search.export.format import LOADER, WEIGHTS, ExportFormat
-from search.tracking import mlflow_client
-from search.tracking.mlflow_records import ModelFolder
+from search.tracking.server import client as mlflow_client
+from search.tracking.server.records import ModelFolder
 
 #: The code of the model; its docstring describes input and output.
 CODE = Path(__file__).with_name("pyfunc_model.py")

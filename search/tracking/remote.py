@@ -15,10 +15,10 @@ from results.store.held_out import Measurement
 from results.store.study_info import StudyInfo, read_study_info
 from results.store.trials import read_study
 from search.base.logins import hide_login
-from search.tracking.mlflow_client import Server
-from search.tracking.mlflow_runs import find_parent
-from search.tracking.mlflow_sender import STUDY_FILES
 from search.tracking.note import FILE
+from search.tracking.server.client import Server
+from search.tracking.server.runs import find_parent
+from search.tracking.server.sender import STUDY_FILES
 from search.tracking.trackers import saved_tracker
 
 #: A study's address that is no folder begins so.

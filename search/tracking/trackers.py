@@ -6,8 +6,9 @@ from pathlib import Path
 
 from medcore.errors import TrackingError
 from search.base.sections.tracking import TrackingConfig
-from search.tracking import files_tracker, mlflow_tracker
+from search.tracking import files_tracker
 from search.tracking.note import given_uri, read_whole_note, unasked
+from search.tracking.server import tracker as mlflow_tracker
 from search.tracking.tracker import TRACKERS, Destination, Tracker
 
 #: The modules whose import registers a tracker.

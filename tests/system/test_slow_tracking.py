@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from medcore.errors import MedcoreError
 from search.commands.sync import sync
-from search.tracking.mlflow_runs import why_not_writable
+from search.tracking.server.runs import why_not_writable
 from search.tracking.tracker import TrackingThread
 from tests.support.machines.mlflow_server import Server, eventually
 from tests.support.machines.slow_proxy import slow

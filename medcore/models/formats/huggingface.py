@@ -15,7 +15,8 @@ from typing import Any
 
 from medcore.errors import CheckpointError, shown
 from medcore.models.architectures import ARCHITECTURES
-from medcore.models.spec import DecoderSpec, is_number
+from medcore.models.fields import is_number
+from medcore.models.spec import DecoderSpec
 from medcore.models.vit import SamVit
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

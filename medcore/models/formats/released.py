@@ -17,9 +17,10 @@ from torch import Tensor
 
 from medcore.errors import CheckpointError, shown
 from medcore.models.architectures import ARCHITECTURES
+from medcore.models.fields import LARGEST, is_number
 from medcore.models.masks import keep_all
 from medcore.models.sites import Array, PerSite
-from medcore.models.spec import LARGEST, Architecture, ModelSpec, is_number
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.models.vit import CHANNELS, HEADS, SamVit
 
 VERSION = 1

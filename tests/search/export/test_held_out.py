@@ -38,11 +38,11 @@ from search.commands.sync import sync
 from search.export import held_out
 from search.study.identity import Identity, write_identity
 from search.study.training_job import train_settings
-from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.server.tracker import MlflowTracker
 from search.tracking.tracker import Destination
 from tests.support.helpers import TINY
 from tests.support.machines.command_line import medcore
-from tests.support.studies.held_out_study import write_study_of_files
+from tests.support.studies.held_out_study import KILLED, write_study_of_files
 from tests.support.studies.study_files import environment
 
 pytestmark = pytest.mark.usefixtures("instant_timing")
@@ -280,17 +280,6 @@ def test_fine_tuning_learns_and_is_not_done_twice(study: Path, made: Path, tmp_p
     with pytest.raises(ConfigError, match=r"finetune: .*settings"):
         export(study, tmp_path / "other.safetensors", finetune=True, settings=other)
     assert not (tmp_path / "other.safetensors").exists()
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from search.commands.export import ExportRequest, export
-def say(text):
-    if text.startswith("epoch 2"):
-        os.kill(os.getpid(), signal.SIGKILL)
-export(ExportRequest(sys.argv[1], Path(sys.argv[2]), select="trial:t0001", finetune=True, held_out=False), say)
-"""
 
 
 def test_a_killed_fine_tuning_ends_in_the_same_weights(study: Path, made: Path, tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ from medcore.models.sam import MedSam, predictor
 from search.commands.export import ExportRequest, export
 from search.export import pyfunc_export, pyfunc_model
 from search.export.formats import exported
-from search.tracking import mlflow_client, model_registry
+from search.tracking.server import client as mlflow_client
+from search.tracking.server import registry as model_registry
 from search.tracking.trackers import saved_tracker
 from tests.support.helpers import held_port
 from tests.support.machines.mlflow_server import Server, eventually, healthy

@@ -9,8 +9,9 @@ from mlflow import MlflowClient
 
 from medcore.errors import MedcoreError, TrackingError
 from search.commands.export import ExportRequest, export
-from search.tracking import mlflow_client, model_registry
-from search.tracking.mlflow_records import ModelVersion, NewRun
+from search.tracking.server import client as mlflow_client
+from search.tracking.server import registry as model_registry
+from search.tracking.server.records import ModelVersion, NewRun
 from tests.support.studies.export_study import names
 
 

@@ -17,15 +17,13 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
-from medcore.models.checkpoint import save
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
 from medcore.quality.latency import Effort
 from medcore.quality.timing import Conditions, Latency, Timing
 from results.plots.latency_plot import latency_figure
-from results.stats.objectives import Direction, Objective
 from results.stats.select import choose
-from results.store.latency import FILE, Record, Setup, add_latency, dense_columns, latest, read_latency, trial_columns
+from results.store.latency import FILE, Setup, add_latency, dense_columns, latest, read_latency, trial_columns
 from results.store.study_info import read_study_info
 from results.store.trials import read_study
 from search.cli.main import app
@@ -34,38 +32,16 @@ from search.commands import front as fronts
 from search.commands.latency import study_latency
 from search.export import timing as module
 from search.export.timing import export_latency
-from search.study.inputs import cost_metrics
 from tests.support.helpers import TINY, model_of
 from tests.support.machines.command_line import medcore
-from tests.support.studies.rows import write_row, write_study
+from tests.support.studies.timed_study import HERE, OBJECTIVES, measured, record, write_timed_study
 
 SHORT = Effort(rounds=3, block_seconds=1e-4)
-HERE = Setup("a CPU", 1, False, "2.0")
-OBJECTIVES = [Objective("flops", Direction.MIN), Objective("dice", Direction.MAX)]
-
-
-def measured(whole: float, encoder: float, peak: int = 2_000_000) -> Latency:
-    return Latency(Timing(encoder, 0.1, 5), Timing(whole, 0.2, 4), peak)
-
-
-def record(trial_id: str, whole: float = 30.0, batch: int = 1, setup: Setup = HERE, when: str = "2026-01-01") -> Record:
-    return Record(trial_id, 0.5, batch, setup, when, measured(whole, whole / 2), measured(40.0, 25.0, 4_000_000))
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    """Three trials, two of them on the front; the cheapest is also the quickest to measure."""
-    folder = tmp_path / "s"
-    dense = {"dice": 0.9, **cost_metrics(ModelSpec.dense(TINY))}
-    info = {"name": "s", "objectives": OBJECTIVES, "dense": dense, "widths": {"heads": 3, "channels": 48}}
-    write_study(folder, info | {"reference": {"flops": 2 * dense["flops"], "dice": 0.0}})
-    for number, (width, dice) in enumerate(((40, 0.8), (8, 0.7), (44, 0.6))):
-        model, place = model_of(width), f"trials/t{number}/model.safetensors"
-        save(folder / place, model)
-        row = {"trial_id": f"t{number}", "number": number, "status": "done", "origin": "sampled", "dice": dice}
-        row |= {"heads": [3] * TINY.depth, "channels": [width] * TINY.depth, "checkpoint": place}
-        write_row(folder, row | cost_metrics(model.spec))
-    return folder
+    return write_timed_study(tmp_path / "s")
 
 
 def test_records_survive_the_file_and_replace_only_their_own_kind(tmp_path: Path) -> None:
@@ -334,33 +310,3 @@ def stopping(after: int) -> Any:
         return quick(*arguments)
 
     return found
-
-
-BUSY = Conditions(waited=0.4, others=0.9)
-
-
-def test_rules_refuse_times_of_a_busy_machine_until_they_are_accepted(study: Path) -> None:
-    add_latency(study, [record("t0"), replace(record("t1", 20.0), conditions=BUSY), record("t0", 90.0, 8)])
-    add_latency(study, [record("t1", 80.0, 8)])
-    assert "machine was busy" in read_study(study).set_index("trial_id").loc["t1", "latency_doubt"]
-    for rule in ("latency_ms<=100", "best:encoder_ms", "knee,latency_ms_fraction<=1"):
-        with pytest.raises(MedcoreError, match=r"doubtful for 1 of 2 .*t1.*busy.*--again.*--accept"):
-            choose(read_study(study), OBJECTIVES, rule)
-    assert choose(read_study(study), OBJECTIVES, "best:latency_ms_batch8")["trial_id"] == "t1"
-    assert choose(read_study(study), OBJECTIVES, "peak_mb<=3")["trial_id"] == "t0"
-    result = run("latency", study, "--batch", "1", "--accept")
-    assert result.exit_code == 0 and "do not trust" not in result.stderr
-    assert choose(read_study(study), OBJECTIVES, "best:latency_ms")["trial_id"] in ("t0", "t1")
-
-
-@pytest.mark.parametrize(
-    ("timing", "words"),
-    [
-        (Timing(30.0, None, 1, cpu_ms=30.0), "1 timed calls are too few"),
-        (Timing(30.0, 9.0, 20, 25.0, 40.0, 30.0), "50% of it wide"),
-        (Timing(30.0, 9.0, 20, 29.5, 30.5, 30.0), ""),
-    ],
-)
-def test_times_that_are_uncertain_are_in_doubt(timing: Timing, words: str) -> None:
-    doubt = replace(record("t0"), model=Latency(timing, timing, 1)).doubt
-    assert words in doubt and bool(doubt) == bool(words)

@@ -12,10 +12,10 @@ from medcore.errors import MedcoreError, StorageError
 from search.base.lock import only_driver
 from search.base.sections.tracking import TrackingConfig
 from search.commands.sync import sync
-from search.tracking.mlflow_runs import why_not_writable
-from search.tracking.mlflow_tracker import MlflowTracker
-from search.tracking.model_registry import check_registration
 from search.tracking.note import own_uri
+from search.tracking.server.registry import check_registration
+from search.tracking.server.runs import why_not_writable
+from search.tracking.server.tracker import MlflowTracker
 from search.tracking.trackers import given_tracking, saved_tracker
 from tests.support.studies.tracked_study import make_study
 from tests.support.studies.tracking import mlflow_tracker, started

@@ -18,6 +18,17 @@ from tests.support.helpers import TINY, spec_of
 from tests.support.studies.rows import write_row, write_study
 from tests.support.studies.study_files import write_tiny_study
 
+#: A program that fine-tunes trial t0001 of a study and dies after its first epoch.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from search.commands.export import ExportRequest, export
+def say(text):
+    if text.startswith("epoch 2"):
+        os.kill(os.getpid(), signal.SIGKILL)
+export(ExportRequest(sys.argv[1], Path(sys.argv[2]), select="trial:t0001", finetune=True, held_out=False), say)
+"""
+
 
 def write_study_of_files(place: Path, finetune: dict[str, Any]) -> None:
     """Writes a study of two random models under `place/runs/tiny`, as a search leaves it."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from search.tracking.mlflow_tracker import MlflowTracker
+from search.tracking.server.tracker import MlflowTracker
 from search.tracking.tracker import Destination
 from tests.support.studies.tracked_study import CONFIG
 

@@ -15,10 +15,10 @@ from medcore.errors import ConfigError, TrackingError
 from medcore.quality.catalogue import cost_shares, headlines
 from results.stats.columns import HELD_OUT
 from search.base.logins import hide_login
-from search.tracking.mlflow_client import Server
-from search.tracking.mlflow_records import ModelVersion
-from search.tracking.mlflow_runs import SentStudy
 from search.tracking.note import FILE, MLFLOW, destination_uri, read_whole_note
+from search.tracking.server.client import Server
+from search.tracking.server.records import ModelVersion
+from search.tracking.server.runs import SentStudy
 
 #: The alias that always points to the version registered last.
 ALIAS = "best"

@@ -17,10 +17,10 @@ from pathlib import Path
 from medcore.errors import TrackingError
 from results.store.held_out import Measurement, held_out_means
 from search.base.logins import hide_login
-from search.tracking.mlflow_client import Server
-from search.tracking.mlflow_records import FRONT_TAG, PARENT_TAG, RANK_TAG, STUDY_TAG, TRIAL_TAG, NewRun, Run
 from search.tracking.note import sync_command
 from search.tracking.points import COUNT_CURVE, Point, clean_key
+from search.tracking.server.client import Server
+from search.tracking.server.records import FRONT_TAG, PARENT_TAG, RANK_TAG, STUDY_TAG, TRIAL_TAG, NewRun, Run
 
 
 @dataclass

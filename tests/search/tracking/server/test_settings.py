@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from medcore.errors import MedcoreError, StorageError, TrackingError
-from search.tracking.mlflow_client import Server
-from search.tracking.mlflow_settings import mlflow_errors, mlflow_settings
+from search.tracking.server.client import Server
+from search.tracking.server.settings import mlflow_errors, mlflow_settings
 
 
 def test_environment_and_log_levels_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medcore.errors import TrackingError
-from search.tracking.mlflow_moved import settle
+from search.tracking.server.moved import settle
 
 
 def database(folder: Path, *addresses: str, own: bool = True) -> Path:

@@ -21,11 +21,11 @@ from results.store.trials import finished_ids, read_row
 from search.base.logins import hide_login
 from search.tracking import points
 from search.tracking.delivery import Deadline, Delivery, OutOfTimeError, UploadSchedule, exclusive
-from search.tracking.mlflow_client import Server
-from search.tracking.mlflow_records import STUDY_TAG, NewRun
-from search.tracking.mlflow_runs import SentStudy, attach_files, attach_held_out, open_runs, why_not_writable
-from search.tracking.mlflow_sender import Sender
 from search.tracking.note import MLFLOW, StudyNote, destination_uri, own_uri, read_note, sync_command, write_note
+from search.tracking.server.client import Server
+from search.tracking.server.records import STUDY_TAG, NewRun
+from search.tracking.server.runs import SentStudy, attach_files, attach_held_out, open_runs, why_not_writable
+from search.tracking.server.sender import Sender
 from search.tracking.tracker import TRACKERS, Destination, End
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import pytest
 from mlflow import MlflowClient
 
 from medcore.errors import TrackingError
-from search.tracking import mlflow_client
-from search.tracking.mlflow_runs import why_not_writable
 from search.tracking.remote import send_report
+from search.tracking.server import client as mlflow_client
+from search.tracking.server.runs import why_not_writable
 from tests.support.studies.tracked_study import CONFIG, add_trial, make_study
 from tests.support.studies.tracking import children, mlflow_tracker, parents, started
 

@@ -15,9 +15,9 @@ from results.store.trials import compact, read_phases, read_with_intervals
 from search.base.logins import hide_login
 from search.tracking import points
 from search.tracking.delivery import Deadline, Delivery
-from search.tracking.mlflow_records import FRONT_TAG, PARENT_TAG, RANK_TAG, NewRun
-from search.tracking.mlflow_runs import StudyRuns
 from search.tracking.note import StudyNote
+from search.tracking.server.records import FRONT_TAG, PARENT_TAG, RANK_TAG, NewRun
+from search.tracking.server.runs import StudyRuns
 from search.tracking.tracker import End
 
 #: Files from which a study can be brought back, see `search.tracking.remote`.

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from medcore.errors import MedcoreError, TrackingError
 from search.commands.sync import sync
-from search.tracking import mlflow_client
+from search.tracking.server import client as mlflow_client
 from search.tracking.tracker import TrackingThread
 from tests.support.machines.mlflow_server import Server, eventually
 from tests.support.studies.tracked_study import add_trial, make_study

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from medcore.errors import TrackingError
-from search.tracking.mlflow_moved import settle
-from search.tracking.mlflow_records import ModelFolder, ModelVersion, NewRun, Run
-from search.tracking.mlflow_settings import mlflow_errors, mlflow_settings
 from search.tracking.note import ARTIFACTS
 from search.tracking.note import FILE as NOTE
 from search.tracking.points import Point
+from search.tracking.server.moved import settle
+from search.tracking.server.records import ModelFolder, ModelVersion, NewRun, Run
+from search.tracking.server.settings import mlflow_errors, mlflow_settings
 
 if TYPE_CHECKING:
     import mlflow.entities
