@@ -125,8 +125,7 @@ class Server:
         The server's limit of runs a page does not matter.
         """
         order = ["attributes.start_time DESC"] if newest_first else None
-        runs: list[Run] = []
-        token = None
+        runs, token = list[Run](), None
         while True:
             with self._request():
                 page = self._client.search_runs(
