@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,8 @@ def read_pixels(path: Path) -> Pixels:
         DataError: pydicom is not installed.
     """
     pydicom = required("pydicom")
-    # an invalid value would be a warning that quotes it, and it may be a name
+    # pydicom warns of invalid values and quotes them, and they may be names
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     data = pydicom.dcmread(path)
     if "PixelData" not in data:

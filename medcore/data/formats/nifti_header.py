@@ -84,7 +84,7 @@ def read_header(path: Path) -> NiftiHeader:
         raise ValueError("a header that is too short") from None
     shape = _shape(fields.sides)
     size = math.prod(shape) * _BYTES[fields.kind]
-    stored = status.st_size if zipped else status.st_size - fields.start
+    stored = status.st_size if zipped else max(0, status.st_size - fields.start)
     check_size(size, stored, compressed=zipped)
     return NiftiHeader(shape, _spacing(fields))
 
@@ -107,6 +107,8 @@ def _fields(data: bytes) -> _Fields:
     """
     for order in "<>":
         (length,) = struct.unpack_from(f"{order}i", data, 0)
+        if length in (348, 540) and len(data) < length:
+            raise ValueError("a header that is too short")
         if length == 348:
             if data[344:348] != b"n+1\0":
                 raise ValueError("a header without its volume; NIfTI pairs (.hdr and .img) are not read")

@@ -1,8 +1,8 @@
 """Data folders of the MedSAM challenge: `.npz` archives with images and label maps.
 
 `imgs` and `gts` are arrays of one archive, or of two with one name in the folders `imgs/` and `gts/`. A picture has
-`imgs` (H, W, 3) of uint8 and `gts` (H, W). A volume has `imgs` (D, H, W), `gts` of this shape, and a `spacing` (x, y, z)
-in millimetres. This is the order of SimpleITK, with which the challenge prepares its files.
+`imgs` (H, W, 3) of uint8 and `gts` (H, W). A volume has `imgs` (D, H, W), `gts` of this shape, and `spacing` in
+millimetres. The spacing is (x, y, z), the order of SimpleITK, with which the challenge prepares its files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from medcore.data.formats.npz_header import ArrayHeader, array_headers
+from medcore.data.formats.npz_header import ZIP_ERRORS, ArrayHeader, array_headers
 from medcore.data.formats.volume import Recent, Volume, finite_labels, reading, slices, unreadable
 from medcore.data.names import natural_key
 from medcore.data.reader import Listing, Reading, Sample, Skipped
@@ -53,7 +53,7 @@ class NpzFolders:
                 return False
             with zipfile.ZipFile(min(archives)) as archive:
                 return f"{IMAGES}.npy" in archive.namelist()
-        except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+        except (OSError, ValueError, *ZIP_ERRORS):
             return False
 
     def files(self, folder: Path) -> Iterator[Path]:

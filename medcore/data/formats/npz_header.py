@@ -10,6 +10,7 @@ import re
 import stat
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,6 +23,11 @@ _NUMBERS = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 #: NumPy reads no longer header either.
 _LONGEST_HEADER = 10_000
 _MOST_MEMBERS = 1000
+#: What the standard library raises for a damaged archive.
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError, OverflowError),
+    *(EOFError, struct.error, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def array_headers(path: Path) -> dict[str, ArrayHeader]:
             # of members with one name the last counts, as for NumPy
             by_name = {info.filename: info for info in members if info.filename.endswith(".npy")}
             return {name[:-4]: _header(archive, info) for name, info in by_name.items()}
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, struct.error, EOFError) as error:
+    except ZIP_ERRORS as error:
         raise ValueError(f"not an .npz archive: {error}") from None
 
 
