@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
-from medcore.data.labels import UnclearMask, targets
+from medcore.data.intensities import picture
+from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, targets
 from medcore.data.names import natural_key
 from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
 from medcore.data.readers import list_folder, stem
 from medcore.data.splits import Splits, read_splits, saved_file
-from medcore.data.windows import NO_RULES, ReadingRules, picture
+from medcore.data.windows import window_of
 from medcore.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ def load_image_set(
     seed: int = 0,
     save_splits: Path | None = None,
     deal_splits: bool = True,
-    rules: ReadingRules = NO_RULES,
+    rules: MaskRules = AS_THE_FILE_SAYS,
 ) -> tuple[ImageSet, list[Skipped]]:
     """Read one split of several data folders into memory.
 
@@ -101,7 +102,8 @@ def load_image_set(
             seed for calibration images must not move an image from the reported half into the searched one.
         save_splits: Folder that keeps such splits (see `splits.saved_file`). Without it, dealing a split out causes a
             logged warning, because nothing ties it to the split that others have seen.
-        rules: Which of a mask's labels are the object, which count nowhere, what is a sample, and the windows of scans.
+        rules: Which of a mask's labels are the object, which count nowhere, and what is a sample. `ReadingRules` have
+            the windows of scans too.
         deal_splits: False makes a split that is neither in the folder's manifest nor in `save_splits` an error.
 
     Returns:
@@ -240,7 +242,7 @@ def _without_slices(broken: Sequence[Skipped], samples: Sequence[Sample]) -> lis
     return kept
 
 
-def _decode(reader: Reader, sample: Sample, *, size: int, rules: ReadingRules) -> _Outcome:
+def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _Outcome:
     """Read a sample and resize it; return its objects, and why it or some of them cannot be used.
 
     Raises:
@@ -267,7 +269,7 @@ def _decode(reader: Reader, sample: Sample, *, size: int, rules: ReadingRules) -
         raise DataError(f"{sample.mask}: {error}") from None
     if not objects:
         return [], [skip(sample.mask, "mask without foreground")]
-    shown = picture(reading.image, rules.window(sample.dataset))
+    shown = picture(reading.image, window_of(rules, sample.dataset))
     image, found, lost = to_square(shown, size), [], []
     for target in objects:
         mask, name = mask_to_square(target.mask, size, target.void), f"{sample.name}{target.suffix}"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from medcore.data.intensities import Intensities
     from medcore.data.labels import LabelMap
-    from medcore.data.windows import Intensities
 
 
 @dataclass(frozen=True)

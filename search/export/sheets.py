@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medcore.data.intensities import picture
 from medcore.data.load import UnreadableFile, list_folder, load_image_set
-from medcore.data.windows import picture
+from medcore.data.windows import window_of
 from medcore.errors import DataError, MedcoreError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
@@ -153,7 +154,7 @@ class Sheets:
         samples = {sample.name: sample for sample in listing.samples}
         sample = samples.get(name) or samples[name.rpartition("#")[0]]  # an object of an image
         try:
-            return np.asarray(picture(listing.reader.read(sample).image, self._rules.window(dataset)))
+            return np.asarray(picture(listing.reader.read(sample).image, window_of(self._rules, dataset)))
         except UnreadableFile as error:
             raise DataError(f"{error.path}: cannot be read any more ({error.reason})") from None
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from medcore.data.formats.volume import LARGEST_BYTES, required
-from medcore.data.windows import Intensities, Limits, usual_limits
+from medcore.data.intensities import Intensities, Limits, usual_limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

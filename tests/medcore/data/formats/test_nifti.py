@@ -14,9 +14,9 @@ import pytest
 from medcore.data.formats import volume
 from medcore.data.formats.nifti import NiftiFolders
 from medcore.data.formats.nifti_header import read_header
+from medcore.data.intensities import Intensities
 from medcore.data.load import load_image_set
 from medcore.data.readers import list_folder, reader_of, stem
-from medcore.data.windows import Intensities
 from medcore.errors import DataError
 from tests.support.image_files import image_folder
 from tests.support.volume_files import affine_of, nifti_folder, scan, write_nifti
