@@ -8,9 +8,11 @@ millimetres. The spacing is (x, y, z), the order of SimpleITK, with which the ch
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from medcore.data.formats.volume import Recent, Volume, finite_labels, reading, 
 from medcore.data.names import natural_key
 from medcore.data.reader import Listing, Reading, Sample, Skipped
 from medcore.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 IMAGES, LABELS = "imgs", "gts"
 _ENDING = ".npz"
@@ -165,7 +169,7 @@ def _load(image: Path, mask: Path) -> Volume:
         _count(headers, array_headers(mask) if mask != image else None)
         with np.load(image, allow_pickle=False) as archive:
             pixels = archive[IMAGES]
-            spacing = _spacing(archive["spacing"]) if "spacing" in headers else None
+            spacing = _spacing(image.parent, archive["spacing"]) if "spacing" in headers else None
     with reading(mask, "mask"), np.load(mask, allow_pickle=False) as archive:
         labels = finite_labels(archive[LABELS])
     if labels.ndim == 2:
@@ -173,9 +177,20 @@ def _load(image: Path, mask: Path) -> Volume:
     return Volume(pixels, labels, spacing=spacing)
 
 
-def _spacing(values: Any) -> tuple[float, float] | None:
+def _spacing(folder: Path, values: Any) -> tuple[float, float] | None:
     """Return rows and columns of a spacing (x, y, z) or (x, y); None if it is none."""
     sides = [float(value) for value in values.ravel()[:4]]
     if len(sides) not in (2, 3) or not all(isfinite(side) and side > 0 for side in sides):
         return None
+    if len(sides) == 3 and sides[1] == sides[2] != sides[0]:
+        _warn_of_order(folder)
     return sides[1], sides[0]
+
+
+@cache
+def _warn_of_order(folder: Path) -> None:
+    """Warn once of a spacing that looks like (z, y, x), because pixels of a slice are seldom longer than wide."""
+    logger.warning(
+        "%s: spacings are read as (x, y, z), but some look like (z, y, x); figures in mm are then wrong, so check them",
+        folder,
+    )

@@ -63,6 +63,13 @@ def test_a_volume_is_its_slices_with_the_spacing_of_rows_and_columns(tmp_path: P
     assert "without foreground" in entry.reason and "2 slices of 2 volumes" in entry.reason
 
 
+def test_a_spacing_that_looks_reversed_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_image_set([npz_folder(tmp_path / "usual", cases=2)], "all", 32)
+    assert not caplog.messages
+    images, _ = load_image_set([npz_folder(tmp_path / "s", cases=2, spacing=(5.0, 0.7, 0.7))], "all", 32)
+    assert len(caplog.messages) == 1 and "(z, y, x)" in caplog.messages[0] and images.spacing(0) == (0.7, 5.0)
+
+
 def test_numbers_of_more_than_8_bits_are_measured_values(tmp_path: Path) -> None:
     values, labels = scan(3)
     write(tmp_path / "s", "3DBox_CT_1", imgs=values, gts=labels)
