@@ -63,7 +63,10 @@ def npz_folder(root: Path, cases: int = 4, spacing: tuple[float, float, float] =
 
 
 def dicom_file(path: Path, values: np.ndarray, **fields: Any) -> Path:
-    """Write a picture of 16 bits, or of 8 with colours, as pydicom does; `fields` are added."""
+    """Write grey values (height, width) or (frames, height, width), or RGB if the photometric interpretation says so.
+
+    `fields` are added or replace others.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = fields.get("SOPClassUID", CTImageStorage)
@@ -72,9 +75,9 @@ def dicom_file(path: Path, values: np.ndarray, **fields: Any) -> Path:
     data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     data.Modality, data.PatientName, data.PatientID = "CT", "Doe^Jane", fields.pop("PatientID", path.parent.name)
-    colours = values.ndim == 3 and values.shape[-1] == 3
+    colours = fields.get("PhotometricInterpretation") == "RGB"
     data.Rows, data.Columns = values.shape[:2] if colours else values.shape[-2:]
-    data.SamplesPerPixel, data.PhotometricInterpretation = (3, "RGB") if colours else (1, "MONOCHROME2")
+    data.SamplesPerPixel, data.PhotometricInterpretation = 3 if colours else 1, "MONOCHROME2"
     if colours:
         data.PlanarConfiguration = 0
     elif values.ndim == 3:

@@ -75,7 +75,7 @@ def test_without_a_window_percentiles_count_and_monochrome1_is_inverted(tmp_path
 
 
 def test_colours_frames_and_signed_values(tmp_path: Path) -> None:
-    folder = one(tmp_path / "rgb", noise(0, 24, 20), spot())
+    folder = one(tmp_path / "rgb", noise(0, 24, 20), spot(), PhotometricInterpretation="RGB")
     listing = list_folder(folder)
     assert (np.asarray(listing.reader.read(listing.samples[0]).image) == noise(0, 24, 20)).all()
     values, labels = scan(5)
