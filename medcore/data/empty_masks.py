@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medcore.data.formats.intensities import picture
 from medcore.data.imagefile import mask_to_square, to_square
 from medcore.data.imageset import ImageSet
-from medcore.data.intensities import picture
 from medcore.data.labels import AS_THE_FILE_SAYS, targets
 from medcore.data.reader import Reading, Sample, UnreadableFile
 from medcore.data.readers import list_folder

@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medcore.data.formats.intensities import picture
+from medcore.data.formats.windows import window_of
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
-from medcore.data.intensities import picture
 from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, targets
 from medcore.data.names import natural_key
 from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
 from medcore.data.readers import list_folder, stem
 from medcore.data.splits import Splits, read_splits, saved_file
-from medcore.data.windows import window_of
 from medcore.errors import DataError
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from medcore.data.intensities import Intensities
+    from medcore.data.formats.intensities import Intensities
     from medcore.data.labels import LabelMap
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medcore.data.intensities import picture
+from medcore.data.formats.intensities import picture
+from medcore.data.formats.windows import window_of
 from medcore.data.load import UnreadableFile, list_folder, load_image_set
-from medcore.data.windows import window_of
 from medcore.errors import DataError, MedcoreError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam

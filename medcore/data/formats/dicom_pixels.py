@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from medcore.data.formats.intensities import Intensities, Limits, usual_limits
 from medcore.data.formats.volume import LARGEST_BYTES, required
-from medcore.data.intensities import Intensities, Limits, usual_limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

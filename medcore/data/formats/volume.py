@@ -133,7 +133,7 @@ class Volume:
         import numpy as np
         from PIL import Image
 
-        from medcore.data.intensities import Intensities
+        from medcore.data.formats.intensities import Intensities
         from medcore.data.labels import LabelMap
 
         values = np.ascontiguousarray(self.stored[index])
@@ -149,7 +149,7 @@ class Volume:
     @cached_property
     def limits(self) -> tuple[float, float]:
         """Return the darkest and the brightest value without a window of the user, of the whole volume."""
-        from medcore.data.intensities import usual_limits
+        from medcore.data.formats.intensities import usual_limits
 
         return usual_limits(self.stored, self.slope, self.offset)
 

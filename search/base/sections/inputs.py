@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medcore.data.formats.windows import PRESETS, ReadingRules, Window, check_window
 from medcore.data.labels import Objects
-from medcore.data.windows import PRESETS, ReadingRules, Window, check_window
 from search.base.sections.fields import Expanded, PathField, Section, as_saved_before
 
 

@@ -21,10 +21,10 @@ from pydicom.uid import (
 
 from medcore.data.formats.dicom import DicomFolders
 from medcore.data.formats.dicom_header import read_header
-from medcore.data.intensities import Intensities, picture
+from medcore.data.formats.intensities import Intensities, picture
+from medcore.data.formats.windows import ReadingRules
 from medcore.data.load import load_image_set
 from medcore.data.readers import list_folder, reader_of
-from medcore.data.windows import ReadingRules
 from medcore.errors import DataError
 from tests.support.image_files import noise
 from tests.support.volume_files import dicom_file, dicom_folder, scan

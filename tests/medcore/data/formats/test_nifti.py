@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from medcore.data.formats import volume
+from medcore.data.formats.intensities import Intensities
 from medcore.data.formats.nifti import NiftiFolders
 from medcore.data.formats.nifti_header import read_header
-from medcore.data.intensities import Intensities
 from medcore.data.load import load_image_set
 from medcore.data.readers import list_folder, reader_of, stem
 from medcore.errors import DataError

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from medcore.data.formats import volume
+from medcore.data.formats.intensities import Intensities
 from medcore.data.formats.npz import NpzFolders, modality_of
-from medcore.data.intensities import Intensities
+from medcore.data.formats.windows import ReadingRules
 from medcore.data.load import load_image_set, to_square
 from medcore.data.readers import is_data_folder, list_folder, reader_of
-from medcore.data.windows import ReadingRules
 from medcore.errors import DataError
 from tests.support.image_files import noise
 from tests.support.volume_files import npz_folder, scan

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medcore.data.intensities import Intensities
+from medcore.data.formats.intensities import Intensities
+from medcore.data.formats.windows import ReadingRules
 from medcore.data.load import load_image_set
 from medcore.data.reader import Listing
 from medcore.data.readers import list_folder
-from medcore.data.windows import ReadingRules
 from medcore.errors import MedcoreError
 from tests.support.volume_files import affine_of, dicom_file
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from medcore.data.intensities import Intensities, picture, usual_limits
-from medcore.data.windows import PRESETS, ReadingRules
+from medcore.data.formats.intensities import Intensities, picture, usual_limits
+from medcore.data.formats.windows import PRESETS, ReadingRules
 from search.base.sections.inputs import DataConfig
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medcore.data.windows import PRESETS, Window
+from medcore.data.formats.windows import PRESETS, Window
 
 #: The darkest and the brightest value.
 Limits = tuple[float, float]
