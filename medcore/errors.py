@@ -110,10 +110,10 @@ def brief(error: object, *, first: int | None = None, last: int | None = None) -
 
 
 def shown(text: object, most: int = 80) -> str:
-    """Return a text from a file without control characters, and cut if it is longer than `most` letters."""
+    """Return a text from a file as `printable` does, and cut if it is longer than `most` letters."""
     try:
         text = str(text)
     except ValueError:  # Python writes no whole number of thousands of digits
         text = type(text).__name__
-    plain = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
+    plain = printable(text[: most + 1])
     return plain if len(plain) <= most else plain[: most - 1] + "…"

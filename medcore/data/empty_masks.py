@@ -11,10 +11,10 @@ import numpy as np
 from medcore.data.formats.intensities import picture
 from medcore.data.imagefile import mask_to_square, to_square
 from medcore.data.imageset import ImageSet
+from medcore.data.kept_splits import folder_splits
 from medcore.data.labels import AS_THE_FILE_SAYS, targets
 from medcore.data.reader import Reading, Sample, UnreadableFile
 from medcore.data.readers import list_folder
-from medcore.data.splits import read_splits, saved_file
 
 
 def empty_samples(
@@ -36,9 +36,7 @@ def empty_samples(
     found: list[ImageSet] = []
     for folder in folders:
         listing = list_folder(folder)
-        keep = None if save_splits is None else saved_file(folder, save_splits)
-        samples = [sample.name for sample in listing.samples]
-        chosen = set(read_splits(folder, samples, save_to=keep, deal=deal_splits).names[split])
+        chosen = set(folder_splits(folder, listing.samples, save_splits, deal=deal_splits).names[split])
         for sample in listing.samples:
             if sample.name not in chosen or (sample.dataset, sample.name) in known:
                 continue

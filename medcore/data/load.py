@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,11 +23,12 @@ from medcore.data.formats.intensities import picture
 from medcore.data.formats.windows import window_of
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
+from medcore.data.kept_splits import folder_splits
 from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, targets
 from medcore.data.names import natural_key
 from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
 from medcore.data.readers import list_folder, stem
-from medcore.data.splits import Splits, read_splits, saved_file
+from medcore.data.splits import Splits, read_splits
 from medcore.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -100,8 +101,8 @@ def load_image_set(
         per_dataset: At most so many readable images of each data set, chosen by `seed`; None takes all.
         seed: For this choice only. Splits that the folder's manifest does not have never depend on it, because another
             seed for calibration images must not move an image from the reported half into the searched one.
-        save_splits: Folder that keeps such splits (see `splits.saved_file`). Without it, dealing a split out causes a
-            logged warning, because nothing ties it to the split that others have seen.
+        save_splits: Folder that keeps such splits (see `medcore.data.kept_splits`). Without it, dealing a split out
+            causes a logged warning, because nothing ties it to the split that others have seen.
         rules: Which of a mask's labels are the object, which count nowhere, and what is a sample. `ReadingRules` have
             the windows of scans too.
         deal_splits: False makes a split that is neither in the folder's manifest nor in `save_splits` an error.
@@ -119,10 +120,9 @@ def load_image_set(
     places = _by_dataset(folders)
     for dataset, folder in places.items():
         listing = list_folder(folder)
-        keep = None if save_splits is None else saved_file(folder, Path(save_splits))
-        splits = read_splits(folder, [s.name for s in listing.samples], save_to=keep, deal=deal_splits)
+        splits = folder_splits(folder, listing.samples, save_splits, deal=deal_splits)
         if split not in splits.names:
-            raise _no_such_split(folder, split, splits.names, keep)
+            raise _no_such_split(folder, split, splits, save_splits)
         if split in splits.fleeting:
             dealt.append(str(folder))
         wanted, left_out = _of_split(dataset, listing, splits, split)
@@ -143,10 +143,12 @@ def load_image_set(
     return _assemble(decoded, size), skipped
 
 
-def _no_such_split(folder: Path, split: str, names: Iterable[str], keep: Path | None) -> DataError:
+def _no_such_split(folder: Path, split: str, splits: Splits, place: Path | None) -> DataError:
     """Build the error for a split that neither the folder's manifest nor the saved splits have."""
-    hint = f"; there are no saved splits {keep}" if keep is not None and not keep.is_file() else ""
-    return DataError(f"{folder}: no split '{split}'; known are {', '.join(sorted(names))}{hint}")
+    hint = ""
+    if place is not None and not any(file.parent == Path(place) for file in splits.files):
+        hint = f"; there are no saved splits of its images in {place}"
+    return DataError(f"{folder}: no split '{split}'; known are {', '.join(sorted(splits.names))}{hint}")
 
 
 def _by_dataset(folders: Sequence[Path]) -> dict[str, Path]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
-
-#: Digits of a number that count. A manifest may hold names of thousands of digits, which Python reads no number from.
-_DIGITS = 1000
+import unicodedata
 
 
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+def natural_key(name: str) -> tuple[tuple[int, int, str, str], ...]:
     """Return a sorting key that reads runs of digits as numbers.
 
-    `f2` then comes before `f10`.
+    `f2` then comes before `f10`. A run may have any length.
     """
     pieces = re.split(r"(\d+)", name)
-    return tuple((0, int(piece[:_DIGITS]), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece)
+    return tuple((0, *_number(piece), piece) if piece.isdecimal() else (1, 0, "", piece) for piece in pieces if piece)
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """Return what compares like the number of a run of digits: how many there are, and which."""
+    plain = digits if digits.isascii() else "".join(str(unicodedata.decimal(digit)) for digit in digits)
+    plain = plain.lstrip("0")
+    return len(plain), plain

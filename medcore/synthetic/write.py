@@ -15,7 +15,8 @@ from PIL import Image
 from scipy import ndimage
 
 from medcore.data.image_folders import IMAGES, MASKS
-from medcore.data.splits import FILE_NAME, FRACTIONS, make_splits, save_manifest
+from medcore.data.split_files import FILE_NAME, SplitFile, write_split_file
+from medcore.data.splits import FRACTIONS, make_splits
 from medcore.errors import ConfigError, StorageError
 from medcore.files import replacing
 from medcore.models.spec import DecoderSpec
@@ -109,7 +110,7 @@ def write_folder(root: Path, domain: str, n: int, size: int, seed: int) -> Path:
                 _save_png(root / kind / f"{name}.png", picture)
     except OSError as error:
         raise StorageError(f"{root}: cannot write synthetic images ({error}); choose another folder") from None
-    save_manifest(root / FILE_NAME, make_splits(names, FRACTIONS, seed))
+    write_split_file(root / FILE_NAME, SplitFile(make_splits(names, FRACTIONS, seed)))
     return root
 
 

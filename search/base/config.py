@@ -6,7 +6,9 @@ Only `search.commands` reads a whole `Config`; everything else gets a section of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +97,12 @@ class Config(Section):
         return write_yaml(self.model_dump(mode="json"))
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, *, follow: bool = True) -> Config:
     """Read and validate a configuration.
+
+    Args:
+        path: The file.
+        follow: Whether the paths follow a study that has moved, if the file is the copy in its folder.
 
     Raises:
         MedcoreError: One line that names every faulty key with its reason.
@@ -107,6 +113,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: no such configuration file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections (study, model, data, …)")
+    if follow and path.name == "config.yaml" and (path.parent / "study.json").is_file():
+        values = at_home(values, path.parent)
     return validate(values, str(path))
 
 
@@ -134,6 +142,49 @@ def saved_config(values: Mapping[str, Any], where: str, *sections: str) -> Confi
     """
     names = ("study", "output", "seed", "model", "data", *sections)
     return validate({name: values[name] for name in names if name in values}, where)
+
+
+def at_home(values: Mapping[str, Any], study: Path) -> dict[str, Any]:
+    """Return a study's saved configuration for the place where the study is now.
+
+    Its `output` and `study` name that place. Any other path in it that leads nowhere is replaced by the one at the same
+    place relative to the study, if there is something: checkpoints and images mostly move together with the study.
+
+    Args:
+        study: The study's folder.
+        values: `config.yaml` as plain values, possibly of an older version.
+    """
+    found, here = deepcopy(dict(values)), study.resolve()
+    output, name = values.get("output"), values.get("study")
+    if not isinstance(output, str) or not isinstance(name, str) or not Path(output).is_absolute():
+        return found  # no search has written this
+    was = Path(output) / name
+    if was == here or was.resolve() == here:
+        return found
+    found["output"], found["study"] = str(here.parent), here.name
+    for section, key in _places(found):
+        path = section[key]
+        if isinstance(path, str) and not Path(path).exists():
+            near = Path(os.path.normpath(here / os.path.relpath(path, was)))
+            section[key] = str(near) if near.exists() else path
+    return found
+
+
+def _places(values: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield each list or mapping that holds a path, with the path's position."""
+    model, data = values.get("model"), values.get("data")
+    if isinstance(model, dict):
+        yield from ((model, key) for key in ("base", "adapted") if key in model)
+        if str(model.get("architecture")).endswith(".json"):
+            yield model, "architecture"
+    folders = data.get("folders") if isinstance(data, dict) else None
+    if isinstance(folders, list):
+        yield from ((folders, index) for index in range(len(folders)))
+    schedule = values.get("schedule")
+    stages = schedule.get("stages") if isinstance(schedule, dict) else None
+    for section in (values.get("budget"), values.get("search"), *(stages if isinstance(stages, list) else ())):
+        if isinstance(section, dict) and section.get("times") is not None:
+            yield section, "times"
 
 
 def override(config: Config, *, trials: int | None, name: str | None, tracking_uri: str | None) -> Config:

@@ -1,12 +1,18 @@
-"""The files that a search writes before its first trial: the configuration and `study.json`."""
+"""The files that a search writes before its first trial: configuration, hashes of its inputs, and `study.json`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
+from medcore.models.checkpoint import file_hash
+from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import metrics
 from medcore.quality.time_table import read_time_table, write_time_table
 from results.stats.labels import base_name
@@ -18,8 +24,11 @@ from search.base.logins import hide_login
 from search.base.objectives import reference_point
 from search.base.provenance import git_revision, machine
 from search.base.sections.training import FinetuneConfig
+from search.study.identity import Identity, image_rows, read_identity, require_same_images, write_identity
 from search.study.inputs import adapted_model, dense_metrics
 from search.trials.ledger import all_issued
+
+logger = logging.getLogger(__name__)
 
 #: Settings that may differ when a study is resumed. They change how trials run, not what they mean.
 _MAY_CHANGE = {
@@ -30,7 +39,11 @@ _MAY_CHANGE = {
     "search.gpus_per_trial",
     "search.memory_per_trial",
     "search.retries",
-    # its content may not: see `_keep_times`
+    # where a study and its inputs are; the content of these may not change: see `_require_same_files`, `_keep_times`
+    # and `keep_images`
+    "study",
+    "output",
+    "data.folders",
     "search.times",
     "tracking.uri",
     # no trial reads these
@@ -38,19 +51,23 @@ _MAY_CHANGE = {
     *(f"finetune.{name}" for name in FinetuneConfig.model_fields),
 }
 
+#: Stands for a file in comparisons of configurations.
+_FILE = "a file"
+
 
 def open_study(config: Config, resume: bool) -> None:
     """Create a study's folder, or check that it is the study to resume.
 
-    A new folder gets the resolved configuration, and a copy of the table of measured times if there is one.
+    A new folder gets the resolved configuration, and a copy of the table of measured times if there is one. A study
+    and its inputs may have moved; what they hold must be the same.
 
     Args:
         config: The study's configuration.
         resume: Whether the study may have trials.
 
     Raises:
-        MedcoreError: The study has trials and `resume` is false, its configuration or the content of its table is
-            another one, or the table does not fit the model.
+        MedcoreError: The study has trials and `resume` is false, its configuration or the content of a model or table
+            is another one, or the table does not fit the model.
     """
     path = config.folder / "config.yaml"
     if path.is_file() and all_issued(config.folder):
@@ -58,15 +75,43 @@ def open_study(config: Config, resume: bool) -> None:
             raise ConfigError(
                 f"{config.folder}: this study exists; add --resume to continue it, or choose another --name"
             )
-        saved = load_config(path)
-        if changed := sorted(_differences(saved.model_dump(), config.model_dump()) - _MAY_CHANGE):
+        saved = load_config(path, follow=False)
+        changed = sorted(_differences(_settings(saved), _settings(config)) - _MAY_CHANGE)
+        if changed := changed or _other_folders(config, saved):
             raise ConfigError(
                 f"{path}: cannot resume, the configuration has changed in {', '.join(changed)}; "
                 "undo that or start a new study with --name"
             )
+        _require_same_files(config, saved)
+        _keep_times(config)
+        return
     make_folder(config.folder / "trials")
     _keep_times(config)
+    write_identity(config.folder, Identity(_hashes(config)))
     write_by_rename(path, hide_login(config.to_yaml()).encode())
+
+
+def keep_images(config: Config, images: Mapping[str, ImageSet]) -> None:
+    """Record which images a study uses, or check that they are those of its first start.
+
+    The configuration is saved again, because a study that is resumed may have moved.
+
+    Args:
+        config: The study's configuration.
+        images: Images by purpose.
+
+    Raises:
+        MedcoreError: Images were added to those that the study uses, removed, or changed.
+    """
+    known, folders = read_identity(config.folder), tuple(map(str, config.data.folders))
+    files = known.files or _hashes(config)  # `open_study` has compared them
+    now = Identity(files, folders, {purpose: image_rows(each) for purpose, each in images.items()})
+    if known.images and all_issued(config.folder):
+        require_same_images(config.folder, known, now)
+        now = dataclasses.replace(now, folders=known.folders, images={**now.images, **known.images})
+    if now != known:
+        write_identity(config.folder, now)
+    write_by_rename(config.folder / "config.yaml", hide_login(config.to_yaml()).encode())
 
 
 def describe(config: Config, images: ImageSet) -> None:
@@ -139,6 +184,81 @@ def _keep_times(config: Config) -> None:
             "new study with --name"
         )
     write_time_table(kept, table)
+
+
+def _files(config: Config) -> Iterator[tuple[str, Path]]:
+    """Yield the files that trials are computed from, by their keys; `search.times` has a copy in the study."""
+    yield "model.base", config.model.base
+    yield "model.adapted", config.model.adapted
+    budgets = {"budget": config.budget}
+    budgets |= {f"schedule.stages.{number}": stage for number, stage in enumerate(config.schedule.stages)}
+    yield from ((f"{name}.times", budget.times) for name, budget in budgets.items() if budget.times is not None)
+
+
+def _hashes(config: Config) -> dict[str, str]:
+    """Return the SHA-256 of each file, and of the architecture, which a file next to the model may describe."""
+    arch = ModelSpec.dense(adapted_model(config.model).arch).to_json()
+    return {key: file_hash(path) for key, path in _files(config) if path.exists()} | {
+        "model.architecture": hashlib.sha256(arch.encode()).hexdigest()
+    }
+
+
+def _require_same_files(config: Config, saved: Config) -> None:
+    """Check that the files of a resumed study hold what they held at its start.
+
+    A study of an earlier version has no hashes. Its files count as the same if they have not moved, or if the file in
+    the old place is the same; if that is gone, a warning says so.
+
+    Raises:
+        MedcoreError: They hold something else, or a file is missing.
+    """
+    known, now, old = read_identity(config.folder).files, _hashes(config), dict(_files(saved))
+    changed: list[str] = []
+    for key, path in _files(config):
+        was = old.get(key, path)
+        before = known.get(key)
+        if before is None and was != path:
+            if was.is_file():
+                before = file_hash(was)
+            else:
+                logger.warning("%s: %s is gone and the study has no hash of it; %s counts as the same", key, was, path)
+        if before is not None and before != now.get(key, before):
+            place = str(path) if was == path else f"{was} -> {path}"
+            changed.append(f"{key} ({place}: {before[:8]} at the start, {now[key][:8]} now)")
+    architecture = known.get("model.architecture", now["model.architecture"])
+    if not changed and architecture != now["model.architecture"]:
+        changed.append("the architecture of model.adapted")
+    if changed:
+        raise ConfigError(
+            f"{config.folder}: cannot resume, other content than at the study's start in {', '.join(changed)}; "
+            "restore that or start a new study with --name"
+        )
+
+
+def _other_folders(config: Config, saved: Config) -> list[str]:
+    """Return the key of the data folders if a study of an earlier version, without hashes, had others.
+
+    Folders that have moved count as the same if they keep their names. A warning says so.
+    """
+    old, new = saved.data.folders, config.data.folders
+    if old == new or read_identity(config.folder).images:
+        return []
+    if [folder.name for folder in old] != [folder.name for folder in new]:
+        return ["data.folders"]
+    for was, folder in zip(old, new, strict=True):
+        if was != folder:
+            logger.warning("the study has no hashes of the images in %s; those in %s count as the same", was, folder)
+    return []
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Return the configuration with one word for each file that is compared by its content."""
+    values = config.model_dump()
+    values["model"] = dict.fromkeys(values["model"], _FILE)
+    for budget in (values["budget"], *values["schedule"]["stages"]):
+        if budget["times"] is not None:
+            budget["times"] = _FILE
+    return values
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> set[str]:

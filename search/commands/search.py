@@ -15,7 +15,7 @@ from search.base.device import release_memory
 from search.base.lock import only_driver
 from search.base.provenance import git_revision, machine
 from search.base.samplers import SamplerSettings
-from search.commands.open_study import describe, open_study
+from search.commands.open_study import describe, keep_images, open_study
 from search.commands.sections import job_resources, study_jobs, trial_settings
 from search.driver import preflight
 from search.driver.job import Execution, Hooks, SearchJob, Task
@@ -139,9 +139,10 @@ def _prepare(config: Config, report: Report | None) -> Shared:
     start = adapted_model(config.model).spec
     check_warm_starts(settings.search, start, settings.prices)
     check_fractions(settings, start)
-    images = search_images(config.datasets, arch.img_size)
+    images, jobs = search_images(config.datasets, arch.img_size), study_jobs(config)
+    keep_images(config, {"search": images, "calibration": jobs.scoring.calibration, "recovery": jobs.teacher.images})
     describe(config, images)
-    shared = prepare(settings, study_jobs(config), images, report)
+    shared = prepare(settings, jobs, images, report)
     release_memory()
     return shared
 

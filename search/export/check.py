@@ -18,6 +18,7 @@ from medcore.models.sam import MedSam
 from medcore.quality.evaluate import masks_of
 from medcore.quality.metrics import iou
 from medcore.synthetic.write import make
+from search.study.saved import values_here
 
 #: How many images are compared, and the least IoU of the two masks of any of them.
 IMAGES, LEAST_IOU = 20, 0.999
@@ -51,7 +52,8 @@ def check_images(study: Path, config: Mapping[str, Any], size: int) -> CheckImag
         size: Side of the model's square in pixels.
     """
     try:
-        folders, split = [Path(folder) for folder in config["data"]["folders"]], config["data"]["search_split"]
+        data = values_here(study, config)["data"]
+        folders, split = [Path(folder) for folder in data["folders"]], data["search_split"]
         images, _ = load_image_set(
             folders,
             split,

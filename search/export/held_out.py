@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from medcore.data.load import ImageSet
-from medcore.errors import ConfigError, MedcoreError
+from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from medcore.models.architectures import spec_from_json
 from medcore.models.checkpoint import file_hash, load, read_info
 from medcore.quality.evaluate import evaluate, summarise
@@ -29,6 +29,7 @@ from results.store.held_out import (
 )
 from search.base.device import best_device
 from search.base.provenance import git_revision
+from search.study.identity import read_identity
 from search.study.inputs import load_split
 from search.study.saved import SavedStudy, require_apart, saved_study
 
@@ -79,6 +80,7 @@ def held_out(study: Path, values: Mapping[str, Any], candidate: Candidate, say: 
     own, table = images_held_out.measured(candidate)
     dense, dense_table = None, None
     try:
+        _require_same_model(study, saved.model.adapted)
         unpruned = Candidate(saved.model.adapted, architecture=saved.model.architecture)
         dense, dense_table = images_held_out.measured(unpruned)
     except MedcoreError as error:
@@ -192,6 +194,17 @@ def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[S
     require_apart(saved.datasets, section.report_split, section.search_split, section.calibration_split)
     size = spec_from_json(read_info(checkpoint)["spec"]).arch.img_size
     return saved, load_split(saved.datasets, section.report_split, size, deal_splits=False)
+
+
+def _require_same_model(study: Path, adapted: Path) -> None:
+    """Check that a study's unpruned model is still the file that the study began with, if the study has its hash.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    known = read_identity(study).files.get("model.adapted")
+    if known is not None and known != file_hash(adapted):
+        raise CheckpointError(f"{adapted}: holds another model than at the start of {study}; restore that file")
 
 
 def _fingerprint(images: ImageSet) -> str:

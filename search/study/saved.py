@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medcore.data.load import list_folder, read_splits
-from medcore.data.splits import saved_file
+from medcore.data.kept_splits import folder_splits
+from medcore.data.readers import list_folder
 from medcore.errors import ConfigError, DataError
-from search.base.config import Config, saved_config
+from search.base.config import Config, at_home, saved_config
 from search.base.sections.fields import Section
 from search.base.sections.inputs import Datasets, ModelConfig
 from search.base.sections.training import FinetuneConfig
@@ -63,6 +63,14 @@ def saved_study(study: Path, values: Mapping[str, Any]) -> SavedStudy:
     return SavedStudy(config.model, replace(config.datasets, splits=splits) if splits.is_dir() else config.datasets)
 
 
+def values_here(study: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study's saved configuration with paths that follow a study which has moved.
+
+    The arguments are those of `saved_study`.
+    """
+    return at_home(values, study)
+
+
 def saved_finetune(study: Path, values: Mapping[str, Any]) -> FinetuneConfig:
     """Return a study's settings of a training at full length.
 
@@ -78,7 +86,7 @@ def _config(study: Path, values: Mapping[str, Any], *sections: str) -> Config:
     where = study / "config.yaml"
     if not values:
         raise ConfigError(f"{where} is missing or corrupt")
-    return saved_config(values, str(where), *sections)
+    return saved_config(at_home(values, study), str(where), *sections)
 
 
 def require_apart(datasets: Datasets, split: str, *others: str) -> None:
@@ -88,8 +96,7 @@ def require_apart(datasets: Datasets, split: str, *others: str) -> None:
         MedcoreError: It does, or a data folder is missing.
     """
     for folder in datasets.section.folders:
-        names = [sample.name for sample in list_folder(folder).samples]
-        parts = read_splits(folder, names, save_to=saved_file(folder, datasets.splits), deal=False).names
+        parts = folder_splits(folder, list_folder(folder).samples, datasets.splits, deal=False).names
         for other in others:
             if common := set(parts.get(split, ())) & set(parts.get(other, ())):
                 raise DataError(f"{folder}: {len(common)} images of split '{split}' are in '{other}' too")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from medcore.errors import TrackingError
+from search.tracking.mlflow_moved import settle
 from search.tracking.mlflow_records import ModelFolder, ModelVersion, NewRun, Run
 from search.tracking.mlflow_settings import mlflow_errors, mlflow_settings
 from search.tracking.note import ARTIFACTS
@@ -46,7 +47,12 @@ class Server:
         _import()
         with self._request():
             from mlflow import MlflowClient
+            from mlflow.tracking._tracking_service import utils
 
+            if (database := _database(uri)) is not None:
+                settle(database)
+                # MLflow remembers places of files by run, and a copy of a study has the same runs
+                getattr(utils, "_artifact_repos_cache", {}).clear()
             self._client = MlflowClient(tracking_uri=uri)
 
     @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from medcore.data.splits import save_manifest
+from medcore.data.split_files import SplitFile, write_split_file
 from medcore.errors import MedcoreError, StorageError
 from medcore.files import cannot_write, is_locked, locked, refuse_links, refuse_links_below, replacing
 from medcore.models.checkpoint import save
@@ -79,7 +79,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "checkpoint": lambda path: save(path, tiny_model()),
     "score table": lambda path: random_table().save(path),
     "sums": lambda path: CalibrationSums.zeros(tiny_model(), (0.0,)).save(path),
-    "splits": lambda path: save_manifest(path, {"train": [f"image {number}" for number in range(20)]}),
+    "splits": lambda path: write_split_file(path, SplitFile({"train": [f"image {n}" for n in range(20)]})),
     "row": lambda path: write_by_rename(path, 200 * b" "),
 }
 

@@ -113,10 +113,27 @@ def test_study_that_exists_is_not_overwritten(searched: Path) -> None:
     assert "--resume" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_finished_study_resumes_without_running_anything(searched: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/row.json")}
-    assert medcore("search", searched.parents[1] / "tiny.yaml", "--resume").returncode == 0
-    assert before == {path: path.stat().st_mtime_ns for path in searched.glob("trials/*/row.json")}
+def test_finished_study_resumes_elsewhere_without_running_anything(searched: Path) -> None:
+    """The whole project has moved, and the study's own copy of the configuration starts it."""
+    old, new = searched.parents[1], searched.parents[1].with_name("moved")
+
+    def written() -> dict[str, int]:
+        files = [
+            *searched.glob("trials/*/row.json"),
+            *searched.parent.glob("cache/*"),
+            *searched.parent.glob("splits/*"),
+        ]
+        return {str(path): path.stat().st_mtime_ns for path in files if path.suffix != ".lock"}
+
+    before = written()
+    old.rename(new)
+    result = medcore("search", new / "runs" / "tiny" / "config.yaml", "--resume")
+    kept = medcore("evaluate", new / "adapted.safetensors", "--data", new / "polyps", "--split", "val/report",
+                   "--splits", new / "runs" / "splits")  # fmt: skip
+    assert not old.exists()
+    new.rename(old)
+    assert (result.returncode, kept.returncode) == (0, 0), result.stderr + kept.stderr
+    assert before == written()
 
 
 def test_changed_configuration_cannot_be_resumed(searched: Path, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from medcore.data.load import list_folder, read_splits
-from medcore.data.splits import saved_file
+from medcore.data.kept_splits import folder_splits
+from medcore.data.readers import list_folder
 from medcore.errors import MedcoreError
 from medcore.quality.catalogue import shown
 from results.pages.report import HeldOutRow, Member
@@ -67,8 +67,7 @@ def data_sets(config: Config | None, images: pd.DataFrame) -> list[dict[str, str
 def _splits(folder: Path, saved: Path) -> dict[str, list[str]]:
     """Return the folder's splits without drawing any; none if the folder is absent."""
     try:
-        names = [sample.name for sample in list_folder(folder).samples]
-        return read_splits(folder, names, save_to=saved_file(folder, saved), deal=False).names
+        return folder_splits(folder, list_folder(folder).samples, saved, deal=False).names
     except MedcoreError:
         return {}
 

@@ -21,7 +21,7 @@ from results.store.front import front_of
 from results.store.study_info import StudyInfo, read_study_info
 from results.store.trial_row import TrialRow, row_of
 from results.store.trials import read_images, read_runs, read_study
-from search.base.config import Config, saved_config
+from search.base.config import Config, at_home, saved_config
 from search.base.logins import hide_login
 from search.commands.report.facts import Call, commands, data_sets, environment, held_out_rows, models
 from search.commands.report.render import Rendered, Rendering, render
@@ -174,7 +174,7 @@ def _config(folder: Path) -> tuple[Config | None, list[str]]:
     Other sections may be of another version.
     """
     try:
-        values = saved_values(folder)
+        values = at_home(saved_values(folder), folder)
         recovery = {"autocast": values.get("recovery", {}).get("autocast", False)}
         return saved_config(values | {"recovery": recovery}, str(folder / "config.yaml"), "recovery"), []
     except MedcoreError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,56 @@ def test_made_splits_are_disjoint_complete_and_in_blocks(count: int) -> None:
         for block in range(0, count, width):
             assert len({name in parts["val"] for name in names[block : block + width]}) == 1
     assert make_splits([], {"train": 1, "val": 1}, 0) == {"train": [], "val": []}
+
+
+def test_splits_without_groups_are_those_of_earlier_versions() -> None:
+    names = [f"f{i}" for i in range(130)]
+    assert make_splits(names[:12], {"train": 0.75, "val": 0.25}, 0) == {"train": names[3:12], "val": names[:3]}
+    assert make_splits(names[:9], {"train": 0.6, "val": 0.2, "test": 0.2}, 3) == {
+        "train": ["f0", "f1", "f6", "f7", "f8"],
+        "val": ["f4", "f5"],
+        "test": ["f2", "f3"],
+    }
+    for groups in (None, {}, dict.fromkeys(names, "")):
+        parts = make_splits(names, {"train": 0.75, "val": 0.25}, 0, groups)
+        assert parts["val"] == names[20:40] + names[80:100]
+        assert make_splits(names, {"a": 0.5, "b": 0.5}, 0, groups)["b"] == names[20:40] + names[80:130]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_groups_stay_whole(seed: int) -> None:
+    chance = random.Random(seed)
+    names = [f"{chance.choice(('', 'a', 'b '))}{i}" for i in chance.sample(range(1000), chance.randint(1, 120))]
+    many = chance.choice((1, 3, 10, 200))
+    groups = {name: f"p{chance.randrange(many)}" for name in names if chance.random() < chance.choice((0.3, 1))}
+    fractions = chance.choice(({"train": 0.75, "val": 0.25}, {"train": 0.6, "val": 0.2, "test": 0.2}, {"a": 1, "b": 1}))
+    parts = make_splits(names, fractions, seed, groups)
+    assert sorted(name for part in parts.values() for name in part) == sorted(names)
+    assert parts == make_splits(chance.sample(names, len(names)), fractions, seed, dict(reversed(groups.items())))
+    places: dict[str, set[str]] = {}
+    for split, part in parts.items():
+        for name in part:
+            places.setdefault(groups.get(name, f"alone {name}"), set()).add(split)
+    assert all(len(found) == 1 for found in places.values())
+    assert sum(map(bool, parts.values())) == min(len(fractions), len(places))
+
+
+def test_a_study_s_halves_keep_groups_whole_and_a_manifest_that_does_not_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"case{i // 4}_slice{i % 4}" for i in range(80)]
+    groups = {name: name.partition("_")[0] for name in names}
+    parts = read_splits(tmp_path, names, groups=groups).names
+    for one in ("train", "val/search", "val/report"):
+        assert parts[one]
+        for other in {"train", "val/search", "val/report"} - {one}:
+            assert not {groups[name] for name in parts[one]} & {groups[name] for name in parts[other]}
+    assert not caplog.records
+    (tmp_path / "splits.json").write_text(json.dumps({"train": names[:41], "val": names[41:]}))
+    for _ in range(2):
+        read_splits(tmp_path, names, groups=groups)
+    (record,) = caplog.records
+    assert "1 groups, such as 'case10'" in record.getMessage() and str(tmp_path) in record.getMessage()
 
 
 def test_derived_halves_and_their_file(tmp_path: Path) -> None:

@@ -147,3 +147,29 @@ def test_shipped_configurations_are_valid(path: Path, monkeypatch: pytest.Monkey
     for name in ("MEDCORE_SHARED", "MEDCORE_DEMO", "SAM_CHECKPOINT", "MEDSAM_CHECKPOINT", "POLYPS"):
         monkeypatch.setenv(name, "/somewhere")
     assert isinstance(load_config(path), Config)
+
+
+def test_the_paths_of_a_study_s_copy_follow_the_study(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "mounted" / "elsewhere"
+    far = tmp_path / "far"
+    for place in (new / "kv", new / "runs" / "s" / "trials", far):
+        place.mkdir(parents=True)
+    (new / "general.safetensors").write_text("")
+    values = {
+        "study": "s",
+        "output": str(old / "runs"),
+        "model": {"base": str(old / "general.safetensors"), "adapted": str(old / "gone.safetensors")},
+        "data": {"folders": [str(old / "kv"), str(far)]},
+    }
+    (new / "runs" / "s" / "config.yaml").write_text(yaml.safe_dump(values))
+    assert load_config(new / "runs" / "s" / "config.yaml").output == old / "runs"  # a folder of the user's own
+    (new / "runs" / "s" / "study.json").write_text("{}")
+    config = load_config(new / "runs" / "s" / "config.yaml")
+    assert config.folder == new / "runs" / "s" and config.model.base == new / "general.safetensors"
+    assert config.model.adapted == old / "gone.safetensors"  # which is named in the error
+    assert config.data.folders == (new / "kv", far)
+    assert load_config(new / "runs" / "s" / "config.yaml", follow=False).output == old / "runs"
+    (new / "mine.yaml").write_text(yaml.safe_dump(values))
+    assert load_config(new / "mine.yaml").output == old / "runs"
+    (old / "kv").mkdir(parents=True)  # a copy reads what its configuration says
+    assert load_config(new / "runs" / "s" / "config.yaml").data.folders[0] == old / "kv"

@@ -36,6 +36,7 @@ from search.commands.export import export as run
 from search.commands.report.report import report
 from search.commands.sync import sync
 from search.export import held_out
+from search.study.identity import Identity, write_identity
 from search.study.training_job import train_settings
 from search.tracking.mlflow_tracker import MlflowTracker
 from search.tracking.tracker import Destination
@@ -169,6 +170,12 @@ def test_what_cannot_be_measured_is_said(
     card = (tmp_path / "best.card.md").read_text(encoding="utf-8")
     assert "it was not measured" in card and reason in card
     assert read_measurements(study) == [] and "report/dice" not in read_study(study)
+
+
+def test_another_unpruned_model_is_not_measured(study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_identity(study, Identity({"model.adapted": "0" * 64}))
+    row, _ = export(study, tmp_path / "m.safetensors")
+    assert "holds another model than at the start" in caplog.text and own_columns(study, row.trial_id)
 
 
 def test_without_a_look_only_what_is_known_is_told(study: Path, tmp_path: Path) -> None:

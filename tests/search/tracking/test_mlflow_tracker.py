@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
@@ -13,7 +15,7 @@ from search.base.lock import only_driver
 from search.commands.sync import sync
 from search.tracking.points import run_name
 from tests.support.studies.tracked_study import add_trial, make_study
-from tests.support.studies.tracking import children, parents, started
+from tests.support.studies.tracking import children, mlflow_tracker, parents, started
 
 
 def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
@@ -55,6 +57,15 @@ def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
     files = {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
     assert files == {"config.yaml", "front.csv", "front.html", "images.parquet", "study.json", "trials.parquet"}
     assert (folder / "mlartifacts").is_dir()
+
+    moved = folder.rename(tmp_path / "its new place")
+    mlflow_tracker(moved).attach({"notes.txt": moved / "config.yaml"})
+    uri = f"sqlite:///{tmp_path / 'new.db'}"
+    shutil.copyfile(moved / "mlflow.db", tmp_path / "new.db")
+    (parent,) = parents(uri)
+    assert unquote(parent.info.artifact_uri).startswith(f"file://{moved}/mlartifacts/")
+    assert {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)} == {*files, "notes.txt"}
+    assert not folder.exists()
 
 
 def test_curves_of_a_study_that_is_sent_late_are_whole(tmp_path: Path, store: str) -> None:
