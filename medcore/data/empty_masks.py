@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medcore.data.formats.intensities import picture
 from medcore.data.imagefile import mask_to_square, to_square
 from medcore.data.imageset import ImageSet
 from medcore.data.kept_splits import folder_splits
@@ -50,8 +51,8 @@ def empty_samples(
 
 def _empty(sample: Sample, reading: Reading, size: int) -> ImageSet | None:
     """Return the sample if nothing of its mask is foreground in the square; None for any other."""
-    picture, labels = reading.image, reading.labels
-    if labels.values.shape != (picture.height, picture.width):
+    labels = reading.labels
+    if labels.values.shape != reading.image.size[::-1]:
         return None
     objects = targets(labels, AS_THE_FILE_SAYS)
     void = objects[0].void if objects else None
@@ -59,7 +60,7 @@ def _empty(sample: Sample, reading: Reading, size: int) -> ImageSet | None:
         return None
     truth = np.zeros(labels.values.shape, np.bool_)
     return ImageSet(
-        images=to_square(picture, size)[None],
+        images=to_square(picture(reading.image, None), size)[None],
         masks=mask_to_square(truth, size, void)[None],
         boxes=np.array([[0, 0, size, size]], np.float32),
         truths=[truth],

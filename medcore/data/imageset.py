@@ -94,6 +94,18 @@ class ImageSet:
         """Return the millimetres a pixel of one sample's original image, rows and columns, or None."""
         return self.spacings[index] if self.spacings else None
 
+    @property
+    def is_spaced(self) -> bool:
+        """Return whether the spacing of every sample is known."""
+        return bool(self.spacings) and None not in self.spacings
+
+    @property
+    def largest_sides(self) -> tuple[int, float]:
+        """Return the largest side of any original image, in pixels and, of those with a spacing, in millimetres."""
+        known = zip(self.truths, self.spacings, strict=True) if self.spacings else []
+        in_mm = [max(np.multiply(truth.shape, spacing)) for truth, spacing in known if spacing is not None]
+        return max(max(truth.shape) for truth in self.truths), float(max(in_mm, default=0.0))
+
     def tensor(self, indices: Indices = None) -> torch.Tensor:
         """Return the model's input: float32 (B, 3, S, S).
 

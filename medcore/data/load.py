@@ -6,6 +6,7 @@ Every file that cannot be used is reported as `Skipped` with its reason.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import zlib
@@ -18,6 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medcore.data.formats.intensities import picture
+from medcore.data.formats.windows import window_of
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
 from medcore.data.kept_splits import folder_splits
@@ -100,7 +103,8 @@ def load_image_set(
             seed for calibration images must not move an image from the reported half into the searched one.
         save_splits: Folder that keeps such splits (see `medcore.data.kept_splits`). Without it, dealing a split out
             causes a logged warning, because nothing ties it to the split that others have seen.
-        rules: Which of a mask's labels are the object, which count nowhere, and what is a sample.
+        rules: Which of a mask's labels are the object, which count nowhere, and what is a sample. `ReadingRules` have
+            the windows of scans too.
         deal_splits: False makes a split that is neither in the folder's manifest nor in `save_splits` an error.
 
     Returns:
@@ -126,7 +130,7 @@ def load_image_set(
             listing.reader, wanted, per_dataset, seed, decode=partial(_decode, size=size, rules=rules)
         )
         decoded += usable
-        skipped += left_out + broken
+        skipped += left_out + _without_slices(broken, listing.samples)
     if dealt:
         logger.warning(
             "split '%s' of %s is in no file and was dealt out just now; for the split that a study used, name the "
@@ -211,13 +215,33 @@ def _decode_some(
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         while order and len(usable) < target:
             need = target - len(usable)
-            batch, order = order[:need], order[need:]
+            # in order, because the slices of a volume are read together
+            batch, order = sorted(order[:need]), order[need:]
             outcomes = pool.map(lambda index: decode(reader, samples[index]), batch)
             for index, (found, left_out) in zip(batch, outcomes, strict=True):
                 broken += left_out
                 if found:
                     usable[index] = found
     return [each for index in sorted(usable) for each in usable[index]], broken
+
+
+def _without_slices(broken: Sequence[Skipped], samples: Sequence[Sample]) -> list[Skipped]:
+    """Replace entries of slices that share a reason by one entry a reason.
+
+    Most slices of a volume have no object, and a line for each would hide the others.
+    """
+    volumes = {file: sample.volume for sample in samples if sample.volume for file in (sample.image, sample.mask)}
+    shared: dict[str, list[Skipped]] = {}
+    for entry in broken:
+        if entry.path in volumes:
+            shared.setdefault(entry.reason, []).append(entry)
+    kept = [entry for entry in broken if entry.path not in volumes or len(shared[entry.reason]) == 1]
+    for reason, entries in shared.items():
+        if len(entries) > 1:
+            count = len({volumes[entry.path] for entry in entries})
+            words = f"{reason}: {len(entries)} slices of {count} volume{'s' * (count > 1)}, the first of them here"
+            kept.append(Skipped(entries[0].dataset, entries[0].path, words))
+    return kept
 
 
 def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _Outcome:
@@ -231,24 +255,28 @@ def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _
         return Skipped(sample.dataset, path, reason)
 
     try:
-        picture, labels, spacing = reader.read(sample)
+        reading = reader.read(sample)
     except UnreadableFile as error:
         return [], [skip(error.path, error.reason)]
+    labels = reading.labels
     height, width = labels.values.shape
-    if (width, height) != picture.size:
-        sizes = f"{width}x{height} for an image of {picture.width}x{picture.height}"
+    if (width, height) != reading.image.size:
+        sizes = "{}x{} for an image of {}x{}".format(width, height, *reading.image.size)
         return [], [skip(sample.mask, f"mask of another size than its image: {sizes}")]
     try:
+        if reading.volume_values is not None:
+            targets(dataclasses.replace(labels, values=reading.volume_values[None]), rules)
         objects = [target for target in targets(labels, rules) if target.mask.any()]
     except UnclearMask as error:
         raise DataError(f"{sample.mask}: {error}") from None
     if not objects:
         return [], [skip(sample.mask, "mask without foreground")]
-    image, found, lost = to_square(picture, size), [], []
+    shown = picture(reading.image, window_of(rules, sample.dataset))
+    image, found, lost = to_square(shown, size), [], []
     for target in objects:
         mask, name = mask_to_square(target.mask, size, target.void), f"{sample.name}{target.suffix}"
         if (mask == 1).any():
-            found.append(_Decoded(sample, name, image, mask, target.mask, target.void, spacing))
+            found.append(_Decoded(sample, name, image, mask, target.mask, target.void, reading.spacing))
         else:
             lost.append(skip(sample.mask, f"foreground{target.suffix and f' of {name}'} vanishes at {size} pixels"))
     return found, lost

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from medcore.errors import DataError, brief
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL import Image
 
+    from medcore.data.formats.intensities import Intensities
     from medcore.data.labels import LabelMap
 
 
@@ -31,6 +33,8 @@ class Sample:
         index: Place in the files if they hold several samples, such as the slices of a volume.
         group: The patient or volume that the sample is of; samples of one group are in one split. Empty: the sample
             is a group of its own.
+        volume: Name of the volume of which the sample is a slice; empty if it is none.
+        modality: How the image was taken, such as `CT`; empty if the files do not say.
     """
 
     dataset: str
@@ -39,20 +43,25 @@ class Sample:
     mask: Path
     index: int = 0
     group: str = ""
+    volume: str = ""
+    modality: str = ""
 
 
 class Reading(NamedTuple):
     """What a reader finds in the files of a sample.
 
     Attributes:
-        image: 8 bits a channel, RGB.
+        image: 8 bits a channel, RGB; or measured values, to which the user's window applies.
         labels: Values of the mask, (height, width), of the image's size if all is well.
         spacing: Millimetres a pixel, rows and columns; None if the files do not say.
+        volume_values: Distinct values of the mask of the whole volume, if the sample is a slice. By them a label map
+            stays one in a slice that has only two of its values.
     """
 
-    image: Image.Image
+    image: Image.Image | Intensities
     labels: LabelMap
     spacing: tuple[float, float] | None = None
+    volume_values: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class Reader(Protocol):
     def holds(self, folder: Path) -> bool:
         """Tell whether a folder has this format.
 
-        Called for folders of any kind, without opening a file.
+        Called for folders of any kind. Names decide; at most a few bytes of one file are read.
         """
 
     def files(self, folder: Path) -> Iterator[Path]:
@@ -134,7 +143,9 @@ class Reader(Protocol):
         """
 
     def list_samples(self, folder: Path, dataset: str) -> Listing:
-        """List the samples of a data folder without opening them.
+        """List the samples of a data folder without loading them.
+
+        A file that holds several samples is opened for its header.
 
         Args:
             folder: The data folder.

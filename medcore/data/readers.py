@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medcore.data.formats.dicom import DicomFolders
+from medcore.data.formats.nifti import NiftiFolders
+from medcore.data.formats.npz import NpzFolders
 from medcore.data.image_folders import ImageFolders
 from medcore.data.reader import Listing, Reader
 from medcore.registry import Registry
@@ -11,19 +14,24 @@ from medcore.registry import Registry
 READERS: Registry[Reader] = Registry("data reader")
 #: Lists a folder of which no reader knows the format; its error says what is missing there.
 DEFAULT = READERS.register("image_folders")(ImageFolders())
+READERS.register("npz")(NpzFolders())
+READERS.register("nifti")(NiftiFolders())
+READERS.register("dicom")(DicomFolders())
 
 
 def reader_of(folder: Path) -> Reader:
     """Return the reader for a data folder.
 
-    Take the first registered reader that supports the folder's format, or else the default.
+    Take the reader that was registered last of those that know the folder's format, or else the default. So a user's
+    reader comes before ours, and a special format before pictures in folders of the same names.
     """
-    return next((reader for reader in map(READERS.__getitem__, READERS.names()) if reader.holds(folder)), DEFAULT)
+    latest_first = (READERS[name] for name in reversed(READERS.names()))
+    return next((reader for reader in latest_first if reader.holds(folder)), DEFAULT)
 
 
 def is_data_folder(folder: Path) -> bool:
     """Tell whether some reader knows the format of a folder."""
-    return reader_of(folder).holds(folder)
+    return any(READERS[name].holds(folder) for name in READERS.names())
 
 
 def list_folder(root: Path, dataset: str | None = None) -> Listing:

@@ -84,7 +84,8 @@ def evaluate(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: boo
 
     Returns:
         One row an image, in the set's order: dataset, name, then the metrics of `all_metrics`. Ignored pixels are
-        background in both masks.
+        background in both masks. Metrics in millimetres are left out unless the spacing of every image is known,
+        because a mean over some of the images would stand next to means over all.
 
     Raises:
         MedcoreError: A logit is not finite.
@@ -160,11 +161,11 @@ def _segment(model: MedSam, images: ImageSet, chosen: npt.NDArray[np.intp], auto
 
 
 def _rows(masks: Sequence[Mask], images: ImageSet, indices: npt.NDArray[np.intp]) -> list[dict[str, Any]]:
-    rows = []
+    rows, spaced = [], images.is_spaced
     for index, mask in zip(indices, masks, strict=True):
         void = images.void(index)
         counted = mask if void is None else mask & ~void
-        figures = all_metrics(counted, images.truths[index])
+        figures = all_metrics(counted, images.truths[index], images.spacing(index) if spaced else None)
         rows.append({"dataset": images.datasets[index], "name": images.names[index], **figures})
     return rows
 

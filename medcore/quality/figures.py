@@ -61,7 +61,8 @@ class Metric(Figure):
     Attributes:
         function: Takes a `medcore.quality.metrics.MaskPair` and returns a finite number.
         worst_value: What the worst possible mask gets. By default it is 0 if more is better, else the larger side of
-            the image in pixels, as for distances.
+            the image, as for distances.
+        needs_spacing: Whether the metric is in millimetres. It then exists only where the pixel spacing is known.
         headline: Whether the metric is among the few that stand for a model in a line of text.
         always_shown: Whether tables of a front have it even if it is no objective.
         rank: Place among the metrics, the most important first.
@@ -70,12 +71,16 @@ class Metric(Figure):
     function: Callable[[MaskPair], float]
     group: Group = field(default="quality", kw_only=True)
     worst_value: float | None = field(default=None, kw_only=True)
+    needs_spacing: bool = field(default=False, kw_only=True)
     headline: bool = field(default=False, kw_only=True)
     always_shown: bool = field(default=False, kw_only=True)
     rank: int = field(default=100, kw_only=True)
 
-    def worst(self, largest_side: int) -> float:
-        """Return the worst value for images of at most `largest_side` pixels a side."""
+    def worst(self, largest_side: float) -> float:
+        """Return the worst value for images whose sides are at most `largest_side` long.
+
+        The side is in pixels, or in millimetres if the metric is.
+        """
         if self.worst_value is not None:
             return float(self.worst_value)
         return float(largest_side) if self.lower_is_better else 0.0

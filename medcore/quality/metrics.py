@@ -1,8 +1,8 @@
-"""Region and boundary metrics of binary masks, in pixels (method §7).
+"""Region and boundary metrics of binary masks, in pixels and millimetres (method §7).
 
 Masks are (h, w) arrays of one frame, True inside the object. Pixels outside the frame count as background in
 every boundary metric (see `medcore.quality.surfaces`). A metric never is NaN: its docstring says what it is when one
-or both masks are empty.
+or both masks are empty. Metrics in millimetres exist only for images whose pixel spacing is known.
 
 A user's metric is one more entry of the registry, in a module that `MEDCORE_PLUGINS` names:
 
@@ -11,7 +11,8 @@ A user's metric is one more entry of the registry, in a module that `MEDCORE_PLU
 
     add(Metric("coverage", "Coverage", coverage))
 
-It is then measured for every image, becomes a column of rows and tables, and can be an objective.
+It is then measured for every image, becomes a column of rows and tables, and can be an objective. A metric that reads
+`pair.known_spacing` is registered with `needs_spacing=True`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from medcore.quality.figures import FIGURES, Metric, add
 from medcore.quality.surfaces import (
     Floats,
     Mask,
+    Spacing,
     band,
     combine_square,
     contour_lengths,
     crop,
     nearest,
     reach,
+    reach_spaced,
     surface,
 )
 
@@ -38,6 +41,8 @@ from medcore.quality.surfaces import (
 BAND_RADIUS = 2
 #: Default tolerance of the NSD.
 TOLERANCE_PX = 2.0
+#: Tolerance of the NSD in millimetres, as the MedSAM challenge has it.
+TOLERANCE_MM = 2.0
 
 
 class MaskPair:
@@ -49,15 +54,19 @@ class MaskPair:
     Attributes:
         pred: bool (h, w).
         truth: bool (h, w).
+        spacing: Millimetres a pixel, rows and columns; None if unknown.
     """
 
-    def __init__(self, pred: npt.ArrayLike, truth: npt.ArrayLike, margin: int = BAND_RADIUS) -> None:
+    def __init__(
+        self, pred: npt.ArrayLike, truth: npt.ArrayLike, margin: int = BAND_RADIUS, spacing: Spacing | None = None
+    ) -> None:
         """Take two masks of any type, nonzero inside the object.
 
         Args:
             pred: (h, w).
             truth: (h, w).
             margin: Pixels around the bounding box, at least the radius of any band.
+            spacing: Millimetres a pixel, rows and columns.
 
         Raises:
             ValueError: The masks are not two-dimensional or differ in shape.
@@ -66,6 +75,7 @@ class MaskPair:
         if self.pred.ndim != 2 or self.pred.shape != self.truth.shape:
             shapes = f"{self.pred.shape} and {self.truth.shape}"
             raise ValueError(f"two masks (h, w) of one frame expected, got shapes {shapes}")
+        self.spacing = spacing
         self._margin = margin
 
     @cached_property
@@ -93,11 +103,45 @@ class MaskPair:
         if (same := self.same_if_empty) is not None:
             constant = np.array([0.0 if same else float(max(self.pred.shape))])
             return constant, constant
-        one, other = map(surface, self.cropped)
+        one, other = self._surfaces
         return nearest(one, other), nearest(other, one)
 
+    @cached_property
+    def distances_mm(self) -> tuple[Floats, Floats]:
+        """Return `distances` in millimetres.
 
-def all_metrics(pred: npt.ArrayLike, truth: npt.ArrayLike) -> dict[str, float]:
+        Raises:
+            ValueError: The spacing is unknown.
+        """
+        rows, columns = self.known_spacing
+        if (same := self.same_if_empty) is not None:
+            height, width = self.pred.shape
+            constant = np.array([0.0 if same else max(height * rows, width * columns)])
+            return constant, constant
+        if rows == columns:
+            to_other, to_one = self.distances
+            return to_other * rows, to_one * rows
+        one, other = self._surfaces
+        return nearest(one, other, (rows, columns)), nearest(other, one, (rows, columns))
+
+    @property
+    def known_spacing(self) -> Spacing:
+        """Return the spacing.
+
+        Raises:
+            ValueError: It is unknown.
+        """
+        if self.spacing is None:
+            raise ValueError("a metric in millimetres needs the pixel spacing")
+        return self.spacing
+
+    @cached_property
+    def _surfaces(self) -> tuple[Mask, Mask]:
+        one, other = self.cropped
+        return surface(one), surface(other)
+
+
+def all_metrics(pred: npt.ArrayLike, truth: npt.ArrayLike, spacing: Spacing | None = None) -> dict[str, float]:
     """Measure every registered metric of one pair.
 
     Bounding box and surface distances are computed once.
@@ -105,15 +149,18 @@ def all_metrics(pred: npt.ArrayLike, truth: npt.ArrayLike) -> dict[str, float]:
     Args:
         pred: Mask (h, w).
         truth: Mask (h, w).
+        spacing: Millimetres a pixel, rows and columns. Without it metrics in millimetres are left out.
 
     Returns:
-        Values by name, in the order of registration: dice, iou, boundary_f1, hd95, assd, nsd (tolerance 2 px), users'.
+        Values by name, in the order of registration: dice, iou, boundary_f1, hd95, assd, nsd (tolerance 2 px),
+        hd95_mm, assd_mm, nsd_mm (tolerance 2 mm), users'.
 
     Raises:
         ValueError: The masks are not two-dimensional or differ in shape. So does every function here.
     """
-    pair = MaskPair(pred, truth)
-    return {name: float(figure.function(pair)) for name in FIGURES if isinstance(figure := FIGURES[name], Metric)}
+    pair = MaskPair(pred, truth, spacing=spacing)
+    measured = [figure for name in FIGURES if isinstance(figure := FIGURES[name], Metric)]
+    return {metric.name: float(metric.function(pair)) for metric in measured if spacing or not metric.needs_spacing}
 
 
 def dice(pred: npt.ArrayLike, truth: npt.ArrayLike) -> float:
@@ -170,6 +217,21 @@ def nsd(pred: npt.ArrayLike, truth: npt.ArrayLike, tolerance_px: float = TOLERAN
     return _nsd(MaskPair(pred, truth), tolerance_px)
 
 
+def hd95_mm(pred: npt.ArrayLike, truth: npt.ArrayLike, spacing: Spacing) -> float:
+    """Return `hd95` in millimetres, for a spacing of rows and columns."""
+    return _hd95_mm(MaskPair(pred, truth, spacing=spacing))
+
+
+def assd_mm(pred: npt.ArrayLike, truth: npt.ArrayLike, spacing: Spacing) -> float:
+    """Return `assd` in millimetres, for a spacing of rows and columns."""
+    return _assd_mm(MaskPair(pred, truth, spacing=spacing))
+
+
+def nsd_mm(pred: npt.ArrayLike, truth: npt.ArrayLike, spacing: Spacing, tolerance_mm: float = TOLERANCE_MM) -> float:
+    """Return `nsd` with contour lengths and tolerance in millimetres, for a spacing of rows and columns."""
+    return _nsd_mm(MaskPair(pred, truth, spacing=spacing), tolerance_mm)
+
+
 def _dice(pair: MaskPair) -> float:
     a, b = pair.cropped
     total = np.count_nonzero(a) + np.count_nonzero(b)
@@ -195,11 +257,27 @@ def _boundary_f1(pair: MaskPair, radius: int = BAND_RADIUS) -> float:
 
 
 def _hd95(pair: MaskPair) -> float:
-    return float(max(np.percentile(distances, 95) for distances in pair.distances))
+    return _percentile95(pair.distances)
+
+
+def _hd95_mm(pair: MaskPair) -> float:
+    return _percentile95(pair.distances_mm)
+
+
+def _percentile95(directed: tuple[Floats, Floats]) -> float:
+    return float(max(np.percentile(distances, 95) for distances in directed))
 
 
 def _assd(pair: MaskPair) -> float:
-    a_to_b, b_to_a = pair.distances
+    return _mean(pair.distances)
+
+
+def _assd_mm(pair: MaskPair) -> float:
+    return _mean(pair.distances_mm)
+
+
+def _mean(directed: tuple[Floats, Floats]) -> float:
+    a_to_b, b_to_a = directed
     return float((a_to_b.sum() + b_to_a.sum()) / (a_to_b.size + b_to_a.size))
 
 
@@ -213,9 +291,22 @@ def _nsd(pair: MaskPair, tolerance_px: float = TOLERANCE_PX) -> float:
     return float((within_a + within_b) / (lengths_a.sum() + lengths_b.sum()))
 
 
+def _nsd_mm(pair: MaskPair, tolerance_mm: float = TOLERANCE_MM) -> float:
+    spacing = pair.known_spacing
+    if (same := pair.same_if_empty) is not None:
+        return same
+    lengths_a, lengths_b = (contour_lengths(mask, spacing) for mask in pair.cropped)
+    within_a = (lengths_a * reach_spaced(lengths_b > 0, tolerance_mm, spacing)).sum()
+    within_b = (lengths_b * reach_spaced(lengths_a > 0, tolerance_mm, spacing)).sum()
+    return float((within_a + within_b) / (lengths_a.sum() + lengths_b.sum()))
+
+
 add(Metric("dice", "Dice", _dice, headline=True, always_shown=True, rank=3))
 add(Metric("iou", "IoU", _iou, rank=4))
 add(Metric("boundary_f1", "Boundary F1", _boundary_f1, short="BF1", headline=True, rank=1))
 add(Metric("hd95", "HD95", _hd95, lower_is_better=True, unit="px", headline=True, rank=2))
 add(Metric("assd", "ASSD", _assd, lower_is_better=True, unit="px", rank=6))
 add(Metric("nsd", "NSD", _nsd, rank=5))
+add(Metric("hd95_mm", "HD95 in mm", _hd95_mm, lower_is_better=True, unit="mm", needs_spacing=True, rank=7))
+add(Metric("assd_mm", "ASSD in mm", _assd_mm, lower_is_better=True, unit="mm", needs_spacing=True, rank=9))
+add(Metric("nsd_mm", "NSD at 2 mm", _nsd_mm, needs_spacing=True, rank=8))

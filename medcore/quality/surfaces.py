@@ -1,7 +1,9 @@
-"""Geometry of binary masks: common crop, bands, surfaces and distances between them, in pixels (method §7).
+"""Geometry of binary masks: common crop, bands, surfaces and distances between them (method §7).
 
 Masks are bool arrays (h, w), True inside the object. Pixels outside the frame count as background: an object that the
 frame cuts has a boundary along the cut, and a mask that fills the frame still has a surface.
+
+Lengths are in pixels, or in the unit of a spacing (rows, columns) if one is given.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
+#: Length of a pixel's sides, between rows and between columns.
+Spacing = tuple[float, float]
 
 _HALF_DIAGONAL = np.sqrt(2) / 2
 # Contour length in each 2×2 neighbourhood, by code 8·(top left) + 4·(top right) + 2·(bottom left) + (bottom
@@ -63,7 +67,7 @@ def crop(a: Mask, b: Mask, margin: int) -> tuple[Mask, Mask]:
     return a[rows, columns], b[rows, columns]
 
 
-def nearest(sources: Mask, targets: Mask) -> Floats:
+def nearest(sources: Mask, targets: Mask, spacing: Spacing | None = None) -> Floats:
     """Return each source pixel's Euclidean distance to the nearest target pixel.
 
     Pixels of `sources` come in row-major order. Surfaces of objects are sparse: a tree over their n pixels costs
@@ -75,11 +79,11 @@ def nearest(sources: Mask, targets: Mask) -> Floats:
     from scipy.spatial import cKDTree
 
     if np.count_nonzero(sources) + np.count_nonzero(targets) > sources.size // 4:
-        distance_map: Any = distance_transform_edt(~targets)
+        distance_map: Any = distance_transform_edt(~targets, sampling=spacing)
         return np.asarray(distance_map[sources], dtype=np.float64)
     # an unbalanced tree is built faster, and is as good here because no two points coincide
-    tree = cKDTree(_points(targets), balanced_tree=False, compact_nodes=False)
-    return np.asarray(tree.query(_points(sources))[0], dtype=np.float64)
+    tree = cKDTree(_points(targets, spacing), balanced_tree=False, compact_nodes=False)
+    return np.asarray(tree.query(_points(sources, spacing))[0], dtype=np.float64)
 
 
 def reach(elements: Mask, tolerance_px: float) -> Mask:
@@ -98,15 +102,34 @@ def reach(elements: Mask, tolerance_px: float) -> Mask:
     return reached
 
 
-def contour_lengths(mask: Mask) -> Floats:
+def reach_spaced(elements: Mask, tolerance: float, spacing: Spacing) -> Mask:
+    """Return where an element lies at most `tolerance` away, in the unit of the spacing.
+
+    The tolerance may be many pixels, so distances are computed. There must be an element.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    distance_map: Any = distance_transform_edt(~elements, sampling=spacing)
+    return np.asarray(distance_map <= tolerance)
+
+
+def contour_lengths(mask: Mask, spacing: Spacing | None = None) -> Floats:
     """Return the contour length around each pixel corner of a mask (h, w).
 
     It is that within the corner's 2×2 neighbourhood, (h + 1, w + 1).
     """
     padded = np.pad(mask.view(np.uint8), 1)
     code = 8 * padded[:-1, :-1] + 4 * padded[:-1, 1:] + 2 * padded[1:, :-1] + padded[1:, 1:]
-    lengths: Floats = _CONTOUR_LENGTH[code]
+    lengths: Floats = (_CONTOUR_LENGTH if spacing is None else _spaced_lengths(spacing))[code]
     return lengths
+
+
+def _spaced_lengths(spacing: Spacing) -> Floats:
+    rows, columns = spacing
+    lengths = np.round(_CONTOUR_LENGTH / _HALF_DIAGONAL) * (math.hypot(rows, columns) / 2)
+    lengths[[0b0011, 0b1100]] = columns  # between rows
+    lengths[[0b0101, 0b1010]] = rows
+    return np.asarray(lengths)
 
 
 def _extent(occupied: npt.ArrayLike, margin: int) -> slice:
@@ -116,6 +139,7 @@ def _extent(occupied: npt.ArrayLike, margin: int) -> slice:
     return slice(max(0, int(indices[0]) - margin), int(indices[-1]) + margin + 1)
 
 
-def _points(mask: Mask) -> Floats:
+def _points(mask: Mask, spacing: Spacing | None) -> Floats:
     rows, columns = np.divmod(np.flatnonzero(mask), mask.shape[1])
-    return np.stack([rows, columns], axis=1).astype(np.float64)
+    points = np.stack([rows, columns], axis=1).astype(np.float64)
+    return points if spacing is None else points * spacing

@@ -35,7 +35,9 @@ def last_fidelity(row: TrialRow | None, objectives: Sequence[Objective]) -> tupl
     return len(names), known if len(known) == len(objectives) else None
 
 
-def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float], largest_side: int) -> dict[str, float]:
+def reference_point(
+    objectives: Sequence[Objective], dense: Mapping[str, float], largest_side: int, largest_mm: float = 0.0
+) -> dict[str, float]:
     """Return the hypervolume's reference in natural sign.
 
     The reference is fixed before the first trial. It is a metric's worst possible value (`Metric.worst_value`). Other
@@ -48,6 +50,7 @@ def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float],
         dense: Figures of the dense model by name.
         largest_side: Of any search image at its original size, in pixels. HD95 is measured at that size and gives
             the frame's largest side to a missed object, so no trial's mean lies beyond it.
+        largest_mm: The same in millimetres, for metrics that need the pixel spacing.
 
     Raises:
         KeyError: The dense model lacks an objective.
@@ -58,14 +61,14 @@ def reference_point(objectives: Sequence[Objective], dense: Mapping[str, float],
         if objective.lower_is_better and is_cost(objective.name):
             reference[objective.name] = value
         else:
-            worst = _worst(objective, largest_side)
+            worst = _worst(objective, largest_side, largest_mm)
             reference[objective.name] = max(worst, value) if objective.lower_is_better else worst
     return reference
 
 
-def _worst(objective: Objective, largest_side: int) -> float:
+def _worst(objective: Objective, largest_side: int, largest_mm: float) -> float:
     base = base_name(objective.name)
     figure = None if base is None else FIGURES[base]
     if isinstance(figure, Metric) and figure.lower_is_better == objective.lower_is_better:
-        return figure.worst(largest_side)
+        return figure.worst(largest_mm if figure.needs_spacing else largest_side)
     return float(largest_side) if objective.lower_is_better else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
 from medcore.models.checkpoint import file_hash
 from medcore.models.spec import ModelSpec
+from medcore.quality.catalogue import metrics
 from medcore.quality.time_table import read_time_table, write_time_table
+from results.stats.labels import base_name
 from results.stats.objectives import names_of
 from results.store.files import is_finite, make_folder, write_by_rename
 from results.store.study_info import StudyInfo, structure_of, write_study
@@ -132,17 +134,18 @@ def describe(config: Config, images: ImageSet) -> None:
     dense = dense_metrics(config.model, images, autocast=config.recovery.autocast)
     if unknown := [name for name in names_of(objectives) if name not in dense]:
         known = ", ".join(sorted(name for name in dense if "/" not in name))
-        raise ConfigError(f"unknown objective {', '.join(unknown)}; known are {known}")
+        raise ConfigError(
+            f"unknown objective {', '.join(unknown)}; known are {known}{_without_spacing(unknown, images)}"
+        )
     if undefined := [name for name in names_of(objectives) if not is_finite(dense[name])]:
         raise ConfigError(
             f"objective {', '.join(undefined)} is no number for the dense model on these search images; choose other "
             "objectives or images"
         )
-    side = max(max(truth.shape) for truth in images.truths)
     info = StudyInfo(
         name=config.study,
         objectives=objectives,
-        reference=reference_point(objectives, dense, side),
+        reference=reference_point(objectives, dense, *images.largest_sides),
         dense=dense,
         **structure_of(adapted_model(config.model).spec),
         datasets=list(dict.fromkeys(images.datasets)),
@@ -150,6 +153,17 @@ def describe(config: Config, images: ImageSet) -> None:
         machine=machine(),
     )
     write_study(folder, info)
+
+
+def _without_spacing(unknown: Sequence[str], images: ImageSet) -> str:
+    """Say which data sets lack the pixel spacing, if an unknown objective needs it."""
+    bases = {base_name(name) for name in unknown}
+    if images.is_spaced or not any(metric.needs_spacing and metric.name in bases for metric in metrics()):
+        return ""
+    lacking = [images.datasets[index] for index in range(len(images)) if images.spacing(index) is None]
+    return (
+        f" (metrics in mm need the pixel spacing of every search image; {', '.join(dict.fromkeys(lacking))} lacks it)"
+    )
 
 
 def _keep_times(config: Config) -> None:

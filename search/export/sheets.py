@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medcore.data.formats.intensities import picture
+from medcore.data.formats.windows import window_of
 from medcore.data.load import UnreadableFile, list_folder, load_image_set
 from medcore.errors import DataError, MedcoreError
 from medcore.models.checkpoint import load
@@ -50,7 +52,7 @@ class Sheets:
             MedcoreError: The dense checkpoint or the images cannot be read.
         """
         self._autocast = autocast
-        self._folders = datasets.section.folders
+        self._folders, self._rules = datasets.section.folders, datasets.section.rules
         self._dense = adapted_model(model)
         self._images, _ = load_image_set(
             self._folders,
@@ -60,7 +62,7 @@ class Sheets:
             seed=datasets.seed,
             save_splits=datasets.splits,
             deal_splits=False,
-            rules=datasets.section.rules,
+            rules=self._rules,
         )
 
     def __len__(self) -> int:
@@ -152,7 +154,7 @@ class Sheets:
         samples = {sample.name: sample for sample in listing.samples}
         sample = samples.get(name) or samples[name.rpartition("#")[0]]  # an object of an image
         try:
-            return np.asarray(listing.reader.read(sample).image)
+            return np.asarray(picture(listing.reader.read(sample).image, window_of(self._rules, dataset)))
         except UnreadableFile as error:
             raise DataError(f"{error.path}: cannot be read any more ({error.reason})") from None
 

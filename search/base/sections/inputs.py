@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from medcore.data.labels import MaskRules, Objects
+from medcore.data.formats.windows import PRESETS, ReadingRules, Window, check_window
+from medcore.data.labels import Objects
 from search.base.sections.fields import Expanded, PathField, Section, as_saved_before
 
 
@@ -54,6 +55,11 @@ class DataConfig(Section):
     objects: Objects = Field(
         "whole", description="whole: a mask is one sample; components, labels: each part or each label of it is one"
     )
+    window: Window | dict[str, Window] = Field(
+        None,
+        description=f"brightness of scans: [level, width], {', '.join(PRESETS)}, or one by data set; null: the file's "
+        "window, else from the 0.5th to the 99.5th percentile of the values that are not 0",
+    )
     smallest_object: int = Field(1, ge=1, description="components, labels: pixels of the smallest object to use")
 
     @model_validator(mode="before")
@@ -68,10 +74,26 @@ class DataConfig(Section):
             return values
         return as_saved_before(values, keys, {"recovery_per_dataset": values.get("calibration_per_dataset")})
 
+    @field_validator("window")
+    @classmethod
+    def _known_window(cls, value: Window | dict[str, Window]) -> Window | dict[str, Window]:
+        for window in value.values() if isinstance(value, dict) else (value,):
+            check_window(window)
+        return value
+
+    @model_validator(mode="after")
+    def _windows_of_folders(self) -> DataConfig:
+        names = {folder.resolve().name for folder in self.folders}
+        if isinstance(self.window, dict) and (others := self.window.keys() - names):
+            raise ValueError(
+                f"window: {', '.join(sorted(others))} is no data set; known are {', '.join(sorted(names))}"
+            )
+        return self
+
     @property
-    def rules(self) -> MaskRules:
-        """What is the object in a mask."""
-        return MaskRules(self.labels, self.ignore, self.objects, self.smallest_object)
+    def rules(self) -> ReadingRules:
+        """How files are read: what is the object in a mask, and the windows of scans."""
+        return ReadingRules(self.labels, self.ignore, self.objects, self.smallest_object, self.window)
 
     def absolute(self) -> DataConfig:
         """Return the same data with absolute paths."""

@@ -1,5 +1,7 @@
 """Evaluation: masks at original size, batches, means, and what must not pass in silence."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from medcore.data.load import ImageSet
 from medcore.errors import MedcoreError
 from medcore.models.sam import build
 from medcore.models.spec import ModelSpec
-from medcore.quality.evaluate import evaluate, predict_masks, summarise
+from medcore.quality.evaluate import evaluate, evaluate_logits, masks_of, predict_masks, summarise
 from medcore.quality.metrics import all_metrics
 from tests.support.helpers import TINY
 
@@ -136,3 +138,20 @@ def test_a_model_that_predicts_nothing_is_finite_and_bad() -> None:
     rows = evaluate(BoxModel(value=0.0), image_set())
     assert [row["hd95"] for row in rows] == [max(size) for size in SIZES]
     assert all(row["dice"] == row["nsd"] == row["boundary_f1"] == 0 for row in rows)
+
+
+def test_metrics_in_millimetres_need_the_spacing_of_every_image() -> None:
+    """A mean over some of the images would stand next to means over all."""
+    images, logits = image_set(), np.random.default_rng(0).standard_normal((5, 16, 16)).astype(np.float32)
+    spacings = [(0.5, 2.0), (1.0, 1.0), (0.3, 0.3), (4.0, 1.0), (1.0, 2.0)]
+    spaced = dataclasses.replace(images, spacings=spacings)
+    plain, rows = evaluate_logits(logits, images), evaluate_logits(logits, spaced)
+    masks = masks_of(torch.from_numpy(logits), images, np.arange(5))
+    for mask, truth, spacing, row, before in zip(masks, images.truths, spacings, rows, plain, strict=True):
+        assert {key: row[key] for key in ("dataset", "name")} | all_metrics(mask, truth, spacing) == row
+        assert {key: row[key] for key in before} == before and len(row) == len(before) + 3
+    assert summarise(rows)["hd95_mm_worst"] == max(summarise(rows)[f"hd95_mm/{dataset}"] for dataset in "ab")
+    mixed = dataclasses.replace(images, spacings=[*spacings[:4], None])
+    assert not mixed.is_spaced and evaluate_logits(logits, mixed) == plain
+    assert mixed.subset([0, 1]).is_spaced and images.largest_sides == (128, 0.0)
+    assert spaced.largest_sides == (128, 200.0)

@@ -150,7 +150,7 @@ def test_crop_changes_nothing() -> None:
         results = set()
         for margin in (metrics.BAND_RADIUS, 5, 100):
             pair = metrics.MaskPair(a, b, margin)
-            values = {metric.name: metric.function(pair) for metric in all_entries()}
+            values = {metric.name: metric.function(pair) for metric in all_entries() if not metric.needs_spacing}
             results.add(tuple(round(value, 12) if name in ("assd", "nsd") else value for name, value in values.items()))
         assert len(results) == 1
 
