@@ -9,6 +9,7 @@ import pickle
 import re
 import secrets
 import socket
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -212,3 +213,16 @@ def _number(error: BaseException) -> int | None:
         return error.errno
     number = re.search(r"\(os error (\d+)\)", str(error))
     return int(number[1]) if number else None
+
+
+def not_a_file(path: Path) -> str:
+    """Return what a path is if it is no regular file, or else an empty text.
+
+    Links are followed.
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - Path.stat is the same call
+    except OSError as error:
+        return "a broken link" if path.is_symlink() else error.strerror or str(error)
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return "" if stat.S_ISREG(mode) else f"{kinds.get(stat.S_IFMT(mode), 'a device')}, no file"

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medcore.data.formats.intensities import picture
+from medcore.data.formats.windows import window_of
 from medcore.data.imagefile import mask_to_square, to_square
 from medcore.data.imageset import ImageSet
 from medcore.data.kept_splits import folder_splits
-from medcore.data.labels import AS_THE_FILE_SAYS, targets
+from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, objects_of
 from medcore.data.reader import Reading, Sample, UnreadableFile
 from medcore.data.readers import list_folder
 
 
 def empty_samples(
-    folders: Sequence[Path], split: str, loaded: ImageSet, *, save_splits: Path | None = None, deal_splits: bool = True
+    folders: Sequence[Path],
+    split: str,
+    loaded: ImageSet,
+    *,
+    save_splits: Path | None = None,
+    deal_splits: bool = True,
+    rules: MaskRules = AS_THE_FILE_SAYS,
 ) -> ImageSet | None:
     """Read the samples of a split whose mask has no foreground in the model's square.
 
@@ -28,11 +36,12 @@ def empty_samples(
         loaded: What `load_image_set` returned for it.
         save_splits: As for `load_image_set`.
         deal_splits: As for `load_image_set`.
+        rules: As for `load_image_set`. A mask whose objects are all too small is empty.
 
     Returns:
         Samples with masks of zeros and the whole square as box; None if there are none.
     """
-    size, known = loaded.size, set(zip(loaded.datasets, loaded.names, strict=True))
+    size, known = loaded.size, {(dataset, loaded.source(index)) for index, dataset in enumerate(loaded.datasets)}
     found: list[ImageSet] = []
     for folder in folders:
         listing = list_folder(folder)
@@ -44,23 +53,22 @@ def empty_samples(
                 reading = listing.reader.read(sample)
             except UnreadableFile:
                 continue
-            if (one := _empty(sample, reading, size)) is not None:
+            if (one := _empty(sample, reading, size, rules)) is not None:
                 found.append(one)
     return functools.reduce(joined, found) if found else None
 
 
-def _empty(sample: Sample, reading: Reading, size: int) -> ImageSet | None:
+def _empty(sample: Sample, reading: Reading, size: int, rules: MaskRules) -> ImageSet | None:
     """Return the sample if nothing of its mask is foreground in the square; None for any other."""
     labels = reading.labels
     if labels.values.shape != reading.image.size[::-1]:
         return None
-    objects = targets(labels, AS_THE_FILE_SAYS)
-    void = objects[0].void if objects else None
-    if any((mask_to_square(target.mask, size, target.void) == 1).any() for target in objects):
+    void = objects_of(labels, replace(rules, labels="any", objects="whole")).targets[0].void
+    if any((mask_to_square(target.mask, size, void) == 1).any() for target in objects_of(labels, rules).targets):
         return None
     truth = np.zeros(labels.values.shape, np.bool_)
     return ImageSet(
-        images=to_square(picture(reading.image, None), size)[None],
+        images=to_square(picture(reading.image, window_of(rules, sample.dataset)), size)[None],
         masks=mask_to_square(truth, size, void)[None],
         boxes=np.array([[0, 0, size, size]], np.float32),
         truths=[truth],
@@ -83,5 +91,8 @@ def joined(one: ImageSet, other: ImageSet) -> ImageSet:
         voids=[each.void(index) for each in sets for index in range(len(each))] if one.voids or other.voids else [],
         spacings=[each.spacing(index) for each in sets for index in range(len(each))]
         if one.spacings or other.spacings
+        else [],
+        sources=[each.source(index) for each in sets for index in range(len(each))]
+        if one.sources or other.sources
         else [],
     )

@@ -39,6 +39,7 @@ class ImageSet:
             no sample has any.
         spacings: For each sample the millimetres a pixel of the original image, rows and columns, or None; empty if
             none is known.
+        sources: Name of the image that each sample is of, within its data set; empty if each has an image of its own.
     """
 
     images: NDArray[np.uint8]
@@ -49,6 +50,7 @@ class ImageSet:
     names: list[str]
     voids: list[NDArray[np.bool_] | None] = field(default_factory=list)
     spacings: list[tuple[float, float] | None] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check that the arrays fit together.
@@ -61,8 +63,8 @@ class ImageSet:
             raise ValueError(f"{count} names, images {self.images.shape} and masks {self.masks.shape} do not fit")
         if self.boxes.shape != (count, 4) or len(self.truths) != count or len(self.datasets) != count:
             raise ValueError(f"boxes, truths or datasets do not fit {count} names")
-        if any(known and len(known) != count for known in (self.voids, self.spacings)):
-            raise ValueError(f"voids or spacings do not fit {count} names")
+        if any(known and len(known) != count for known in (self.voids, self.spacings, self.sources)):
+            raise ValueError(f"voids, spacings or sources do not fit {count} names")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -84,6 +86,7 @@ class ImageSet:
             names=[self.names[i] for i in chosen],
             voids=[self.voids[i] for i in chosen] if self.voids else [],
             spacings=[self.spacings[i] for i in chosen] if self.spacings else [],
+            sources=[self.sources[i] for i in chosen] if self.sources else [],
         )
 
     def void(self, index: int) -> NDArray[np.bool_] | None:
@@ -105,6 +108,10 @@ class ImageSet:
         known = zip(self.truths, self.spacings, strict=True) if self.spacings else []
         in_mm = [max(np.multiply(truth.shape, spacing)) for truth, spacing in known if spacing is not None]
         return max(max(truth.shape) for truth in self.truths), float(max(in_mm, default=0.0))
+
+    def source(self, index: int) -> str:
+        """Return the name of the image that a sample is of, within its data set."""
+        return self.sources[index] if self.sources else self.names[index]
 
     def tensor(self, indices: Indices = None) -> torch.Tensor:
         """Return the model's input: float32 (B, 3, S, S).

@@ -1,35 +1,36 @@
 """Masks as label maps: which pixels are the object, which count nowhere, and what is a sample of its own.
 
-Without rules of the user, a file says by itself what the object is only if it has two values: 0 and one other. Two
-kinds of files mean two values without having them: lossy copies, in which hardly a pixel is away from black and full
-scale, and fractions from 0 to 1. Anything else is a label map, which needs `labels` or `ignore`.
+Without rules of the user, a file says by itself what the object is only if it has two values: 0 and another one. Two
+kinds of files mean two values but have more: copies of a black and white picture (`pictures.copies`), and fractions
+from 0 to 1. Both are cut at half. Anything else is a label map, which needs `labels` or `ignore`.
+
+Lossy copies and fractions are cut before rules apply, because their values are no labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
+from medcore.data.mask_rules import AS_THE_FILE_SAYS, MaskRules
+from medcore.data.pictures.copies import is_copy
 from medcore.errors import DataError
 
-#: What is a sample: all of a mask's object, each of its connected parts, or each of its labels.
-Objects = Literal["whole", "components", "labels"]
-#: The labels of the object: every value but 0, some values, or what the file says by itself.
-Labels = Literal["any"] | tuple[int, ...] | None
+__all__ = ["AS_THE_FILE_SAYS", "Found", "LabelMap", "MaskRules", "Target", "UnclearMask", "objects_of", "warnings_of"]
 
 Bools = NDArray[np.bool_]
 
-#: A copy counts as lossy if so many of its pixels are near black or full scale, within this share of the scale.
-_CLEAR_PIXELS, _CLEAR = 0.9, 1 / 8
-#: A lossless file with at most so many values is no copy of a lossy one, whose noise has more.
-_FEW_VALUES = 16
 #: Values that a message names at most.
 _NAMED = 8
+#: Most objects of one mask. Each is a sample with an image and masks of its own.
+_MOST_OBJECTS = 1000
+#: A mask of a larger share may be inverted.
+_FILLED = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,36 +39,17 @@ class LabelMap:
 
     Attributes:
         values: Real numbers (height, width), as the file has them; palettes by index.
-        full: Largest value of the file's type, such as 255 or 65535; 1 for fractions.
+        full: Largest value of the file's type, such as 255 or 65535; 1 for fractions; 0 if values have no order.
         lossy: Whether the file's compression changes values.
         colours: Whether the values are colours, 0xRRGGBB.
+        doubt: Why two values do not say what the object is; empty if they do.
     """
 
     values: NDArray[np.integer] | NDArray[np.floating] | Bools
     full: float = 255.0
     lossy: bool = False
     colours: bool = False
-
-
-@dataclass(frozen=True)
-class MaskRules:
-    """What the user says about masks.
-
-    Attributes:
-        labels: Labels of the object.
-        ignore: Labels of pixels that count in no loss, metric or box.
-        objects: What is a sample.
-        smallest: Objects of fewer pixels are left out if a mask is more than one sample.
-    """
-
-    labels: Labels = None
-    ignore: tuple[int, ...] = ()
-    objects: Objects = "whole"
-    smallest: int = 1
-
-
-#: No rules.
-AS_THE_FILE_SAYS = MaskRules()
+    doubt: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,91 +67,135 @@ class Target:
     void: Bools | None = None
 
 
+class Found(NamedTuple):
+    """What is in a mask.
+
+    Attributes:
+        targets: One for `whole`, whose mask may be empty; else one for each object that is large enough.
+        small: Suffixes of the objects that are too small.
+    """
+
+    targets: list[Target]
+    small: list[str]
+
+
 class UnclearMask(DataError):
     """A label map of which nobody said what the object is."""
 
 
-def targets(found: LabelMap, rules: MaskRules) -> list[Target]:
+def objects_of(labels: LabelMap, rules: MaskRules) -> Found:
     """Return the objects of a mask, in order of their labels or of their first rows.
 
     Args:
-        found: The file's values.
+        labels: The file's values.
         rules: What the user says.
 
-    Returns:
-        One target for `whole`, whose mask may be empty; else one for each object that is large enough.
-
     Raises:
-        UnclearMask: The file is a label map and there are no rules for it; the message names its values.
+        UnclearMask: The file is a label map and there are no rules for it; the message names its values. Or it has so
+            many objects that memory would run out.
     """
-    void = np.isin(found.values, rules.ignore) if rules.ignore else np.zeros(found.values.shape, np.bool_)
-    mask = _foreground(found, rules, void) & ~void
+    labels = _cut_at_half(labels, rules)
+    void = np.isin(labels.values, rules.ignore) if rules.ignore else np.zeros(labels.values.shape, np.bool_)
+    mask = _foreground(labels, rules, void) & ~void
     kept = void if void.any() else None
     if rules.objects == "whole":
-        return [Target("", mask, kept)]
-    parts = _components(mask) if rules.objects == "components" else _labels(found, mask)
-    return [Target(f"#{name}", part, kept) for name, part in parts if part.sum() >= rules.smallest]
+        return Found([Target("", mask, kept)], [])
+    numbered, names = _components(mask) if rules.objects == "components" else _by_label(labels, mask)
+    sizes = np.bincount(numbered.ravel(), minlength=len(names) + 1)[1:]
+    large = np.flatnonzero(sizes >= rules.smallest)
+    if len(large) > _MOST_OBJECTS:
+        raise UnclearMask(f"{len(large)} objects, at most {_MOST_OBJECTS} are possible; raise data.smallest_object")
+    found = [Target(f"#{names[index]}", np.asarray(numbered == index + 1), kept) for index in large]
+    return Found(found, [f"#{names[index]}" for index in np.flatnonzero(sizes < rules.smallest)])
+
+
+def _cut_at_half(found: LabelMap, rules: MaskRules) -> LabelMap:
+    """Return two values instead of those of a copy or of fractions, and other masks as they are.
+
+    Raises:
+        UnclearMask: A lossy file holds more than two labels.
+    """
+    values, full = found.values, found.full
+    if full == 1 and not _whole(values) and values.min() >= 0 and values.max() <= 1:
+        return replace(found, values=np.asarray(values > 0.5))
+    # the user's labels name exact values of a lossless file
+    asked = found.lossy or (rules.labels is None and not rules.ignore)
+    if full > 1 and asked and is_copy(values, full, lossy=found.lossy):
+        return replace(found, values=np.where(values > full / 2, int(full), 0), lossy=False)
+    if found.lossy:
+        raise UnclearMask(
+            f"a label map with the values {_named(np.unique(values), found.colours)} in a file with lossy compression, "
+            "which changes labels; save it as PNG"
+        )
+    return found
 
 
 def _foreground(found: LabelMap, rules: MaskRules, void: Bools) -> Bools:
-    """Return the pixels of the object; ignored pixels may be among them."""
+    """Return the pixels of the object; ignored pixels may be among them.
+
+    Raises:
+        UnclearMask: Nothing says which they are.
+    """
     values = found.values
     if isinstance(rules.labels, tuple):
         return np.isin(values, rules.labels)
     if rules.labels == "any" or rules.objects == "labels":
         return np.asarray(values != 0)
-    counted = values[~void]
-    distinct = np.unique(counted)
-    if np.count_nonzero(distinct) <= 1 and not found.lossy and _whole(distinct):
+    distinct = np.unique(values[~void])
+    if np.count_nonzero(distinct) <= 1 and _whole(distinct) and not (distinct < 0).any() and not found.doubt:
         return np.asarray(values != 0)
-    if found.full == 1:
-        if distinct[0] >= 0 and distinct[-1] <= 1:
-            return np.asarray(values > 0.5)
-    elif not found.colours and _lossy_copy(counted, len(distinct), found):
-        return np.asarray(values > found.full / 2)
     raise UnclearMask(
-        f"a label map with the values {_named(distinct, found.colours)}; say by data.labels which of them are the "
-        "object (any, or a list), or by data.ignore which count nowhere"
+        f"{found.doubt or 'a label map'} with the values {_named(distinct, found.colours)}; say by data.labels which "
+        "of them are the object (any, or a list), or by data.ignore which count nowhere"
     )
 
 
-def _whole(distinct: NDArray[np.generic]) -> bool:
-    return bool(np.all(np.asarray(distinct, np.float64) % 1 == 0))
-
-
-def _lossy_copy(values: NDArray[np.generic], count: int, found: LabelMap) -> bool:
-    """Tell whether values are those of a black and white picture after lossy compression or smooth resizing."""
-    if not found.lossy and count <= _FEW_VALUES:
-        return False
-    scaled = np.asarray(values, np.float64) / found.full
-    near = (scaled <= _CLEAR) | (scaled >= 1 - _CLEAR)
-    return bool(near.mean() >= _CLEAR_PIXELS and (scaled.max() <= _CLEAR or scaled.max() >= 1 - _CLEAR))
+def _whole(values: NDArray[np.generic]) -> bool:
+    return values.dtype.kind != "f" or bool(np.all(np.asarray(values, np.float64) % 1 == 0))
 
 
 def _named(distinct: NDArray[np.generic], colours: bool) -> str:
-    shown = [f"#{int(value):06x}" if colours else f"{value:g}" for value in distinct[:_NAMED]]
+    shown = [f"0x{int(value):06x}" if colours else f"{value:g}" for value in distinct[:_NAMED]]
     return ", ".join(shown) + (f" and {len(distinct) - _NAMED} more" if len(distinct) > _NAMED else "")
 
 
-def _components(mask: Bools) -> Iterator[tuple[str, Bools]]:
-    """Yield the parts that are connected by sides or corners."""
+def _components(mask: Bools) -> tuple[NDArray[np.integer], list[str]]:
+    """Number the parts that are connected by sides or corners, from 1.
+
+    Returns:
+        The number of each pixel's part, 0 outside of the object; the parts' names.
+    """
     numbered, count = label(mask, structure=np.ones((3, 3)))
-    for number in range(1, count + 1):
-        yield str(number), np.asarray(numbered == number)
+    return numbered, [str(number) for number in range(1, count + 1)]
 
 
-def _labels(found: LabelMap, mask: Bools) -> Iterator[tuple[str, Bools]]:
-    for value in np.unique(found.values[mask]):
-        yield (f"{int(value):06x}" if found.colours else f"{value:g}"), np.asarray(found.values == value) & mask
+def _by_label(labels: LabelMap, mask: Bools) -> tuple[NDArray[np.integer], list[str]]:
+    """Number the labels of the object from 1, as `_components` does."""
+    distinct = np.unique(labels.values[mask])
+    numbered = np.where(mask, np.searchsorted(distinct, labels.values) + 1, 0)
+    return numbered, [f"{int(value):06x}" if labels.colours else f"{value:g}" for value in distinct]
 
 
-def warnings_of(masks: Sequence[Bools]) -> list[str]:
-    """Return what is suspicious about the masks of a set: most touch all borders, or fill nearly everything."""
-    most = len(masks) / 2
+def warnings_of(masks: Sequence[Bools], of_other_size: int = 0) -> list[str]:
+    """Return what is suspicious about the masks of a data set, one line each.
+
+    Args:
+        masks: The masks that can be used, (height, width) each.
+        of_other_size: How many more have another size than their image.
+
+    Returns:
+        Lines on masks that mostly fill nearly everything, or else touch all borders, and on sizes.
+    """
+    found = []
     touching = sum(all(edge.any() for edge in (mask[0], mask[-1], mask[:, 0], mask[:, -1])) for mask in masks)
-    filled = sum(mask.mean() > 0.95 for mask in masks)
-    if filled > most:
-        return [f"{filled} of {len(masks)} masks fill more than 95 % of the image; are they inverted?"]
-    if touching > most:
-        return [f"{touching} of {len(masks)} masks touch all four borders; are they inverted?"]
-    return []
+    filled = sum(bool(mask.mean() > _FILLED) for mask in masks)
+    if filled > len(masks) / 2:
+        found.append(f"{filled} of {len(masks)} masks fill more than 95 % of the image; are they inverted?")
+    elif touching > len(masks) / 2:
+        found.append(f"{touching} of {len(masks)} masks touch all four borders; are they inverted?")
+    if of_other_size > len(masks):
+        found.append(
+            f"{of_other_size} of {len(masks) + of_other_size} masks have another size than their image; "
+            "do they belong to these images?"
+        )
+    return found

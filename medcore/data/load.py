@@ -24,14 +24,19 @@ from medcore.data.formats.windows import window_of
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
 from medcore.data.kept_splits import folder_splits
-from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, targets
-from medcore.data.names import natural_key
+from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, objects_of, warnings_of
+from medcore.data.names import natural_key, readable
 from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
 from medcore.data.readers import list_folder, stem
 from medcore.data.splits import Splits, read_splits
 from medcore.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+#: How the reason starts if an image and its mask differ in size.
+_OTHER_SIZE = "mask of another size than its image"
+#: Objects that a message names at most.
+_NAMED = 5
 
 __all__ = [
     "ImageSet",
@@ -58,7 +63,7 @@ class _Decoded:
 
     Attributes:
         sample: The sample's files.
-        name: Name of the sample; of an object in it if the mask is more than one sample.
+        name: Name of the image; with the object's if the mask is more than one sample.
         image: Uint8 (3, S, S).
         mask: Uint8 (S, S): 0, 1, or `losses.IGNORED` where a pixel counts nowhere.
         truth: Bool (height, width), the mask at original size.
@@ -129,6 +134,7 @@ def load_image_set(
         usable, broken = _decode_some(
             listing.reader, wanted, per_dataset, seed, decode=partial(_decode, size=size, rules=rules)
         )
+        _warn_of_masks(dataset, split, usable, broken)
         decoded += usable
         skipped += left_out + _without_slices(broken, listing.samples)
     if dealt:
@@ -176,11 +182,11 @@ def _of_split(dataset: str, listing: Listing, splits: Splits, split: str) -> tup
     """
     by_name = {sample.name: sample for sample in listing.samples}
     ordered = sorted(splits.names[split], key=natural_key)
-    unpaired = {name for entry in listing.skipped for name in (entry.path.stem, stem(entry.path.name))}
+    unpaired = {readable(text) for entry in listing.skipped for text in (entry.path.stem, stem(entry.path.name))}
     missing = [
         Skipped(dataset, listing.place / name, "named by the splits, but there is no such file")
         for name in ordered
-        if name not in by_name and name not in unpaired
+        if name not in by_name and name.rpartition("/")[2] not in unpaired
     ]
     where, val = " and ".join(map(str, splits.files)), set(splits.names.get("val", ()))
     unassigned = [
@@ -262,24 +268,40 @@ def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _
     height, width = labels.values.shape
     if (width, height) != reading.image.size:
         sizes = "{}x{} for an image of {}x{}".format(width, height, *reading.image.size)
-        return [], [skip(sample.mask, f"mask of another size than its image: {sizes}")]
+        return [], [skip(sample.mask, f"{_OTHER_SIZE}: {sizes}")]
     try:
         if reading.volume_values is not None:
-            targets(dataclasses.replace(labels, values=reading.volume_values[None]), rules)
-        objects = [target for target in targets(labels, rules) if target.mask.any()]
+            objects_of(dataclasses.replace(labels, values=reading.volume_values[None]), rules)
+        targets, small = objects_of(labels, rules)
     except UnclearMask as error:
         raise DataError(f"{sample.mask}: {error}") from None
-    if not objects:
-        return [], [skip(sample.mask, "mask without foreground")]
-    shown = picture(reading.image, window_of(rules, sample.dataset))
-    image, found, lost = to_square(shown, size), [], []
-    for target in objects:
-        mask, name = mask_to_square(target.mask, size, target.void), f"{sample.name}{target.suffix}"
+    left_out = [skip(sample.mask, f"{_some(small)} of fewer than {rules.smallest} pixels left out")] if small else []
+    if not any(target.mask.any() for target in targets):
+        return [], left_out or [skip(sample.mask, "mask without foreground")]
+    image, decoded, vanished = to_square(picture(reading.image, window_of(rules, sample.dataset)), size), [], []
+    for target in targets:
+        mask = mask_to_square(target.mask, size, target.void)
         if (mask == 1).any():
-            found.append(_Decoded(sample, name, image, mask, target.mask, target.void, reading.spacing))
+            name = f"{sample.name}{target.suffix}"
+            decoded.append(_Decoded(sample, name, image, mask, target.mask, target.void, reading.spacing))
         else:
-            lost.append(skip(sample.mask, f"foreground{target.suffix and f' of {name}'} vanishes at {size} pixels"))
-    return found, lost
+            vanished.append(target.suffix)
+    if vanished:
+        what = "foreground vanishes" if rules.objects == "whole" else f"{_some(vanished)} vanish"
+        left_out.append(skip(sample.mask, f"{what} at {size} pixels"))
+    return decoded, left_out
+
+
+def _some(objects: Sequence[str]) -> str:
+    more = ", ..." if len(objects) > _NAMED else ""
+    return f"{len(objects)} objects ({', '.join(objects[:_NAMED])}{more})"
+
+
+def _warn_of_masks(dataset: str, split: str, usable: Sequence[_Decoded], broken: Sequence[Skipped]) -> None:
+    """Log what is suspicious about the masks of a data set."""
+    of_other_size = sum(entry.reason.startswith(_OTHER_SIZE) for entry in broken)
+    for warning in warnings_of([item.truth for item in usable], of_other_size):
+        logger.warning("data set '%s', split '%s': %s", dataset, split, warning)
 
 
 def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
@@ -291,6 +313,7 @@ def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
     samples = [item.sample for item in decoded]
     truths, voids = [item.truth for item in decoded], [item.void for item in decoded]
     names, spacings = [item.name for item in decoded], [item.spacing for item in decoded]
+    sources = [sample.name for sample in samples]
     images = np.empty((count, 3, size, size), dtype=np.uint8)
     masks = np.empty((count, size, size), dtype=np.uint8)
     for index in reversed(range(count)):
@@ -305,6 +328,7 @@ def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
         names=names,
         voids=voids if any(void is not None for void in voids) else [],
         spacings=spacings if any(spacing is not None for spacing in spacings) else [],
+        sources=sources if sources != names else [],
     )
 
 

@@ -1,4 +1,4 @@
-"""Order of names."""
+"""Names of samples: their order and their text."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def _number(digits: str) -> tuple[int, str]:
     plain = digits if digits.isascii() else "".join(str(unicodedata.decimal(digit)) for digit in digits)
     plain = plain.lstrip("0")
     return len(plain), plain
+
+
+def readable(name: str) -> str:
+    r"""Return the name of a file as text that every file and database can hold.
+
+    Equal letters get equal codes (NFC), because systems differ in how they store an umlaut. Bytes that are no UTF-8
+    become `\xfc` and the like.
+    """
+    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))

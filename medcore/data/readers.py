@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 
 from medcore.data.formats.dicom import DicomFolders
 from medcore.data.formats.nifti import NiftiFolders
 from medcore.data.formats.npz import NpzFolders
 from medcore.data.image_folders import ImageFolders
+from medcore.data.names import readable
 from medcore.data.reader import Listing, Reader
 from medcore.registry import Registry
 
@@ -53,12 +55,25 @@ def list_folder(root: Path, dataset: str | None = None) -> Listing:
     return reader_of(root).list_samples(root, dataset or root.resolve().name)
 
 
-def stem(name: str) -> str:
-    """Return a manifest's entry without folder and without the ending of a data file.
+def stem(name: str, known: Container[str] = frozenset()) -> str:
+    """Return the name of the sample that a manifest's entry means.
 
-    Other dots stay.
+    Args:
+        name: The entry: a sample's name, with or without the ending of a data file, possibly after names of folders.
+        known: Names of the samples, of which some may have folders in them.
+
+    Returns:
+        The known sample. If there is none, the entry as it is; one with an ending loses that and all folders. Other
+        dots stay.
     """
-    base = Path(name).name
+    entry = readable(name)
+    base = entry.rpartition("/")[2]
     endings = {ending for reader in READERS.names() for ending in READERS[reader].endings}
-    known = [ending for ending in endings if base.lower().endswith(ending) and len(base) > len(ending)]
-    return base[: -max(map(len, known))] if known else base
+    found = [ending for ending in endings if base.lower().endswith(ending) and len(base) > len(ending)]
+    whole = entry[: -max(map(len, found))] if found else entry
+    for each in (whole, entry):
+        pieces = each.split("/")
+        tails = ("/".join(pieces[start:]) for start in range(len(pieces)))
+        if match := next((tail for tail in tails if tail in known), None):
+            return match
+    return whole.rpartition("/")[2] if found else whole

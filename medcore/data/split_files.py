@@ -136,7 +136,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 def _sample(entry: str, names: Set[str]) -> str:
     """Return the name of the sample that an entry means; a sample's own name may hold folders."""
-    return entry if entry in names else stem(entry)
+    return entry if entry in names else stem(entry, names)
 
 
 def _is_name(entry: object) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from medcore.data.image_folders import IMAGES, MASKS
+from medcore.data.pictures.layouts import IMAGES, MASKS
 from medcore.data.split_files import FILE_NAME, SplitFile, write_split_file
 from medcore.data.splits import FRACTIONS, make_splits
 from medcore.errors import ConfigError, StorageError
@@ -104,7 +104,7 @@ def write_folder(root: Path, domain: str, n: int, size: int, seed: int) -> Path:
     images, masks = make(domain, n, size, seed)
     names = [f"{domain}_{index:04d}" for index in range(n)]
     try:
-        for kind, pictures in ((IMAGES, images), (MASKS, masks.astype(np.uint8) * 255)):
+        for kind, pictures in ((IMAGES[0], images), (MASKS[0], masks.astype(np.uint8) * 255)):
             (root / kind).mkdir(parents=True, exist_ok=True)
             for name, picture in zip(names, pictures, strict=True):
                 _save_png(root / kind / f"{name}.png", picture)

@@ -11,7 +11,20 @@ from rich.text import Text
 
 from medcore.errors import ConfigError
 from search.base.config import load_config
-from search.cli.options import Arch, Batches, Box, ConfigPath, Frame, Json, WorkersAddress
+from search.cli.options import (
+    Arch,
+    Batches,
+    Box,
+    ConfigPath,
+    Frame,
+    IgnoredNumbers,
+    Json,
+    LabelNumbers,
+    ObjectKind,
+    SmallestObject,
+    WorkersAddress,
+    mask_rules,
+)
 from search.cli.progress import job_bars, progress_bar
 from search.cli.tables import evaluation_table, frames_table, latency_table, time_table_view
 from search.cli.terminal import console, print_result, say, warn, write_text
@@ -67,7 +80,7 @@ def prune(
 
 def evaluate(
     checkpoint: Path,
-    data: Annotated[list[Path], typer.Option(help="Folder with images/ and masks/; may be repeated.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of images and masks; may be repeated.")],
     split: Annotated[str, typer.Option(help="Part of the data, as in splits.json, or val/search, val/report, all.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="File for the result as JSON; - prints it.")] = None,
     arch: Arch = None,
@@ -78,14 +91,23 @@ def evaluate(
     ] = Frame.ORIGINAL,
     widen: Annotated[int, typer.Option(min=0, help="Model's square: box edges move outward by 0 to this, in px.")] = 5,
     box_seed: Annotated[int, typer.Option(min=0, help="Model's square: seed of these moves.")] = 42,
+    labels: LabelNumbers = None,
+    ignore: IgnoredNumbers = None,
+    objects: ObjectKind = "whole",
+    smallest_object: SmallestObject = 1,
 ) -> None:
     """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with intervals and its cost."""
     from medcore.quality.model_frame import WideBoxes
     from search.commands.evaluate import Frames
     from search.commands.evaluate import evaluate as run
 
-    frames = Frames(frame.value, WideBoxes(widen, box_seed))
-    result = run(checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits, frames=frames)
+    frames, rules = (
+        Frames(frame.value, WideBoxes(widen, box_seed)),
+        mask_rules(labels, ignore, objects, smallest_object),
+    )
+    result = run(
+        checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits, frames=frames, rules=rules
+    )
     print_result(result, json_file == Path("-"), lambda: frames_table(checkpoint.name, result))
     if json_file is not None and json_file != Path("-"):
         write_text(json_file, json.dumps(result, indent=1))

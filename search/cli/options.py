@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast, get_args
 
 import typer
 
+from medcore.data.mask_rules import Labels, MaskRules, Objects
 from medcore.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
@@ -22,6 +23,40 @@ RayAddress = Annotated[str | None, typer.Option(help="Address of a running Ray c
 WorkersAddress = Annotated[
     str | None, typer.Option("--ray-address", help="Address of a running Ray cluster, where `workers` is above 1.")
 ]
+
+LabelNumbers = Annotated[
+    str | None,
+    typer.Option(
+        "--labels", metavar="any|N,N", help="Values of the object in masks with more than two: any, or a list."
+    ),
+]
+IgnoredNumbers = Annotated[
+    str | None, typer.Option("--ignore", metavar="N,N", help="Values of mask pixels that count nowhere.")
+]
+ObjectKind = Annotated[
+    str, typer.Option("--objects", help="A sample is a mask (whole), or each of its components or labels.")
+]
+SmallestObject = Annotated[int, typer.Option(min=1, help="Pixels of the smallest component or label that is a sample.")]
+
+
+def mask_rules(labels: str | None, ignore: str | None, objects: str, smallest: int) -> MaskRules:
+    """Return what the options say about masks.
+
+    Raises:
+        MedcoreError: One of them is none of its choices.
+    """
+    if objects not in get_args(Objects):
+        raise ConfigError(f"--objects {objects}: choose one of {', '.join(get_args(Objects))}")
+    chosen: Labels = "any" if labels == "any" else None if labels is None else _label_numbers("--labels", labels)
+    return MaskRules(chosen, _label_numbers("--ignore", ignore) if ignore else (), cast(Objects, objects), smallest)
+
+
+def _label_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part, 0) for part in text.split(","))
+    except ValueError:
+        also = "any, or " if option == "--labels" else ""
+        raise ConfigError(f"{option} '{text}': give {also}whole numbers such as 1,2 or 0xff0000") from None
 
 
 class Frame(Enum):

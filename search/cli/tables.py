@@ -59,7 +59,8 @@ def frames_table(name: str, result: Mapping[str, Any]) -> Group:
     table.add_column("")
     for head in frames:
         table.add_column(head, justify="right")
-    table.add_row("images", *(str(frame["images"]) for frame in frames.values()))
+    for count in ("images", "objects"):
+        table.add_row(count, *(str(frame[count]) for frame in frames.values()))
     for metric in metrics():
         cells = [_with_interval(metric.name, frame) for frame in frames.values()]
         table.add_row(title(metric.name), *cells)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from medcore.data.empty_masks import empty_samples, joined
 from medcore.data.load import ImageSet, list_folder, load_image_set
+from medcore.data.mask_rules import AS_THE_FILE_SAYS, MaskRules
 from medcore.models.checkpoint import load
 from medcore.quality.catalogue import ranked
 from medcore.quality.evaluate import evaluate as evaluate_model
@@ -42,6 +43,7 @@ def evaluate(
     autocast: bool = False,
     splits: Path | None = None,
     frames: Frames = Frames(),
+    rules: MaskRules = AS_THE_FILE_SAYS,
 ) -> dict[str, Any]:
     """Return a checkpoint's cost and its metrics on one split of image folders.
 
@@ -57,22 +59,24 @@ def evaluate(
         splits: Folder with a study's saved splits, which is only read. Without it, splits that a data folder does not
             define are drawn for this call, with a warning.
         frames: Where to compare masks.
+        rules: What is the object in a mask.
 
     Returns:
-        The metrics at original size by name, with `intervals`, `images` and `images_by_dataset`; the same of the
-        model's frame under `model_frame`; and the costs. A frame that was not asked for is left out.
+        The metrics at original size by name, with `intervals`, and the numbers that they rest on: `images`, their
+        `objects` and `images_by_dataset`; the same of the model's frame under `model_frame`; the number of files, or of
+        parts of files, that were `skipped`; and the costs. A frame that was not asked for is left out.
     """
     model = load(checkpoint, architecture)
     images, skipped = load_image_set(
-        folders, split, model.arch.img_size, save_splits=splits, deal_splits=splits is None
+        folders, split, model.arch.img_size, save_splits=splits, deal_splits=splits is None, rules=rules
     )
     report_skipped(skipped)
     model = model.to(best_device())
     result: dict[str, Any] = {"checkpoint": str(checkpoint), "split": split, "skipped": len(skipped)}
     if frames.frame != "model":
-        result |= figures(evaluate_model(model, images, autocast=autocast))
+        result |= figures(evaluate_model(model, images, autocast=autocast), images.sources or None)
     if frames.frame != "original":
-        empty = empty_samples(folders, split, images, save_splits=splits, deal_splits=splits is None)
+        empty = empty_samples(folders, split, images, rules=rules, save_splits=splits, deal_splits=splits is None)
         every = images if empty is None else joined(images, empty)
         framed = in_model_frame(every, _file_names(folders, every), frames.boxes)
         result["model_frame"] = {
@@ -80,24 +84,30 @@ def evaluate(
             "widen_px": frames.boxes.widen,
             "box_seed": frames.boxes.seed,
             "empty_masks": len(every) - len(images),
-            **figures(evaluate_model(model, framed, autocast=autocast)),
+            **figures(evaluate_model(model, framed, autocast=autocast), framed.sources or None),
         }
     return result | cost_metrics(model.spec)
 
 
-def figures(rows: Rows) -> dict[str, Any]:
+def figures(rows: Rows, sources: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the means of the rows of `medcore.quality.evaluate.evaluate`, and what they rest on.
 
-    `intervals` are 95 % bootstrap intervals of the macro means over images; a metric has none if a data set has a
+    `intervals` are 95 % bootstrap intervals of the macro means over samples; a metric has none if a data set has a
     single image.
+
+    Args:
+        rows: One for each sample.
+        sources: Name of each sample's image; by default each sample has one of its own.
     """
     table = pd.DataFrame(rows)
-    counts = {str(dataset): int(count) for dataset, count in table.groupby("dataset", sort=False).size().items()}
+    by_dataset = pd.Series(table["name"] if sources is None else list(sources)).groupby(table["dataset"], sort=False)
+    counts = {str(dataset): int(count) for dataset, count in by_dataset.nunique().items()}
     names = [name for name in ranked() if name in table]
     ends = dict(zip(names, macro_intervals(table[names], table["dataset"]).to_numpy().tolist(), strict=True))
     known = min(counts.values()) > 1
     intervals = {name: ends[name] if known else None for name in names}
-    return {"images": len(rows), "images_by_dataset": counts, **summarise(rows), "intervals": intervals}
+    head = {"images": sum(counts.values()), "objects": len(rows), "images_by_dataset": counts}
+    return {**head, **summarise(rows), "intervals": intervals}
 
 
 def _file_names(folders: Sequence[Path], images: ImageSet) -> list[str]:
@@ -111,4 +121,4 @@ def _file_names(folders: Sequence[Path], images: ImageSet) -> list[str]:
         (sample.dataset, sample.name): sample.image.name if uses[sample.image] == 1 else sample.name
         for sample in samples
     }
-    return [names[key] for key in zip(images.datasets, images.names, strict=True)]
+    return [names[dataset, images.source(index)] for index, dataset in enumerate(images.datasets)]

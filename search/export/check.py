@@ -18,6 +18,7 @@ from medcore.models.sam import MedSam
 from medcore.quality.evaluate import masks_of
 from medcore.quality.metrics import iou
 from medcore.synthetic.write import make
+from search.base.sections.inputs import DataConfig
 from search.study.saved import values_here
 
 #: How many images are compared, and the least IoU of the two masks of any of them.
@@ -61,8 +62,9 @@ def check_images(study: Path, config: Mapping[str, Any], size: int) -> CheckImag
             per_dataset=-(-IMAGES // len(folders)),
             save_splits=study.resolve().parent / "splits",
             deal_splits=False,
+            rules=DataConfig.rules_of(data),
         )
-    except (MedcoreError, LookupError, TypeError, ArithmeticError):
+    except (MedcoreError, LookupError, TypeError, ValueError, ArithmeticError):
         return embedded_images(size)
     return CheckImages(images, f"images of the study's part {split}")
 

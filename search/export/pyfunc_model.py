@@ -22,7 +22,9 @@ import binascii
 import importlib.util
 import io
 import math
+import re
 import struct
+import sys
 import zlib
 from collections.abc import Sequence
 from types import ModuleType
@@ -35,7 +37,7 @@ import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 #: An image: (h, w, 3), RGB.
 Pixels = npt.NDArray[np.uint8]
@@ -116,7 +118,7 @@ class PrunedModel(PythonModel):
 def read_image(text: Any) -> Pixels:
     """Read an image file in base64 as RGB.
 
-    Pixels of more than 8 bits are min-max scaled.
+    Grey pixels of more than 8 bits are min-max scaled; 16-bit colours lose their lowest bits.
 
     Args:
         text: The base64 text.
@@ -134,18 +136,93 @@ def read_image(text: Any) -> Pixels:
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"image: not base64 ({error}); send the bytes of an image file in base64") from None
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as file:
-            picture = ImageOps.exif_transpose(file)
-            if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-                values = np.asarray(picture, dtype=np.float64)
-                low, high = values.min(), values.max()
-                if not math.isfinite(low + high):
-                    raise ValueError("values that are not finite")
-                picture = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
-            return np.asarray(picture.convert("RGB"))
+        return np.asarray(_picture(content))
     except IMAGE_ERRORS as error:
         reason = "not one of PNG, JPEG, BMP, TIFF, WebP" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"image: these {len(content)} bytes cannot be read as an image ({reason})") from None
+
+
+def _picture(content: bytes) -> Image.Image:
+    """Decode an image file by the rules of `medcore/data/pictures/decoding.py`."""
+    with Image.open(io.BytesIO(content), formats=FORMATS) as file:
+        _require_one_page(file)
+        layout, signed = _layout(file), _tag(file, 339) == 2
+        bits = _tag(file, 258) or (16 if ";16" in layout else 8)
+        is_deep = file.mode in ("I", "F") or file.mode.startswith("I;16")
+        if not is_deep and bits > 8:
+            if not layout.startswith(("RGB;16", "RGBA;16")):
+                raise ValueError(f"{bits}-bit colours in an arrangement that cannot be read ({file.mode}, {layout})")
+            return Image.fromarray(_colours_to_bytes(_joined(content, layout)[..., :3]))
+        backwards = _tag(file, 262) == 0
+        picture = ImageOps.exif_transpose(file)
+    values = np.asarray(picture)
+    if is_deep and values.dtype == np.int32 and not signed and bits == 32:
+        values = values.view(np.uint32)
+    elif signed and picture.mode == "L":
+        values = values.view(np.int8)
+    elif not is_deep:
+        return picture.convert("RGB")
+    grey = values.astype(np.float64)
+    return Image.fromarray(_to_bytes(-grey if backwards else grey)).convert("RGB")
+
+
+def _require_one_page(file: ImageFile.ImageFile) -> None:
+    count = 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
+    if file.format == "TIFF":
+        pages = 0
+        for index in range(count):
+            file.seek(index)
+            pages += not (_tag(file, 254) or 0) & 5  # neither a thumbnail nor a mask
+        file.seek(0)
+        said = str(_tag(file, 270) or "")
+        hidden = (_tag(file, 32997) or 1) > 1 or re.search(r'^images=(?!1\s)\d+|"truncated": true', said, re.MULTILINE)
+        count = max(pages, 2 if hidden else 1)
+    if count > 1:
+        raise ValueError("a stack of several pages; send one page")
+
+
+def _joined(content: bytes, layout: str) -> npt.NDArray[np.uint16]:
+    """Return 16-bit colours, (h, w, channels), decoded once for either half of the bytes."""
+    mode, order = layout.split(";16")
+    if order == "N":
+        order = "L" if sys.byteorder == "little" else "B"
+    upper, lower = (_decoded_as(content, f"{mode};16{which}") for which in (order, "L" if order == "B" else "B"))
+    return upper.astype(np.uint16) * np.uint16(256) + lower
+
+
+def _decoded_as(content: bytes, layout: str) -> Pixels:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as file:
+        more = [tile.args[1:] if isinstance(tile.args, tuple) else () for tile in file.tile]
+        file.tile = [
+            tile._replace(args=(layout, *rest) if rest else layout) for tile, rest in zip(file.tile, more, strict=True)
+        ]
+        return np.asarray(ImageOps.exif_transpose(file))
+
+
+def _layout(file: ImageFile.ImageFile) -> str:
+    arguments: Any = file.tile[0].args if file.tile else ""
+    layout = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return layout if isinstance(layout, str) else ""
+
+
+def _tag(file: ImageFile.ImageFile, number: int) -> Any:
+    value = file.tag_v2.get(number) if isinstance(file, TiffImagePlugin.TiffImageFile) else None
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _to_bytes(values: npt.NDArray[np.float64]) -> Pixels:
+    low, high = values.min(), values.max()
+    if not math.isfinite(low + high):
+        raise ValueError("values that are not finite")
+    scaled: npt.NDArray[np.float64] = np.rint((values - low) * (255 / max(high - low, 1e-12)))
+    return scaled.astype(np.uint8)
+
+
+def _colours_to_bytes(values: npt.NDArray[np.uint16]) -> Pixels:
+    spare = max(int(values.max()).bit_length() - 8, 0)
+    if (int(values.max()) - int(values.min())) >> spare < 64:
+        return _to_bytes(values.astype(np.float64))
+    return np.asarray(values >> spare, np.uint8)
 
 
 def read_boxes(boxes: Any, width: int, height: int) -> list[list[float]]:

@@ -129,6 +129,8 @@ class Sheets:
 
     def _case(self, index: int, pixels: npt.NDArray[np.uint8], dense: Mask, pruned: Mask) -> Case:
         images, truth = self._images, self._images.truths[index]
+        if (void := images.void(index)) is not None:
+            dense, pruned = dense & ~void, pruned & ~void
         return Case(
             dataset=images.datasets[index],
             name=images.names[index],
@@ -148,11 +150,10 @@ class Sheets:
         Raises:
             DataError: The image cannot be read any more.
         """
-        dataset, name = self._images.datasets[index], self._images.names[index]
+        dataset = self._images.datasets[index]
         folder = next(folder for folder in self._folders if folder.resolve().name == dataset)
         listing = list_folder(folder)
-        samples = {sample.name: sample for sample in listing.samples}
-        sample = samples.get(name) or samples[name.rpartition("#")[0]]  # an object of an image
+        sample = {sample.name: sample for sample in listing.samples}[self._images.source(index)]
         try:
             return np.asarray(picture(listing.reader.read(sample).image, window_of(self._rules, dataset)))
         except UnreadableFile as error:

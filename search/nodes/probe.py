@@ -215,7 +215,7 @@ def data_folder(folder: Path) -> Seen:
         text = splits.read_bytes() if splits.is_file() else b""
     except OSError as error:
         return Seen(reason=error.strerror or str(error))
-    digest = hashlib.sha256("\n".join(sorted(lines)).encode() + b"\0" + text)
+    digest = hashlib.sha256(os.fsencode("\n".join(sorted(lines))) + b"\0" + text)
     return Seen(len(lines), size, digest.hexdigest())
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from medcore.data.labels import MaskRules
+from medcore.data.mask_rules import MaskRules
 
 #: Level and width in Hounsfield units, as radiologists set them for CT.
 PRESETS: Mapping[str, tuple[float, float]] = {

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medcore.data.formats.windows import PRESETS, ReadingRules, Window, check_window
-from medcore.data.labels import Objects
+from medcore.data.mask_rules import Objects
 from search.base.sections.fields import Expanded, PathField, Section, as_saved_before
 
 
@@ -34,7 +34,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """The image folders, and which split of them serves which purpose."""
 
-    folders: tuple[PathField, ...] = Field(min_length=1, description="folders that contain images/ and masks/")
+    folders: tuple[PathField, ...] = Field(min_length=1, description="folders of images and masks; see docs/data.md")
     calibration_split: str = Field("train", description="for scores and recovery")
     calibration_per_dataset: int | None = Field(
         128, ge=1, description="images per data set for scores; null: all of the split"
@@ -60,7 +60,9 @@ class DataConfig(Section):
         description=f"brightness of scans: [level, width], {', '.join(PRESETS)}, or one by data set; null: the file's "
         "window, else from the 0.5th to the 99.5th percentile of the values that are not 0",
     )
-    smallest_object: int = Field(1, ge=1, description="components, labels: pixels of the smallest object to use")
+    smallest_object: int = Field(
+        1, ge=1, description="components, labels: objects of fewer pixels are no samples, but background"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -94,6 +96,16 @@ class DataConfig(Section):
     def rules(self) -> ReadingRules:
         """How files are read: what is the object in a mask, and the windows of scans."""
         return ReadingRules(self.labels, self.ignore, self.objects, self.smallest_object, self.window)
+
+    @classmethod
+    def rules_of(cls, values: Mapping[str, Any]) -> ReadingRules:
+        """Return the rules in a `data` section of any version, as plain values.
+
+        Raises:
+            ValueError: One of them is wrong.
+        """
+        keys = ("folders", "labels", "ignore", "objects", "smallest_object", "window")
+        return cls.model_validate({key: values[key] for key in keys if key in values}).rules
 
     def absolute(self) -> DataConfig:
         """Return the same data with absolute paths."""

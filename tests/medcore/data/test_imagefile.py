@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from medcore.data.imagefile import box_of, read_image, read_labels
-from medcore.data.labels import AS_THE_FILE_SAYS, targets
-from tests.support.image_files import noise
+from medcore.data.labels import AS_THE_FILE_SAYS, objects_of
+from tests.support.image_files import blob, noise
 
 
 def test_image_modes_become_rgb(tmp_path: Path) -> None:
@@ -31,25 +31,28 @@ def test_image_modes_become_rgb(tmp_path: Path) -> None:
         read_image(tmp_path / "nan.tif")
 
 
-def test_mask_threshold_in_every_depth(tmp_path: Path) -> None:
-    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    one = (ramp > 200).astype(np.uint8)
-    files = {
-        "grey.png": (ramp, ramp > 127),
-        "colour.png": (np.stack([ramp * 0, ramp, ramp * 0], axis=2), ramp > 127),
-        "alpha.png": (np.stack([ramp, ramp, ramp, ramp * 0], axis=2), ramp > 127),
-        "bool.png": (ramp > 9, ramp > 9),
-        "zero_one.png": (one, one > 0),
-        "deep.png": (ramp.astype(np.uint16) * 257, ramp > 127),
-        "deep_small.png": (ramp.astype(np.uint16), ramp > 127),
-        "deep_one.png": (one.astype(np.uint16), one > 0),
-        "float.tif": (one.astype(np.float32), one > 0),
-        "empty.png": (ramp * 0, ramp < 0),
-    }
-    for name, (values, expected) in files.items():
-        Image.fromarray(values).save(tmp_path / name)
-        assert (_mask(tmp_path / name) == expected).all(), name
-    Image.fromarray(one).save(tmp_path / "noise.jpg", quality=100)
+def test_two_values_in_every_depth(tmp_path: Path) -> None:
+    mask = blob() > 0
+    for high in (1, 2, 100, 128, 255):
+        values = mask * np.uint8(high)
+        zero = np.zeros_like(values)
+        files = {
+            "grey.png": values,
+            "grey.bmp": values,
+            "colour.png": np.stack([zero, values, zero], axis=2),
+            "same.png": np.stack([values] * 3, axis=2),
+            "bool.png": mask,
+            "deep.png": values.astype(np.uint16) * 257,
+            "deep_small.png": values.astype(np.uint16),
+            "integer.tif": values.astype(np.int32),
+            "float.tif": values.astype(np.float32),
+        }
+        for name, pixels in files.items():
+            Image.fromarray(pixels).save(tmp_path / name)
+            assert (_mask(tmp_path / name) == mask).all(), (name, high)
+    Image.fromarray(mask * np.uint8(0)).save(tmp_path / "empty.png")
+    assert not _mask(tmp_path / "empty.png").any()
+    Image.fromarray(mask * np.uint8(1)).save(tmp_path / "noise.jpg", quality=100)
     assert not _mask(tmp_path / "noise.jpg").any()  # compression noise around 0 is not foreground
 
 
@@ -66,5 +69,5 @@ def test_boxes_agree_with_a_search_over_pixels() -> None:
 
 
 def _mask(path):
-    (target,) = targets(read_labels(path), AS_THE_FILE_SAYS)
+    (target,) = objects_of(read_labels(path), AS_THE_FILE_SAYS).targets
     return target.mask

@@ -186,7 +186,7 @@ def test_saved_parts_can_be_demanded(tmp_path: Path) -> None:
 
 def test_an_empty_folder_saves_no_parts(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "set", [])
-    with pytest.raises(DataError, match=r"no usable image"):
+    with pytest.raises(DataError, match=r"no images found.* images/ and masks/"):
         load_image_set([root], "val", 16, save_splits=tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -237,3 +237,16 @@ def test_both_real_sets_load_whole() -> None:
     searched = load_image_set(folders, "val/search", 64)[0]
     reported = load_image_set(folders, "val/report", 64)[0]
     assert len(searched) + len(reported) == 300 and not set(searched.names) & set(reported.names)
+
+
+def test_masks_that_look_inverted_are_named_once_for_a_data_set(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, odd = (image_folder(tmp_path / name, ["a", "b", "c"]) for name in ("plain", "odd"))
+    for name in "ab":
+        Image.fromarray(255 - blob()).save(odd / "masks" / f"{name}.png")
+        Image.fromarray(blob(40, 31)).save(plain / "masks" / f"{name}.png")
+    images, skipped = load_image_set([plain, odd], "all", 16)
+    assert len(images) == 4 and len(skipped) == 2
+    assert [any(word in message for word in ("plain", "another size")) for message in caplog.messages] == [True, False]
+    assert "'odd'" in caplog.messages[1] and "inverted" in caplog.messages[1]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from medcore.data.mask_rules import AS_THE_FILE_SAYS, MaskRules
 from medcore.errors import MedcoreError
-from search.cli.options import Batches, Box, Fractions
+from search.cli.options import Batches, Box, Fractions, mask_rules
 
 
 def test_texts_are_read() -> None:
@@ -31,3 +32,12 @@ def test_texts_are_read() -> None:
 def test_a_mistake_repeats_the_text(parse: Callable[[str], object], text: str) -> None:
     with pytest.raises(MedcoreError, match=f"'{text}': give "):
         parse(text)
+
+
+def test_rules_for_masks() -> None:
+    assert mask_rules(None, None, "whole", 1) == AS_THE_FILE_SAYS
+    assert mask_rules("any", "255", "components", 9) == MaskRules("any", (255,), "components", 9)
+    assert mask_rules("1,0xff0000", "-1,255", "labels", 1) == MaskRules((1, 0xFF0000), (-1, 255), "labels", 1)
+    for wrong in (("all", None, "whole"), ("1;2", None, "whole"), (None, "any", "whole"), (None, None, "parts")):
+        with pytest.raises(MedcoreError, match=r"^--(labels|ignore|objects) "):
+            mask_rules(*wrong, 1)

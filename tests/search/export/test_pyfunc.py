@@ -264,25 +264,6 @@ def test_wrong_input_is_refused_with_its_row_in_one_line(
     assert refusal.value.get_http_status_code() == 400 and "\n" not in refusal.value.message
 
 
-def test_images_are_read_as_medcore_reads_them(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
-    deep = np.random.default_rng(1).integers(0, 40000, (20, 30), dtype=np.uint16)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # the camera was held upright
-    Image.fromarray(noise).save(tmp_path / "alpha.png")
-    Image.fromarray(noise[..., :3]).save(tmp_path / "turned.jpg", exif=turned)
-    Image.fromarray(noise[..., :3]).quantize(8).save(tmp_path / "palette.png")
-    Image.fromarray(noise[..., 0]).save(tmp_path / "grey.bmp")
-    Image.fromarray(noise[..., :3]).save(tmp_path / "lossless.webp", lossless=True)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "float.tiff")
-    for path in tmp_path.iterdir():
-        # lines, as the command base64 breaks them
-        pixels = pyfunc_model.read_image(base64.encodebytes(path.read_bytes()).decode())
-        assert pixels.dtype == np.uint8 and np.array_equal(pixels, np.asarray(read_image(path))), path.name
-    assert pyfunc_model.read_image(text_of(tmp_path / "turned.jpg")).shape == (30, 20, 3)
-
-
 def test_server_away_leaves_the_folder_and_says_what_was_not_done(
     tmp_path: Path, tracking_server: Server, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
