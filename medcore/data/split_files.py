@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medcore.data.names import readable
 from medcore.data.readers import stem
 from medcore.errors import DataError, StorageError, brief
 from medcore.files import replacing
@@ -188,5 +189,5 @@ def _released_entry(path: Path, entry: Any) -> SplitFile:
             type(each) is int and 0 <= each < len(images) for each in positions
         ):
             raise DataError(f"{path}: '{theirs}' of '{name}' holds positions that its {len(images)} images do not have")
-        splits[ours] = list(dict.fromkeys(stem(images[each]) for each in positions))
+        splits[ours] = list(dict.fromkeys(stem(readable(images[each])) for each in positions))
     return SplitFile({split: members for split, members in splits.items() if members}, dataset=name)

@@ -52,7 +52,7 @@ def test_a_configuration_has_one_window_or_one_a_data_set() -> None:
     for window, words in (
         ("skull", "skull.*abdomen"),
         ([40, 0], "width"),
-        ([float("nan"), 4], "width"),
+        ([float("nan"), 4], "finite"),
         ({"ctt": "bone"}, "ctt.*ct, mr"),
         ({"ct": "skull"}, "skull"),
     ):
