@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.machines.sharing import GROUPS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -16,3 +18,7 @@ def test_a_front_opens_without_waiting_for_the_heavy_packages() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_files_that_share_a_process_exist() -> None:
+    assert [file for files in GROUPS.values() for file in files if not (ROOT / file).is_file()] == []

@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/search/driver/test_scheduler.py",
         "tests/search/driver/test_ray_internals.py",
         "tests/system/test_end_to_end.py",
-        "tests/search/commands/test_analyse.py",
+        "tests/search/commands/analyse/test_analyse.py",
         "tests/system/test_stopped_trials.py",
         "tests/system/nodes/test_group.py",
         "tests/search/driver/test_keep_alive.py",
@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "tracking server": (
         "tests/search/export/test_pyfunc.py",
-        "tests/search/tracking/test_mlflow_outages.py",
+        "tests/search/tracking/server/test_outages.py",
         "tests/system/test_slow_tracking.py",
     ),
     "live cluster": ("tests/system/test_cluster_live.py",),

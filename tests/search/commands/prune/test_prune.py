@@ -28,7 +28,7 @@ from tests.support.studies.study_files import write_tiny_study
 
 VIT_B = ARCHITECTURES["vit_b"]
 DENSE = ModelSpec.dense(VIT_B)
-CONFIGS = Path(__file__).parents[3] / "search" / "configs"
+CONFIGS = Path(__file__).parents[4] / "search" / "configs"
 
 
 @pytest.fixture(scope="module")
