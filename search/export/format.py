@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcore.errors import ConfigError
+from medcore.models.precision import FLOAT32, PRECISIONS
 from medcore.models.sam import MedSam
 from medcore.models.spec import Architecture
 from search.export.check import CheckImages
@@ -40,6 +41,7 @@ class ExportFormat:
         requires: Raises `MedcoreError` if a package is missing.
         kinds: Kinds of architecture that it can hold; None for all.
         marker: File without which the others are not taken for an earlier export's, because their names are common.
+        precisions: Precisions in which it can be written, see `medcore.models.precision`.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ExportFormat:
     requires: Callable[[], object] = needs_nothing
     kinds: tuple[str, ...] | None = None
     marker: str | None = None
+    precisions: tuple[str, ...] = tuple(PRECISIONS)
 
     @property
     def is_folder(self) -> bool:
@@ -67,6 +70,20 @@ class ExportFormat:
             raise ConfigError(
                 f"--format {self.name} holds models of kind {', '.join(self.kinds)} only, not {arch.kind}; use "
                 "--format checkpoint or onnx"
+            )
+
+    def require_precision(self, precision: str | None) -> None:
+        """Check that the format can be written in a precision that the user names; None names none.
+
+        Raises:
+            ConfigError: It cannot, or the precision is unknown.
+        """
+        if precision is not None and precision not in PRECISIONS:
+            raise ConfigError(f"--dtype {precision}: unknown; known are {', '.join(PRECISIONS)}")
+        if precision is not None and precision not in self.precisions:
+            raise ConfigError(
+                f"--dtype {precision}: --format {self.name} holds {' and '.join(self.precisions)} only; leave --dtype "
+                f"out, or set it to {FLOAT32}"
             )
 
     def meaning(self, name: str) -> str:

@@ -66,8 +66,8 @@ class DiskNeed:
 def disk_need(demand: Demand) -> DiskNeed:
     """Return how much disk a search needs.
 
-    The most counts every trial as one that runs to its end and is as large as the model that it prunes. The least counts as
-    many trials as surely end, with all groups removed.
+    The most counts every trial as one that runs to its end and is as large as the model that it prunes. The least counts
+    as many trials as surely end, with all groups removed.
     """
     search, arch = demand.search, demand.start.arch
     found = sizes(demand.start)
