@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medcore.models.precision import Sizes  # loads torch
+    from medcore.models.formats.precision import Sizes  # loads torch
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class FileSize:
     def sentence(self) -> str:
         """Say what was written, what the dense model takes, and what no pruning makes smaller."""
         parts = sorted(self.sizes.unpruned.items(), key=lambda part: -part[1])
-        listed = ", ".join(f"{name} {megabytes(size)}" for name, size in parts)
+        listed = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts)
         return (
-            f"{megabytes(self.written)} in {self.precision}, {self.left:.1%} of the dense model's "
-            f"{megabytes(self.sizes.dense)} in the same precision; {megabytes(sum(self.sizes.unpruned.values()))} of "
+            f"{bytes_text(self.written)} in {self.precision}, {self.left:.1%} of the dense model's "
+            f"{bytes_text(self.sizes.dense)} in the same precision; {bytes_text(sum(self.sizes.unpruned.values()))} of "
             f"either are never pruned ({listed})"
         )
 
@@ -44,17 +44,19 @@ class FileSize:
         unpruned = sum(sizes.unpruned.values())
         kept = sizes.model - unpruned
         rows = [
-            ("weights on disk", megabytes(self.written), megabytes(sizes.dense), f"{self.left:.1%}"),
+            ("weights on disk", bytes_text(self.written), bytes_text(sizes.dense), f"{self.left:.1%}"),
             ("heads and channels that pruning can remove", *_pair(kept, sizes.prunable)),
             ("never pruned", *_pair(unpruned, unpruned)),
         ]
         return rows + [(f"– {name}", *_pair(size, size)) for name, size in sizes.unpruned.items()]
 
 
-def megabytes(size: int) -> str:
-    """Return bytes as text in MB of 10^6 bytes."""
+def bytes_text(size: int) -> str:
+    """Return bytes as text in kB or MB, which are 10^3 and 10^6 bytes."""
+    if size < 10**5:
+        return f"{size / 1e3:.0f} kB"
     return f"{size / 1e6:.1f} MB" if size >= 10**7 else f"{size / 1e6:.2f} MB"
 
 
 def _pair(this: int, dense: int) -> tuple[str, str, str]:
-    return megabytes(this), megabytes(dense), f"{this / dense:.1%}" if dense else "–"
+    return bytes_text(this), bytes_text(dense), f"{this / dense:.1%}" if dense else "–"

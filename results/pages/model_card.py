@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from medcore.models.cost import cost
-from medcore.models.precision import FLOAT32
+from medcore.models.formats.precision import FLOAT32
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import shown
 from medcore.quality.timing import Timing

@@ -15,7 +15,7 @@ from medcore.errors import printable
 from medcore.quality.catalogue import latency_names, metrics
 from medcore.quality.figures import FIGURES
 from medcore.quality.time_table import SiteTimes, TimeTable
-from results.pages.file_size import megabytes
+from results.pages.file_size import bytes_text
 from results.pages.noise import noise_sentences
 from results.stats.choices import schedule_summary, schedules_differ
 from results.stats.compare import Candidates, comparison_cells, comparison_note
@@ -45,7 +45,7 @@ def exported_table(members: Sequence[Exported]) -> Table:
             table.add_row(member.row.trial_id, left, Text(printable(f"failed: {member.problem}"), "red"), "", "", "")
         else:
             size = member.written.size
-            cells = (printable(member.place.name), megabytes(size.written), size.precision, f"{size.left:.1%}")
+            cells = (printable(member.place.name), bytes_text(size.written), size.precision, f"{size.left:.1%}")
             table.add_row(member.row.trial_id, left, *cells)
     return table
 

@@ -43,7 +43,7 @@ class ExportRequest:
         out: A `.safetensors` file for a checkpoint, else a folder. With `FRONT`, the folder of all of them.
         select: Rule that chooses the trial, see `results.stats.select`.
         format: A name in `search.export.formats.FORMATS`.
-        dtype: Precision of the numbers in the files, a name in `medcore.models.precision.PRECISIONS`. None for that
+        dtype: Precision of the numbers in the files, a name in `medcore.models.formats.precision.PRECISIONS`. None for that
             of the checkpoint that the study pruned.
         register: Name under which an MLflow model becomes a version at the study's MLflow server.
         held_out: Measure the model on the study's held-out split first, unless that was done before. If it is not
@@ -133,7 +133,8 @@ def export(request: ExportRequest, say: Say = lambda _: None) -> TrialRow:
 def export_front(request: ExportRequest, say: Say = lambda _: None) -> list[Exported]:
     """Write every member of the front into a folder, each named like its trial, and a table of what was written.
 
-    The failure of one member does not stop the others. The table appears even if the export is interrupted.
+    The failure of one member does not stop the others. The table grows with each member, so that an export that is
+    killed has one too.
 
     Args:
         request: What to export; `out` is the folder of all members, and `register` is None.
@@ -159,11 +160,8 @@ def export_front(request: ExportRequest, say: Say = lambda _: None) -> list[Expo
         raise MedcoreError(f"{request.study}: the front is empty: no trial finished with finite objectives")
     make_folder(request.out)
     done: list[Exported] = []
-    try:
-        for row in rows:
-            member = _member(request, info, row, say)
-            done.append(member)
-    finally:
+    for row in rows:
+        done += [_member(request, info, row, say)]
         _write_table(request.out, [each.record(names_of(info.objectives)) for each in done])
     return done
 

@@ -12,7 +12,7 @@ from typing import Any
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
 from medcore.models.checkpoint import file_hash
-from medcore.models.precision import file_precision
+from medcore.models.formats.precision import file_precision
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import metrics
 from medcore.quality.time_table import read_time_table, write_time_table

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medcore.errors import MedcoreError
 from results.stats.columns import DENSE
 from results.stats.objectives import Objective, names_of
 from results.stats.pareto import to_losses
@@ -100,7 +101,11 @@ class Weights:
         chosen = [name for name in removable(rows, self._objectives, left) if name not in self._gone]
         if not chosen:
             return
-        measured = {each.trial_id for each in read_measurements(self._study)}
+        try:
+            measured = {each.trial_id for each in read_measurements(self._study)}
+        except MedcoreError as error:  # a search does not end for want of space that it only saves
+            logger.warning("no weights are removed: %s", error)
+            return
         for trial_id in chosen:
             if trial_id not in measured and not (trial_folder(self._study, trial_id) / "finetune").exists():
                 self._remove(trial_id)

@@ -14,7 +14,7 @@ import torch
 
 from medcore.data.load import ImageSet, box_of, load_image_set
 from medcore.errors import CheckpointError, MedcoreError
-from medcore.models.precision import FLOAT32
+from medcore.models.formats.precision import FLOAT32
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import masks_of
 from medcore.quality.metrics import iou

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcore.errors import ConfigError
-from medcore.models.precision import FLOAT32, PRECISIONS
+from medcore.models.formats.precision import FLOAT32, PRECISIONS
 from medcore.models.sam import MedSam
 from medcore.models.spec import Architecture
 from search.export.check import CheckImages
@@ -32,16 +32,18 @@ class ExportFormat:
         name: Value of `--format`.
         files: Meaning of each file that may be written, by its name in the folder. A format of one file has one entry,
             and the user chooses the file's name.
-        write: Writes a model. Takes the file or the folder, which exists, the model, and further metadata.
-        check: Compares what was written with the model. Takes the file or the folder, the model, and a function that
-            returns the images to compare on. Returns a sentence for the card; raises `MedcoreError` if they differ.
+        write: Writes a model. Takes the file or the folder, which exists, the model with its numbers in the precision
+            to write, and further metadata.
+        check: Compares what was written with the model. Takes the file or the folder, the float32 model, and a function
+            that returns the images to compare on. Returns a sentence for the card; raises `MedcoreError` if they
+            differ.
         usage: Returns Markdown that says how to run the model. Takes the name of the file or folder, and the side of
             the model's square in pixels.
         suffix: Ending of the one file; None for a folder.
         requires: Raises `MedcoreError` if a package is missing.
         kinds: Kinds of architecture that it can hold; None for all.
         marker: File without which the others are not taken for an earlier export's, because their names are common.
-        precisions: Precisions in which it can be written, see `medcore.models.precision`.
+        precisions: Precisions in which it can be written, see `medcore.models.formats.precision`.
     """
 
     name: str

@@ -12,7 +12,7 @@ from pathlib import Path
 from medcore.errors import CheckpointError, StorageError, brief
 from medcore.models.checkpoint import file_hash, load
 from medcore.models.formats.content import is_checkpoint
-from medcore.models.precision import FLOAT32, file_precision, in_precision, sizes
+from medcore.models.formats.precision import FLOAT32, file_precision, in_precision, sizes
 from medcore.models.sam import MedSam
 from results.pages.file_size import FileSize
 from results.pages.model_card import Export, model_card

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcore.errors import StorageError
-from medcore.models.precision import sizes
+from medcore.models.formats.precision import sizes
 from medcore.models.spec import ModelSpec
 from search.base.schedulers import NONE
 from search.base.sections.search import KEEP_FRONT, SearchConfig
@@ -46,16 +46,18 @@ class DiskNeed:
 
     Attributes:
         least: Without which it surely fails.
-        parts: The most that it may take, by what takes it.
+        parts: The most that it may take once trials run, by what takes it.
+        before: What it takes before the first trial.
     """
 
     least: int
     parts: dict[str, int]
+    before: int
 
     @property
     def most(self) -> int:
-        """Return the most that the search may take."""
-        return sum(self.parts.values())
+        """Return the most that the search may take at any time."""
+        return max(self.before, sum(self.parts.values()))
 
     def listed(self) -> str:
         """Return the parts in words, the largest first."""
@@ -66,8 +68,8 @@ class DiskNeed:
 def disk_need(demand: Demand) -> DiskNeed:
     """Return how much disk a search needs.
 
-    The most counts every trial as one that runs to its end and is as large as the model that it prunes. The least counts
-    as many trials as surely end, with all groups removed.
+    The most counts every trial as one that runs to its end and is as large as the model that it prunes. The least
+    counts as many trials as surely end, with all groups removed.
     """
     search, arch = demand.search, demand.start.arch
     found = sizes(demand.start)
@@ -83,15 +85,15 @@ def disk_need(demand: Demand) -> DiskNeed:
     parts = {
         f"weights of {stay} trials": stay * largest,
         f"states of {running} running trials": states,
-        # the shards are there until the whole file is
-        "answers of the unpruned model": 2 * teacher,
+        "answers of the unpruned model": teacher,
         "records": demand.missing * _RECORDS_BYTES,
     }
     ending = 1 if removes else demand.missing
     if search.scheduler != NONE and not removes:
         ending = min(demand.missing, max(1, search.repeats))
-    least = max(2 * teacher, teacher + ending * smallest) if demand.missing else 0
-    return DiskNeed(least, parts)
+    before = 2 * teacher  # the shards are there until the whole file is
+    least = max(before, teacher + ending * smallest) if demand.missing else 0
+    return DiskNeed(least, parts, before)
 
 
 def require_space(folder: Path, demand: Demand) -> DiskNeed:

@@ -8,7 +8,7 @@ from pathlib import Path
 from medcore.errors import CheckpointError
 from medcore.models.checkpoint import load, save
 from medcore.models.export import MODEL
-from medcore.models.precision import FLOAT32, file_precision
+from medcore.models.formats.precision import FLOAT32, file_precision
 from medcore.models.sam import MedSam
 from search.export.check import CheckImages, compare, running
 from search.export.format import WEIGHTS, ExportFormat
@@ -24,7 +24,7 @@ def check(path: Path, model: MedSam, images: Callable[[], CheckImages]) -> str:
     """
     written, state = load(path), model.state_dict()
     if written.spec == model.spec and file_precision(path) != FLOAT32:
-        return compare("the file, read back,", running(written), model, images())
+        return compare("the file read back", running(written), model, images())
     same = all(tensor.equal(state[name]) for name, tensor in written.state_dict().items())
     if written.spec != model.spec or not same:
         raise CheckpointError(f"{path.name}: what was written differs from the trial's model; export it again")

@@ -24,7 +24,7 @@ def check(folder: Path, model: MedSam, images: Callable[[], CheckImages]) -> str
     whole = load(folder)
     if whole.spec != ModelSpec.dense(model.arch):
         raise CheckpointError(f"{folder.name}: its configuration differs from the model's; export it again")
-    agreed = compare("the folder, read back,", running(whole), model, images())
+    agreed = compare("the folder read back", running(whole), model, images())
     return f"{agreed} {size_note(model.spec)}"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from medcore.errors import ConfigError
 from medcore.models.export import DECODER, ENCODER, INSTALL, STRUCTURE, require_onnx, write_onnx
-from medcore.models.precision import FLOAT32
+from medcore.models.formats.precision import FLOAT32
 from medcore.models.sam import MedSam
 from search.export.check import CheckImages, Logits, compare
 from search.export.format import DESCRIPTION, ExportFormat

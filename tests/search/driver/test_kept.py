@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medcore.errors import MedcoreError
 from results.stats.objectives import Objective
 from results.stats.pareto import front_table
 from results.store.held_out import Measurement, write_measurement
 from results.store.trial_row import TrialRow
 from results.store.trials import read_study, trial_folder, write_row
+from search.driver import kept as kept_weights
 from search.driver.kept import Weights, removable
 from search.trials.files import CHECKPOINT
 
@@ -105,6 +107,21 @@ def test_what_was_measured_or_tuned_stays_and_what_a_killed_search_left_goes(tmp
     write(tmp_path, rows[3])
     weights.sweep(complete=True)
     assert kept(tmp_path) == {"t0", "t1", "t2"}
+
+
+def test_without_knowing_what_was_measured_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(_: Path) -> list[Measurement]:
+        raise MedcoreError("held_out: corrupt")
+
+    write(tmp_path, done(0, 1, 0.9), done(1, 2, 0.8))
+    monkeypatch.setattr(kept_weights, "read_measurements", damaged)
+    weights = Weights(tmp_path, OBJECTIVES, 0)
+    assert kept(tmp_path) == {"t0", "t1"} and "corrupt" in caplog.text
+    monkeypatch.undo()
+    weights.sweep()
+    assert kept(tmp_path) == {"t0"}
 
 
 def test_only_the_trials_own_file_is_removed(tmp_path: Path) -> None:

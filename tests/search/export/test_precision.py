@@ -12,7 +12,7 @@ import yaml
 
 from medcore.errors import CheckpointError, ConfigError
 from medcore.models.checkpoint import load, save
-from medcore.models.precision import file_precision, in_precision, sizes
+from medcore.models.formats.precision import file_precision, in_precision, sizes
 from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from results.store.study_info import read_study_info, write_study

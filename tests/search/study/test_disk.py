@@ -37,7 +37,11 @@ def test_the_parts_are_those_that_files_have(tmp_path: Path) -> None:
     assert parts["weights of 20 trials"] == pytest.approx(20 * size, rel=0.1)
     assert parts["states of 2 running trials"] == pytest.approx(2 * 11 * size, rel=0.1)
     grid, low = TINY.grid, 4 * TINY.grid
-    assert parts["answers of the unpruned model"] == 2 * 30 * 2 * (TINY.out_chans * grid**2 + low**2)
+    answers = 30 * 2 * (TINY.out_chans * grid**2 + low**2)
+    assert parts["answers of the unpruned model"] == answers
+    # shards and the whole file are there at the same time
+    many = disk_need(dataclasses.replace(demand(), teacher_images=30_000))
+    assert many.most == many.least == 2 * 1000 * answers
 
 
 def test_weights_that_are_removed_are_not_counted_as_kept() -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from medcore.errors import CheckpointError
 from medcore.models.checkpoint import load, save
-from medcore.models.precision import PRECISIONS, file_precision, in_precision, sizes
+from medcore.models.formats.precision import PRECISIONS, file_precision, in_precision, sizes
 from medcore.models.sam import MedSam, build
 from medcore.models.spec import ModelSpec
 from tests.support.helpers import TINY, spec_of
