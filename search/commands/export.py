@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medcore.errors import CheckpointError, ConfigError, MedcoreError, brief
+from medcore.errors import CheckpointError, ConfigError, MedcoreError, brief, printable
 from medcore.models.architectures import spec_from_json
 from medcore.models.checkpoint import read_info
 from results.stats.objectives import names_of
@@ -43,8 +43,8 @@ class ExportRequest:
         out: A `.safetensors` file for a checkpoint, else a folder. With `FRONT`, the folder of all of them.
         select: Rule that chooses the trial, see `results.stats.select`.
         format: A name in `search.export.formats.FORMATS`.
-        dtype: Precision of the numbers in the files, a name in `medcore.models.formats.precision.PRECISIONS`. None for that
-            of the checkpoint that the study pruned.
+        dtype: Precision of the numbers in the files, a name in `medcore.models.formats.precision.PRECISIONS`. None for
+            that of the checkpoint that the study pruned.
         register: Name under which an MLflow model becomes a version at the study's MLflow server.
         held_out: Measure the model on the study's held-out split first, unless that was done before. If it is not
             possible, a warning is logged and the card says so. None measures a single model, and no whole front,
@@ -93,14 +93,14 @@ class Exported:
         size = None if self.written is None else self.written.size
         return {
             "trial_id": self.row.trial_id,
-            "origin": self.row.origin,
+            "origin": printable(str(self.row.origin)),
             **{name: self.row.metrics.get(name) for name in names},
             "written": "" if size is None else self.place.name,
             "dtype": None if size is None else size.precision,
             "bytes": None if size is None else size.written,
             "dense_bytes": None if size is None else size.sizes.dense,
             "checked": "" if self.written is None else self.written.checked,
-            "problem": self.problem,
+            "problem": printable(self.problem),
         }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
+from medcore.errors import MedcoreError
 from search.base.sections.search import KEEP_FRONT
+from search.study.saved import saved_values
 
 
 def why_gone(study: Path, checkpoint: Path, trial_id: str) -> str:
@@ -31,7 +32,7 @@ def removes_weights(study: Path) -> bool:
     A study without a readable configuration does not say so.
     """
     try:
-        values = yaml.safe_load((study / "config.yaml").read_text())
-        return bool(values["search"]["keep"] == KEEP_FRONT)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
+        search = saved_values(study).get("search")
+    except MedcoreError:
         return False
+    return isinstance(search, Mapping) and search.get("keep") == KEEP_FRONT
