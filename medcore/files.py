@@ -46,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The file is flushed to disk before it is renamed. No other process has the same temporary path, even if several
     machines share the folder. If the block or the renaming fails, the temporary file is removed and `path` stays as it
-    was.
+    was. A file that only its owner may read gets the permissions of any new file in its folder.
 
     Args:
         path: file to replace or create; its folder must exist.
@@ -62,6 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with temporary.open("r+b") as file:
+            _open_to_others(file.fileno(), temporary)
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
@@ -111,6 +112,30 @@ def _refuse_link(path: Path) -> None:
             f"{path}: is a link, and nothing is written through links out of this folder; put the file or folder "
             "itself there, or delete the link"
         )
+
+
+def _open_to_others(file: int, path: Path) -> None:
+    """Give a private file the permissions that a new file gets there.
+
+    safetensors makes files that only their owner may read. The permissions of a new file follow the user's umask and
+    the folder's own rules. Reading the umask would change it for other threads, so a new file shows them.
+
+    Args:
+        file: descriptor of the private file.
+        path: its path.
+    """
+    if os.fstat(file).st_mode & 0o077:
+        return
+    example = path.with_name(f"{path.name}.mode")
+    try:
+        handle = os.open(example, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        try:
+            os.fchmod(file, stat.S_IMODE(os.fstat(handle).st_mode))
+        finally:
+            os.close(handle)
+    finally:
+        with suppress(OSError):
+            example.unlink()
 
 
 @contextmanager

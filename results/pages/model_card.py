@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from medcore.models.cost import cost
+from medcore.models.formats.precision import FLOAT32
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import shown
 from medcore.quality.timing import Timing
+from results.pages.file_size import FileSize
 from results.pages.markdown import code, plain, table
 from results.pages.noise import start_sentence
 from results.stats.columns import SINGLE
@@ -49,6 +51,7 @@ class Export:
         tuned: Training after the search, if there was one; `row` and `images` are then those of the trained model.
         latency: Time and memory measured at the export, a record a batch size.
         latency_note: What was not measured, a sentence.
+        size: Size of the files, if it is known.
     """
 
     info: StudyInfo
@@ -67,6 +70,7 @@ class Export:
     tuned: FineTuned | None = None
     latency: Sequence[Record] = ()
     latency_note: str = ""
+    size: FileSize | None = None
 
 
 def model_card(export: Export) -> str:
@@ -88,6 +92,7 @@ def model_card(export: Export) -> str:
         _cost(export.spec),
         "## Time and memory",
         _latency(export),
+        *(["## Size on disk", _size(export.size)] if export.size is not None else []),
         "## Structure",
         _structure(export.spec),
         "## Files and use",
@@ -292,6 +297,17 @@ def _latency(export: Export) -> str:
             *(f"Do not trust the times of batch {one.batch}: {one.doubt}." for one in export.latency if one.doubt),
             *filter(None, [plain(export.latency_note)]),
         ]
+    )
+
+
+def _size(size: FileSize) -> str:
+    note = ""
+    if size.precision != FLOAT32:
+        note = f" The figures above are those of the float32 model; its masks and those of the {size.precision} "
+        note += "file were compared at the export."
+    return (
+        table(("", "this model", f"dense model in {size.precision}", "left"), size.rows())
+        + f"\n\nThe numbers are {size.precision} on disk. Loaders of medcore turn them into float32.{note}"
     )
 
 

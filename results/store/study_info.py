@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -61,6 +61,7 @@ class StudyInfo(BaseModel):
         datasets: Names of the data sets that were searched on.
         git: Revision of the code that began the study.
         machine: Where it began.
+        precision: Of the adapted checkpoint's numbers on disk, which exports keep by default.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -74,6 +75,7 @@ class StudyInfo(BaseModel):
     datasets: list[str] = []
     git: str | None = None
     machine: Any = None
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
 
     @field_validator("objectives", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from search.base.config import load_config, override
 from search.base.shell import program, resume_command
 from search.cli.options import ConfigPath, Json, RayAddress, Study, WorkersAddress
 from search.cli.progress import job_bars
-from search.cli.tables import comparison_table, front_view
+from search.cli.tables import comparison_table, exported_table, front_view
 from search.cli.terminal import console, print_result, say, warn
 
 _TRACKING_HELP = (
@@ -138,12 +138,23 @@ def sync(
 def export(
     study: Annotated[str, typer.Argument(help="Folder of a study")],
     out: Annotated[Path, typer.Option(help="File to write (.safetensors) or, for the other formats, folder.")],
-    select: Annotated[str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID")] = "knee",
+    select: Annotated[
+        str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID | front: all of the front, into a folder")
+    ] = "knee",
     kind: Annotated[str, typer.Option("--format", help="Kind of file, see docs/export.md.")] = "checkpoint",
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 | bfloat16 | float16; default: that of the study's adapted checkpoint.")
+    ] = None,
     register: Annotated[
         str | None, typer.Option(help="With --format mlflow: register it under this name at the study's MLflow server.")
     ] = None,
-    held_out: Annotated[bool, typer.Option(help="Measure it on data.report_split first, if that was not done.")] = True,
+    held_out: Annotated[
+        bool | None,
+        typer.Option(
+            "--held-out/--no-held-out",
+            help="Measure it on data.report_split first, if that was not done; default: yes, but not all of a front.",
+        ),
+    ] = None,
     finetune: Annotated[bool, typer.Option("--finetune", help="Train it at full length first; resumes.")] = False,
     config: Annotated[Path | None, typer.Option(help="Take the `finetune` section from here, not the study.")] = None,
     time_it: Annotated[
@@ -154,9 +165,9 @@ def export(
 ) -> None:
     """Write the model of the trial that a rule selects, with a model card.
 
-    Check the written file before it appears.
+    Check the written file before it appears. With --select front, write every member of the front.
     """
-    from search.commands.export import ExportRequest
+    from search.commands.export import FRONT, TABLE, ExportRequest, export_front
     from search.commands.export import export as write
 
     if config is not None and not finetune:
@@ -168,6 +179,7 @@ def export(
         out,
         select=select,
         format=kind,
+        dtype=dtype,
         register=register,
         held_out=held_out,
         finetune=finetune,
@@ -176,6 +188,13 @@ def export(
         ray_address=ray_address,
         tracking_uri=tracking_uri,
     )
+    if select == FRONT:
+        done = export_front(request, say)
+        console.print(exported_table(done))
+        say(f"wrote {out / TABLE}")
+        if any(each.problem for each in done):
+            raise typer.Exit(1)
+        return
     row = write(request, say)
     say(f"trial {row.trial_id} ({row.origin}): {100 * row.metrics['flops_fraction']:.1f} % of the FLOPs")
     say(f"wrote {out}")  # one parameter per option, as typer wants them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -15,6 +15,7 @@ from medcore.errors import printable
 from medcore.quality.catalogue import latency_names, metrics
 from medcore.quality.figures import FIGURES
 from medcore.quality.time_table import SiteTimes, TimeTable
+from results.pages.file_size import bytes_text
 from results.pages.noise import noise_sentences
 from results.stats.choices import schedule_summary, schedules_differ
 from results.stats.compare import Candidates, comparison_cells, comparison_note
@@ -23,8 +24,30 @@ from results.stats.objectives import Objective
 from results.store.front import Front
 from results.store.latency import Record, dense_columns, figures, suffix, timed_on
 
+if TYPE_CHECKING:
+    from search.commands.export import Exported
+
 _ABSENT = "–"
 _COSTS = ("encoder_params", "flops", "flops_fraction", "flops_paper", "flops_paper_fraction")
+
+
+def exported_table(members: Sequence[Exported]) -> Table:
+    """Show what an export of the front wrote, or why it did not."""
+    table = Table(box=SIMPLE_HEAD)
+    for name, justify in (("trial", "left"), (title("flops_fraction"), "right"), ("written", "left")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("size", justify="right")
+    table.add_column("dtype")
+    table.add_column("of the dense model's size", justify="right")
+    for member in members:
+        left = text("flops_fraction", member.row.metrics.get("flops_fraction"))
+        if member.written is None:
+            table.add_row(member.row.trial_id, left, Text(printable(f"failed: {member.problem}"), "red"), "", "", "")
+        else:
+            size = member.written.size
+            cells = (printable(member.place.name), bytes_text(size.written), size.precision, f"{size.left:.1%}")
+            table.add_row(member.row.trial_id, left, *cells)
+    return table
 
 
 def evaluation_table(models: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -1,22 +1,37 @@
-"""`medcore export`: from a finished or running study to a model to use elsewhere."""
+"""`medcore export`: from a finished or running study to a model to use elsewhere, or to all models of its front."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from medcore.errors import CheckpointError, ConfigError
+from medcore.errors import CheckpointError, ConfigError, MedcoreError, brief, printable
 from medcore.models.architectures import spec_from_json
 from medcore.models.checkpoint import read_info
+from results.stats.objectives import names_of
+from results.stats.pareto import front_table
 from results.stats.select import choose
+from results.store.files import make_folder, write_by_rename
+from results.store.study_info import StudyInfo
 from results.store.trial_row import TrialRow, row_of
 from search.base.sections.training import FinetuneConfig
-from search.export.candidate import Choice, fine_tuned, measured
-from search.export.formats import CARD, check_target, exported
-from search.export.write import write_export
+from search.export.candidate import BY_OPTION, Choice, fine_tuned, measured
+from search.export.format import ExportFormat
+from search.export.formats import CARD, FORMATS, check_target, exported
+from search.export.write import Written, write_export
+from search.study.gone import why_gone
 from search.tracking.remote import open_results
 from search.tracking.server.registry import Registration, check_registration, register
+
+Say = Callable[[str], None]
+
+#: Value of `--select` that exports every member of the front, and the table of what was written.
+FRONT, TABLE = "front", "exported.csv"
+_NOT_MEASURED = f"left out, because --select {FRONT} measures these images only with --held-out"
 
 
 @dataclass(frozen=True)
@@ -25,12 +40,15 @@ class ExportRequest:
 
     Attributes:
         study: Folder of a study.
-        out: A `.safetensors` file for a checkpoint, else a folder.
+        out: A `.safetensors` file for a checkpoint, else a folder. With `FRONT`, the folder of all of them.
         select: Rule that chooses the trial, see `results.stats.select`.
         format: A name in `search.export.formats.FORMATS`.
+        dtype: Precision of the numbers in the files, a name in `medcore.models.formats.precision.PRECISIONS`. None for
+            that of the checkpoint that the study pruned.
         register: Name under which an MLflow model becomes a version at the study's MLflow server.
         held_out: Measure the model on the study's held-out split first, unless that was done before. If it is not
-            possible, a warning is logged and the card says so.
+            possible, a warning is logged and the card says so. None measures a single model, and no whole front,
+            because every look at these images biases the best result.
         finetune: Train the model at full length before all that.
         settings: For the training, instead of the study's own.
         latency: Measure time and memory for the card.
@@ -43,8 +61,9 @@ class ExportRequest:
     out: Path
     select: str = "knee"
     format: str = "checkpoint"
+    dtype: str | None = None
     register: str | None = None
-    held_out: bool = True
+    held_out: bool | None = None
     finetune: bool = False
     settings: FinetuneConfig | None = None
     latency: bool = True
@@ -52,7 +71,40 @@ class ExportRequest:
     tracking_uri: str | None = None
 
 
-def export(request: ExportRequest, say: Callable[[str], None] = lambda _: None) -> TrialRow:
+@dataclass(frozen=True)
+class Exported:
+    """A member of the front after its export.
+
+    Attributes:
+        row: Its row; with the figures of what was exported if that worked.
+        place: Its file or folder.
+        written: What was written; None if the export failed.
+        problem: Why it failed.
+    """
+
+    row: TrialRow
+    place: Path
+    written: Written | None = None
+    problem: str = ""
+
+    def record(self, objectives: Sequence[str]) -> dict[str, Any]:
+        """Return its line of the table of what was written."""
+        names = dict.fromkeys(["flops_fraction", *objectives])
+        size = None if self.written is None else self.written.size
+        return {
+            "trial_id": self.row.trial_id,
+            "origin": printable(str(self.row.origin)),
+            **{name: self.row.metrics.get(name) for name in names},
+            "written": "" if size is None else self.place.name,
+            "dtype": None if size is None else size.precision,
+            "bytes": None if size is None else size.written,
+            "dense_bytes": None if size is None else size.sizes.dense,
+            "checked": "" if self.written is None else self.written.checked,
+            "problem": printable(self.problem),
+        }
+
+
+def export(request: ExportRequest, say: Say = lambda _: None) -> TrialRow:
     """Write the chosen trial's model with a model card next to it.
 
     Check the written file before it appears.
@@ -69,29 +121,109 @@ def export(request: ExportRequest, say: Callable[[str], None] = lambda _: None) 
             checkpoint is gone, a package is missing, fine-tuning is not possible, or the export differs from the
             trial's model. Also if the model cannot be registered; then it is written all the same.
     """
-    if request.study.startswith("mlflow:"):
-        raise ConfigError(
-            f"{request.study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
-        )
-    study, out = Path(request.study), request.out
-    kind = check_target(request.format, out)
+    _require_folder(request.study)
+    kind = check_target(request.format, request.out)
+    kind.require_precision(request.dtype)
     if request.register is not None:
-        check_registration(study, kind.name, request.register, request.tracking_uri)
+        check_registration(Path(request.study), kind.name, request.register, request.tracking_uri)
     trials, info = open_results(request.study)
-    row = choose(trials, info.objectives, request.select)
-    choice = Choice(study, info, request.select, row_of(row))
+    return _export(request, kind, info, row_of(choose(trials, info.objectives, request.select)), say).row
+
+
+def export_front(request: ExportRequest, say: Say = lambda _: None) -> list[Exported]:
+    """Write every member of the front into a folder, each named like its trial, and a table of what was written.
+
+    The failure of one member does not stop the others. The table grows with each member, so that an export that is
+    killed has one too.
+
+    Args:
+        request: What to export; `out` is the folder of all members, and `register` is None.
+        say: Takes lines on each member.
+
+    Returns:
+        The members, those that failed too, in the order of the front.
+
+    Raises:
+        MedcoreError: The study is in MLflow, the format or the folder does not fit, there is no front, or the folder
+            cannot be written.
+    """
+    _require_folder(request.study)
+    if request.register is not None:
+        raise ConfigError("--register holds one model under its name; give --select a rule that chooses one trial")
+    if request.out.is_file() or request.out.suffix == ".safetensors":
+        raise ConfigError(f"--out {request.out}: --select {FRONT} writes several models; give a folder")
+    kind = check_target(request.format, _place(request, "trial"))
+    kind.require_precision(request.dtype)
+    trials, info = open_results(request.study)
+    rows = [row_of(row) for row in front_table(trials, info.objectives).to_dict("records")]
+    if not rows:
+        raise MedcoreError(f"{request.study}: the front is empty: no trial finished with finite objectives")
+    make_folder(request.out)
+    done: list[Exported] = []
+    for row in rows:
+        done += [_member(request, info, row, say)]
+        _write_table(request.out, [each.record(names_of(info.objectives)) for each in done])
+    return done
+
+
+def _require_folder(study: str) -> None:
+    if study.startswith("mlflow:"):
+        raise ConfigError(
+            f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
+        )
+
+
+def _place(request: ExportRequest, trial_id: str) -> Path:
+    """Return the file or folder of one member of the front."""
+    suffix = "" if request.format not in FORMATS else FORMATS[request.format].suffix or ""
+    return request.out / f"{trial_id}{suffix}"
+
+
+def _member(request: ExportRequest, info: StudyInfo, row: TrialRow, say: Say) -> Exported:
+    """Export one member of the front; a failure is part of what is returned."""
+    place = _place(request, row.trial_id)
+    one = replace(request, out=place, select=f"trial:{row.trial_id}", held_out=bool(request.held_out))
+
+    def tell(line: str) -> None:
+        say(f"{row.trial_id}: {line}")
+
+    try:
+        kind = check_target(request.format, place)
+        return _export(one, kind, info, row, tell, _NOT_MEASURED if request.held_out is None else BY_OPTION)
+    except (MedcoreError, OSError, RuntimeError) as error:  # torch's lack of memory is a RuntimeError
+        problem = brief(error, first=200)
+        tell(f"not exported: {problem}")
+        return Exported(row, place, problem=problem)
+
+
+def _export(
+    request: ExportRequest, kind: ExportFormat, info: StudyInfo, row: TrialRow, say: Say, why_not: str = BY_OPTION
+) -> Exported:
+    """Export one trial; `why_not` says why held-out figures are not measured."""
+    study, out = Path(request.study), request.out
+    choice = Choice(study, info, request.select, row)
     if not choice.source.is_file():
-        trial_id = choice.row.trial_id
-        raise CheckpointError(f"{choice.source}: the checkpoint of trial {trial_id} is gone; choose another trial")
+        raise CheckpointError(why_gone(study, choice.source, row.trial_id))
     kind.require_kind(spec_from_json(read_info(choice.source)["spec"], str(choice.source)).arch)
     if request.finetune:
         choice = fine_tuned(choice, request.settings, say, request.ray_address)
-    choice = measured(choice, request.held_out, say, request.tracking_uri)
+    choice = measured(choice, request.held_out is not False, say, request.tracking_uri, why_not=why_not)
     figures = choice.figures
-    for line in write_export(kind, out, choice, request.latency):
+    written = write_export(kind, out, choice, request.latency, request.dtype)
+    for line in written.lines():
         say(line)
     if request.register is not None:
         card = (out / CARD).read_text(encoding="utf-8")
         model = Registration(request.register, exported(out), study=info.name, row=figures.to_flat(), card=card)
         say(register(study, out, model, request.tracking_uri))
-    return figures
+    return Exported(figures, out, written)
+
+
+def _write_table(folder: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write the table of what was exported, as CSV."""
+    text = io.StringIO()
+    if records:
+        writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    write_by_rename(folder / TABLE, text.getvalue().encode())

@@ -23,6 +23,7 @@ from results.store.trials import checkpoint_file, read_study
 from search.base.config import load_config
 from search.base.device import best_device
 from search.export.timing import Progress, dense_of, setup_for, timed
+from search.study.gone import removes_weights
 from search.study.inputs import adapted_model
 
 SELECTIONS = ("front", "all")
@@ -104,7 +105,8 @@ def study_latency(
             f"{study}: no finished trial has a checkpoint to measure; give the folder that a search wrote"
         )
     if gone := [trial_id for trial_id in sources if trial_id not in present]:
-        say(f"not measured, as their checkpoints are gone: {', '.join(gone)}")
+        reason = "search.keep: front removed their weights" if removes_weights(study) else "their checkpoints are gone"
+        say(f"not measured, as {reason}: {', '.join(gone)}")
     setup = setup_for(threads, autocast)
     known = {(each.trial_id, each.batch) for each in read_latency(study) if each.setup == setup and not again}
     missing = {trial_id: [batch for batch in batches if (trial_id, batch) not in known] for trial_id in present}

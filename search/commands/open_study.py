@@ -12,6 +12,7 @@ from typing import Any
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
 from medcore.models.checkpoint import file_hash
+from medcore.models.formats.precision import file_precision
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import metrics
 from medcore.quality.time_table import read_time_table, write_time_table
@@ -39,6 +40,7 @@ _MAY_CHANGE = {
     "search.gpus_per_trial",
     "search.memory_per_trial",
     "search.retries",
+    "search.keep",
     # where a study and its inputs are; the content of these may not change: see `_require_same_files`, `_keep_times`
     # and `keep_images`
     "study",
@@ -151,6 +153,7 @@ def describe(config: Config, images: ImageSet) -> None:
         datasets=list(dict.fromkeys(images.datasets)),
         git=git_revision(),
         machine=machine(),
+        precision=file_precision(config.model.adapted),
     )
     write_study(folder, info)
 

@@ -9,24 +9,29 @@ from collections.abc import Callable
 from medcore.errors import MedcoreError, StorageError, brief
 from results.plots.curves import save_curves
 from results.store.files import make_folder
-from results.store.trials import all_rows, compact
+from results.store.trial_row import TrialRow
+from results.store.trials import all_rows, compact, finished_ids
 from search.base.config import Config
 from search.base.device import release_memory
 from search.base.lock import only_driver
 from search.base.provenance import git_revision, machine
 from search.base.samplers import SamplerSettings
+from search.base.sections.search import KEEP_FRONT
 from search.commands.open_study import describe, keep_images, open_study
 from search.commands.sections import job_resources, study_jobs, trial_settings
 from search.driver import preflight
 from search.driver.job import Execution, Hooks, SearchJob, Task
+from search.driver.kept import Weights
 from search.driver.outcome import Outcome
 from search.driver.placement import placed
 from search.driver.progress import SearchProgress
 from search.driver.run import run_search
-from search.nodes.session import cluster_address, connected
+from search.nodes.session import cluster_address, connected, fitting, request
+from search.study.disk import Demand, require_space
 from search.study.inputs import Shared, adapted_model, search_images
-from search.study.prepare import Report, prepare
+from search.study.prepare import Jobs, Report, prepare
 from search.study.scoring import save_heatmaps
+from search.study.teacher import teacher_path
 from search.tracking.tracker import Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
 from search.trials.ledger import all_issued
@@ -140,11 +145,24 @@ def _prepare(config: Config, report: Report | None) -> Shared:
     check_warm_starts(settings.search, start, settings.prices)
     check_fractions(settings, start)
     images, jobs = search_images(config.datasets, arch.img_size), study_jobs(config)
+    require_space(config.folder, _demand(config, jobs))
     keep_images(config, {"search": images, "calibration": jobs.scoring.calibration, "recovery": jobs.teacher.images})
     describe(config, images)
     shared = prepare(settings, jobs, images, report)
     release_memory()
     return shared
+
+
+def _demand(config: Config, jobs: Jobs) -> Demand:
+    """Return what the search will write, as far as it is not there."""
+    search = config.search
+    return Demand(
+        search,
+        adapted_model(config.model).spec,
+        missing=max(0, search.trials - len(finished_ids(config.folder))),
+        at_once=search.concurrency or fitting(request(job_resources(config))),
+        teacher_images=0 if teacher_path(jobs.teacher).is_file() else len(jobs.teacher.images),
+    )
 
 
 def _run(
@@ -157,11 +175,20 @@ def _run(
         save_curves(shared.table.profile.dense_curves(shared.arch), shared.arch, folder / "curves.png")
     tracker = configured_tracker(config.tracking, folder, config.study)
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
-    complete = False
+    complete, removes = False, config.search.keep == KEEP_FRONT
     try:
         with TrackingThread(tracker), SearchProgress(job.objectives, job.trials, all_rows(folder)) as shown:
-            task, hooks = Task(trial_phases, {"shared": shared}), Hooks(shown.ended, shown.started)
+            weights = Weights(folder, job.objectives, job.finalists) if removes else None
+
+            def ended(row: TrialRow) -> None:
+                shown.ended(row)
+                if weights is not None:
+                    weights.ended(row)
+
+            task, hooks = Task(trial_phases, {"shared": shared}), Hooks(ended, shown.started)
             outcome = run_search(job, task, execution, hooks, resume=resume, resume_command=command)
+            if weights is not None:
+                weights.sweep(complete=outcome.complete)
         complete = outcome.complete
     finally:
         try:

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
+#: Why a model is not measured on held-out images if the user said so.
+BY_OPTION = "left out by --no-held-out"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -124,7 +127,14 @@ def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_ad
     return dataclasses.replace(choice, tuned=tuned)
 
 
-def measured(choice: Choice, measure: bool, say: Say, tracking_uri: str | None = None) -> Choice:
+def measured(
+    choice: Choice,
+    measure: bool,
+    say: Say,
+    tracking_uri: str | None = None,
+    *,
+    why_not: str = BY_OPTION,
+) -> Choice:
     """Return the choice with its held-out figures.
 
     If there are none, it has the reason, which is logged too.
@@ -134,6 +144,7 @@ def measured(choice: Choice, measure: bool, say: Say, tracking_uri: str | None =
         measure: False takes only what was measured earlier.
         say: Takes lines on the progress.
         tracking_uri: Where the figures go too; by default where the study went, if the user names that place.
+        why_not: Why there may be no figures if they are not measured.
     """
     row = choice.row
     candidate = Candidate(choice.source, row.trial_id, choice.tuned is not None, row.timing.finished)
@@ -142,7 +153,7 @@ def measured(choice: Choice, measure: bool, say: Say, tracking_uri: str | None =
         if measure:
             figures, reason = held_out(choice.study, choice.config, candidate, say), ""
         else:
-            figures, reason = already(choice.study, candidate.checkpoint), "left out by --no-held-out"
+            figures, reason = already(choice.study, candidate.checkpoint), why_not
     except MedcoreError as error:
         figures, reason = None, str(error)
         logger.warning("not measured on held-out images: %s", reason)

@@ -14,6 +14,7 @@ import torch
 
 from medcore.data.load import ImageSet, box_of, load_image_set
 from medcore.errors import CheckpointError, MedcoreError
+from medcore.models.formats.precision import FLOAT32
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import masks_of
 from medcore.quality.metrics import iou
@@ -21,8 +22,9 @@ from medcore.synthetic.write import make
 from search.base.sections.inputs import DataConfig
 from search.study.saved import values_here
 
-#: How many images are compared, and the least IoU of the two masks of any of them.
-IMAGES, LEAST_IOU = 20, 0.999
+#: How many images are compared, and the least IoU of the two masks of any of them. If numbers are rounded, this is the
+#: least mean, because one pixel of a small mask costs more; no image may then fall below the second limit.
+IMAGES, LEAST_IOU, LEAST_ROUNDED_IOU = 20, 0.999, 0.99
 #: The comparison ends after so many seconds and images, because a large model on a CPU takes half a minute an image.
 PATIENCE_SECONDS, LEAST_IMAGES = 120, 3
 
@@ -38,10 +40,12 @@ class CheckImages:
     Attributes:
         images: The images, with exact boxes.
         source: Where they come from, in words.
+        precision: Of the numbers in the exported files.
     """
 
     images: ImageSet
     source: str
+    precision: str = FLOAT32
 
 
 def check_images(study: Path, config: Mapping[str, Any], size: int) -> CheckImages:
@@ -112,6 +116,19 @@ def compare(name: str, run: Run, model: MedSam, sample: CheckImages) -> str:
     return f"{agreed}, logits differ by at most {difference:.1e}."
 
 
+def running(model: MedSam) -> Run:
+    """Return how a model of medcore that was read back runs."""
+
+    def run(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.float32]) -> Logits:
+        image = torch.from_numpy(pixels)[None].float()
+        low, high = image.amin(), image.amax()
+        scaled = (image - low) / (high - low).clamp_min(1e-8)
+        logits: Logits = model.segment(scaled, torch.from_numpy(box)[None])[0].numpy()
+        return logits
+
+    return run
+
+
 def patiently(count: int) -> Iterator[int]:
     """Yield 0, 1, … below `count`, and stop early if the images take too long."""
     start = time.monotonic()
@@ -130,11 +147,14 @@ def agreement(name: str, overlaps: Sequence[float], sample: CheckImages) -> str:
         sample: The images.
 
     Returns:
-        A sentence that names the comparison and the least IoU, without a full stop.
+        A sentence that names the comparison and the least IoU, without a full stop. If numbers are rounded, it names
+        the mean too.
 
     Raises:
-        CheckpointError: The least IoU is too small.
+        CheckpointError: The least IoU is too small, or the mean is.
     """
+    if sample.precision != FLOAT32:
+        return _rounded_agreement(name, overlaps, sample)
     worst, compared = min(overlaps), f"{len(overlaps)} {sample.source}"
     if worst < LEAST_IOU:
         raise CheckpointError(
@@ -142,3 +162,17 @@ def agreement(name: str, overlaps: Sequence[float], sample: CheckImages) -> str:
             "so nothing is exported; take another format"
         )
     return f"{name} and medcore agree on {compared}: IoU of the masks at least {worst:.6f}"
+
+
+def _rounded_agreement(name: str, overlaps: Sequence[float], sample: CheckImages) -> str:
+    """Describe how well a model with rounded numbers and the float32 model agree, as `agreement` does."""
+    mean, worst, compared = float(np.mean(overlaps)), min(overlaps), f"{len(overlaps)} {sample.source}"
+    if mean < LEAST_IOU or worst < LEAST_ROUNDED_IOU:
+        raise CheckpointError(
+            f"{name}: in {sample.precision} its masks differ from the float32 model's, IoU {mean:.4f} on average and "
+            f"{worst:.4f} on the worst of {compared}, so nothing is exported; take --dtype {FLOAT32}"
+        )
+    return (
+        f"{name} in {sample.precision} and medcore in {FLOAT32} agree on {compared}: IoU of the masks {mean:.6f} on "
+        f"average and at least {worst:.6f}"
+    )

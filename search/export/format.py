@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcore.errors import ConfigError
+from medcore.models.formats.precision import FLOAT32, PRECISIONS
 from medcore.models.sam import MedSam
 from medcore.models.spec import Architecture
 from search.export.check import CheckImages
@@ -31,15 +32,18 @@ class ExportFormat:
         name: Value of `--format`.
         files: Meaning of each file that may be written, by its name in the folder. A format of one file has one entry,
             and the user chooses the file's name.
-        write: Writes a model. Takes the file or the folder, which exists, the model, and further metadata.
-        check: Compares what was written with the model. Takes the file or the folder, the model, and a function that
-            returns the images to compare on. Returns a sentence for the card; raises `MedcoreError` if they differ.
+        write: Writes a model. Takes the file or the folder, which exists, the model with its numbers in the precision
+            to write, and further metadata.
+        check: Compares what was written with the model. Takes the file or the folder, the float32 model, and a function
+            that returns the images to compare on. Returns a sentence for the card; raises `MedcoreError` if they
+            differ.
         usage: Returns Markdown that says how to run the model. Takes the name of the file or folder, and the side of
             the model's square in pixels.
         suffix: Ending of the one file; None for a folder.
         requires: Raises `MedcoreError` if a package is missing.
         kinds: Kinds of architecture that it can hold; None for all.
         marker: File without which the others are not taken for an earlier export's, because their names are common.
+        precisions: Precisions in which it can be written, see `medcore.models.formats.precision`.
     """
 
     name: str
@@ -51,6 +55,7 @@ class ExportFormat:
     requires: Callable[[], object] = needs_nothing
     kinds: tuple[str, ...] | None = None
     marker: str | None = None
+    precisions: tuple[str, ...] = tuple(PRECISIONS)
 
     @property
     def is_folder(self) -> bool:
@@ -67,6 +72,20 @@ class ExportFormat:
             raise ConfigError(
                 f"--format {self.name} holds models of kind {', '.join(self.kinds)} only, not {arch.kind}; use "
                 "--format checkpoint or onnx"
+            )
+
+    def require_precision(self, precision: str | None) -> None:
+        """Check that the format can be written in a precision that the user names; None names none.
+
+        Raises:
+            ConfigError: It cannot, or the precision is unknown.
+        """
+        if precision is not None and precision not in PRECISIONS:
+            raise ConfigError(f"--dtype {precision}: unknown; known are {', '.join(PRECISIONS)}")
+        if precision is not None and precision not in self.precisions:
+            raise ConfigError(
+                f"--dtype {precision}: --format {self.name} holds {' and '.join(self.precisions)} only; leave --dtype "
+                f"out, or set it to {FLOAT32}"
             )
 
     def meaning(self, name: str) -> str:

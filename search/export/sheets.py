@@ -27,6 +27,7 @@ from results.stats.worst import worst_images
 from results.store.trials import checkpoint_file
 from search.base.device import on_device
 from search.base.sections.inputs import Datasets, ModelConfig
+from search.study.gone import why_gone
 from search.study.inputs import adapted_model
 
 #: Most bytes of all sheets together, so that the page stays below 10 MB with any number of models.
@@ -107,7 +108,7 @@ class Sheets:
         for member in members:
             path = checkpoint_file(study, member.row)
             if not path.is_file():
-                notes.append(f"No contact sheet of trial {member.trial_id}: its checkpoint {path} is gone.")
+                notes.append(f"No contact sheet: {why_gone(study, path, member.trial_id)}.")
                 continue
             say(f"contact sheet of trial {member.trial_id}")
             try:

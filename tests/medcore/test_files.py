@@ -53,6 +53,20 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: t
     assert path.read_text() == "old" and names(tmp_path) == ["a.json", "taken"]
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o027, 0o640), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_tables_and_sums_have_the_permissions_of_any_new_file(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        save(tmp_path / "model.safetensors", tiny_model())
+        random_table().save(tmp_path / "scores.safetensors")
+        write_by_rename(tmp_path / "row.json", b"{}")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+        ["model.safetensors", "scores.safetensors", "row.json"], mode
+    )
+
+
 def test_the_content_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append((tmp_path / "a").exists()))

@@ -8,10 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from medcore.errors import CheckpointError
 from results.store.front import front_of
 from results.store.study_info import read_study_info
 from results.store.trials import all_rows, read_study
 from search.base.config import load_config
+from search.commands.export import ExportRequest, export
 from search.commands.search import search
 from tests.support.studies.study_files import write_tiny_study
 from tests.support.studies.tracking import children
@@ -59,5 +61,11 @@ def test_asha_stops_trials_of_a_real_search(tmp_path: Path) -> None:
     assert statuses == {trial_id: "KILLED" if trial_id in stopped else "FINISHED" for trial_id in rows}
     assert len(pd.read_parquet(config.folder / "trials.parquet")) == 9
 
-    again = search(config, resume=True)  # nothing is left to do
+    slim = config.model_copy(update={"search": config.search.model_copy(update={"keep": "front"})})
+    again = search(slim, resume=True)  # no trial is left to run
     assert again.message == outcome.message and {row.trial_id: row for row in all_rows(config.folder)} == rows
+    kept = {path.parent.name for path in config.folder.glob("trials/*/model.safetensors")}
+    assert kept == {row.trial_id for row in front.members} | {row.trial_id for row in done if row.origin == "dense"}
+    with pytest.raises(CheckpointError, match=r"removed.*search\.keep: front"):
+        gone = next(row.trial_id for row in done if row.trial_id not in kept)
+        export(ExportRequest(str(config.folder), tmp_path / "m.safetensors", select=f"trial:{gone}"))

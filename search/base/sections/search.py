@@ -30,6 +30,8 @@ _KEYS_OF_HALVING = _KEYS | {
     *("scheduler", "scheduler_objective", "scheduler_images", "reduction", "finalists", "times")
 }
 _BEFORE_EVEN_RECOVERY = {"even_recovery": False}
+#: Value of `keep` with which the search removes weights.
+KEEP_FRONT = "front"
 
 
 class WarmStarts(Section):
@@ -99,6 +101,10 @@ class SearchConfig(Section):
     leverage_images: int = Field(16, ge=0, description="recovery images for a trial's leverage; 0: not computed")
     concurrency: int | None = Field(
         None, ge=1, description="trials that run at the same time; null: as many as the resources allow"
+    )
+    keep: Literal["front", "all"] = Field(
+        "all",
+        description="front: remove the weights of trials that no rule can choose any more; all: keep all",
     )
     retries: int = Field(3, ge=0, description="restarts of a trial whose worker process died")
 

@@ -14,6 +14,7 @@ from results.plots.contact_sheet import MAX_BYTES
 from results.store.trials import checkpoint_file
 from search.base.config import Config
 from search.export.sheets import Sheets
+from search.study.gone import removes_weights
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def render(config: Config, wanted: Rendering, say: Callable[[str], None]) -> Ren
     study, images, rows = wanted.study, wanted.images, wanted.rows
     if not any(checkpoint_file(study, member.row).is_file() for member in wanted.members):
         names = ", ".join(member.trial_id for member in wanted.members)
-        return Rendered(notes=[f"No contact sheets: the study holds no checkpoint of trial {names}."])
+        why = ", because search.keep: front removed weights off the front" if removes_weights(study) else ""
+        return Rendered(notes=[f"No contact sheets: the study holds no checkpoint of trial {names}{why}."])
     try:
         sheets = Sheets(config.model, config.datasets, autocast=config.recovery.autocast)
         say(f"the dense model on {len(sheets)} search images")

@@ -8,18 +8,23 @@ from pathlib import Path
 from medcore.errors import CheckpointError
 from medcore.models.checkpoint import load, save
 from medcore.models.export import MODEL
+from medcore.models.formats.precision import FLOAT32, file_precision
 from medcore.models.sam import MedSam
-from search.export.check import CheckImages
+from search.export.check import CheckImages, compare, running
 from search.export.format import WEIGHTS, ExportFormat
 
 
 def check(path: Path, model: MedSam, images: Callable[[], CheckImages]) -> str:
-    """Read the file back and compare it; no image is needed.
+    """Read the file back and compare it.
+
+    Images are needed only if the file's numbers are rounded.
 
     Raises:
-        CheckpointError: A tensor or a width differs from the model's.
+        CheckpointError: A tensor, a width or a mask differs from the model's.
     """
     written, state = load(path), model.state_dict()
+    if written.spec == model.spec and file_precision(path) != FLOAT32:
+        return compare("the file read back", running(written), model, images())
     same = all(tensor.equal(state[name]) for name, tensor in written.state_dict().items())
     if written.spec != model.spec or not same:
         raise CheckpointError(f"{path.name}: what was written differs from the trial's model; export it again")

@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from medcore.errors import CheckpointError
 from medcore.models.checkpoint import load
 from medcore.models.export import MODEL, STRUCTURE, write_huggingface
 from medcore.models.formats.huggingface import CONFIG
 from medcore.models.sam import MedSam
 from medcore.models.spec import DEFAULT_KIND, ModelSpec
-from search.export.check import CheckImages, Logits, compare
+from search.export.check import CheckImages, compare, running
 from search.export.format import ExportFormat
 
 
@@ -28,15 +24,7 @@ def check(folder: Path, model: MedSam, images: Callable[[], CheckImages]) -> str
     whole = load(folder)
     if whole.spec != ModelSpec.dense(model.arch):
         raise CheckpointError(f"{folder.name}: its configuration differs from the model's; export it again")
-
-    def run(pixels: npt.NDArray[np.uint8], box: npt.NDArray[np.float32]) -> Logits:
-        image = torch.from_numpy(pixels)[None].float()
-        low, high = image.amin(), image.amax()
-        scaled = (image - low) / (high - low).clamp_min(1e-8)
-        logits: Logits = whole.segment(scaled, torch.from_numpy(box)[None])[0].numpy()
-        return logits
-
-    agreed = compare("the folder, read back,", run, model, images())
+    agreed = compare("the folder read back", running(whole), model, images())
     return f"{agreed} {size_note(model.spec)}"
 
 
@@ -64,7 +52,7 @@ import numpy as np, torch
 from PIL import Image
 from transformers import SamModel
 
-model = SamModel.from_pretrained("{name}").eval()
+model = SamModel.from_pretrained("{name}").float().eval()
 picture = Image.open("image.jpg").convert("RGB")
 square = np.asarray(picture.resize(({side}, {side}), Image.Resampling.BICUBIC), dtype=np.float32)
 scaled = (square - square.min()) / max(square.max() - square.min(), 1e-8)  # no SamProcessor: it pads and normalises

@@ -12,6 +12,7 @@ import torch
 
 from medcore.errors import ConfigError
 from medcore.models.export import DECODER, ENCODER, INSTALL, STRUCTURE, require_onnx, write_onnx
+from medcore.models.formats.precision import FLOAT32
 from medcore.models.sam import MedSam
 from search.export.check import CheckImages, Logits, compare
 from search.export.format import DESCRIPTION, ExportFormat
@@ -96,4 +97,6 @@ FORMAT = ExportFormat(
     check=check,
     usage=usage,
     requires=requires,
+    # graphs of half precision would need other inputs and kernels, which few runtimes have on a CPU
+    precisions=(FLOAT32,),
 )

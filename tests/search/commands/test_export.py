@@ -64,6 +64,12 @@ def test_export_of_a_checkpoint_that_is_gone(study: Path, tmp_path: Path) -> Non
         export(ExportRequest(str(study), tmp_path / "best.safetensors"))
 
 
+def test_export_of_weights_that_the_search_removed_says_so(study: Path, tmp_path: Path) -> None:
+    (study / "config.yaml").write_text("search: {keep: front}")
+    with pytest.raises(CheckpointError, match=r"t0000 were removed.*search\.keep: front"):
+        export(ExportRequest(str(study), tmp_path / "best.safetensors", select="trial:t0000"))
+
+
 def test_a_downloaded_study_leaves_nothing_behind(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(address: str, folder: Path) -> Path:
         assert address == "mlflow:medcore/s"

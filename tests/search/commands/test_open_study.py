@@ -21,6 +21,15 @@ from tests.support.studies.study_files import own_polyps, write_tiny_study
 from tests.support.time_tables import TABLE
 
 
+def test_which_weights_stay_may_change_when_a_study_is_resumed(tmp_path: Path) -> None:
+    config = load_config(write_tiny_study(tmp_path))
+    assert config.search.keep == "all"
+    open_study.open_study(config, resume=False)
+    write_issued(config.folder, IssuedTrial("t0000", 0, 1, "dense", {}))
+    slim = config.model_copy(update={"search": config.search.model_copy(update={"keep": "front"})})
+    open_study.open_study(slim, resume=True)
+
+
 @pytest.mark.parametrize("value", [float("nan"), None])
 def test_an_objective_must_be_a_number_for_the_dense_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float | None

@@ -63,7 +63,8 @@ def test_checkpoint_with_its_card(study: Path, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, source[name]) for name, tensor in load(out).state_dict().items())
     info = read_info(out)
     assert (info["study"], info["select"], json.loads(info["row"])["dice"]) == ("s", "knee", 0.8)
-    checked, timed = said
+    checked, timed, size = said
+    assert size.startswith("size: ") and "in float32" in size
     assert checked == f"checked: all {len(source)} tensors, read back, equal the trial's."
     share = cost_metrics(SPEC)["flops_fraction"]
     assert timed.startswith("time: ") and f"of the dense model's for {share:.1%} of the FLOPs (" in timed
@@ -73,7 +74,9 @@ def test_checkpoint_with_its_card(study: Path, tmp_path: Path) -> None:
     assert "| whole call, one image |" in card and "| encoder, 8 images |" in card and "Measured at the export" in card
     again: list[str] = []
     export(ExportRequest(str(study), out, latency=False), again.append)
-    assert again == [checked] and "Not measured." in (tmp_path / "new" / "best.card.md").read_text(encoding="utf-8")
+    assert again == [checked, size] and "Not measured." in (tmp_path / "new" / "best.card.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_standalone_folder(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +249,7 @@ def test_a_format_is_one_record(study: Path, tmp_path: Path, monkeypatch: pytest
     out, said = tmp_path / "out", list[str]()
     export(ExportRequest(str(study), out, format="standalone", latency=False))
     export(ExportRequest(str(study), out, format="shape", latency=False), said.append)
-    assert names(out) == ["MODEL_CARD.md", "shape.txt"] and said == ["checked: looked at."]
+    assert names(out) == ["MODEL_CARD.md", "shape.txt"] and said[0] == "checked: looked at."
     card = (out / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "widths of the blocks" in card and "Read out for 64 pixels." in card
     export(ExportRequest(str(study), out, format="standalone", latency=False))

@@ -61,7 +61,7 @@ def model(study: Path) -> Path:
     out = study.parent / "model"
     said = list[str]()
     export(ExportRequest(str(study), out, format="mlflow"), said.append)
-    line, _ = said
+    line, _, _ = said
     assert (
         "the MLflow model and medcore agree on 20 images of the study's part val: IoU of the masks at least 1.0" in line
     )

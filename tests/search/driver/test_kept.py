@@ -1,0 +1,132 @@
+"""Which weights a search removes: never those of a trial that a rule can choose, now or after the repeats to come."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medcore.errors import MedcoreError
+from results.stats.objectives import Objective
+from results.stats.pareto import front_table
+from results.store.held_out import Measurement, write_measurement
+from results.store.trial_row import TrialRow
+from results.store.trials import read_study, trial_folder, write_row
+from search.driver import kept as kept_weights
+from search.driver.kept import Weights, removable
+from search.trials.files import CHECKPOINT
+
+OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
+
+
+def done(number: int, cost: float, quality: float | None, repeats: int | None = None, **fields: Any) -> TrialRow:
+    trial = {"trial_id": f"t{number}", "number": number, "seed": 0, "params": {}}
+    trial["origin"] = fields.pop("origin", "sampled")
+    metrics = {"cost": cost, "quality": float("nan") if quality is None else quality}
+    named = None if repeats is None else f"t{repeats}"
+    checkpoint = str(Path("trials") / f"t{number}" / CHECKPOINT)
+    return TrialRow.done(trial, metrics=metrics, repeats=named, checkpoint=checkpoint, **fields)
+
+
+def write(study: Path, *rows: TrialRow) -> None:
+    for row in rows:
+        folder = trial_folder(study, row.trial_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / CHECKPOINT).write_bytes(b"weights")
+        write_row(study, row)
+
+
+def kept(study: Path) -> set[str]:
+    return {path.parent.name for path in (study / "trials").glob(f"*/{CHECKPOINT}")}
+
+
+def test_without_repeats_one_dominator_is_enough() -> None:
+    rows = [done(0, 1, 0.5), done(1, 2, 0.7), done(2, 2, 0.6), done(3, 1, 0.5), done(4, 3, None)]
+    assert removable(rows, OBJECTIVES, 0) == ["t2"]
+    failed = TrialRow(trial_id="t5", number=5, status="failed")
+    assert removable([*rows, failed], OBJECTIVES, 0) == ["t2"] and removable([failed], OBJECTIVES, 0) == []
+
+
+def test_with_repeats_left_it_takes_more_dominators_than_repeats() -> None:
+    rows = [done(0, 1, 0.9), done(1, 2, 0.8), done(2, 3, 0.7), done(3, 4, 0.6)]
+    assert removable(rows, OBJECTIVES, 0) == ["t1", "t2", "t3"]
+    assert removable(rows, OBJECTIVES, 1) == ["t2", "t3"]
+    assert removable(rows, OBJECTIVES, 3) == []
+
+
+def test_the_dense_model_stays_and_repeats_go() -> None:
+    rows = [done(0, 9, 0.5, origin="dense"), done(1, 1, 0.6), done(2, 1, 0.1, repeats=1), done(3, 9, 0.4, repeats=0)]
+    assert removable(rows, OBJECTIVES, 5) == ["t3", "t2"]
+    # its first run failed, so a repeat stands for the candidate
+    lost = TrialRow(trial_id="t1", number=1, status="failed")
+    assert removable([lost, rows[2]], OBJECTIVES, 0) == []
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_repeats_to_come_put_a_removed_trial_back_on_the_front(seed: int, tmp_path: Path) -> None:
+    """Random studies, and repeats of anything with any outcome: the final front has all its weights."""
+    rng = np.random.default_rng(seed)
+    first, repeats = int(rng.integers(2, 9)), int(rng.integers(0, 4))
+    origins = ["dense", *["sampled"] * (first - 1)]
+    rows = [done(i, int(rng.integers(4)), float(rng.integers(4)), origin=origins[i]) for i in range(first)]
+    weights = Weights(tmp_path, OBJECTIVES, repeats)
+    for row in rows:
+        write(tmp_path, row)
+        weights.ended(row)
+    for number in range(first, first + repeats):
+        chosen = int(rng.choice([int(name[1:]) for name in kept(tmp_path) if int(name[1:]) < first]))
+        row = done(number, rows[chosen].metrics["cost"], float(rng.integers(-9, 9)), repeats=chosen)
+        write(tmp_path, row)
+        if rng.random() < 0.3:  # killed and resumed
+            weights = Weights(tmp_path, OBJECTIVES, repeats)
+        weights.ended(row)
+        front = front_table(read_study(tmp_path), OBJECTIVES)
+        assert set(front["trial_id"]) <= kept(tmp_path)
+    weights.sweep(complete=True)
+    front = front_table(read_study(tmp_path), OBJECTIVES)
+    assert kept(tmp_path) == set(front["trial_id"]) | {"t0"}
+
+
+def test_what_was_measured_or_tuned_stays_and_what_a_killed_search_left_goes(tmp_path: Path) -> None:
+    rows = [done(0, 1, 0.9), done(1, 2, 0.8), done(2, 3, 0.7), done(3, 4, 0.6)]
+    write(tmp_path, *rows)
+    (trial_folder(tmp_path, "t2") / "finetune").mkdir()
+    measured = Measurement(
+        trial_id="t1", fine_tuned=False, finished=None, checkpoint="0" * 64, split="val/report", data="d", images=1,
+        metrics={"dice": 0.5}, measured="2026-01-01T00:00:00+00:00", git="g",
+    )  # fmt: skip
+    write_measurement(tmp_path, measured, pd.DataFrame([{"dataset": "d", "name": "1", "dice": 0.5}]))
+    Weights(tmp_path, OBJECTIVES, 0)
+    assert kept(tmp_path) == {"t0", "t1", "t2"}
+    # a node that was cut off writes its file after all
+    weights = Weights(tmp_path, OBJECTIVES, 0)
+    write(tmp_path, rows[3])
+    weights.sweep(complete=True)
+    assert kept(tmp_path) == {"t0", "t1", "t2"}
+
+
+def test_without_knowing_what_was_measured_nothing_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def damaged(_: Path) -> list[Measurement]:
+        raise MedcoreError("held_out: corrupt")
+
+    write(tmp_path, done(0, 1, 0.9), done(1, 2, 0.8))
+    monkeypatch.setattr(kept_weights, "read_measurements", damaged)
+    weights = Weights(tmp_path, OBJECTIVES, 0)
+    assert kept(tmp_path) == {"t0", "t1"} and "corrupt" in caplog.text
+    monkeypatch.undo()
+    weights.sweep()
+    assert kept(tmp_path) == {"t0"}
+
+
+def test_only_the_trials_own_file_is_removed(tmp_path: Path) -> None:
+    other = tmp_path / "trials" / "t0" / CHECKPOINT
+    odd = dataclasses.replace(done(1, 2, 0.1), checkpoint=str(other.relative_to(tmp_path)))
+    write(tmp_path, done(0, 1, 0.9), odd)
+    Weights(tmp_path, OBJECTIVES, 0)
+    assert kept(tmp_path) == {"t0"} and (tmp_path / "trials" / "t1" / "row.json").is_file()
