@@ -175,14 +175,14 @@ def read_measured_images(study: Path, measurement: Measurement) -> pd.DataFrame:
 
 
 def check_image_columns(images: pd.DataFrame) -> None:
-    """Check a table of metrics of images that comes from a file.
+    """Check a table of metrics of images that comes from a file; an analysis measures an image in two phases.
 
     Raises:
         ValueError: It lacks the names of the images, names one twice, or holds something else than numbers.
     """
     if missing := [name for name in _IMAGE if name not in images]:
         raise ValueError(f"no column {', '.join(missing)}")
-    labels = [*(["trial_id"] if "trial_id" in images else []), *_IMAGE]
+    labels = [*_IMAGE, *(name for name in ("trial_id", "phase") if name in images)]
     if not all(isinstance(value, str) for name in labels for value in images[name]):
         raise ValueError(f"{', '.join(labels)} must be text")
     if wrong := [str(name) for name in images if name not in labels and not _is_numeric(images[name])]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from results.store.trials import compact
+from search.base.terminal import PlainConsole
 from search.cli.tables import evaluation_table, front_table
 from search.commands import front as fronts
 from search.commands.export import ExportRequest, export
@@ -93,7 +93,7 @@ def test_front_names_what_the_description_lacks(study: Path, key: str) -> None:
 
 
 def test_tables_show_a_dash_for_what_was_not_measured_and_names_as_they_are(study: Path) -> None:
-    console = Console(width=200)
+    console = PlainConsole(width=200)
     with console.capture() as captured:
         front = fronts.front(str(study))
         odd = dataclasses.replace(front, info=front.info.model_copy(update={"name": "[red]s"}))

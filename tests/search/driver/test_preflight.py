@@ -62,6 +62,8 @@ def test_data_folders_are_told_apart_by_names_sizes_and_splits(tmp_path: Path) -
     (other / "masks" / "1.png").rename(other / "masks" / "9.png")
     assert data_folder(other).digest not in (one.digest, split.digest)
     shutil.rmtree(other / "masks")
+    assert data_folder(other).files == 3
+    shutil.rmtree(other)
     assert data_folder(other).reason == "No such file or directory"
 
 

@@ -138,7 +138,7 @@ def noisy(trial: Mapping[str, Any]) -> Iterator[PhaseResult]:
     quality = float(np.sin(20 * x) + np.random.default_rng(trial["seed"]).normal())
     if trial["repeats"] is None:
         yield PhaseResult("look", {"cost": x * x, "quality": quality, FIDELITY: 0.0})
-    yield PhaseResult("row", row=row_of(trial, cost=x * x, quality=quality, finished=time.time()))
+    yield PhaseResult("row", row=row_of(trial, cost=x * x, quality=quality, finished=str(time.time())))
 
 
 TRIALS = 16

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from medcore.models import checkpoint
 from medcore.models.checkpoint import load_with_info, save
+from medcore.models.formats import content
 from medcore.models.spec import ModelSpec
 from medcore.training.recovery import RecoveryFile, RecoverySettings
 from medcore.training.recovery_state import RecoveryState
@@ -105,14 +105,14 @@ def test_a_state_replaced_while_it_is_read_is_one_of_the_two(tmp_path: Path, mon
                 parameter.fill_(done)
         states.append(State(state.model, state.kept, state.scores, done))
     save_state(path, states[0], History())
-    safe_open = checkpoint.safe_open
+    safe_open = content.safe_open
 
     def open_and_replace(*arguments: Any, **options: Any) -> Any:
         file = safe_open(*arguments, **options)
         save_state(path, states[1], History())
         return file
 
-    monkeypatch.setattr(checkpoint, "safe_open", open_and_replace)
+    monkeypatch.setattr(content, "safe_open", open_and_replace)
     for done in (1, 2):
         state, _ = load_state(path)
         values = {value for parameter in state.model.parameters() for value in parameter.detach().unique().tolist()}
