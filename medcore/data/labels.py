@@ -118,8 +118,8 @@ def _cut_at_half(found: LabelMap, rules: MaskRules) -> LabelMap:
     values, full = found.values, found.full
     if full == 1 and not _whole(values) and values.min() >= 0 and values.max() <= 1:
         return replace(found, values=np.asarray(values > 0.5))
-    # the user's labels name exact values of a lossless file
-    asked = found.lossy or (rules.labels is None and not rules.ignore)
+    # the user's labels, or labels as objects, are exact values of a lossless file
+    asked = found.lossy or (rules.labels is None and not rules.ignore and rules.objects != "labels")
     if full > 1 and asked and is_copy(values, full, lossy=found.lossy):
         return replace(found, values=np.where(values > full / 2, int(full), 0), lossy=False)
     if found.lossy:

@@ -270,8 +270,9 @@ def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _
         sizes = "{}x{} for an image of {}x{}".format(width, height, *reading.image.size)
         return [], [skip(sample.mask, f"{_OTHER_SIZE}: {sizes}")]
     try:
-        if reading.volume_values is not None:
-            objects_of(dataclasses.replace(labels, values=reading.volume_values[None]), rules)
+        if reading.volume_values is not None and rules.objects != "labels":
+            volume = dataclasses.replace(labels, values=reading.volume_values[None])
+            objects_of(volume, dataclasses.replace(rules, objects="whole"))
         targets, small = objects_of(labels, rules)
     except UnclearMask as error:
         raise DataError(f"{sample.mask}: {error}") from None

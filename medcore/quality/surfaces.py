@@ -110,7 +110,8 @@ def reach_spaced(elements: Mask, tolerance: float, spacing: Spacing) -> Mask:
     from scipy.ndimage import distance_transform_edt
 
     distance_map: Any = distance_transform_edt(~elements, sampling=spacing)
-    return np.asarray(distance_map <= tolerance)
+    # spacings out of float32 headers are off by parts of ten million
+    return np.asarray(distance_map <= tolerance * (1 + 1e-6))
 
 
 def contour_lengths(mask: Mask, spacing: Spacing | None = None) -> Floats:

@@ -88,11 +88,10 @@ class Latency:
         """Return why the times are uncertain by themselves; empty if they are not, or if nothing is known."""
         if self.whole.cpu_ms is None:
             return ""
-        if math.isinf(self.whole.width):
+        width = max(self.encoder.width, self.whole.width)
+        if math.isinf(width):
             return f"{self.whole.repeats} timed calls are too few for an interval"
-        if self.whole.width > _WIDE:
-            return f"the interval of the median is {self.whole.width:.0%} of it wide"
-        return ""
+        return f"the interval of the median is {width:.0%} of it wide" if width > _WIDE else ""
 
 
 def timing_of(seconds: Sequence[float], processor_seconds: Sequence[float] | None = None) -> Timing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -268,12 +269,23 @@ def _first_state(run: Training, parameters: Sequence[torch.nn.Parameter], stops:
     """Return the state before the first step of a recovery that pauses after some numbers of steps."""
     settings = run.settings
     return RecoveryState(
-        identity=f"{run.seed} {settings} {run.model.spec.to_json()}",
+        identity=f"{run.seed} {_identity(settings)} {run.model.spec.to_json()}",
         parameters=parameters,
         optimizer=AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay),
         good=LastGood(parameters),
         mean=RunningMean(parameters, [settings.mean_start(end) for end in (*stops, settings.steps)]),
     )
+
+
+def _identity(settings: RecoverySettings) -> str:
+    """Return the settings as text, without those that came later and have their defaults.
+
+    So a recovery that an earlier version has begun continues.
+    """
+    fields = ((field.name, getattr(settings, field.name), field) for field in dataclasses.fields(settings))
+    later = ("loss", "complexity")
+    kept = (f"{name}={value!r}" for name, value, field in fields if name not in later or value != field.default)
+    return f"RecoverySettings({', '.join(kept)})"
 
 
 def _take_steps(

@@ -37,7 +37,7 @@ def write_comparison(studies: Sequence[Candidates], quality: Objective, table: p
     head, *rows = comparison_cells(studies, quality, table)
     cells = ([plain(cell) for cell in line] for line in rows)
     lines = [row([*map(plain, head)]), "|" + "--:|" * len(head), *map(row, cells), ""]
-    lines.append(plain(comparison_note(studies, quality)))
+    lines.append(plain(comparison_note(quality, table)))
     write_by_rename(files[1], ("\n".join(lines) + "\n").encode())
     _draw(studies, quality, files[2], files[3])
     return files

@@ -55,8 +55,9 @@ def compare_fronts(studies: Sequence[Candidates], quality: Objective) -> pd.Data
 
     Returns:
         One row for each share and study with a member within it: share, study, trial_id, flops (the member's own
-        share), value, difference, lo, hi. `lo` to `hi` is the 95 % bootstrap interval of the difference over the images
-        that both members were measured on; NaN without such images, and for the first study.
+        share), value, difference, lo, hi, images. The difference is the macro mean of the differences on the images
+        that both members were measured on, and `lo` to `hi` its 95 % bootstrap interval; `images` says how many these
+        are. All three are NaN without such images, and for the first study.
     """
     fronts = {study.name: front_table(study.trials, study.objectives) for study in studies}
     rows = []
@@ -67,13 +68,12 @@ def compare_fronts(studies: Sequence[Candidates], quality: Objective) -> pd.Data
             found = best[study.name]
             if found is None:
                 continue
-            value, difference, ends = float(found[quality.name]), math.nan, (math.nan, math.nan)
+            difference, count = (math.nan, math.nan, math.nan), 0
             if base is not None and study is not studies[0]:
-                difference = value - float(base[quality.name])
-                pair = (_images(study, found), _images(studies[0], base))
-                ends = _interval(*pair, quality.name)
-            rows.append((share, study.name, found["trial_id"], float(found[COST]), value, difference, *ends))
-    columns = ["share", "study", "trial_id", "flops", "value", "difference", "lo", "hi"]
+                difference, count = _paired(_images(study, found), _images(studies[0], base), quality.name)
+            value = float(found[quality.name])
+            rows.append((share, study.name, found["trial_id"], float(found[COST]), value, *difference, count))
+    columns = ["share", "study", "trial_id", "flops", "value", "difference", "lo", "hi", "images"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -88,14 +88,14 @@ def comparison_cells(studies: Sequence[Candidates], quality: Objective, table: p
     return cells
 
 
-def comparison_note(studies: Sequence[Candidates], quality: Objective) -> str:
-    """Say what is compared, and what the intervals cover."""
-    count = common_images(studies)
+def comparison_note(quality: Objective, table: pd.DataFrame) -> str:
+    """Say what is compared, and what the differences and intervals cover."""
+    counts = sorted({int(count) for count in table["images"] if count})
     paired = (
-        f"Brackets hold 95 % intervals over the {count} images that the studies have in common. They do not cover the "
-        "noise of seeds."
-        if count
-        else "The studies have no image in common, so their differences have no interval."
+        f"Differences, with 95 % intervals in brackets, are over the {' to '.join(map(str, {counts[0], counts[-1]}))} "
+        "images that a study has in common with the first. They do not cover the noise of seeds."
+        if counts
+        else "No study has an image in common with the first, so there are no differences."
     )
     return f"{labels.title(quality.name)} of the best member of each front, on its search images. {paired}"
 
@@ -103,14 +103,7 @@ def comparison_note(studies: Sequence[Candidates], quality: Objective) -> str:
 def _difference(row: Mapping[Hashable, Any] | None) -> str:
     if row is None or math.isnan(row["difference"]):
         return "–"
-    ends = "" if math.isnan(row["lo"]) else f" ({row['lo']:+.4f} … {row['hi']:+.4f})"
-    return f"{row['difference']:+.4f}{ends}"
-
-
-def common_images(studies: Sequence[Candidates]) -> int:
-    """Return how many images all studies have measured."""
-    sets = [set(zip(study.images["dataset"], study.images["name"], strict=True)) for study in studies]
-    return len(set.intersection(*sets))
+    return f"{row['difference']:+.4f} ({row['lo']:+.4f} … {row['hi']:+.4f})"
 
 
 def _best(front: pd.DataFrame, share: float, quality: Objective) -> dict[str, Any] | None:
@@ -126,10 +119,13 @@ def _images(study: Candidates, member: Mapping[str, Any]) -> pd.DataFrame:
     return own
 
 
-def _interval(these: pd.DataFrame, others: pd.DataFrame, metric: str) -> tuple[float, float]:
+def _paired(these: pd.DataFrame, others: pd.DataFrame, metric: str) -> tuple[tuple[float, float, float], int]:
+    """Return the difference with its interval, and the number of images."""
     if metric not in these or metric not in others:
-        return math.nan, math.nan
+        return (math.nan, math.nan, math.nan), 0
     pairs = these.merge(others, on=["dataset", "name"], suffixes=("", "_other"))
     if pairs.empty:
-        return math.nan, math.nan
-    return macro_interval(pairs[metric] - pairs[f"{metric}_other"], pairs["dataset"])
+        return (math.nan, math.nan, math.nan), 0
+    differences = pairs[metric] - pairs[f"{metric}_other"]
+    mean = float(differences.groupby(pairs["dataset"]).mean().mean())
+    return (mean, *macro_interval(differences, pairs["dataset"])), len(pairs)

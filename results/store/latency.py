@@ -117,8 +117,7 @@ def add_latency(study: Path, new: Sequence[Record]) -> None:
     replaced = {(record.trial_id, record.batch, record.setup) for record in new}
     with locked(study / "latency.lock"):
         kept = [each for each in read_latency(study) if (each.trial_id, each.batch, each.setup) not in replaced]
-        values = [record.to_dict() for record in (*kept, *new)]
-        write_by_rename(study / FILE, (json.dumps(values, indent=1) + "\n").encode())
+        _write(study, [*kept, *new])
 
 
 def accept_latency(study: Path) -> None:
@@ -127,7 +126,8 @@ def accept_latency(study: Path) -> None:
     Raises:
         StorageError: The study cannot be written.
     """
-    add_latency(study, [replace(record, accepted=True) for record in read_latency(study)])
+    with locked(study / "latency.lock"):
+        _write(study, [replace(record, accepted=True) for record in read_latency(study)])
 
 
 def latest(records: Sequence[Record]) -> list[Record]:
@@ -188,6 +188,11 @@ def timed_on(members: Iterable[TrialRow]) -> str | None:
 def suffix(batch: int) -> str:
     """Return the end of a figure's name for this batch size."""
     return "" if batch == 1 else f"_batch{batch}"
+
+
+def _write(study: Path, records: Sequence[Record]) -> None:
+    values = [record.to_dict() for record in records]
+    write_by_rename(study / FILE, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _record(value: Mapping[str, Any]) -> Record:

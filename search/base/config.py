@@ -113,7 +113,8 @@ def load_config(path: Path, *, follow: bool = True) -> Config:
         raise ConfigError(f"{path}: no such configuration file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of sections (study, model, data, …)")
-    if follow and path.name == "config.yaml" and (path.parent / "study.json").is_file():
+    written = any((path.parent / name).is_file() for name in ("study.json", "inputs.json"))
+    if follow and path.name == "config.yaml" and written:
         values = at_home(values, path.parent)
     return validate(values, str(path))
 
@@ -159,15 +160,31 @@ def at_home(values: Mapping[str, Any], study: Path) -> dict[str, Any]:
     if not isinstance(output, str) or not isinstance(name, str) or not Path(output).is_absolute():
         return found  # no search has written this
     was = Path(output) / name
-    if was == here or was.resolve() == here:
+    if was == here or _leads_to(was, here):
         return found
     found["output"], found["study"] = str(here.parent), here.name
     for section, key in _places(found):
         path = section[key]
-        if isinstance(path, str) and not Path(path).exists():
+        if isinstance(path, str) and not _exists(Path(path)):
             near = Path(os.path.normpath(here / os.path.relpath(path, was)))
-            section[key] = str(near) if near.exists() else path
+            section[key] = str(near) if _exists(near) else path
     return found
+
+
+def _leads_to(path: Path, place: Path) -> bool:
+    """Tell whether a path, which may be any text, is a name of a place."""
+    try:
+        return path.resolve() == place
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _exists(path: Path) -> bool:
+    """Tell whether there is something at a path, which may be any text."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _places(values: dict[str, Any]) -> Iterator[tuple[Any, Any]]:

@@ -230,7 +230,7 @@ def comparison_table(studies: Sequence[Candidates], quality: Objective, table: p
     head, *rows = comparison_cells(studies, quality, table)
     view = Table(
         title=f"{title(quality.name)} of the best model within a share of the FLOPs",
-        caption=printable(comparison_note(studies, quality)),
+        caption=printable(comparison_note(quality, table)),
         box=SIMPLE_HEAD,
         pad_edge=False,
     )

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from medcore.data.load import ImageSet
-from medcore.errors import ConfigError
+from medcore.errors import ConfigError, MedcoreError
+from medcore.models.architectures import resolve_architecture
 from medcore.models.checkpoint import file_hash
 from medcore.models.formats.precision import file_precision
-from medcore.models.spec import ModelSpec
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.catalogue import metrics
 from medcore.quality.time_table import read_time_table, write_time_table
 from results.stats.labels import base_name
@@ -200,10 +201,21 @@ def _files(config: Config) -> Iterator[tuple[str, Path]]:
 
 def _hashes(config: Config) -> dict[str, str]:
     """Return the SHA-256 of each file, and of the architecture, which a file next to the model may describe."""
-    arch = ModelSpec.dense(adapted_model(config.model).arch).to_json()
-    return {key: file_hash(path) for key, path in _files(config) if path.exists()} | {
-        "model.architecture": hashlib.sha256(arch.encode()).hexdigest()
-    }
+    hashes = {key: file_hash(path) for key, path in _files(config) if path.exists()}
+    return hashes | {"model.architecture": _hash_of(adapted_model(config.model).arch)}
+
+
+def _architecture_of(saved: Config) -> str:
+    """Return the hash of the architecture that a study of an earlier version names; empty if it cannot be read."""
+    try:
+        name = saved.model.architecture
+        return _hash_of(resolve_architecture(name) if name is not None else adapted_model(saved.model).arch)
+    except MedcoreError:
+        return ""
+
+
+def _hash_of(arch: Architecture) -> str:
+    return hashlib.sha256(ModelSpec.dense(arch).to_json().encode()).hexdigest()
 
 
 def _require_same_files(config: Config, saved: Config) -> None:
@@ -228,7 +240,10 @@ def _require_same_files(config: Config, saved: Config) -> None:
         if before is not None and before != now.get(key, before):
             place = str(path) if was == path else f"{was} -> {path}"
             changed.append(f"{key} ({place}: {before[:8]} at the start, {now[key][:8]} now)")
-    architecture = known.get("model.architecture", now["model.architecture"])
+    architecture = known.get("model.architecture")
+    if architecture is None:
+        same = saved.model.architecture == config.model.architecture
+        architecture = now["model.architecture"] if same else _architecture_of(saved)
     if not changed and architecture != now["model.architecture"]:
         changed.append("the architecture of model.adapted")
     if changed:

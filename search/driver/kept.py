@@ -2,7 +2,8 @@
 
 A rule chooses from the front of the candidates' means (`results.stats.select`). A repeat changes the mean of one
 candidate. So a candidate with more dominators than there are repeats left keeps one whose values do not change any
-more, and stays off the front. Until then its weights stay.
+more, and stays off the front. Until then its weights stay. A candidate whose own repeat is running may still become
+better and keeps its weights; once off the front, no further repeat of it is issued.
 
 Nothing but the files themselves says what was removed. A search that is killed at any point removes the rest later.
 """
@@ -24,6 +25,7 @@ from results.store.held_out import read_measurements
 from results.store.trial_row import TrialRow
 from results.store.trials import all_rows, trial_folder
 from search.trials.files import CHECKPOINT
+from search.trials.ledger import all_issued
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,9 @@ class Weights:
         if complete:  # a node that was cut off may have written its file after the row
             self._gone.clear()
         chosen = [name for name in removable(rows, self._objectives, left) if name not in self._gone]
+        if chosen and not complete:
+            issued = [trial for trial in all_issued(self._study) if trial.trial_id not in self._rows]
+            chosen = sorted({*chosen} - {trial.repeats for trial in issued})
         if not chosen:
             return
         try:

@@ -24,7 +24,7 @@ from results.store.trials import checkpoint_file, compact, read_images, trial_fo
 from search.base.sections.training import FinetuneConfig
 from search.export.finetune import finetune
 from search.export.held_out import Candidate, already, held_out
-from search.study.saved import saved_finetune, saved_study, saved_values
+from search.study.saved import saved_finetune, saved_study, saved_values, values_here
 from search.tracking.remote import send_held_out
 
 logger = logging.getLogger(__name__)
@@ -89,14 +89,16 @@ class Choice:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The study's configuration as it was saved, also by an older version.
+        """The study's configuration as it was saved, also by an older version, with paths that follow the study.
 
         Empty if there is none.
 
         Raises:
             MedcoreError: It is corrupt.
         """
-        return saved_values(self.study) if (self.study / "config.yaml").exists() else {}
+        if not (self.study / "config.yaml").exists():
+            return {}
+        return values_here(self.study, saved_values(self.study))
 
 
 def fine_tuned(choice: Choice, settings: FinetuneConfig | None, say: Say, ray_address: str | None = None) -> Choice:

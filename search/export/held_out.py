@@ -216,6 +216,8 @@ def _fingerprint(images: ImageSet) -> str:
     for truth in images.truths:
         digest.update(f"{truth.shape}".encode())
         digest.update(np.packbits(truth).data)
+    if images.is_spaced:
+        digest.update(repr(images.spacings).encode())
     for void in images.voids:
         digest.update(b"" if void is None else np.packbits(void).data)
     return digest.hexdigest()

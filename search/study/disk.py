@@ -92,7 +92,8 @@ def disk_need(demand: Demand) -> DiskNeed:
     if search.scheduler != NONE and not removes:
         ending = min(demand.missing, max(1, search.repeats))
     before = 2 * teacher  # the shards are there until the whole file is
-    least = max(before, teacher + ending * smallest) if demand.missing else 0
+    # a resumed search has written some shards already, so the least counts them once
+    least = teacher + ending * smallest if demand.missing else 0
     return DiskNeed(least, parts, before)
 
 

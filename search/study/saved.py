@@ -68,7 +68,10 @@ def values_here(study: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
     The arguments are those of `saved_study`.
     """
-    return at_home(values, study)
+    here = at_home(values, study)
+    if "study" in values:  # the name that the study was given; a copy's folder may have one that no search would take
+        here["study"] = values["study"]
+    return here
 
 
 def saved_finetune(study: Path, values: Mapping[str, Any]) -> FinetuneConfig:
@@ -86,7 +89,7 @@ def _config(study: Path, values: Mapping[str, Any], *sections: str) -> Config:
     where = study / "config.yaml"
     if not values:
         raise ConfigError(f"{where} is missing or corrupt")
-    return saved_config(at_home(values, study), str(where), *sections)
+    return saved_config(values_here(study, values), str(where), *sections)
 
 
 def require_apart(datasets: Datasets, split: str, *others: str) -> None:

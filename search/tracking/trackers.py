@@ -34,8 +34,8 @@ def configured_tracker(config: TrackingConfig, study_dir: Path, run_name: str) -
 def given_tracking(config: Path, tracking: TrackingConfig, tracking_uri: str | None) -> str | None:
     """Return the tracking address that the user gave for a search.
 
-    A configuration that the user wrote counts as given. The copy in a study's folder does not: the study may come from
-    someone else.
+    A configuration that the user wrote counts as given. One in a study's folder does not, whatever its name: the study
+    may come from someone else.
 
     Args:
         config: File of the configuration.
@@ -43,10 +43,10 @@ def given_tracking(config: Path, tracking: TrackingConfig, tracking_uri: str | N
         tracking_uri: What the command line says.
 
     Raises:
-        MedcoreError: The file is a study's copy, and only it names the address.
+        MedcoreError: The file lies in a study's folder, and only it names the address.
     """
     named = tracking.uri
-    is_copy = config.name == "config.yaml" and any((config.parent / name).exists() for name in _OF_A_STUDY)
+    is_copy = any((config.parent / name).exists() for name in _OF_A_STUDY)
     if tracking_uri is not None or named is None or not is_copy:
         return tracking_uri
     if (given := given_uri(named)) is None:

@@ -108,7 +108,7 @@ def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -
     """Return the schedule of a trial; its last recovery pauses after the shares `pauses` of its steps."""
     fraction = cost(plan.spec).flops_paper / cost(ModelSpec.dense(shared.arch)).flops_paper
     recovery, steps = shared.settings.recovery, plan.steps
-    if steps is None and shared.settings.search.even_recovery and not plan.spec.is_dense:
+    if steps is None and shared.settings.search.even_recovery and plan.spec != shared.start_spec:
         steps = even_steps(recovery.steps, fraction)
     if steps is not None:
         recovery = recovery.model_copy(update={"steps": steps})

@@ -91,7 +91,8 @@ def read_pixels(path: Path) -> Pixels:
         raise ValueError("an enhanced multi-frame object; convert it to one file a slice")
     if str(data.PhotometricInterpretation) not in (*_GREY, *_COLOURS, "PALETTE COLOR"):
         raise ValueError(f"pixels of kind {data.PhotometricInterpretation}")
-    size = int(data.Rows) * int(data.Columns) * int(data.SamplesPerPixel) * math.ceil(int(data.BitsAllocated) / 8)
+    bits = int(data.Rows) * int(data.Columns) * int(data.SamplesPerPixel) * int(data.BitsAllocated)
+    size = math.ceil(bits / 8)
     syntax = data.file_meta.TransferSyntaxUID
     stored = len(data.PixelData)
     ratio = _RUN_LENGTH_RATIO if syntax == _RUN_LENGTH else 1

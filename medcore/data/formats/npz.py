@@ -46,9 +46,12 @@ class NpzFolders:
     def holds(self, folder: Path) -> bool:
         """Tell whether a folder has archives of the challenge.
 
-        Names that begin with 2D or 3D say so. Otherwise the table of contents of one archive does.
+        Names that begin with 2D or 3D say so. Otherwise the table of contents of one archive does. Archives beside
+        folders of pictures are none of the challenge's.
         """
         try:
+            if _images(folder) == folder and (folder / "images").is_dir():
+                return False
             entries = itertools.islice(_images(folder).iterdir(), _LOOK_AT)
             archives = [file for file in entries if _is_archive(file)]
             if any(_DIMENSIONS.match(file.name) for file in archives):

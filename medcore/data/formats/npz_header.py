@@ -61,20 +61,22 @@ def array_headers(path: Path) -> dict[str, ArrayHeader]:
                 raise ValueError(f"an archive of {len(members)} members")
             # of members with one name the last counts, as for NumPy
             by_name = {info.filename: info for info in members if info.filename.endswith(".npy")}
-            return {name[:-4]: _header(archive, info) for name, info in by_name.items()}
+            size = path.stat().st_size
+            return {name[:-4]: _header(archive, info, size) for name, info in by_name.items()}
     except ZIP_ERRORS as error:
         raise ValueError(f"not an .npz archive: {error}") from None
 
 
-def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayHeader:
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> ArrayHeader:
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{info.filename} is compressed in a way that NumPy does not write")
-    check_size(info.file_size, info.compress_size, compressed=info.compress_type == zipfile.ZIP_DEFLATED)
+    stored = min(info.compress_size, size)  # an archive's own word is not enough
+    check_size(info.file_size, stored, compressed=info.compress_type == zipfile.ZIP_DEFLATED)
     with archive.open(info) as member:
         header, start = parse_header(member)
-    size = start + prod(header.shape) * header.bytes
-    if size != info.file_size:
-        raise ValueError(f"{info.filename} has {info.file_size} bytes, and its header describes {size}")
+    described = start + prod(header.shape) * header.bytes
+    if described != info.file_size:
+        raise ValueError(f"{info.filename} has {info.file_size} bytes, and its header describes {described}")
     return header
 
 

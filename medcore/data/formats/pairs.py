@@ -39,14 +39,18 @@ class Named:
 def layout_of(folder: Path, is_image: Callable[[Path], bool]) -> tuple[Path, Path] | None:
     """Return the folders of images and of masks, or None if there are none that hold such images.
 
+    At least half of the files must be of the format. A scan that was left among pictures is none of them.
+
     Args:
         folder: The data folder.
         is_image: Tells whether a file is an image of the format.
     """
     for images, masks in ((folder / images, folder / masks) for images, masks in LAYOUTS):
         try:
-            if images.is_dir() and masks.is_dir() and any(map(is_image, itertools.islice(walk(images), _LOOK_AT))):
-                return images, masks
+            if images.is_dir() and masks.is_dir():
+                own = [is_image(file) for file in itertools.islice(walk(images), _LOOK_AT)]
+                if own and sum(own) >= len(own) / 2:
+                    return images, masks
         except OSError:
             continue
     return None

@@ -36,7 +36,6 @@ _INERT = {
     "torch.serialization._get_layout",
     "torch.device",
     "torch.Size",
-    "torch.storage.UntypedStorage",
     "builtins.set",
     "__builtin__.set",
     "_codecs.encode",

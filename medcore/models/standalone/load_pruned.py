@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.library import Library
 from torch.nn import functional as F
@@ -65,13 +65,9 @@ _ARCH = {
     "out_chans": _LARGEST,
     "window_size": _LARGEST,
 }
-_DECODER = {
-    "depth": _DEEPEST,
-    "mlp_dim": _LARGEST,
-    "num_heads": _LARGEST,
-    "iou_head_depth": _DEEPEST,
-    "iou_head_hidden_dim": _LARGEST,
-}
+_DECODER = dict.fromkeys(("mlp_dim", "num_heads", "iou_head_hidden_dim"), _LARGEST) | dict.fromkeys(
+    ("depth", "iou_head_depth"), _DEEPEST
+)
 
 
 def load(path: str | Path) -> PrunedSam:
@@ -331,12 +327,15 @@ def main(model: str, image: str, box: str, mask: str) -> None:
 
     Args:
         model: path of the model.
-        image: path of the image.
+        image: path of the image; EXIF orientation is applied.
         box: X0,Y0,X1,Y1 in pixels.
         mask: path of the mask to write.
     """
     sam = predictor(load(model))
-    sam.set_image(np.asarray(Image.open(image).convert("RGB")))
+    with Image.open(image) as file:
+        if file.mode[0] in "IF":
+            raise ValueError(f"{image}: more than 8 bits a channel; convert it to 8 bits")
+        sam.set_image(np.asarray(ImageOps.exif_transpose(file).convert("RGB")))
     masks, _, _ = sam.predict(box=np.array([float(part) for part in box.split(",")]), multimask_output=False)
     Image.fromarray(masks[0].astype(np.uint8) * 255).save(mask)
 

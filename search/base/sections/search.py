@@ -23,7 +23,7 @@ _KEYS = frozenset(
     {"trials", "sampler", "objectives", "cost", "space", "warm_starts", "cpus_per_trial", "gpus_per_trial"}
     | {"memory_per_trial", "leverage_images", "concurrency", "retries"}
 )
-_BEFORE_HALVING = {"reduction": 3, "finalists": 0.0, "even_recovery": False}
+_BEFORE_HALVING = {"reduction": 3, "finalists": 0.0}
 _BEFORE_SCHEDULERS = {"scheduler": NONE}
 #: Keys of the section when all recoveries had the same number of steps.
 _KEYS_OF_HALVING = _KEYS | {
@@ -114,7 +114,7 @@ class SearchConfig(Section):
         saved = as_saved_before(values, _KEYS, _BEFORE_HALVING)
         if saved is values:
             return as_saved_before(values, _KEYS_OF_HALVING, _BEFORE_EVEN_RECOVERY)
-        return as_saved_before(saved, _KEYS, _BEFORE_SCHEDULERS)
+        return {**_BEFORE_EVEN_RECOVERY, **as_saved_before(saved, _KEYS, _BEFORE_SCHEDULERS)}
 
     @model_validator(mode="after")
     def _sound(self) -> SearchConfig:

@@ -147,6 +147,13 @@ def _fraction(loader: _Loader, node: yaml.ScalarNode) -> float:
         raise _problem(f"'{node.value[:100]}' is no number; quote it if it is text", node.start_mark) from None
 
 
+def _truth(loader: _Loader, node: yaml.ScalarNode) -> bool:
+    try:
+        return bool(loader.construct_yaml_bool(node))
+    except KeyError:
+        raise _problem(f"'{node.value[:100]}' is neither true nor false", node.start_mark) from None
+
+
 def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
     """Return text, with each pair of surrogates that JSON writes as the one character that it is."""
     text = str(loader.construct_yaml_str(node))
@@ -177,6 +184,7 @@ def _resolvers(known: Mapping[str, Sequence[tuple[str, Any]]], without: str = ""
 
 _Loader.yaml_implicit_resolvers = _resolvers(yaml.SafeLoader.yaml_implicit_resolvers, without=_DATE)
 _Dumper.yaml_implicit_resolvers = _resolvers(yaml.SafeDumper.yaml_implicit_resolvers)
+_Loader.add_constructor("tag:yaml.org,2002:bool", _truth)
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
 _Loader.add_constructor(_FLOAT, _fraction)
 for _tag in ("tag:yaml.org,2002:str", _DATE):

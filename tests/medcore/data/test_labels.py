@@ -95,3 +95,9 @@ def test_warnings_need_more_than_half_of_the_masks() -> None:
     assert "95 %" in warnings_of([normal] + [full] * 2)[0]
     assert "borders" in warnings_of([normal] + [framed] * 2)[0]
     assert "size" in warnings_of([normal], of_other_size=2)[0]
+
+
+def test_labels_that_are_objects_are_never_cut_at_half() -> None:
+    values = np.repeat(np.repeat(np.array([[0, 1, 2], [3, 253, 254], [255, 0, 0]]), 20, axis=0), 20, axis=1)
+    found = objects_of(LabelMap(values.astype(np.uint8)), MaskRules(objects="labels")).targets
+    assert [target.suffix for target in found] == ["#1", "#2", "#3", "#253", "#254", "#255"]

@@ -121,3 +121,10 @@ def test_tables_and_the_reference_know_them() -> None:
     objectives = [Objective("hd95_mm", "min"), Objective("nsd_mm", "max"), Objective("hd95", "min")]
     dense = {"hd95_mm": 3.0, "nsd_mm": 0.5, "hd95": 4.0}
     assert reference_point(objectives, dense, 64, 320.0) == {"hd95_mm": 320.0, "nsd_mm": 0.0, "hd95": 64.0}
+
+
+def test_a_spacing_out_of_a_float32_header_scores_like_the_number_that_it_means() -> None:
+    a, b = np.zeros((40, 40), bool), np.zeros((40, 40), bool)
+    a[10:30, 10:20] = b[10:30, 10:25] = True  # 5 pixels of 0.4 mm apart, which is the tolerance
+    plain, header = (metrics.nsd_mm(a, b, (value, value)) for value in (0.4, float(np.float32(0.4))))
+    assert plain == header == 1.0

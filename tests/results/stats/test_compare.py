@@ -59,7 +59,6 @@ def test_the_best_within_each_share_and_its_interval(seed: int) -> None:
         if len(best) < 2:
             continue
         row = table[(table["share"] == share) & (table["study"] == "other")].iloc[0]
-        assert row["difference"] == pytest.approx(best["other"]["dice"] - best["one"]["dice"])
         values = {
             name: study.images[study.images["trial_id"] == best[name]["trial_id"]].set_index("name")["dice"]
             for name, study in (("one", one), ("other", other))
@@ -67,12 +66,24 @@ def test_the_best_within_each_share_and_its_interval(seed: int) -> None:
         differences = (values["other"] - values["one"]).loc[images[::-1]]
         expected = macro_interval(differences, pd.Series([name[0] for name in images[::-1]], index=differences.index))
         assert (row["lo"], row["hi"]) == pytest.approx(expected, abs=1e-12)
+        means = [np.mean([differences[name] for name in images if name[0] == dataset]) for dataset in "ab"]
+        assert row["difference"] == pytest.approx(np.mean(means)) and row["images"] == len(images)
 
 
 def test_studies_without_common_images_have_no_interval() -> None:
     one, other = study_of("one", 1, ["a1", "a2"]), study_of("other", 2, ["b1", "b2"])
     table = compare_fronts([one, other], OBJECTIVES[1])
-    assert table["lo"].isna().all() and table[table["study"] == "other"]["difference"].notna().any()
+    assert table[["lo", "difference"]].isna().all(axis=None) and not table["images"].any()
+
+
+def test_images_that_only_one_study_has_do_not_count_in_a_difference() -> None:
+    one = study_of("one", 1, ["a1", "a2", "b1"])
+    hard = one.images.assign(name="c" + one.images["name"], dataset="hard", dice=0.0)
+    trials = one.trials.assign(dice=one.trials["dice"] / 2)
+    other = Candidates("other", trials, pd.concat([one.images, hard]), OBJECTIVES)
+    table = compare_fronts([one, other], OBJECTIVES[1])
+    rows = table[table["study"] == "other"].dropna()
+    assert len(rows) and (rows["images"] == 3).all() and rows["difference"].abs().max() == 0
 
 
 def written(folder: Path, name: str, dice: float) -> Path:

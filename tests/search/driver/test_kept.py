@@ -19,6 +19,7 @@ from results.store.trials import read_study, trial_folder, write_row
 from search.driver import kept as kept_weights
 from search.driver.kept import Weights, removable
 from search.trials.files import CHECKPOINT
+from search.trials.ledger import IssuedTrial, write_issued
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
 
@@ -130,3 +131,16 @@ def test_only_the_trials_own_file_is_removed(tmp_path: Path) -> None:
     write(tmp_path, done(0, 1, 0.9), odd)
     Weights(tmp_path, OBJECTIVES, 0)
     assert kept(tmp_path) == {"t0"} and (tmp_path / "trials" / "t1" / "row.json").is_file()
+
+
+def test_a_trial_whose_own_repeat_is_running_keeps_its_weights(tmp_path: Path) -> None:
+    """Three dominators and one repeat left, but that repeat is of the dominated trial and makes it the best."""
+    rows = [done(0, 1, 0.70), done(1, 2, 0.72), done(2, 3, 0.69), done(3, 9, 0.9)]
+    write(tmp_path, *rows)
+    write_issued(tmp_path, IssuedTrial("t4", 4, 0, "repeat of t2", {}, repeats="t2"))
+    weights = Weights(tmp_path, OBJECTIVES, 1)
+    assert "t2" in kept(tmp_path)
+    repeat = done(4, 3, 0.99, repeats=2)
+    write(tmp_path, repeat)
+    weights.ended(repeat)
+    assert set(front_table(read_study(tmp_path), OBJECTIVES)["trial_id"]) <= kept(tmp_path)

@@ -43,5 +43,7 @@ def test_rules_refuse_times_of_a_busy_machine_until_they_are_accepted(tmp_path: 
     ],
 )
 def test_times_that_are_uncertain_are_in_doubt(timing: Timing, words: str) -> None:
-    doubt = replace(record("t0"), model=Latency(timing, timing, 1)).doubt
-    assert words in doubt and bool(doubt) == bool(words)
+    sure = Timing(30.0, 9.0, 20, 29.5, 30.5, 30.0)
+    for model in (Latency(timing, timing, 1), Latency(timing, sure, 1), Latency(sure, timing, 1)):
+        doubt = replace(record("t0"), model=model).doubt
+        assert words.partition(" ")[2] in doubt and bool(doubt) == bool(words)

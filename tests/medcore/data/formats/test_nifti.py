@@ -173,3 +173,13 @@ def test_a_missing_package_is_one_line_with_the_extra(tmp_path: Path, monkeypatc
 
 def test_pictures_beside_no_volume_stay_pictures(tmp_path: Path) -> None:
     assert not isinstance(reader_of(image_folder(tmp_path / "s", ["a"])), NiftiFolders)
+
+
+def test_a_scan_that_was_left_among_pictures_changes_nothing(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path / "s", [f"a{number}" for number in range(5)])
+    before = list_folder(folder).samples
+    for stray in ("stray.nii.gz", "stray.dcm", "2D_features.npz"):
+        (folder / "images" / stray).write_bytes(b"x")
+    (folder / "2D_features.npz").write_bytes(b"x")
+    listing = list_folder(folder)
+    assert listing.samples == before and len(listing.skipped) == 3

@@ -174,6 +174,13 @@ def test_headers_that_lie_and_bombs_are_refused_before_anything_is_loaded(
     ):
         rezipped(path, **members)
         assert not list_folder(tmp_path / "s").samples, members["gts"][:80]
+    # a table of contents that claims more compressed bytes than the file has
+    rezipped(path, imgs=good, gts=npy(np.zeros((4000, 4000), np.uint8)))
+    archive = bytearray(path.read_bytes())
+    entry = archive.rindex(b"PK\x01\x02")
+    archive[entry + 20 : entry + 24] = (16_000_000).to_bytes(4, "little")
+    path.write_bytes(bytes(archive))
+    assert not list_folder(tmp_path / "s").samples
     monkeypatch.setattr(volume, "LARGEST_BYTES", 100_000)
     rezipped(path, imgs=npy(np.zeros((300, 400), np.uint8)), gts=npy(np.zeros((300, 400), np.uint8)))
     (entry,) = list_folder(tmp_path / "s").skipped

@@ -210,3 +210,10 @@ def test_a_dense_model_that_no_memory_holds_is_not_built() -> None:
     arch = dataclasses.replace(TINY, embed_dim=2**16, num_heads=1, mlp_ratio=1.0, depth=32)
     with pytest.raises(MedcoreError, match="GB"):
         dense_of(arch)
+
+
+def test_a_storage_that_a_pickle_makes_itself_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.pth"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02ctorch.storage\nUntypedStorage\nJ\x80\xc3\xc9\x01\x85R.")
+    assert "UntypedStorage" in refusal(file)

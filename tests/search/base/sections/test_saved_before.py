@@ -75,6 +75,13 @@ def test_a_study_from_before_even_recoveries_has_the_same_steps_for_all_trials(c
     assert (search.even_recovery, search.finalists) == (False, 0.25)
 
 
+def test_a_later_key_beside_all_earlier_ones_switches_no_old_meaning_off() -> None:
+    values = old_config()
+    values["search"]["even_recovery"] = True
+    search = Config.model_validate(values).search
+    assert (search.scheduler, search.finalists, search.even_recovery) == ("none", 0.0, True)
+
+
 def test_a_file_that_is_written_again_reads_back_equal(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(config.to_yaml())
