@@ -26,7 +26,7 @@ from search.driver.outcome import Outcome
 from search.driver.placement import placed
 from search.driver.progress import SearchProgress
 from search.driver.run import run_search
-from search.nodes.session import cluster_address, connected, fitting, request
+from search.nodes.session import at_once, cluster_address, connected
 from search.study.disk import Demand, require_space
 from search.study.inputs import Shared, adapted_model, search_images
 from search.study.prepare import Jobs, Report, prepare
@@ -160,7 +160,7 @@ def _demand(config: Config, jobs: Jobs) -> Demand:
         search,
         adapted_model(config.model).spec,
         missing=max(0, search.trials - len(finished_ids(config.folder))),
-        at_once=search.concurrency or fitting(request(job_resources(config))),
+        at_once=search.concurrency or at_once(job_resources(config)),
         teacher_images=0 if teacher_path(jobs.teacher).is_file() else len(jobs.teacher.images),
     )
 

@@ -199,6 +199,11 @@ def places(has: Mapping[str, float], wanted: Mapping[str, float]) -> int:
     return min(int(has.get(NAMES[kind], 0) / amount + 1e-9) for kind, amount in wanted.items())
 
 
+def at_once(resources: Resources) -> int:
+    """Return how many jobs run at the same time on the nodes that there are now; 1 without any, or without Ray."""
+    return max(1, room(request(resources))) if ray.is_initialized() else 1
+
+
 def fitting(wanted: Mapping[str, float]) -> int:
     """Return how many trials the nodes hold at once.
 

@@ -24,6 +24,8 @@ from medcore.models.formats.text import some
 ZIP, PICKLE = b"PK\x03\x04", b"\x80"
 #: Pickles before the weights in a file of `torch.save` without an archive: magic, protocol, system, content, storages.
 _LEGACY_PICKLES = 5
+#: How torch stores numbers of types that came late, such as whole numbers of 64 bits without a sign.
+_UNTYPED = "torch.storage.UntypedStorage"
 #: What the pickle of a training checkpoint may import: tensors of known kinds and plain containers.
 _INERT = {
     "collections.OrderedDict",
@@ -58,6 +60,8 @@ def read_pickled(path: Path) -> Any:
             imported = set(_of_archive(path, file) if archive else _of_legacy(file))
         except (*READ_ERRORS, zipfile.BadZipFile) as error:
             raise damaged(path, error) from None
+    if _UNTYPED in imported:  # called in a pickle, it makes a storage of any size
+        raise CheckpointError(f"{path}: refused, its numbers are of a type without a storage ({_UNTYPED}); save floats")
     if foreign := sorted(imported - _INERT - _torch_names()):
         raise CheckpointError(
             f"{path}: refused, it holds pickled objects other than tensors ({some(foreign)}), which can run code; "
