@@ -25,11 +25,6 @@ _KEYS = frozenset(
 )
 _BEFORE_HALVING = {"reduction": 3, "finalists": 0.0}
 _BEFORE_SCHEDULERS = {"scheduler": NONE}
-#: Keys of the section when all recoveries had the same number of steps.
-_KEYS_OF_HALVING = _KEYS | {
-    *("scheduler", "scheduler_objective", "scheduler_images", "reduction", "finalists", "times")
-}
-_BEFORE_EVEN_RECOVERY = {"even_recovery": False}
 #: Value of `keep` with which the search removes weights.
 KEEP_FRONT = "front"
 
@@ -72,7 +67,7 @@ class SearchConfig(Section):
     reduction: int = Field(3, ge=2, description="halving: about one trial in so many continues after each fidelity")
     finalists: Share = Field(0.2, description="share of the trials, the last ones, that repeat members of the front")
     even_recovery: bool = Field(
-        True,
+        False,
         description="recovery.steps are those at 15 % of the FLOPs; smaller models take more and larger ones fewer, so "
         "that trials take about as long (method §13). The dense model takes recovery.steps",
     )
@@ -110,11 +105,9 @@ class SearchConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _saved_before(cls, values: Any) -> Any:
+    def _before_halving(cls, values: Any) -> Any:
         saved = as_saved_before(values, _KEYS, _BEFORE_HALVING)
-        if saved is values:
-            return as_saved_before(values, _KEYS_OF_HALVING, _BEFORE_EVEN_RECOVERY)
-        return {**_BEFORE_EVEN_RECOVERY, **as_saved_before(saved, _KEYS, _BEFORE_SCHEDULERS)}
+        return values if saved is values else as_saved_before(saved, _KEYS, _BEFORE_SCHEDULERS)
 
     @model_validator(mode="after")
     def _sound(self) -> SearchConfig:

@@ -73,7 +73,6 @@ def write_tiny_study(folder: Path, **sections: Any) -> Path:
         "recovery": {"steps": 4, "lr": 1e-3, "batch_size": 2},
         "search": {
             "trials": 6,
-            "even_recovery": False,  # so few steps cannot be spread
             "space": {"fraction": {"low": 0.3, "high": 1.0, "log": True}},
             "warm_starts": {"knapsack": [0.6], "uniform": [0.5]},
         },

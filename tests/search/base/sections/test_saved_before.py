@@ -17,7 +17,7 @@ from tests.support.studies.old_config import old_config
 THEN: dict[str, dict[str, Any]] = {
     "data": {"recovery_per_dataset": 128},
     "recovery": {"warmup": 0, "average": 0.0, "refit_images": 0},
-    "search": {"finalists": 0.0, "even_recovery": False},
+    "search": {"finalists": 0.0},
 }
 
 
@@ -65,21 +65,6 @@ def test_a_study_from_before_schedulers_ran_every_trial_to_its_end() -> None:
         del values["search"][name]
     search = Config.model_validate(values).search
     assert (search.scheduler, search.finalists) == ("none", 0.0)
-
-
-def test_a_study_from_before_even_recoveries_has_the_same_steps_for_all_trials(config: Config) -> None:
-    values = config.model_dump(mode="json")
-    values["search"].pop("even_recovery")
-    values["search"]["finalists"] = 0.25
-    search = Config.model_validate(values).search
-    assert (search.even_recovery, search.finalists) == (False, 0.25)
-
-
-def test_a_later_key_beside_all_earlier_ones_switches_no_old_meaning_off() -> None:
-    values = old_config()
-    values["search"]["even_recovery"] = True
-    search = Config.model_validate(values).search
-    assert (search.scheduler, search.finalists, search.even_recovery) == ("none", 0.0, True)
 
 
 def test_a_file_that_is_written_again_reads_back_equal(config: Config, tmp_path: Path) -> None:
