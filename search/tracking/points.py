@@ -70,7 +70,7 @@ def run_points(row: TrialRow, phases: Iterable[Mapping[str, Any]]) -> list[Point
     points = [Point(clean_key(key), value, end, 0) for key, value in run_metrics(row).items()]
     try:
         points += [_phase_point(phase, end) for phase in phases if is_finite(phase["value"])]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"trial {row.trial_id}: phases.json is corrupt ({brief(error)}); delete it") from None
     return points
 
@@ -239,5 +239,5 @@ def _text(value: Any) -> str:
 def _milliseconds(stamp: Any) -> int:
     try:
         return int(datetime.fromisoformat(stamp).timestamp() * 1000)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0

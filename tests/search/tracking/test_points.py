@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -64,7 +65,10 @@ def test_a_lucky_repeat_raises_no_curve() -> None:
     assert curves["hypervolume"] == pytest.approx([61 * 0.69] * 2)
 
 
-@pytest.mark.parametrize("phase", [{"phase": "p"}, 3, {"phase": "p", "name": "n", "value": 1.0, "step": "x"}])
+POINT = {"phase": "p", "name": "n", "value": 1.0}
+
+
+@pytest.mark.parametrize("phase", [{"phase": "p"}, 3, {**POINT, "step": "x"}, {**POINT, "step": math.inf}])
 def test_a_malformed_phase_is_corrupt_data_of_its_trial(phase: object) -> None:
     with pytest.raises(DataError, match=r"t0001.*phases\.json"):
         run_points(ROW, [phase])  # type: ignore[list-item]
