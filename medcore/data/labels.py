@@ -80,7 +80,7 @@ class Found(NamedTuple):
 
 
 class UnclearMask(DataError):
-    """A label map of which nobody said what the object is."""
+    """A label map without rules that say which label is the object."""
 
 
 def objects_of(labels: LabelMap, rules: MaskRules) -> Found:

@@ -138,15 +138,19 @@ def load_image_set(
         decoded += usable
         skipped += left_out + _without_slices(broken, listing.samples)
     if dealt:
-        logger.warning(
-            "split '%s' of %s is in no file and was dealt out just now; for the split that a study used, name the "
-            "folder with its saved splits",
-            *(split, ", ".join(dealt)),
-        )
+        _warn_of_dealing(split, dealt)
     if not decoded:
         where = ", ".join(map(str, places.values()))
         raise DataError(f"no usable image in split '{split}' of {where}{_summary(skipped)}")
     return _assemble(decoded, size), skipped
+
+
+def _warn_of_dealing(split: str, folders: Sequence[str]) -> None:
+    logger.warning(
+        "split '%s' of %s is in no file and was dealt out just now; for the split that a study used, name the folder "
+        "with its saved splits",
+        *(split, ", ".join(folders)),
+    )
 
 
 def _no_such_split(folder: Path, split: str, splits: Splits, place: Path | None) -> DataError:

@@ -1,6 +1,6 @@
 """Evaluation in the model's square with widened boxes, as the released code of MedCore does (method §7).
 
-Boundary metrics depend on the frame, so figures can stand beside the paper's only in this one.
+Boundary metrics depend on the frame. Compare with the paper's figures in this one only.
 """
 
 from __future__ import annotations

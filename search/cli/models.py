@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from rich.text import Text
 
 from medcore.errors import ConfigError
+from results.store.latency import Record
 from search.base.config import load_config
 from search.cli.options import (
     Arch,
@@ -188,11 +190,15 @@ def latency(
             raise typer.Exit(130) from None
     result = {"target": str(target), "records": [record.to_dict() for record in records]}
     print_result(result, as_json, lambda: latency_table(records))
+    _warn_of_doubt(records)
+    if target.is_dir() and not is_checkpoint(target) and not as_json:
+        say(f"wrote {target / FILE}")
+
+
+def _warn_of_doubt(records: Sequence[Record]) -> None:
     for record in records:
         if record.doubt:
             warn(f"{record.trial_id}, batch {record.batch}: do not trust these times: {record.doubt}")
-    if target.is_dir() and not is_checkpoint(target) and not as_json:
-        say(f"wrote {target / FILE}")
 
 
 def predict(

@@ -170,10 +170,9 @@ def export(
     from search.commands.export import FRONT, TABLE, ExportRequest, export_front
     from search.commands.export import export as write
 
-    if config is not None and not finetune:
-        raise ConfigError("--config says how to fine-tune; give it with --finetune")
-    if ray_address is not None and not finetune:
-        raise ConfigError("--ray-address says where to fine-tune; give it with --finetune")
+    for name, value in {} if finetune else {"--config": config, "--ray-address": ray_address}.items():
+        if value is not None:
+            raise ConfigError(f"{name} is about fine-tuning; give it with --finetune")
     request = ExportRequest(
         study,
         out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -99,14 +99,7 @@ def study_latency(
             not suffice.
     """
     sources = _checkpoints(study, select)
-    present = {trial_id: path for trial_id, path in sources.items() if path.is_file()}
-    if not present:
-        raise CheckpointError(
-            f"{study}: no finished trial has a checkpoint to measure; give the folder that a search wrote"
-        )
-    if gone := [trial_id for trial_id in sources if trial_id not in present]:
-        reason = "search.keep: front removed their weights" if removes_weights(study) else "their checkpoints are gone"
-        say(f"not measured, as {reason}: {', '.join(gone)}")
+    present = _present(study, sources, say)
     setup = setup_for(threads, autocast)
     known = {(each.trial_id, each.batch) for each in read_latency(study) if each.setup == setup and not again}
     missing = {trial_id: [batch for batch in batches if (trial_id, batch) not in known] for trial_id in present}
@@ -125,6 +118,23 @@ def study_latency(
     if accept:
         accept_latency(study)
     return [each for each in read_latency(study) if each.setup == setup and each.trial_id in sources]
+
+
+def _present(study: Path, sources: Mapping[str, Path], say: Callable[[str], None]) -> dict[str, Path]:
+    """Return the checkpoints that are there, and name those that are not.
+
+    Raises:
+        CheckpointError: There are none.
+    """
+    present = {trial_id: path for trial_id, path in sources.items() if path.is_file()}
+    if not present:
+        raise CheckpointError(
+            f"{study}: no finished trial has a checkpoint to measure; give the folder that a search wrote"
+        )
+    if gone := [trial_id for trial_id in sources if trial_id not in present]:
+        reason = "search.keep: front removed their weights" if removes_weights(study) else "their checkpoints are gone"
+        say(f"not measured, as {reason}: {', '.join(gone)}")
+    return present
 
 
 def time_table(

@@ -6,12 +6,12 @@ frames; so does its mask then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medcore.data.formats.dicom_header import DicomHeader, is_dicom, read_header
-from medcore.data.formats.pairs import Named, known_ending, layout_of, named_files, unpaired, walk
+from medcore.data.formats.pairs import Named, PairedFolders, known_ending, layout_of, named_files, unpaired
 from medcore.data.formats.volume import Recent, reading, slices, unreadable
 from medcore.data.image_folders import ImageFolders
 from medcore.data.reader import Listing, Reading, Sample, Skipped
@@ -24,7 +24,7 @@ _ENDINGS = (".dcm", ".dicom", ".ima")
 _PICTURES = tuple(sorted(ImageFolders.endings))
 
 
-class DicomFolders:
+class DicomFolders(PairedFolders):
     """Reader of DICOM files. Reading needs pydicom; listing does not."""
 
     endings = frozenset(_ENDINGS)
@@ -33,18 +33,10 @@ class DicomFolders:
         """Keep no file yet."""
         self._files: Recent[Pixels] = Recent(_load, most=8)
 
-    def holds(self, folder: Path) -> bool:
-        """Tell whether a folder of images has a DICOM file, by its ending or its first bytes."""
-        return layout_of(folder, _is_dicom) is not None
-
-    def files(self, folder: Path) -> Iterator[Path]:
-        """Yield all that lies in the two folders.
-
-        Raises:
-            OSError: A folder cannot be listed.
-        """
-        for place in layout_of(folder, _is_dicom) or ():
-            yield from walk(place)
+    @staticmethod
+    def is_image(file: Path) -> bool:
+        """Tell whether a file has the format, by its ending or its first bytes."""
+        return _is_dicom(file)
 
     def list_samples(self, folder: Path, dataset: str) -> Listing:
         """Pair images and masks by name; the headers say whose they are and how many frames they have.
@@ -52,7 +44,7 @@ class DicomFolders:
         Raises:
             DataError: The folder does not have this format or cannot be listed.
         """
-        if (layout := layout_of(folder, _is_dicom)) is None:
+        if (layout := layout_of(folder, self.is_image)) is None:
             raise DataError(f"{folder}: no DICOM files in images/ with masks in masks/")
         skipped: list[Skipped] = []
         images = named_files(layout[0], dataset, _ending, "a DICOM file", skipped)

@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from medcore.data.formats.nifti_header import NiftiHeader, read_header
-from medcore.data.formats.pairs import Named, known_ending, layout_of, named_files, unpaired, walk
+from medcore.data.formats.pairs import Named, PairedFolders, known_ending, layout_of, named_files, unpaired
 from medcore.data.formats.volume import Recent, Volume, finite_labels, reading, required, slices, unreadable
 from medcore.data.reader import Listing, Reading, Sample, Skipped
 from medcore.errors import DataError
@@ -29,7 +28,7 @@ _CLOSE_MM, _CLOSE = 1e-2, 1e-3
 _CLOSE_SPACING = 1e-2
 
 
-class NiftiFolders:
+class NiftiFolders(PairedFolders):
     """Reader of `.nii` and `.nii.gz` files. Reading needs nibabel; listing does not."""
 
     endings = frozenset(_ENDINGS)
@@ -38,18 +37,10 @@ class NiftiFolders:
         """Keep no volume yet."""
         self._volumes: Recent[Volume] = Recent(_load)
 
-    def holds(self, folder: Path) -> bool:
-        """Tell whether a folder of images has a NIfTI file."""
-        return layout_of(folder, _is_nifti) is not None
-
-    def files(self, folder: Path) -> Iterator[Path]:
-        """Yield all that lies in the two folders.
-
-        Raises:
-            OSError: A folder cannot be listed.
-        """
-        for place in layout_of(folder, _is_nifti) or ():
-            yield from walk(place)
+    @staticmethod
+    def is_image(file: Path) -> bool:
+        """Tell whether a file has the format."""
+        return _is_nifti(file)
 
     def list_samples(self, folder: Path, dataset: str) -> Listing:
         """Pair images and masks by name and list their slices by the headers.
@@ -57,7 +48,7 @@ class NiftiFolders:
         Raises:
             DataError: The folder does not have this format or cannot be listed.
         """
-        if (layout := layout_of(folder, _is_nifti)) is None:
+        if (layout := layout_of(folder, self.is_image)) is None:
             raise DataError(f"{folder}: no NIfTI files in images/ and masks/, or in imagesTr/ and labelsTr/")
         skipped: list[Skipped] = []
         images, masks = (named_files(place, dataset, _ending, "a NIfTI file", skipped) for place in layout)

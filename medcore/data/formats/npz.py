@@ -46,8 +46,8 @@ class NpzFolders:
     def holds(self, folder: Path) -> bool:
         """Tell whether a folder has archives of the challenge.
 
-        Names that begin with 2D or 3D say so. Otherwise the table of contents of one archive does. Archives beside
-        folders of pictures are none of the challenge's.
+        Names that begin with 2D or 3D are those of the challenge. For other names, one archive must hold its arrays.
+        A folder with `images/` holds pictures, and archives in it do not count.
         """
         try:
             if _images(folder) == folder and (folder / "images").is_dir():
@@ -87,7 +87,7 @@ class NpzFolders:
             raise DataError(f"{place}: {error.strerror or error}") from None
         for file in found:
             if not _is_archive(file):
-                # beside the archives there may be notes and splits.json
+                # notes and splits.json may lie in the same folder
                 skipped += [Skipped(dataset, file, "not an .npz archive")] if place != folder else []
                 continue
             mask = _labels(folder) / file.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,28 @@ def layout_of(folder: Path, is_image: Callable[[Path], bool]) -> tuple[Path, Pat
         except OSError:
             continue
     return None
+
+
+class PairedFolders(ABC):
+    """What readers share whose images and masks lie in two folders."""
+
+    @staticmethod
+    @abstractmethod
+    def is_image(file: Path) -> bool:
+        """Tell whether a file is an image of the format."""
+
+    def holds(self, folder: Path) -> bool:
+        """Tell whether most images of a folder have the format."""
+        return layout_of(folder, self.is_image) is not None
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        """Yield all that lies in the two folders.
+
+        Raises:
+            OSError: A folder cannot be listed.
+        """
+        for place in layout_of(folder, self.is_image) or ():
+            yield from walk(place)
 
 
 def walk(folder: Path, depth: int = 0) -> Iterator[Path]:

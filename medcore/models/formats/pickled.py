@@ -90,7 +90,7 @@ def _load(path: Path, mapped: bool) -> Any:
 def damaged(path: Path, error: object) -> CheckpointError:
     """Return the error for a file that cannot be read."""
     reason = brief(error, first=120)
-    if reason.startswith("Weights only"):  # torch goes on to advise what runs the file's code
+    if reason.startswith("Weights only"):  # torch's further advice would run the file's code
         reason = "its pickle asks for more than plain values"
     return CheckpointError(f"{path}: not a checkpoint, or truncated ({shown(reason, 120)}); copy the file again")
 

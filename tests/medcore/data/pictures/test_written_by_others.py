@@ -61,7 +61,7 @@ def _write(path: Path, values: np.ndarray, chance: random.Random) -> Path:
     return file
 
 
-def _round_trip(folder: Path, number: int) -> bool:
+def _assert_read_back(folder: Path, number: int) -> bool:
     """Write a label map and read it; returns whether it was read."""
     chance = random.Random(number)
     kind = chance.choice(_TYPES)
@@ -95,7 +95,7 @@ def _round_trip(folder: Path, number: int) -> bool:
     return True
 
 
-def _picture_round_trip(folder: Path, number: int) -> bool:
+def _assert_picture_read_back(folder: Path, number: int) -> bool:
     """Write colours of 8 or 16 bits with an orientation, read them, and compare the picture up to its scale."""
     chance = random.Random(number)
     generator = np.random.default_rng(number)
@@ -131,19 +131,19 @@ def _as_shown(stored: np.ndarray, orientation: int) -> np.ndarray:
 @settings(max_examples=100, deadline=None, database=None)
 @given(number=st.integers(0, 10**9))
 def test_label_maps_come_back_or_are_refused(number: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    _round_trip(tmp_path_factory.mktemp("m"), number)
+    _assert_read_back(tmp_path_factory.mktemp("m"), number)
 
 
 @seed(13)
 @settings(max_examples=60, deadline=None, database=None)
 @given(number=st.integers(0, 10**9))
 def test_colours_come_back_or_are_refused(number: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    _picture_round_trip(tmp_path_factory.mktemp("p"), number)
+    _assert_picture_read_back(tmp_path_factory.mktemp("p"), number)
 
 
 def test_most_files_are_read(tmp_path: Path) -> None:
-    assert sum(_round_trip(tmp_path, number) for number in range(60)) > 30
-    assert sum(_picture_round_trip(tmp_path, number) for number in range(40)) > 30
+    assert sum(_assert_read_back(tmp_path, number) for number in range(60)) > 30
+    assert sum(_assert_picture_read_back(tmp_path, number) for number in range(40)) > 30
 
 
 @pytest.mark.slow
@@ -151,5 +151,5 @@ def test_most_files_are_read(tmp_path: Path) -> None:
 @given(number=st.integers(0, 10**9))
 def test_many_label_maps_and_colours(number: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("many")
-    _round_trip(folder, number)
-    _picture_round_trip(folder, number)
+    _assert_read_back(folder, number)
+    _assert_picture_read_back(folder, number)

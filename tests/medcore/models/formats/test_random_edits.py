@@ -104,7 +104,7 @@ def changed(root: Any, edits: list[Edit]) -> Any:
     return root
 
 
-def check(action: Callable[[], Any], *errors: type[Exception]) -> None:
+def assert_sound(action: Callable[[], Any], *errors: type[Exception]) -> None:
     """The action ends in one line of these errors, or in a model of finite numbers."""
     try:
         model = action()
@@ -115,7 +115,7 @@ def check(action: Callable[[], Any], *errors: type[Exception]) -> None:
     assert all(tensor.dtype == torch.float32 for tensor in model.state_dict().values())
 
 
-def edit_own(edits: list[Edit], inside: bool) -> None:
+def assert_edited_own_is_sound(edits: list[Edit], inside: bool) -> None:
     whole = files()["own"]
     length = int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8 : 8 + length])
@@ -128,11 +128,11 @@ def edit_own(edits: list[Edit], inside: bool) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "m.safetensors"
         path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
-        check(lambda: load(path), MedcoreError)
-        check(lambda: load_pruned.load(path), ValueError)
+        assert_sound(lambda: load(path), MedcoreError)
+        assert_sound(lambda: load_pruned.load(path), ValueError)
 
 
-def edit_bytes(edits: list[Edit]) -> None:
+def assert_edited_bytes_is_sound(edits: list[Edit]) -> None:
     whole = bytearray(files()["own"])
     for path, action, _ in edits:
         for number in path:
@@ -144,54 +144,54 @@ def edit_bytes(edits: list[Edit]) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "m"
         path.write_bytes(whole)
-        check(lambda: load(path, TINY), MedcoreError)
-        check(lambda: load_pruned.load(path), ValueError)
+        assert_sound(lambda: load(path, TINY), MedcoreError)
+        assert_sound(lambda: load_pruned.load(path), ValueError)
 
 
-def edit_pickled(edits: list[Edit], zipped: bool) -> None:
+def assert_edited_pickled_is_sound(edits: list[Edit], zipped: bool) -> None:
     content = changed(copy.deepcopy(dict(files()["pickled"])), edits)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "m.pth"
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        check(lambda: load(path, TINY), MedcoreError)
+        assert_sound(lambda: load(path, TINY), MedcoreError)
         whole = bytearray(path.read_bytes())
         for places, _, _ in edits:
             whole[places[0] % min(2000 if zipped else len(whole), len(whole))] ^= 1 + places[-1] % 255
         path.write_bytes(whole)
-        check(lambda: load(path, TINY), MedcoreError)
+        assert_sound(lambda: load(path, TINY), MedcoreError)
 
 
-def edit_config(edits: list[Edit]) -> None:
+def assert_edited_config_is_sound(edits: list[Edit]) -> None:
     config = changed(copy.deepcopy(files()["config"]), edits)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         (place / "model.safetensors").write_bytes(files()["weights"])
         (place / "config.json").write_text(json.dumps(config))
-        check(lambda: load(place), MedcoreError)
+        assert_sound(lambda: load(place), MedcoreError)
 
 
 @SEED
 @given(edits=EDITS, inside=st.booleans())
 def test_structure_and_header(edits: list[Edit], inside: bool) -> None:
-    edit_own(edits, inside)
+    assert_edited_own_is_sound(edits, inside)
 
 
 @SEED
 @given(edits=EDITS)
 def test_bytes(edits: list[Edit]) -> None:
-    edit_bytes(edits)
+    assert_edited_bytes_is_sound(edits)
 
 
 @SEED
 @given(edits=EDITS, zipped=st.booleans())
 def test_files_of_torch_save(edits: list[Edit], zipped: bool) -> None:
-    edit_pickled(edits, zipped)
+    assert_edited_pickled_is_sound(edits, zipped)
 
 
 @SEED
 @given(edits=EDITS)
 def test_configurations_of_transformers(edits: list[Edit]) -> None:
-    edit_config(edits)
+    assert_edited_config_is_sound(edits)
 
 
 @pytest.mark.slow
@@ -200,10 +200,10 @@ def test_configurations_of_transformers(edits: list[Edit]) -> None:
 @given(edits=EDITS, kind=st.integers(0, 5))
 def test_many_edits(edits: list[Edit], kind: int) -> None:
     (
-        lambda: edit_own(edits, True),
-        lambda: edit_own(edits, False),
-        lambda: edit_bytes(edits),
-        lambda: edit_pickled(edits, True),
-        lambda: edit_pickled(edits, False),
-        lambda: edit_config(edits),
+        lambda: assert_edited_own_is_sound(edits, True),
+        lambda: assert_edited_own_is_sound(edits, False),
+        lambda: assert_edited_bytes_is_sound(edits),
+        lambda: assert_edited_pickled_is_sound(edits, True),
+        lambda: assert_edited_pickled_is_sound(edits, False),
+        lambda: assert_edited_config_is_sound(edits),
     )[kind]()
