@@ -249,7 +249,7 @@ def check_configuration(folder: Path, draw: Draw) -> None:
 
 
 QUICK = settings(
-    max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 LONG = settings(QUICK, max_examples=2000, derandomize=False)
 

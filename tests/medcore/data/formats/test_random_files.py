@@ -124,7 +124,7 @@ def check(write: Callable[[Path, Case], list[Path]], case: Case) -> None:
 
 
 @pytest.mark.parametrize("write", [write_npz, write_nifti, write_dicom])
-@settings(max_examples=60, derandomize=True, deadline=None, database=None)
+@settings(max_examples=67, derandomize=True, deadline=None, database=None)
 @given(case=cases())
 def test_some(write: Callable[[Path, Case], list[Path]], case: Case) -> None:
     check(write, case)

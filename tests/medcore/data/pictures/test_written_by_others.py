@@ -128,7 +128,7 @@ def _as_shown(stored: np.ndarray, orientation: int) -> np.ndarray:
 
 
 @seed(13)
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=140, deadline=None, database=None)
 @given(number=st.integers(0, 10**9))
 def test_label_maps_come_back_or_are_refused(number: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     _assert_read_back(tmp_path_factory.mktemp("m"), number)

@@ -34,7 +34,7 @@ VALUES = st.one_of(
     st.text(max_size=5),
 )
 SEED = settings(
-    max_examples=15,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
