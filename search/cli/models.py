@@ -24,8 +24,9 @@ from search.cli.options import (
     LabelNumbers,
     ObjectKind,
     SmallestObject,
+    WindowText,
     WorkersAddress,
-    mask_rules,
+    reading_rules,
 )
 from search.cli.progress import job_bars, progress_bar
 from search.cli.tables import evaluation_table, frames_table, latency_table, time_table_view
@@ -97,6 +98,7 @@ def evaluate(
     ignore: IgnoredNumbers = None,
     objects: ObjectKind = "whole",
     smallest_object: SmallestObject = 1,
+    window: WindowText = None,
 ) -> None:
     """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with intervals and its cost."""
     from medcore.quality.model_frame import WideBoxes
@@ -105,7 +107,7 @@ def evaluate(
 
     frames, rules = (
         Frames(frame.value, WideBoxes(widen, box_seed)),
-        mask_rules(labels, ignore, objects, smallest_object),
+        reading_rules(labels, ignore, objects, smallest_object, window),
     )
     result = run(
         checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits, frames=frames, rules=rules

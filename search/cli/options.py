@@ -10,7 +10,8 @@ from typing import Annotated, TypeVar, cast, get_args
 
 import typer
 
-from medcore.data.mask_rules import Labels, MaskRules, Objects
+from medcore.data.formats.windows import PRESETS, ReadingRules, Window, check_window
+from medcore.data.mask_rules import Labels, Objects
 from medcore.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
@@ -39,8 +40,16 @@ ObjectKind = Annotated[
 SmallestObject = Annotated[int, typer.Option(min=1, help="Pixels of the smallest component or label that is a sample.")]
 
 
-def mask_rules(labels: str | None, ignore: str | None, objects: str, smallest: int) -> MaskRules:
-    """Return what the options say about masks.
+WindowText = Annotated[
+    str | None,
+    typer.Option("--window", metavar="LEVEL,WIDTH", help="Brightness of scans, or abdomen, lung, bone, brain."),
+]
+
+
+def reading_rules(
+    labels: str | None, ignore: str | None, objects: str, smallest: int, window: str | None = None
+) -> ReadingRules:
+    """Return what the options say about masks and scans.
 
     Raises:
         MedcoreError: One of them is none of its choices.
@@ -48,7 +57,20 @@ def mask_rules(labels: str | None, ignore: str | None, objects: str, smallest: i
     if objects not in get_args(Objects):
         raise ConfigError(f"--objects {objects}: choose one of {', '.join(get_args(Objects))}")
     chosen: Labels = "any" if labels == "any" else None if labels is None else _label_numbers("--labels", labels)
-    return MaskRules(chosen, _label_numbers("--ignore", ignore) if ignore else (), cast(Objects, objects), smallest)
+    ignored = _label_numbers("--ignore", ignore) if ignore else ()
+    return ReadingRules(chosen, ignored, cast(Objects, objects), smallest, _window(window))
+
+
+def _window(text: str | None) -> Window:
+    try:
+        level, comma, width = (text or "").partition(",")
+        window: Window = (float(level), float(width)) if comma else text
+        check_window(window)
+    except ValueError:
+        raise ConfigError(
+            f"--window '{text}': give LEVEL,WIDTH with a width above 0, or one of {', '.join(PRESETS)}"
+        ) from None
+    return window
 
 
 def _label_numbers(option: str, text: str) -> tuple[int, ...]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from medcore.data.mask_rules import AS_THE_FILE_SAYS, MaskRules
-from medcore.errors import MedcoreError
-from search.cli.options import Batches, Box, Fractions, mask_rules
+from medcore.data.formats.windows import ReadingRules
+from medcore.errors import ConfigError, MedcoreError
+from search.cli.options import Batches, Box, Fractions, reading_rules
 
 
 def test_texts_are_read() -> None:
@@ -35,9 +35,19 @@ def test_a_mistake_repeats_the_text(parse: Callable[[str], object], text: str) -
 
 
 def test_rules_for_masks() -> None:
-    assert mask_rules(None, None, "whole", 1) == AS_THE_FILE_SAYS
-    assert mask_rules("any", "255", "components", 9) == MaskRules("any", (255,), "components", 9)
-    assert mask_rules("1,0xff0000", "-1,255", "labels", 1) == MaskRules((1, 0xFF0000), (-1, 255), "labels", 1)
+    assert reading_rules(None, None, "whole", 1) == ReadingRules()
+    assert reading_rules("any", "255", "components", 9) == ReadingRules("any", (255,), "components", 9)
+    assert reading_rules("1,0xff0000", "-1,255", "labels", 1) == ReadingRules((1, 0xFF0000), (-1, 255), "labels", 1)
     for wrong in (("all", None, "whole"), ("1;2", None, "whole"), (None, "any", "whole"), (None, None, "parts")):
         with pytest.raises(MedcoreError, match=r"^--(labels|ignore|objects) "):
-            mask_rules(*wrong, 1)
+            reading_rules(*wrong, 1)
+
+
+def test_a_window_is_a_preset_or_level_and_width() -> None:
+    def window(text: str) -> object:
+        return reading_rules(None, None, "whole", 1, text).window("any")
+
+    assert window("40,400") == (40.0, 400.0) and window("-600,1500") == (-600.0, 1500.0) and window("lung") == "lung"
+    for text in ("40", "40,0", "40,nan", "skull", "1,2,3", ","):
+        with pytest.raises(ConfigError, match=r"LEVEL,WIDTH.*lung"):
+            window(text)
