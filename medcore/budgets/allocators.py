@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from medcore.budgets.knapsack import knapsack_budget
+from medcore.budgets.knapsack import Target, budget_within, knapsack_budget
 from medcore.budgets.limits import Floats, Limits, Metric
 from medcore.budgets.prices import Prices
 from medcore.budgets.released_rule import released_rule
@@ -32,6 +32,7 @@ class Request:
             second-order profile (method §12).
         prices: the cost of `fraction` instead of `metric`, such as measured time; for allocators that need no linear
             cost.
+        within: several costs to stay within in place of `fraction`; for allocators that can meet more than one.
     """
 
     arch: Architecture
@@ -42,6 +43,7 @@ class Request:
     limits: Limits = field(default_factory=Limits)
     curves: PerSite | None = None
     prices: Prices | None = None
+    within: tuple[Target, ...] = ()
 
 
 Allocator = Callable[[Request], ModelSpec]
@@ -80,7 +82,7 @@ def by_sensitivity(request: Request) -> ModelSpec:
 
 @ALLOCATORS.register("knapsack")
 def by_loss(request: Request) -> ModelSpec:
-    """Allocate so that the predicted loss is least within the given cost.
+    """Allocate so that the predicted loss is least within the given cost, or within several.
 
     Raises:
         MedcoreError: the request has no curves, or the cost is out of reach.
@@ -90,6 +92,8 @@ def by_loss(request: Request) -> ModelSpec:
             "budget: the allocator 'knapsack' needs the second-order profile, and none was computed; "
             "choose another allocator"
         )
+    if request.within:
+        return budget_within(request.arch, request.curves, request.within, request.limits).spec
     return knapsack_budget(
         request.arch,
         request.curves,

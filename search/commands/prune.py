@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from medcore.budgets.allocators import ALLOCATORS, BY_SPARSITY
-from medcore.budgets.prices import linear_prices
 from medcore.errors import ConfigError
 from medcore.models.checkpoint import save
 from medcore.models.cost import cost
@@ -30,7 +29,6 @@ from search.base.device import on_device
 from search.base.logins import hide_login
 from search.base.provenance import git_revision
 from search.base.sections.pruning import BudgetConfig
-from search.base.sections.times import counted
 from search.commands.sections import study_jobs
 from search.study.inputs import adapted_model, cost_metrics, load_split
 from search.study.needs import Needs
@@ -121,17 +119,21 @@ def check_cuts(budget: BudgetConfig, start: ModelSpec, path: Path) -> None:
         path: The model's file, for the message.
 
     Raises:
-        MedcoreError: The model costs no more than the budget's share of the dense encoder.
+        MedcoreError: The model costs no more than the budget's shares of the dense encoder.
     """
     if start.is_dense or budget.allocator in BY_SPARSITY:
         return
-    prices = budget.prices(start.arch) or linear_prices(start.arch, counted(budget.cost))
-    share = prices.total(start) / prices.dense
-    if share <= budget.fraction:
-        raise ConfigError(
-            f"{path}: the pruned model has {share:.4f} of the dense encoder's {prices.name}, so a budget.fraction of "
-            f"{budget.fraction:g} removes nothing; fractions are shares of the dense encoder, so give a smaller one"
-        )
+    targets = budget.targets(start.arch)
+    shares = [target.prices.total(start) / target.prices.dense for target in targets]
+    if any(share > target.fraction for share, target in zip(shares, targets, strict=True)):
+        return
+    has = " and ".join(f"{share:.4f}" for share in shares)
+    costs = " and ".join(target.prices.name for target in targets)
+    wanted = " and ".join(f"{target.fraction:g}" for target in targets)
+    raise ConfigError(
+        f"{path}: the pruned model has {has} of the dense encoder's {costs}, so a budget of {wanted} removes nothing; "
+        "fractions are shares of the dense encoder, so give a smaller one"
+    )
 
 
 def needs_of_prune(config: Config) -> Needs:

@@ -24,9 +24,14 @@ from ray.exceptions import RayError
 from medcore.data.load import ImageSet
 from medcore.errors import MedcoreError, brief
 from medcore.models.cost import cost
+from medcore.models.cut import prune
+from medcore.models.masks import keep_all
+from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate
 from medcore.training.recovery import RecoverySettings, recover
+from medcore.training.refit.dense_streams import DenseStreams, RefitSettings
+from medcore.training.refit.refit import refit
 from medcore.training.teacher import Teacher
 from results.store.files import read_json, write_by_rename
 from search.base.device import best_device, forget_peaks, gpu_peak, host_peak, pin_threads
@@ -221,7 +226,7 @@ def _measured(shared: Shared, study: Path, on_gpu: bool) -> Peak:
     judged = shared.search_images.subset(list(range(min(_EVALUATED, len(shared.search_images)))))
     task: Any = ray.remote(measure).options(num_cpus=alone.cpu, num_gpus=alone.gpu, max_retries=0)
     try:
-        measured = task.remote(settings, shared.recovery_images.subset(few), teacher, judged)
+        measured = task.remote(settings, shared.recovery_images.subset(few), teacher, judged, shared.streams)
         if not ray.wait([measured], timeout=_PATIENCE)[0]:
             logger.warning(
                 "waiting for a free machine to measure a trial; set search.gpus_per_trial and "
@@ -237,22 +242,28 @@ def _measured(shared: Shared, study: Path, on_gpu: bool) -> Peak:
     return peak
 
 
-def measure(settings: TrialSettings, images: ImageSet, teacher: Teacher, judged: ImageSet) -> Peak:
-    """Measure the memory that the dense model takes in this process.
+def measure(
+    settings: TrialSettings, images: ImageSet, teacher: Teacher, judged: ImageSet, streams: DenseStreams | None
+) -> Peak:
+    """Measure the memory that a trial of hardly any cut takes in this process.
 
-    It does two recovery steps and one evaluation.
+    It refits a model that has lost one group of each site, and does two recovery steps and one evaluation.
 
     Args:
         settings: What the configuration says about trials.
         images: Images of one recovery batch.
         teacher: The unpruned model's answers on them.
         judged: Images of one evaluation batch.
+        streams: The unpruned model's streams; None if trials do not refit.
     """
     pin_threads(settings.search.cpus_per_trial)
     forget_peaks()
     device = best_device()
     model = copy.deepcopy(adapted_model(settings.model)).to(device)
     recovery = settings.recovery
+    if streams is not None:
+        model = prune(model, _hardly_cut(model.spec))
+        refit(model, streams, RefitSettings(recovery.refit_images, recovery.refit_ridge))
     steps = RecoverySettings(2, recovery.rate(1.0), recovery.batch_size, recovery.lambdas, autocast=recovery.autocast)
     recover(model, images, teacher, steps, seed=0)
     evaluate(model, judged, autocast=recovery.autocast)
@@ -262,3 +273,11 @@ def measure(settings: TrialSettings, images: ImageSet, teacher: Teacher, judged:
         gpu=gpu_peak(),
         gpu_total=torch.cuda.get_device_properties(device).total_memory if on_gpu else 0,
     )
+
+
+def _hardly_cut(spec: ModelSpec) -> PerSite:
+    """Return masks that remove one group of each site that has more than one."""
+    masks = keep_all(spec)
+    for mask in masks:
+        mask[:1] = len(mask) == 1
+    return masks

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medcore.training.refit.dense_streams import RefitSettings, record_streams
 from medcore.training.teacher import compute_teacher
 from search.base.config import load_config
 from search.commands.sections import trial_settings
@@ -28,5 +29,5 @@ def shared_of(config_file: Path, **search: Any) -> Shared:
         search_logits=teacher.logits[:, 0],
         recovery_images=images,
         teacher=teacher,
-        streams=None,
+        streams=record_streams(model, images, RefitSettings()),
     )

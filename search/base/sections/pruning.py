@@ -7,8 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from medcore.budgets.allocators import ALLOCATORS, BY_SPARSITY, Request
+from medcore.budgets.knapsack import Target
 from medcore.budgets.limits import Floats, Limits
-from medcore.budgets.prices import TIME, Prices
+from medcore.budgets.prices import TIME, Prices, linear_prices
 from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.training.orders import TOGETHER, LossVariant, MaskSize, RateSchedule, all_orders, recovery_rate
@@ -95,26 +96,49 @@ class BudgetConfig(FamilySection):
         "flops_paper", description="all but the rules: the cost that `fraction` refers to; time: knapsack only"
     )
     times: PathField | None = Field(None, description=DESCRIPTION)
+    within: dict[Cost, Fraction] = Field(
+        default_factory=dict,
+        description="knapsack only: shares of several costs that all hold, in place of `fraction` and `cost`",
+    )
     multiple: int = Field(1, ge=1, description="all but the rules: keep multiples of this width, as odd ones cost time")
 
     @model_validator(mode="after")
     def _sound(self) -> BudgetConfig:
-        check_times(self.cost, self.times)
-        if self.cost == TIME and self.allocator in _COUNTED_ONLY:
+        check_times(self.shares, self.times)
+        if TIME in self.shares and self.allocator in _COUNTED_ONLY:
             raise ValueError(f"allocator {self.allocator} cannot meet measured time; take knapsack or a counted cost")
+        if self.within and self.allocator in (*_COUNTED_ONLY, *BY_SPARSITY):
+            raise ValueError(f"allocator {self.allocator} cannot meet several costs; take knapsack or leave out within")
         return self
+
+    @property
+    def shares(self) -> dict[Cost, float]:
+        """Largest share of each cost that the budget has to meet."""
+        return dict(self.within) or {self.cost: self.fraction}
 
     def absolute(self) -> BudgetConfig:
         """Return the same budget with an absolute path."""
         return self.model_copy(update={"times": absolute(self.times)})
 
     def prices(self, arch: Architecture) -> Prices | None:
-        """Return what widths cost in measured time; None if the cost is counted.
+        """Return what widths cost in measured time; None if no cost is.
 
         Raises:
             MedcoreError: As `search.base.sections.times.prices_of`.
         """
         return prices_of(self.times, arch)
+
+    def targets(self, arch: Architecture) -> tuple[Target, ...]:
+        """Return the costs that the budget has to stay within, in the order in which they are written.
+
+        Raises:
+            MedcoreError: As `prices`.
+        """
+        timed = self.prices(arch)
+        return tuple(
+            Target(timed if timed is not None and name == TIME else linear_prices(arch, counted(name)), share)
+            for name, share in self.shares.items()
+        )
 
     def request(self, sensitivity: Floats, current: ModelSpec, curves: PerSite | None = None) -> Request:
         """Return what the allocator has to meet.
@@ -143,6 +167,7 @@ class BudgetConfig(FamilySection):
             limits=limits,
             curves=curves,
             prices=self.prices(current.arch),
+            within=self.targets(current.arch) if self.within else (),
         )
 
 

@@ -116,7 +116,7 @@ class SearchConfig(Section):
             raise ValueError(f"objectives: {', '.join(names)}: list each once")
         if self.scheduler_objective not in (None, *names):
             raise ValueError(f"scheduler_objective '{self.scheduler_objective}' is none of {', '.join(names)}")
-        check_times(self.cost, self.times)
+        check_times({self.cost}, self.times)
         if self.cost == TIME and SHARES in self.space.shape.values:
             raise ValueError("cost time: budgets of space.shape shares meet counted costs only; take curves alone")
         if self.gpu_share > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -16,16 +17,17 @@ Cost = Metric | Literal["time"]
 DESCRIPTION = "cost time: file that `medcore latency TARGET --table FILE` wrote for this architecture"
 
 
-def check_times(cost: Cost, times: Path | None) -> None:
-    """Check that a table is given if, and only if, measured time is the cost.
+def check_times(costs: Collection[Cost], times: Path | None) -> None:
+    """Check that a table is given if, and only if, measured time is one of the costs.
 
     Raises:
         ValueError: It is not so.
     """
-    if cost == TIME and times is None:
+    if TIME in costs and times is None:
         raise ValueError("cost time needs `times`; measure a table with `medcore latency TARGET --table FILE`")
-    if cost != TIME and times is not None:
-        raise ValueError(f"times {times} serves cost time only, but the cost is {cost}; leave one of them out")
+    if TIME not in costs and times is not None:
+        named = " and ".join(costs)
+        raise ValueError(f"times {times} serves cost time only, but the cost is {named}; leave one of them out")
 
 
 def counted(cost: Cost) -> Metric:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 import search.driver.placement
 from medcore.errors import MedcoreError
 from medcore.models.architectures import ARCHITECTURES
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
+from medcore.training.refit.dense_streams import DenseStreams, ModuleStreams
 from search.base.config import load_config
 from search.base.device import host_peak
 from search.driver.placement import CONTEXT, MARGIN, Peak, gpu_share, measure, measured_need, placed, rough_need
@@ -61,15 +64,30 @@ def test_the_guess_counts_the_encoders_weights_and_grows_with_the_batch() -> Non
         assert 1.5 < two / one < 2
 
 
+class SeenStreams:
+    """Streams that count how often a refit reads them."""
+
+    def __init__(self, streams: DenseStreams) -> None:
+        self.streams, self.reads = streams, 0
+        self.images, self.widths = streams.images, streams.widths
+
+    def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
+        self.reads += 1
+        return self.streams.by_module(device)
+
+
 def test_the_peak_is_what_was_allocated(config_file: Path) -> None:
     shared = shared_of(config_file)
-    peak = measure(shared.settings, shared.calibration, shared.teacher, shared.search_images)
+    assert shared.streams is not None
+    seen = SeenStreams(shared.streams)
+    peak = measure(shared.settings, shared.calibration, shared.teacher, shared.search_images, seen)
+    assert seen.reads == 1  # a trial's refit counts
     assert (peak.gpu, peak.gpu_total) == (0, 0) or peak.gpu_total > peak.gpu > 0
     Path("/proc/self/clear_refs").write_text("5")
     before = host_peak()
     use_memory(400_000_000)
     assert host_peak() - before == pytest.approx(4e8, rel=0.1)
-    measure(shared.settings, shared.calibration, shared.teacher, shared.search_images)
+    measure(shared.settings, shared.calibration, shared.teacher, shared.search_images, None)
     assert host_peak() - before < 2e8  # earlier peaks are forgotten
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from medcore.budgets.allocators import ALLOCATORS
-from medcore.budgets.prices import TIME, measured_prices
+from medcore.budgets.prices import TIME, linear_prices, measured_prices
 from medcore.errors import ConfigError, MedcoreError
 from medcore.models.spec import ModelSpec
 from medcore.quality.time_table import write_time_table
@@ -85,6 +85,28 @@ def test_a_request_carries_the_prices(times: Path) -> None:
     spec = ALLOCATORS[budget.allocator](request)
     assert 0.3 * expected.dense < expected.total(spec) <= 0.5 * expected.dense * (1 + 1e-9)
     assert BudgetConfig().request(np.ones(4), ModelSpec.dense(TINY), CURVES).prices is None
+
+
+def test_several_costs_hold_at_once(times: Path) -> None:
+    """The budget meets both costs, and each alone would break the other."""
+    shares = {"flops": 0.6, "time": 0.4}
+    prices = {"flops": linear_prices(TINY, "flops"), "time": measured_prices(TABLE)}
+    rows = {}
+    for name, within in [("both", shares), *((name, {name: share}) for name, share in shares.items())]:
+        budget = BudgetConfig(within=within, times=times if "time" in within else None)
+        spec = ALLOCATORS[budget.allocator](budget.request(np.ones(4), ModelSpec.dense(TINY), CURVES))
+        rows[name] = {cost: price.total(spec) / price.dense for cost, price in prices.items()}
+    assert all(rows["both"][name] <= share + 1e-9 for name, share in shares.items())
+    assert rows["flops"]["time"] > shares["time"] and rows["time"]["flops"] > shares["flops"]
+
+
+def test_several_costs_need_the_knapsack(times: Path) -> None:
+    with pytest.raises(ValidationError, match="allocator rule cannot meet several costs"):
+        BudgetConfig(allocator="rule", within={"flops": 0.5})
+    with pytest.raises(ValidationError, match="cost time needs `times`"):
+        BudgetConfig(within={"flops": 0.5, "time": 0.5})
+    with pytest.raises(ValidationError, match="the cost is flops and flops_paper"):
+        BudgetConfig(within={"flops": 0.5, "flops_paper": 0.5}, times=times)
 
 
 def test_a_table_must_be_there_and_of_this_architecture(tmp_path: Path, times: Path) -> None:
