@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from medcore.errors import CheckpointError, DataError, StorageError
@@ -20,6 +20,7 @@ from medcore.models.spec import Architecture, ModelSpec
 from medcore.scoring.moments import ProfileSums, SiteSums
 from medcore.scoring.score_table import table_key
 from medcore.scoring.second_order import Removal, remove_all
+from medcore.scoring.stored import read_arrays
 
 Floats = npt.NDArray[np.float64]
 
@@ -104,16 +105,7 @@ class Profile:
             CheckpointError: the file is missing, damaged, of another architecture, an order is no permutation, or a
                 curve is not finite or increases.
         """
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such second-order profile; compute it first") from None
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: not a readable second-order profile ({error}); delete the file") from None
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: not a second-order profile of format {FORMAT}; delete the file")
+        metadata, arrays = read_arrays(path, FORMAT, "second-order profile")
         arch = spec.arch
         try:
             meta = json.loads(metadata["meta"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from medcore.errors import CheckpointError, ConfigError, StorageError
@@ -22,6 +22,7 @@ from medcore.models.fields import is_number
 from medcore.models.sites import by_family
 from medcore.models.spec import ModelSpec
 from medcore.models.vit import SamVit
+from medcore.scoring.stored import read_arrays
 
 if TYPE_CHECKING:
     from medcore.scoring.profile import Profile
@@ -168,16 +169,7 @@ class ScoreTable:
         Raises:
             MedcoreError: the file is missing, no table, inconsistent or holds values that are not finite.
         """
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such score table; run the scoring first") from None
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: not a readable score table ({error})") from None
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: not a score table of format {FORMAT}; score again")
+        metadata, arrays = read_arrays(path, FORMAT, "score table")
         try:
             header = json.loads(metadata["table"])
             families = _families(header, arrays, str(path))

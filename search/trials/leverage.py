@@ -11,6 +11,7 @@ from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import low_logits
 from medcore.quality.leverage import schedule_leverage
+from medcore.training.refit.dense_streams import even_places
 from search.base.device import best_device
 from search.study.inputs import Shared, adapted_model
 
@@ -31,7 +32,7 @@ def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict
     count = min(shared.settings.search.leverage_images, len(shared.recovery_images))
     if count == 0:
         return {}
-    rows = np.linspace(0, len(shared.recovery_images) - 1, count).round().astype(np.intp)
+    rows = even_places(len(shared.recovery_images), count)
     images = shared.recovery_images.subset(rows)
     model = prune(adapted_model(shared.settings.model), select(scores, spec)).to(best_device())
     logits = low_logits(model, images, autocast=shared.settings.recovery.autocast)

@@ -13,6 +13,7 @@ from math import inf
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -197,7 +198,12 @@ def evenly_chosen(images: ImageSet, count: int) -> ImageSet:
         raise DataError("refit: needs at least one calibration image; set the number of refit images above 0")
     if count >= len(images):
         return images
-    return images.subset(np.linspace(0, len(images) - 1, count).round().astype(np.intp))
+    return images.subset(even_places(len(images), count))
+
+
+def even_places(total: int, count: int) -> npt.NDArray[np.intp]:
+    """Return (count,) places of `total` at equal distances, both ends among them."""
+    return np.linspace(0, total - 1, count).round().astype(np.intp)
 
 
 @torch.no_grad()
