@@ -64,7 +64,8 @@ class Meter:
     device: torch.device
     steps: list[Step] = field(default_factory=list)
 
-    def run(self, name: str, images: int, work: Callable[[], T]) -> T:
+    def run(self, name: str | Callable[[T], str], images: int, work: Callable[[], T]) -> T:
+        """Run some work; `name` may depend on its result."""
         gc.collect()
         before = start_peak()
         on_cuda = self.device.type == "cuda"
@@ -76,7 +77,8 @@ class Meter:
             torch.cuda.synchronize(self.device)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         cuda = int(torch.cuda.max_memory_allocated(self.device)) if on_cuda else 0
-        self.steps.append(Step(name, images, cpu, wall, before, peak_bytes(), cuda))
+        title = name if isinstance(name, str) else name(result)
+        self.steps.append(Step(title, images, cpu, wall, before, peak_bytes(), cuda))
         sys.stdout.write(row_of(self.steps[-1]) + "\n")
         sys.stdout.flush()
         return result

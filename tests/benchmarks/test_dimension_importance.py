@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
-from benchmarks.dimension_importance import CONTROL, markdown, table_of
+from benchmarks.search_arms.dimension_importance import CONTROL, markdown, table_of
 
 
 def study_of(seed: int) -> optuna.Study:
