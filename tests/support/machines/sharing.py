@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/system/nodes/test_group.py",
         "tests/search/driver/test_keep_alive.py",
         "tests/search/driver/test_placement.py",
+        "tests/benchmarks/test_on_gpu.py",
         "tests/search/study/test_scoring.py",
     ),
     "cluster": (
