@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from medcore.models.cost import cost
-from medcore.models.formats.precision import FLOAT32
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import shown
-from medcore.quality.timing import Timing
+from results.pages.card_costs import encoder_cost, size_on_disk, structure, time_and_memory
+from results.pages.card_head import yaml_head
 from results.pages.file_size import FileSize
 from results.pages.markdown import code, plain, table
 from results.pages.noise import start_sentence
@@ -52,6 +52,8 @@ class Export:
         latency: Time and memory measured at the export, a record a batch size.
         latency_note: What was not measured, a sentence.
         size: Size of the files, if it is known.
+        library: Name of the library that runs the model.
+        given: What the user states for the card's head, by the Hugging Face Hub's keys.
     """
 
     info: StudyInfo
@@ -71,6 +73,8 @@ class Export:
     latency: Sequence[Record] = ()
     latency_note: str = ""
     size: FileSize | None = None
+    library: str = "medcore"
+    given: Mapping[str, str | list[str]] = field(default_factory=dict)
 
 
 def model_card(export: Export) -> str:
@@ -89,12 +93,12 @@ def model_card(export: Export) -> str:
         *filter(None, [start_sentence(export.info)]),
         _quality(export),
         "## Cost of the image encoder",
-        _cost(export.spec),
+        encoder_cost(export.spec),
         "## Time and memory",
-        _latency(export),
-        *(["## Size on disk", _size(export.size)] if export.size is not None else []),
+        time_and_memory(export.latency, export.latency_note),
+        *(["## Size on disk", size_on_disk(export.size)] if export.size is not None else []),
         "## Structure",
-        _structure(export.spec),
+        structure(export.spec),
         "## Files and use",
         table(("file", ""), [(code(name), plain(meaning)) for name, meaning in export.files.items()]),
         export.usage.strip(),
@@ -102,7 +106,15 @@ def model_card(export: Export) -> str:
         "## Limits",
         _limits(export),
     ]
-    return "\n\n".join(parts) + "\n"
+    body = "\n\n".join(parts)
+    return f"{_head(export)}\n{body}\n"
+
+
+def _head(export: Export) -> str:
+    metrics = export.row.metrics if export.held_out is None else export.held_out.model.metrics
+    name = f"{export.info.name}-{export.row.trial_id}{'' if export.tuned is None else '-fine-tuned'}"
+    names = [each for each in shown() if each in metrics]
+    return yaml_head(name, export.library, names, export.config, export.given, export.held_out)
 
 
 def _origin(export: Export) -> list[tuple[str, str]]:
@@ -251,83 +263,6 @@ def _metric_table(
 
 def _interval(images: pd.DataFrame, name: str) -> str:
     return interval_text(images, name, " to ") or "–"
-
-
-def _cost(spec: ModelSpec) -> str:
-    this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
-    rows = []
-    for name in ("encoder_params", "flops", "flops_paper"):
-        value, full = getattr(this, name), getattr(dense, name)
-        rows.append((title(name), text(name, value), text(name, full), f"{value / full:.1%}"))
-    return (
-        table(("one image", "this model", "dense model", "left"), rows)
-        + "\n\nFLOPs are two for each multiply-add: what runs, padded windows included, and the MedCore paper's count."
-    )
-
-
-def _latency(export: Export) -> str:
-    advice = "Other machines differ: `medcore latency` measures a checkpoint on the one that matters."
-    if not export.latency:
-        reason = plain(export.latency_note) or "Not measured."
-        return f"{reason} Fewer FLOPs are not the same share of time. {advice}"
-    rows = []
-    for record in export.latency:
-        images = "one image" if record.batch == 1 else f"{record.batch} images"
-        for part, this, dense in (
-            ("encoder", record.model.encoder, record.dense.encoder),
-            ("whole call", record.model.whole, record.dense.whole),
-        ):
-            left = f"{this.median_ms / dense.median_ms:.1%}"
-            rows.append((f"{part}, {images}", _milliseconds(this), _milliseconds(dense), left))
-            if this.cpu_ms is not None and dense.cpu_ms:
-                left = f"{this.cpu_ms / dense.cpu_ms:.1%}"
-                cells = (f"{this.cpu_ms:.4g} ms", f"{dense.cpu_ms:.4g} ms", left)
-                rows.append((f"{part}, {images}, processor time", *cells))
-        this_peak, dense_peak = (f"{each.peak_bytes / 1e6:.1f} MB" for each in (record.model, record.dense))
-        left = f"{record.model.peak_bytes / record.dense.peak_bytes:.1%}"
-        rows.append((f"peak memory, {images}", this_peak, dense_peak, left))
-    return "\n\n".join(
-        [
-            table(("", "this model", "dense model", "left"), rows),
-            f"Measured at the export in PyTorch on {plain(export.latency[0].setup)}: medians of repeated calls, in "
-            "brackets the interquartile range and the number of calls; the two models took turns. Processor time is "
-            "that of all threads, and other programs hardly change it. A whole call is the encoder "
-            "and, with a box for each image, the decoder. Memory is that of tensors at the worst moment of a whole "
-            f"call, weights included. {advice}",
-            *(f"Do not trust the times of batch {one.batch}: {one.doubt}." for one in export.latency if one.doubt),
-            *filter(None, [plain(export.latency_note)]),
-        ]
-    )
-
-
-def _size(size: FileSize) -> str:
-    note = ""
-    if size.precision != FLOAT32:
-        note = f" The figures above are those of the float32 model; its masks and those of the {size.precision} "
-        note += "file were compared at the export."
-    return (
-        table(("", "this model", f"dense model in {size.precision}", "left"), size.rows())
-        + f"\n\nThe numbers are {size.precision} on disk. Loaders of medcore turn them into float32.{note}"
-    )
-
-
-def _milliseconds(timing: Timing) -> str:
-    spread = "" if timing.iqr_ms is None else f"{timing.iqr_ms:.2g}; "
-    return f"{timing.median_ms:.4g} ms ({spread}{timing.repeats})"
-
-
-def _structure(spec: ModelSpec) -> str:
-    sites, families = list(zip(spec.arch.sites, spec.widths, strict=True)), spec.arch.families
-    rows = []
-    for number, block in enumerate(spec.arch.blocks):
-        own = [(site, kept) for site, kept in sites if site.block == number]
-        counts = [[f"{kept} of {site.width}" for site, kept in own if site.family == family] for family in families]
-        rows.append((str(number), block.area, *(", ".join(cells) or "–" for cells in counts)))
-    empty = [f"{site.family.title} of block {site.block}" for site, kept in sites if not kept]
-    note = f"\n\nEmpty, with nothing but the output bias left: {', '.join(empty)}." if empty else ""
-    return (
-        f"{plain(spec.arch.summary)}.\n\n" + table(("block", "attends to", *(f.title for f in families)), rows) + note
-    )
 
 
 def _limits(export: Export) -> str:

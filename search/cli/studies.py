@@ -160,6 +160,13 @@ def export(
     time_it: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Measure time and memory, for the card.")
     ] = True,
+    card: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="For the card's head, may be repeated: license, license_name, license_link, base_model, datasets.",
+        ),
+    ] = None,
     ray_address: WorkersAddress = None,
     tracking_uri: _Where = None,
 ) -> None:
@@ -185,6 +192,7 @@ def export(
         settings=None if config is None else load_config(config).finetune,
         latency=time_it,
         ray_address=ray_address,
+        card=card or (),
         tracking_uri=tracking_uri,
     )
     if select == FRONT:

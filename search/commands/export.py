@@ -12,6 +12,7 @@ from typing import Any
 from medcore.errors import CheckpointError, ConfigError, MedcoreError, brief, printable
 from medcore.models.architectures import spec_from_json
 from medcore.models.checkpoint import read_info
+from results.pages.card_head import without_head
 from results.stats.objectives import names_of
 from results.stats.pareto import front_table
 from results.stats.select import choose
@@ -20,6 +21,7 @@ from results.store.study_info import StudyInfo
 from results.store.trial_row import TrialRow, row_of
 from search.base.sections.training import FinetuneConfig
 from search.export.candidate import BY_OPTION, Choice, fine_tuned, measured
+from search.export.card_fields import card_fields
 from search.export.format import ExportFormat
 from search.export.formats import CARD, FORMATS, check_target, exported
 from search.export.write import Written, write_export
@@ -53,6 +55,7 @@ class ExportRequest:
         settings: For the training, instead of the study's own.
         latency: Measure time and memory for the card.
         ray_address: Of a running cluster, for `finetune.workers` > 1.
+        card: What the user states for the head of the card, `KEY=VALUE`, see `search.export.card_fields`.
         tracking_uri: MLflow server for the held-out figures and the registration. By default the one that the study
             went to, if `MLFLOW_TRACKING_URI` names it too, or the study's own file.
     """
@@ -68,6 +71,7 @@ class ExportRequest:
     settings: FinetuneConfig | None = None
     latency: bool = True
     ray_address: str | None = None
+    card: Sequence[str] = ()
     tracking_uri: str | None = None
 
 
@@ -124,6 +128,7 @@ def export(request: ExportRequest, say: Say = lambda _: None) -> TrialRow:
     _require_folder(request.study)
     kind = check_target(request.format, request.out)
     kind.require_precision(request.dtype)
+    card_fields(request.card)
     if request.register is not None:
         check_registration(Path(request.study), kind.name, request.register, request.tracking_uri)
     trials, info = open_results(request.study)
@@ -154,6 +159,7 @@ def export_front(request: ExportRequest, say: Say = lambda _: None) -> list[Expo
         raise ConfigError(f"--out {request.out}: --select {FRONT} writes several models; give a folder")
     kind = check_target(request.format, _place(request, "trial"))
     kind.require_precision(request.dtype)
+    card_fields(request.card)
     trials, info = open_results(request.study)
     rows = [row_of(row) for row in front_table(trials, info.objectives).to_dict("records")]
     if not rows:
@@ -201,7 +207,7 @@ def _export(
 ) -> Exported:
     """Export one trial; `why_not` says why held-out figures are not measured."""
     study, out = Path(request.study), request.out
-    choice = Choice(study, info, request.select, row)
+    choice = Choice(study, info, request.select, row, card=card_fields(request.card))
     if not choice.source.is_file():
         raise CheckpointError(why_gone(study, choice.source, row.trial_id))
     kind.require_kind(spec_from_json(read_info(choice.source)["spec"], str(choice.source)).arch)
@@ -213,7 +219,7 @@ def _export(
     for line in written.lines():
         say(line)
     if request.register is not None:
-        card = (out / CARD).read_text(encoding="utf-8")
+        card = without_head((out / CARD).read_text(encoding="utf-8"))
         model = Registration(request.register, exported(out), study=info.name, row=figures.to_flat(), card=card)
         say(register(study, out, model, request.tracking_uri))
     return Exported(figures, out, written)

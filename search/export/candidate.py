@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from results.store.study_info import StudyInfo
 from results.store.trial_row import TrialRow
 from results.store.trials import checkpoint_file, compact, read_images, trial_folder
 from search.base.sections.training import FinetuneConfig
+from search.export.card_fields import Fields
 from search.export.finetune import finetune
 from search.export.held_out import Candidate, already, held_out
 from search.study.saved import saved_finetune, saved_study, saved_values, values_here
@@ -47,6 +48,7 @@ class Choice:
         tuned: Its fine-tuned model if that is exported instead.
         held_out: Figures on held-out images.
         not_held_out: Why there are none.
+        card: What the user states for the card's head.
     """
 
     study: Path
@@ -56,6 +58,7 @@ class Choice:
     tuned: FineTuned | None = None
     held_out: HeldOut | None = None
     not_held_out: str = ""
+    card: Fields = field(default_factory=dict)
 
     @property
     def source(self) -> Path:

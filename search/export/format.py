@@ -44,6 +44,7 @@ class ExportFormat:
         kinds: Kinds of architecture that it can hold; None for all.
         marker: File without which the others are not taken for an earlier export's, because their names are common.
         precisions: Precisions in which it can be written, see `medcore.models.formats.precision`.
+        library: Name of the library that runs what was written, for the card's head.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ExportFormat:
     kinds: tuple[str, ...] | None = None
     marker: str | None = None
     precisions: tuple[str, ...] = tuple(PRECISIONS)
+    library: str = "medcore"
 
     @property
     def is_folder(self) -> bool:

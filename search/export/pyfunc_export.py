@@ -168,4 +168,5 @@ FORMAT = ExportFormat(
     check=check_mlflow,
     usage=usage,
     marker="MLmodel",
+    library="mlflow",
 )

@@ -143,6 +143,8 @@ def _write(kind: ExportFormat, staging: Path, out: Path, model: MedSam, choice: 
         held_out=choice.held_out,
         not_held_out=choice.not_held_out,
         tuned=choice.tuned,
+        library=kind.library,
+        given=choice.card,
         size=FileSize(precision, _weight_bytes(staging, names), sizes(model.spec, precision)),
     )
 

@@ -4,8 +4,8 @@
 
 or, with this file in the folder of the program:
 
-    from load_pruned import load, predictor
-    sam = predictor(load("model.safetensors"))        # segment_anything's own SamPredictor
+    from load_pruned import from_pretrained, predictor
+    sam = predictor(from_pretrained("folder"))        # segment_anything's own SamPredictor; load() takes a file
     sam.set_image(pixels)                             # uint8 (h, w, 3), RGB
     masks, _, _ = sam.predict(box=box, multimask_output=False)   # box: X0, Y0, X1, Y1 in pixels of that image
 
@@ -44,26 +44,15 @@ except RuntimeError as error:
         _DECLARED.define(_schema)  # type: ignore[no-untyped-call]
 
 from segment_anything import SamPredictor
-from segment_anything.modeling import (
-    ImageEncoderViT,
-    MaskDecoder,
-    PromptEncoder,
-    Sam,
-    TwoWayTransformer,
-)
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 #: Largest whole number of a structure, largest side of an image, and most layers: nothing larger is ever built.
 _LARGEST, _LARGEST_SIDE, _DEEPEST = 2**16, 2**13, 512
 #: Fields of the architecture and of its decoder that are positive whole numbers, with their limits.
-_ARCH = {
+_ARCH = dict.fromkeys(("patch_size", "embed_dim", "num_heads", "out_chans", "window_size"), _LARGEST) | {
     "img_size": _LARGEST_SIDE,
-    "patch_size": _LARGEST,
-    "embed_dim": _LARGEST,
     "depth": _DEEPEST,
-    "num_heads": _LARGEST,
-    "out_chans": _LARGEST,
-    "window_size": _LARGEST,
 }
 _DECODER = dict.fromkeys(("mlp_dim", "num_heads", "iou_head_hidden_dim"), _LARGEST) | dict.fromkeys(
     ("depth", "iou_head_depth"), _DEEPEST
@@ -105,6 +94,26 @@ def load(path: str | Path) -> PrunedSam:
     )
     model.eval()
     return model
+
+
+def from_pretrained(folder: str | Path) -> PrunedSam:
+    """Load the only model of a folder, as `load` does.
+
+    Args:
+        folder: an export, or a downloaded repository; the model lies in it or in a folder inside it.
+
+    Raises:
+        ValueError: it is no folder, or holds no model or several; further errors as of `load`.
+    """
+    place = Path(folder)
+    if not place.is_dir():
+        raise ValueError(f"{place}: no such folder; load() reads a file, and a repository must be downloaded first")
+    names = ("[!.]*.safetensors", "[!.]*/[!.]*.safetensors")
+    found = sorted(str(path.relative_to(place)) for name in names for path in place.glob(name) if path.is_file())
+    if len(found) != 1:
+        what = f"{len(found)} models ({str(found[:3])[1:-1]})" if found else "no .safetensors file"
+        raise ValueError(f"{place}: it holds {what}; give the folder of one export, or give load() the file")
+    return load(place / found[0])
 
 
 def predictor(model: PrunedSam) -> SamPredictor:
@@ -287,10 +296,7 @@ class BiasOnly(nn.Module):
 
 
 def _narrow(block: Any, heads: int, channels: int, dim: int, head_dim: int) -> None:
-    """Give a block of segment_anything's encoder so many heads and MLP channels.
-
-    The width of a head stays.
-    """
+    """Give a block so many heads and MLP channels; the width of a head stays."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
         block.attn.qkv = nn.Linear(dim, 3 * heads * head_dim)
@@ -323,14 +329,7 @@ class SquareResize:
 
 
 def main(model: str, image: str, box: str, mask: str) -> None:
-    """Segment what a box of an image file holds and write a 0/255 mask.
-
-    Args:
-        model: path of the model.
-        image: path of the image; EXIF orientation is applied.
-        box: X0,Y0,X1,Y1 in pixels.
-        mask: path of the mask to write.
-    """
+    """Segment what a box X0,Y0,X1,Y1 of an image file holds; write a 0/255 mask."""
     sam = predictor(load(model))
     with Image.open(image) as file:
         if file.mode[0] in "IF":

@@ -79,4 +79,5 @@ FORMAT = ExportFormat(
     check=check,
     usage=usage,
     marker=STRUCTURE,
+    library="transformers",
 )

@@ -99,4 +99,5 @@ FORMAT = ExportFormat(
     requires=requires,
     # graphs of half precision would need other inputs and kernels, which few runtimes have on a CPU
     precisions=(FLOAT32,),
+    library="onnxruntime",
 )

@@ -36,8 +36,22 @@ def check(folder: Path, model: MedSam, images: Callable[[], CheckImages]) -> str
 
 
 def usage(name: str, side: int) -> str:
-    """Return the command that segments an image in the folder."""
-    return f"```\npython {SCRIPT.name} {MODEL} image.jpg 40,60,200,220 mask.png\n```"
+    """Return the command that segments an image in the folder, and the same in Python."""
+    return f"""```
+python {SCRIPT.name} {MODEL} image.jpg 40,60,200,220 mask.png
+```
+
+In Python, with this folder as the current one:
+
+```python
+import numpy as np
+from load_pruned import from_pretrained, predictor
+from PIL import Image
+
+sam = predictor(from_pretrained("."))  # segment-anything's SamPredictor
+sam.set_image(np.asarray(Image.open("image.jpg").convert("RGB")))
+masks, _, _ = sam.predict(box=np.array([40, 60, 200, 220]), multimask_output=False)
+```"""
 
 
 def _import(path: Path) -> ModuleType:
@@ -57,4 +71,5 @@ FORMAT = ExportFormat(
     write=write_standalone,
     check=check,
     usage=usage,
+    library="segment-anything",
 )

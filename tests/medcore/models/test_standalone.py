@@ -78,7 +78,7 @@ for name in ("medcore", "search", "results", "safetensors", "onnx"):
 sys.path.insert(0, {str(tmp_path)!r})
 import load_pruned, numpy
 load_pruned.main("model.safetensors", "image.png", "{",".join(map(str, BOX))}", "mask.png")
-sam = load_pruned.predictor(load_pruned.load("model.safetensors"))
+sam = load_pruned.predictor(load_pruned.from_pretrained("."))
 sam.set_image(numpy.asarray(load_pruned.Image.open("image.png")))
 numpy.save("logits.npy", sam.predict(box=numpy.array({BOX}), multimask_output=False, return_logits=True)[0][0])
 """
@@ -88,6 +88,35 @@ numpy.save("logits.npy", sam.predict(box=numpy.array({BOX}), multimask_output=Fa
     logits, mask = np.load(tmp_path / "logits.npy"), np.asarray(Image.open(tmp_path / "mask.png"))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert np.array_equal(mask > 0, expected > 0)
+
+
+def test_a_folder_gives_its_only_model(tmp_path: Path) -> None:
+    """The folder is an export, an MLflow model, or a snapshot of a repository in the Hub's cache."""
+    blob, snapshot = tmp_path / "cache" / "blobs" / "0f1e", tmp_path / "cache" / "snapshots" / "35e5"
+    for folder in (blob.parent, snapshot, tmp_path / "mlflow" / "artifacts"):
+        folder.mkdir(parents=True)
+    save(blob, random_model(SPECS["unequal"]))
+    (snapshot / "model.safetensors").symlink_to(blob)
+    (snapshot / "._model.safetensors").write_bytes(b"what another system left")
+    (tmp_path / "mlflow" / "artifacts" / "model.safetensors").write_bytes(blob.read_bytes())
+    expected = load_pruned.load(snapshot / "model.safetensors").state_dict()
+    for folder in (snapshot, str(tmp_path / "mlflow")):
+        found = load_pruned.from_pretrained(folder).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    (snapshot / "other.safetensors").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    for place, reason in (
+        (snapshot, r"2 models \('model.safetensors', 'other.safetensors'\); give the folder of one"),
+        (tmp_path / "empty", "empty: it holds no .safetensors file"),
+        (blob, r"0f1e: no such folder; load\(\) reads a file"),
+        ("owner/name", "owner/name: no such folder; .* downloaded first"),
+    ):
+        with pytest.raises(ValueError, match=reason) as caught:
+            load_pruned.from_pretrained(place)
+        assert "\n" not in str(caught.value)
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"other\.safetensors: not safetensors, or truncated"):
+        load_pruned.from_pretrained(snapshot)
 
 
 def test_the_script_says_how_it_is_called(tmp_path: Path) -> None:

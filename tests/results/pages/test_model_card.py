@@ -85,7 +85,7 @@ def cells(card: str, first: str) -> list[str]:
 
 def test_origin_data_and_check() -> None:
     card = model_card(EXPORT)
-    assert card.startswith("# polyps, trial t0007: a pruned tiny\n") and "**Not a medical device.**" in card
+    assert "---\n\n# polyps, trial t0007: a pruned tiny\n" in card and "**Not a medical device.**" in card
     assert cells(card, "general model")[1] == "`w/general.pth` (SHA-256 0123456789abcdef…)"
     assert cells(card, "adapted")[1] == "`w/medical.pth`"
     assert cells(card, "chosen by the rule")[1] == "`hd95<=8,best:dice`"

@@ -12,7 +12,8 @@ import yaml
 
 from medcore.errors import CheckpointError, ConfigError
 from medcore.models.checkpoint import load, save
-from medcore.models.formats.precision import file_precision, in_precision, sizes
+from medcore.models.cost import cost
+from medcore.models.formats.precision import PRECISIONS, file_precision, in_precision, sizes
 from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from results.store.study_info import read_study_info, write_study
@@ -61,6 +62,9 @@ def test_files_keep_the_precision_of_the_checkpoint_and_say_their_size(kind: str
     assert "in float16 and medcore in float32 agree on 20 images" in checked and "1.000000 on average" in checked
     found, spec = sizes(SPEC, "float16"), ModelSpec.dense(TINY) if kind == "huggingface" else SPEC
     assert weights.stat().st_size == pytest.approx(sizes(spec, "float16").model, abs=60_000)
+    numbers = weights.stat().st_size - 8 - int.from_bytes(weights.read_bytes()[:8], "little")
+    # a SamModel has the positions of image and prompts twice: 2 x (channels / 2) numbers of 2 bytes
+    assert numbers == sizes(spec, "float16").model + (2 * TINY.out_chans if kind == "huggingface" else 0)
     assert f"{weights.stat().st_size / 1e6:.2f} MB in float16" in size and f"{found.dense / 1e6:.2f} MB" in size
     assert f"{sum(found.unpruned.values()) / 1e3:.0f} kB of either are never pruned (decoder" in size
     if kind != "mlflow":
@@ -69,6 +73,24 @@ def test_files_keep_the_precision_of_the_checkpoint_and_say_their_size(kind: str
     (card,) = [path for path in tmp_path.rglob("*") if path.name in ("MODEL_CARD.md", "best.card.md")]
     text = card.read_text(encoding="utf-8")
     assert "## Size on disk" in text and "dense model in float16" in text and "| – decoder |" in text
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_a_file_is_no_larger_than_its_share_of_the_dense_file_and_what_is_never_pruned(
+    dtype: str, study: Path, tmp_path: Path
+) -> None:
+    def file(name: str, spec: ModelSpec) -> tuple[int, int]:
+        """Bytes of a trial's exported file, and those of its header: names, structure and the trial's row."""
+        model = in_precision(random_model(spec, 11), dtype).float()
+        save(study / "trials" / "t0000" / "model.safetensors", model)
+        weights, _ = run(study, tmp_path / name, dtype=dtype)
+        return weights.stat().st_size, 8 + int.from_bytes(weights.read_bytes()[:8], "little")
+
+    (whole, _), (smaller, header) = file("dense", ModelSpec.dense(TINY)), file("pruned", SPEC)
+    share = cost(SPEC).encoder_params / cost(ModelSpec.dense(TINY)).encoder_params
+    unpruned = sum(sizes(SPEC, dtype).unpruned.values())
+    assert share < 0.8 and header < 2**16
+    assert smaller <= share * whole + unpruned + header
 
 
 def test_the_user_decides_and_what_the_study_recorded_comes_next(study: Path, tmp_path: Path) -> None:
