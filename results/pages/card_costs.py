@@ -41,7 +41,8 @@ def time_and_memory(records: Sequence[Record], note: str) -> str:
             ("whole call", record.model.whole, record.dense.whole),
         ):
             left = f"{this.median_ms / dense.median_ms:.1%}"
-            rows.append((f"{part}, {images}", _milliseconds(this), _milliseconds(dense), left))
+            times = ("not known",) * 3 if record.doubt else (_milliseconds(this), _milliseconds(dense), left)
+            rows.append((f"{part}, {images}", *times))
             if this.cpu_ms is not None and dense.cpu_ms:
                 left = f"{this.cpu_ms / dense.cpu_ms:.1%}"
                 cells = (f"{this.cpu_ms:.4g} ms", f"{dense.cpu_ms:.4g} ms", left)
@@ -57,7 +58,7 @@ def time_and_memory(records: Sequence[Record], note: str) -> str:
             "that of all threads, and other programs hardly change it. A whole call is the encoder "
             "and, with a box for each image, the decoder. Memory is that of tensors at the worst moment of a whole "
             f"call, weights included. {advice}",
-            *(f"Do not trust the times of batch {one.batch}: {one.doubt}." for one in records if one.doubt),
+            *(f"Times of batch {one.batch} are not known: {one.doubt}." for one in records if one.doubt),
             *filter(None, [plain(note)]),
         ]
     )

@@ -161,7 +161,7 @@ def latency(
 
     if table is not None:
         times = command.time_table(
-            target, table, batch=batch.sizes[0], threads=threads or 1, architecture=arch, autocast=autocast
+            target, table, batch=batch.sizes[0], threads=threads or 1, architecture=arch, autocast=autocast, say=warn
         )
         print_result({"file": str(table), **times.to_dict()}, as_json, lambda: time_table_view(times))
         if not as_json:
@@ -190,7 +190,7 @@ def latency(
         except KeyboardInterrupt:
             warn("stopped; a study keeps what is measured, and the same command continues")
             raise typer.Exit(130) from None
-    result = {"target": str(target), "records": [record.to_dict() for record in records]}
+    result = {"target": str(target), "records": [{**record.to_dict(), "doubt": record.doubt} for record in records]}
     print_result(result, as_json, lambda: latency_table(records))
     _warn_of_doubt(records)
     if target.is_dir() and not is_checkpoint(target) and not as_json:

@@ -18,6 +18,7 @@ from medcore.quality.time_table import SiteTimes, TimeTable
 from results.pages.file_size import bytes_text
 from results.pages.noise import noise_sentences
 from results.stats.choices import schedule_summary, schedules_differ
+from results.stats.columns import DOUBT
 from results.stats.compare import Candidates, comparison_cells, comparison_note
 from results.stats.labels import text, title
 from results.stats.objectives import Objective
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from search.commands.export import Exported
 
 _ABSENT = "–"
+#: What follows a time that is no fact.
+_DOUBTED = " ?"
 _COSTS = ("encoder_params", "flops", "flops_fraction", "flops_paper", "flops_paper_fraction")
 
 
@@ -188,15 +191,18 @@ def times_table(front: Front) -> Table | None:
     device = timed_on(front.members)
     if device is None:
         return None
-    table = Table(
-        title="time and memory, one image and box a call", caption=printable(device), box=SIMPLE_HEAD, pad_edge=False
-    )
+    doubts = [doubt if isinstance(doubt := record.get(DOUBT), str) else "" for record in front.records]
+    caption = _caption(device, doubts)
+    table = Table(title="time and memory, one image and box a call", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
     for name in ("trial", "FLOPs", "call (ms)", "left", "encoder (ms)", "left", "peak (MB)"):
         table.add_column(name, justify="left" if name == "trial" else "right")
-    for member in front.members:
-        table.add_row(printable(member.trial_id), *_figures(member.metrics, names))
-    table.add_section()
-    table.add_row("dense model", *_figures({**front.info.dense, "flops_fraction": 1.0}, names))
+    dense = {**front.info.dense, "flops_fraction": 1.0}
+    rows = [(printable(member.trial_id), member.metrics) for member in front.members]
+    for (name, row), doubt in zip([*rows, ("dense model", dense)], [*doubts, "".join(doubts)], strict=True):
+        if row is dense:
+            table.add_section()
+        share, *times, peak = _figures(row, names)
+        table.add_row(name, share, *_marked(times, doubt), peak)
     return table
 
 
@@ -207,7 +213,7 @@ def latency_table(records: Sequence[Record]) -> Table:
     """
     table = Table(
         title="time and memory: median (interquartile range), processor time, what is left of the dense model's",
-        caption=printable(str(records[0].setup)),
+        caption=_caption(str(records[0].setup), [record.doubt for record in records]),
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
@@ -217,11 +223,13 @@ def latency_table(records: Sequence[Record]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for record in records:
         row = figures(record.batch, record.model, record.dense)
-        table.add_row(printable(record.trial_id), *_times(record.batch, record.flops_fraction, row))
+        cells = _times(record.batch, record.flops_fraction, row, record.doubt)
+        table.add_row(printable(record.trial_id), *cells)
     table.add_section()
     dense = dense_columns(records)
     for batch in sorted({record.batch for record in records}):
-        table.add_row("dense", *_times(batch, 1.0, dense))
+        doubt = "".join(record.doubt for record in records if record.batch == batch)
+        table.add_row("dense", *_times(batch, 1.0, dense, doubt))
     return table
 
 
@@ -277,15 +285,28 @@ def leverage_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
-def _times(batch: int, flops_fraction: float, row: Mapping[str, float]) -> list[str]:
+def _caption(setup: str, doubts: Sequence[str]) -> str:
+    """Return the set-up, and why some times are no facts."""
+    doubt = next(filter(None, doubts), "")
+    return printable(setup) + (f"\n{_DOUBTED.strip()} do not trust: {printable(doubt)}" if doubt else "")
+
+
+def _marked(times: Sequence[str], doubt: str) -> list[str]:
+    return [f"{cell}{_DOUBTED}" for cell in times] if doubt else list(times)
+
+
+def _times(batch: int, flops_fraction: float, row: Mapping[str, float], doubt: str) -> list[str]:
     end = suffix(batch)
     cells = [str(batch), f"{flops_fraction:.1%}"]
     for name in ("latency_ms", "encoder_ms"):
         spread, processor = row.get(f"{name}_iqr{end}"), row.get(f"{name}_cpu{end}")
-        cells.append(f"{row[name + end]:.4g}" + ("" if spread is None else f" ({spread:.3g})"))
+        # a time in doubt has its mark in place of its spread, so that the table stays as narrow
+        median = f"{row[name + end]:.4g}" + ("" if spread is None or doubt else f" ({spread:.3g})")
+        call, left = _marked((median, f"{row[f'{name}_fraction{end}']:.1%}"), doubt)
+        cells.append(call)
         if name == "latency_ms":
             cells.append(_ABSENT if processor is None else f"{processor:.4g}")
-        cells.append(f"{row[f'{name}_fraction{end}']:.1%}")
+        cells.append(left)
     return [*cells, f"{row[f'peak_mb{end}']:.1f}"]
 
 

@@ -13,6 +13,7 @@ from medcore.models.checkpoint import load
 from medcore.models.formats.content import is_checkpoint
 from medcore.models.sam import MedSam
 from medcore.models.spec import Architecture
+from medcore.quality.machine import Moment, conditions_since
 from medcore.quality.site_times import measure_sites
 from medcore.quality.time_table import TimeTable, write_time_table
 from results.stats.pareto import front_table
@@ -145,6 +146,7 @@ def time_table(
     threads: int = 1,
     architecture: str | None = None,
     autocast: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> TimeTable:
     """Measure the time of every site of an encoder by width, and write the table.
 
@@ -155,6 +157,7 @@ def time_table(
         threads: CPU threads.
         architecture: Name or JSON file, for a checkpoint that does not describe itself.
         autocast: Run the encoders in bfloat16.
+        say: Receives a line if the machine was busy.
 
     Raises:
         MedcoreError: The target names no architecture, the file cannot be written, or the GPU's memory does not
@@ -163,12 +166,15 @@ def time_table(
     arch = _architecture(target, architecture)
     if not out.parent.is_dir():
         raise ConfigError(f"--table {out}: its folder does not exist; choose another file")
+    start = Moment()
     try:
         table = measure_sites(arch, best_device(), threads=threads, batch=batch, autocast=autocast)
     except torch.OutOfMemoryError:
         raise MedcoreError(
             f"--table: out of GPU memory for {arch.name} with {batch} images a call; give a smaller --batch"
         ) from None
+    if trouble := conditions_since(start).trouble:
+        say(f"{out}: do not trust these times: {trouble}")
     write_time_table(out, table)
     return table
 

@@ -10,7 +10,7 @@ import pytest
 
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
-from medcore.quality.timing import Latency, Timing
+from medcore.quality.timing import Conditions, Latency, Timing
 from results.pages.model_card import Export, model_card
 from results.stats.intervals import macro_interval
 from results.stats.labels import text
@@ -143,6 +143,21 @@ def test_time_and_memory_as_measured() -> None:
     assert cells(card, "peak memory, 8 images")[1:] == ["6.0 MB", "8.0 MB", "75.0%"]
     assert "on a CPU, 2 threads, float32, torch 2.0:" in card and "That was left out." in card
     assert "Not measured." not in card and "Not measured. Fewer FLOPs are not" in model_card(EXPORT)
+
+
+def test_times_of_a_busy_machine_are_not_known() -> None:
+    """Other programs do not take part in processor time, and none in memory."""
+    dense = Latency(Timing(40.0, 0.5, 9, 39.9, 40.1, 36.0), Timing(50.0, 1.0, 8, 49.9, 50.1, 48.0), 8_000_000)
+    this = Latency(Timing(30.0, 0.2, 7, 29.9, 30.1, 27.0), Timing(45.0, 2.0, 6, 44.9, 45.1, 42.0), 6_000_000)
+    quiet = Record("", 0.5, 1, Setup("a CPU", 2, False, "2.0"), "2026-01-01", this, dense)
+    busy = dataclasses.replace(quiet, batch=8, conditions=Conditions(waited=0.4))
+    card = model_card(dataclasses.replace(EXPORT, latency=[quiet, busy]))
+    for part in ("encoder", "whole call"):
+        assert cells(card, f"{part}, 8 images")[1:] == ["not known"] * 3
+        assert "not known" not in cells(card, f"{part}, one image")
+    assert cells(card, "encoder, 8 images, processor time")[1:] == ["27 ms", "36 ms", "75.0%"]
+    assert cells(card, "peak memory, 8 images")[3] == "75.0%"
+    assert "Times of batch 8 are not known: the machine was busy" in card and "batch 1 are not known" not in card
 
 
 def test_what_is_not_known_is_not_claimed() -> None:

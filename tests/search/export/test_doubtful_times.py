@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
 from medcore.errors import MedcoreError
+from medcore.quality.time_table import read_time_table
 from medcore.quality.timing import Conditions, Latency, Timing
 from results.stats.select import choose
 from results.store.latency import add_latency
 from results.store.trials import read_study
 from search.cli.main import app
+from search.cli.tables import front_view, latency_table
+from search.commands import latency as command
+from search.commands.front import front
+from search.export.timing import setup_for
 from tests.support.studies.timed_study import OBJECTIVES, record, write_timed_study
+from tests.support.time_tables import TABLE
 
 BUSY = Conditions(waited=0.4, others=0.9)
 
@@ -32,6 +40,48 @@ def test_rules_refuse_times_of_a_busy_machine_until_they_are_accepted(tmp_path: 
     result = CliRunner().invoke(app, ["latency", str(study), "--batch", "1", "--accept"], catch_exceptions=False)
     assert result.exit_code == 0 and "do not trust" not in result.stderr
     assert choose(read_study(study), OBJECTIVES, "best:latency_ms")["trial_id"] in ("t0", "t1")
+
+
+def test_tables_mark_times_of_a_busy_machine(tmp_path: Path) -> None:
+    console = Console(width=80)
+
+    def shown(view: RenderableType) -> list[str]:
+        with console.capture() as captured:
+            console.print(view)
+        return captured.get().splitlines()
+
+    study = write_timed_study(tmp_path / "s")
+    records = [record("t0"), replace(record("t1", 20.0), conditions=BUSY), record("t0", 90.0, 8)]
+    add_latency(study, records)
+    for view in (latency_table(records), front_view(front(str(study)))):
+        lines = shown(view)
+        times = lines[next(number for number, line in enumerate(lines) if "time and memory" in line) :]
+        lines_of = {name: [line for line in times if line.strip().startswith(name)] for name in ("t0", "t1", "dense")}
+        assert lines_of["t0"] and not any("?" in line for line in lines_of["t0"])
+        assert [line.count(" ?") for line in lines_of["t1"]] == [4] and "20 ?" in lines_of["t1"][0]
+        assert lines_of["dense"][0].count(" ?") == 4
+        assert any("? do not trust: the machine was busy" in line for line in times)
+        assert "…" not in "".join(times) and not any(line.count("?") for line in shown(latency_table(records[:1])))
+
+
+def test_json_says_why_times_are_in_doubt(tmp_path: Path) -> None:
+    study = write_timed_study(tmp_path / "s")
+    here = setup_for(1, False)
+    add_latency(study, [record("t0", setup=here), replace(record("t1", setup=here), conditions=BUSY)])
+    words = ["latency", str(study), "--batch", "1", "--threads", "1", "--json"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    doubts = {each["trial_id"]: each["doubt"] for each in json.loads(result.stdout)["records"]}
+    assert doubts["t0"] == "" and "machine was busy" in doubts["t1"]
+
+
+def test_a_table_of_times_says_that_the_machine_was_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "measure_sites", lambda *_, **__: TABLE)
+    for found, count in ((BUSY, 1), (Conditions(0.01, 0.05), 0)):
+        said = list[str]()
+        monkeypatch.setattr(command, "conditions_since", lambda _, found=found: found)
+        command.time_table(Path("vit_b"), tmp_path / "times.json", say=said.append)
+        assert [line.partition(": ")[2][:40] for line in said] == ["do not trust these times: the machine wa"] * count
+        assert read_time_table(tmp_path / "times.json") == TABLE
 
 
 @pytest.mark.parametrize(

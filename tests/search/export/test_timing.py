@@ -190,7 +190,7 @@ def test_the_command_line_measures_a_study(study: Path, monkeypatch: pytest.Monk
         *(("t1", 1), ("t1", 2)),
         *(("t0", 1), ("t0", 2)),
     ]
-    assert [each.to_dict() for each in read_latency(study)] == answer["records"]
+    assert [{**each.to_dict(), "doubt": each.doubt} for each in read_latency(study)] == answer["records"]
     table = run("latency", study, "--batch", "1").output
     assert "t1" in table and "dense" in table and f"wrote {study / FILE}" in table
     for wrong in ("0", "1,x", ""):
