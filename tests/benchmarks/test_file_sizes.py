@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.file_sizes import file_bytes, report, spec_of
+from benchmarks.sizes.files import file_bytes, report, spec_of
 from medcore.errors import MedcoreError
 from medcore.models.checkpoint import save
 from medcore.models.cost import cost

@@ -5,7 +5,7 @@ are zeros. A published front lists how many heads and channels each member keeps
 suffices: every head, and every channel, of an architecture has equally many parameters in all blocks. Each table row is
 checked against the front's own share of parameters.
 
-    python -m benchmarks.file_sizes results/published/polyps --arch $MEDCORE_SHARED/weights/vit_ti_256.json
+    python -m benchmarks.sizes.files results/published/polyps --arch $MEDCORE_SHARED/weights/vit_ti_256.json
 """
 
 from __future__ import annotations
