@@ -16,7 +16,7 @@ from results.store.held_out import HeldOut
 
 #: The Hub's name of the task: an image and a prompt in, a mask out.
 TASK = "mask-generation"
-#: What the Hub calls a licence that nobody stated.
+#: What the Hub calls a licence that the user did not state.
 UNKNOWN = "unknown"
 _TAGS = ("segment-anything", "medical-image-segmentation", "pruning", "medcore")
 _MARK = "---\n"
