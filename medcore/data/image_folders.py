@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class ImageFolders:
             raise DataError(f"{folder}: the masks may lie in {places}; call the right one masks/")
         found, spare = pairs(images, masks)
         if not found:
-            raise DataError(f"{folder}: {_unmatched(images, masks)}{_first(skipped)}; {HELP}")
+            raise DataError(f"{folder}: {_unmatched(images, masks)}{_first(skipped)}")
         used = set(found.values())
         samples = []
         for name, mask in found.items():
@@ -141,12 +142,25 @@ class ImageFolders:
 
 
 def _unmatched(images: Iterable[str], masks: Iterable[str]) -> str:
+    """Return why no image has a mask, and what to do."""
+    if ending := _shared_ending(images, masks):
+        return f"the masks are called NAME{ending}, which is no ending of masks; call them NAME or NAME_mask"
     first = [next(iter(names), None) for names in (images, masks)]
     if first[0] is None:
-        return "no images found"
+        return f"no images found; {HELP}"
     if first[1] is None:
-        return f"images such as {first[0]}, but no masks"
-    return f"no image and mask have the same name; the first are {first[0]} and {first[1]}"
+        return f"images such as {first[0]}, but no masks; {HELP}"
+    return f"no image and mask have the same name; the first are {first[0]} and {first[1]}; {HELP}"
+
+
+def _shared_ending(images: Iterable[str], masks: Iterable[str]) -> str:
+    """Return what most masks have behind the name of an image; empty if nothing is shared."""
+    names, known = list(masks), set(images)
+    found = Counter(
+        name[cut:] for name in names for cut in range(1, len(name)) if name[:cut] in known and not name[cut].isalnum()
+    )
+    (ending, count), *_ = found.most_common(1) or [("", 0)]
+    return ending if count > len(names) / 2 else ""
 
 
 def _first(skipped: list[Skipped]) -> str:

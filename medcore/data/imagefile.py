@@ -41,7 +41,6 @@ from medcore.data.pictures.decoding import (
     turned_back,
     white_is_zero,
 )
-from medcore.losses import IGNORED
 
 __all__ = ["IMAGE_ERRORS", "box_of", "mask_to_square", "read_image", "read_labels", "read_oriented", "to_square"]
 
@@ -200,6 +199,8 @@ def mask_to_square(mask: NDArray[np.bool_], size: int, void: NDArray[np.bool_] |
     Returns:
         Uint8 (size, size): 0, 1, or `losses.IGNORED` where a pixel counts nowhere.
     """
+    from medcore.losses import IGNORED  # here, because masks are read before torch is imported
+
     values = mask.astype(np.uint8)
     if void is not None:
         values[void] = int(IGNORED)

@@ -19,9 +19,20 @@ from scipy.ndimage import label
 
 from medcore.data.mask_rules import AS_THE_FILE_SAYS, MaskRules
 from medcore.data.pictures.copies import is_copy
+from medcore.data.reader import Reading
 from medcore.errors import DataError
 
-__all__ = ["AS_THE_FILE_SAYS", "Found", "LabelMap", "MaskRules", "Target", "UnclearMask", "objects_of", "warnings_of"]
+__all__ = [
+    "AS_THE_FILE_SAYS",
+    "Found",
+    "LabelMap",
+    "MaskRules",
+    "Target",
+    "UnclearMask",
+    "objects_in",
+    "objects_of",
+    "warnings_of",
+]
 
 Bools = NDArray[np.bool_]
 
@@ -81,6 +92,24 @@ class Found(NamedTuple):
 
 class UnclearMask(DataError):
     """A label map without rules that say which label is the object."""
+
+
+def objects_in(reading: Reading, rules: MaskRules) -> Found:
+    """Return the objects of a sample's mask, in the order of `objects_of`.
+
+    A slice of a volume is a label map if the volume is one, although it may have only two of its values.
+
+    Args:
+        reading: What is in the sample's files.
+        rules: What the user says.
+
+    Raises:
+        UnclearMask: As `objects_of`.
+    """
+    labels = reading.labels
+    if reading.volume_values is not None and rules.objects != "labels":
+        objects_of(replace(labels, values=reading.volume_values[None]), replace(rules, objects="whole"))
+    return objects_of(labels, rules)
 
 
 def objects_of(labels: LabelMap, rules: MaskRules) -> Found:

@@ -6,7 +6,6 @@ Every file that cannot be used is reported as `Skipped` with its reason.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import zlib
@@ -24,7 +23,7 @@ from medcore.data.formats.windows import window_of
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
 from medcore.data.kept_splits import folder_splits
-from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, objects_of, warnings_of
+from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, objects_in, warnings_of
 from medcore.data.names import natural_key, readable
 from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
 from medcore.data.readers import list_folder, stem
@@ -58,7 +57,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class Decoded:
     """One sample in the model's frame.
 
     Attributes:
@@ -81,7 +80,7 @@ class _Decoded:
 
 
 #: The objects of a sample, and what of it was left out.
-_Outcome = tuple[list[_Decoded], list[Skipped]]
+Outcome = tuple[list[Decoded], list[Skipped]]
 
 
 def load_image_set(
@@ -120,7 +119,7 @@ def load_image_set(
         DataError: A folder or manifest cannot be used, two folders have the same name, or no image is left.
     """
     skipped: list[Skipped] = []
-    decoded: list[_Decoded] = []
+    decoded: list[Decoded] = []
     dealt: list[str] = []
     places = _by_dataset(folders)
     for dataset, folder in places.items():
@@ -132,11 +131,11 @@ def load_image_set(
             dealt.append(str(folder))
         wanted, left_out = _of_split(dataset, listing, splits, split)
         usable, broken = _decode_some(
-            listing.reader, wanted, per_dataset, seed, decode=partial(_decode, size=size, rules=rules)
+            listing.reader, wanted, per_dataset, seed, decode=partial(decode, size=size, rules=rules)
         )
         _warn_of_masks(dataset, split, usable, broken)
         decoded += usable
-        skipped += left_out + _without_slices(broken, listing.samples)
+        skipped += left_out + without_slices(broken, listing.samples)
     if dealt:
         _warn_of_dealing(split, dealt)
     if not decoded:
@@ -201,8 +200,8 @@ def _of_split(dataset: str, listing: Listing, splits: Splits, split: str) -> tup
 
 
 def _decode_some(
-    reader: Reader, samples: Sequence[Sample], most: int | None, seed: int, *, decode: Callable[..., _Outcome]
-) -> tuple[list[_Decoded], list[Skipped]]:
+    reader: Reader, samples: Sequence[Sample], most: int | None, seed: int, *, decode: Callable[..., Outcome]
+) -> tuple[list[Decoded], list[Skipped]]:
     """Decode the samples in threads, because Pillow releases Python's lock.
 
     Args:
@@ -220,7 +219,7 @@ def _decode_some(
         chance = np.random.default_rng([seed, zlib.crc32(samples[0].dataset.encode())])
         order = chance.permutation(len(samples)).tolist()
     target = len(samples) if most is None else min(most, len(samples))
-    usable: dict[int, list[_Decoded]] = {}
+    usable: dict[int, list[Decoded]] = {}
     broken: list[Skipped] = []
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         while order and len(usable) < target:
@@ -235,7 +234,7 @@ def _decode_some(
     return [each for index in sorted(usable) for each in usable[index]], broken
 
 
-def _without_slices(broken: Sequence[Skipped], samples: Sequence[Sample]) -> list[Skipped]:
+def without_slices(broken: Sequence[Skipped], samples: Sequence[Sample]) -> list[Skipped]:
     """Replace entries of slices that share a reason by one entry a reason.
 
     Most slices of a volume have no object, and a line for each would hide the others.
@@ -254,7 +253,7 @@ def _without_slices(broken: Sequence[Skipped], samples: Sequence[Sample]) -> lis
     return kept
 
 
-def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _Outcome:
+def decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> Outcome:
     """Read a sample and resize it; return its objects, and why it or some of them cannot be used.
 
     Raises:
@@ -274,10 +273,7 @@ def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _
         sizes = "{}x{} for an image of {}x{}".format(width, height, *reading.image.size)
         return [], [skip(sample.mask, f"{_OTHER_SIZE}: {sizes}")]
     try:
-        if reading.volume_values is not None and rules.objects != "labels":
-            volume = dataclasses.replace(labels, values=reading.volume_values[None])
-            objects_of(volume, dataclasses.replace(rules, objects="whole"))
-        targets, small = objects_of(labels, rules)
+        targets, small = objects_in(reading, rules)
     except UnclearMask as error:
         raise DataError(f"{sample.mask}: {error}") from None
     left_out = [skip(sample.mask, f"{_some(small)} of fewer than {rules.smallest} pixels left out")] if small else []
@@ -288,7 +284,7 @@ def _decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> _
         mask = mask_to_square(target.mask, size, target.void)
         if (mask == 1).any():
             name = f"{sample.name}{target.suffix}"
-            decoded.append(_Decoded(sample, name, image, mask, target.mask, target.void, reading.spacing))
+            decoded.append(Decoded(sample, name, image, mask, target.mask, target.void, reading.spacing))
         else:
             vanished.append(target.suffix)
     if vanished:
@@ -302,14 +298,14 @@ def _some(objects: Sequence[str]) -> str:
     return f"{len(objects)} objects ({', '.join(objects[:_NAMED])}{more})"
 
 
-def _warn_of_masks(dataset: str, split: str, usable: Sequence[_Decoded], broken: Sequence[Skipped]) -> None:
+def _warn_of_masks(dataset: str, split: str, usable: Sequence[Decoded], broken: Sequence[Skipped]) -> None:
     """Log what is suspicious about the masks of a data set."""
     of_other_size = sum(entry.reason.startswith(_OTHER_SIZE) for entry in broken)
     for warning in warnings_of([item.truth for item in usable], of_other_size):
         logger.warning("data set '%s', split '%s': %s", dataset, split, warning)
 
 
-def _assemble(decoded: list[_Decoded], size: int) -> ImageSet:
+def _assemble(decoded: list[Decoded], size: int) -> ImageSet:
     """Move the samples into contiguous arrays.
 
     The list is emptied on the way, so that images are held once.

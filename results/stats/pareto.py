@@ -7,14 +7,17 @@ hypervolume come from moocore (O(N log N) for up to three objectives).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import moocore  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from medcore.errors import MedcoreError
 from results.stats.objectives import Objective, names_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -116,6 +119,8 @@ def objective_losses(df: pd.DataFrame, objectives: Sequence[Objective]) -> Float
     Raises:
         MedcoreError: There is no objective, or the table lacks its column or holds no numbers there.
     """
+    import pandas as pd  # here, because a configuration is read without tables
+
     names = names_of(objectives)
     if not names:
         raise MedcoreError("no objectives: a front needs at least one")

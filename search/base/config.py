@@ -6,6 +6,7 @@ Only `search.commands` reads a whole `Config`; everything else gets a section of
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -235,13 +236,26 @@ def _causes(problems: Sequence[Any]) -> list[Any]:
     return [problem for problem in problems if not follows(problem)]
 
 
+def _known_keys(section: Sequence[str]) -> list[str]:
+    """Return the keys of a section; none if it is no section.
+
+    `section` holds the keys that lead to it from the top.
+    """
+    kind: Any = Config
+    for key in section:
+        field = kind.model_fields.get(key) if isinstance(kind, type) and issubclass(kind, Section) else None
+        kind = None if field is None else field.annotation
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, Section) else []
+
+
 def _explain(problem: Any) -> str:
     # parts in angle brackets are kinds of a dimension, not keys
     key = one_line(".".join(file_keys([str(part) for part in problem["loc"] if not str(part).startswith("<")])), 200)
     # Python's names of types mean nothing to a person who writes YAML
     reason = one_line(_SHAPES.get(problem["type"], problem["msg"].removeprefix("Value error, ")), 500)
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'"
+        near = difflib.get_close_matches(key.rpartition(".")[2], _known_keys(key.split(".")[:-1]), n=1)
+        return f"unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
     return f"{key}: {reason}" if key else reason

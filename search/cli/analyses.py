@@ -12,7 +12,6 @@ from medcore.files import refuse_links
 from search.base.config import load_config
 from search.cli.options import ConfigPath, Fractions, Json, RayAddress
 from search.cli.progress import job_bars
-from search.cli.tables import leverage_table
 from search.cli.terminal import print_result, say
 
 
@@ -23,6 +22,7 @@ def leverage(
     as_json: Json = False,
 ) -> None:
     """Boundary leverage over a grid of sparsities, head steps against MLP steps."""
+    from search.cli.tables import leverage_table
     from search.commands.analyse.leverage import leverage as run
 
     settings = load_config(config)

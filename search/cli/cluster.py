@@ -119,7 +119,7 @@ def check(
 
     The checks cover versions, data, checkpoints, study folder, GPU memory and tracking.
     """
-    from search.commands.search import check as run
+    from search.commands.search import check_nodes as run
     from search.tracking.trackers import given_tracking
 
     settings = load_config(config)

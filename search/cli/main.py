@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from medcore.errors import MedcoreError, brief, one_line, printable
-from search.cli import analyses, models, studies
+from search.cli import analyses, models, setup, studies
 from search.cli.cluster import cluster
 from search.cli.terminal import LineHandler
 from search.nodes.openmp import bound_spinning
@@ -54,6 +54,8 @@ def demo(folder: Annotated[Path, typer.Option(help="Where the demo keeps its fil
 
 # `medcore --help` lists the commands in this order
 for command in (
+    setup.init,
+    setup.check,
     models.adapt,
     models.score,
     models.prune,

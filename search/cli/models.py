@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from medcore.errors import ConfigError
-from results.store.latency import Record
 from search.base.config import load_config
 from search.cli.options import (
     Arch,
@@ -29,8 +28,10 @@ from search.cli.options import (
     reading_rules,
 )
 from search.cli.progress import job_bars, progress_bar
-from search.cli.tables import evaluation_table, frames_table, latency_table, time_table_view
 from search.cli.terminal import console, print_result, say, warn, write_text
+
+if TYPE_CHECKING:
+    from results.store.latency import Record
 
 _Timed = Annotated[
     Path,
@@ -69,6 +70,7 @@ def prune(
     out: Annotated[Path | None, typer.Option(help="Checkpoint to write; default: in the study's folder.")] = None,
 ) -> None:
     """One schedule without a search -> checkpoint."""
+    from search.cli.tables import evaluation_table
     from search.commands.prune import prune as run
 
     settings = load_config(config)
@@ -102,6 +104,7 @@ def evaluate(
 ) -> None:
     """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with intervals and its cost."""
     from medcore.quality.model_frame import WideBoxes
+    from search.cli.tables import frames_table
     from search.commands.evaluate import Frames
     from search.commands.evaluate import evaluate as run
 
@@ -157,6 +160,7 @@ def latency(
     """
     from medcore.models.formats.content import is_checkpoint
     from results.store.latency import FILE
+    from search.cli.tables import latency_table, time_table_view
     from search.commands import latency as command
 
     if table is not None:

@@ -12,11 +12,10 @@ from typing import Annotated
 import typer
 
 from medcore.errors import ConfigError
-from search.base.config import load_config, override
+from search.base.config import Config, load_config, override
 from search.base.shell import program, resume_command
 from search.cli.options import ConfigPath, Json, RayAddress, Study, WorkersAddress
 from search.cli.progress import job_bars
-from search.cli.tables import comparison_table, exported_table, front_view
 from search.cli.terminal import console, print_result, say, warn
 
 _TRACKING_HELP = (
@@ -45,16 +44,23 @@ def search(
 
     Every trial goes to Parquet and MLflow.
     """
-    from search.commands.front import front as read_front
-    from search.commands.search import search as run
-    from search.tracking.trackers import given_tracking
+    from search.commands.before.cheap import require_cheap
 
     settings = load_config(config)
-    given = given_tracking(config, settings.tracking, tracking_uri)
+    given = _given_tracking(config, settings, tracking_uri)
     settings = override(settings, trials=trials, name=name, tracking_uri=given)
+    noted = require_cheap(settings, ray_address, resume)
+
+    # after these checks, because the imports take seconds
+    from search.cli.tables import front_view
+    from search.commands.front import front as read_front
+    from search.commands.search import search as run
+
     command = resume_command(config, trials=trials, name=name, ray_address=ray_address, tracking_uri=tracking_uri)
     with job_bars() as report:
-        outcome = run(settings, resume=resume, ray_address=ray_address, command=command, report=report, say=say)
+        outcome = run(
+            settings, resume=resume, ray_address=ray_address, command=command, report=report, say=say, noted=noted
+        )
     folder = settings.folder
     if not outcome.complete or outcome.is_empty:
         raise typer.Exit(130 if outcome.interrupted else 1)
@@ -64,12 +70,22 @@ def search(
     say(f"next: {show}\n      {take}")
 
 
+def _given_tracking(config: Path, settings: Config, tracking_uri: str | None) -> str | None:
+    """Return the tracking address that the user gave, as `search.tracking.trackers.given_tracking` does."""
+    if settings.tracking.uri is None:
+        return tracking_uri
+    from search.tracking.trackers import given_tracking
+
+    return given_tracking(config, settings.tracking, tracking_uri)
+
+
 def front(
     study: Study,
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option(help="Folder for front.csv, front.md and front.png.")] = None,
 ) -> None:
     """The Pareto front of a study, with its hypervolume."""
+    from search.cli.tables import front_view
     from search.commands.front import front as read_front
     from search.commands.front import write
 
@@ -88,6 +104,7 @@ def compare(
 
     Differences have intervals over the images that both studies measured.
     """
+    from search.cli.tables import comparison_table
     from search.commands.compare import compare as run
     from search.commands.compare import write
 
@@ -174,6 +191,7 @@ def export(
 
     Check the written file before it appears. With --select front, write every member of the front.
     """
+    from search.cli.tables import exported_table
     from search.commands.export import FRONT, TABLE, ExportRequest, export_front
     from search.commands.export import export as write
 

@@ -23,16 +23,11 @@ from search.base.sections.inputs import ModelConfig
 from search.driver.placement import Peak, gpu_count, gpu_memory_problem, kept_peak, measured_need
 from search.nodes.every_node import Node, ask, node_names
 from search.nodes.probe import DRIVER, Question, Ready, Report, answer, differences, look, why_unlike
+from search.nodes.problems import ManyProblems, listed
 from search.nodes.session import cluster_address, dead_nodes
 
 #: A trial moves the dense weights to the GPU, in float32; gradients and AdamW's moments are of the pruned ones.
 _BYTES_PER_PARAMETER = 4
-
-
-class ManyProblems(MedcoreError):
-    """Problems of all nodes. A cluster may have so many that the message is longer than others."""
-
-    most = 20_000
 
 
 @dataclass(frozen=True)
@@ -98,14 +93,6 @@ def for_late_nodes(model: ModelConfig, address: str | None) -> Ready | None:
     if cluster_address(address) is None and len(ray.nodes()) == 1:  # type: ignore[no-untyped-call]
         return None
     return functools.partial(why_unlike, look((), checkpoint_files(model)))
-
-
-def listed(problems: Sequence[str]) -> str:
-    """Return one problem as it is, several numbered after their count."""
-    if len(problems) == 1:
-        return problems[0]
-    numbered = (f"({number}) {problem}" for number, problem in enumerate(problems, start=1))
-    return f"nothing was started, there are {len(problems)} problems: {'; '.join(numbered)}"
 
 
 def node_problems(needs: Needs, nodes: Sequence[Node]) -> list[str]:

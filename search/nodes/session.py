@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import socket
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -20,6 +18,7 @@ from ray.exceptions import RayError
 from medcore.errors import ClusterError, brief
 from medcore.registry import plugin_variables
 from search.nodes.openmp import waiting
+from search.nodes.ports import is_listening, why_unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +91,8 @@ def _start(address: str | None, resources: Resources) -> None:
             f"{address}: a job must start on a node of the cluster (give HOST:PORT or auto), or by "
             "`medcore cluster submit`"
         )
-    has_port = address is not None and re.fullmatch(r".+:\d+", address) is not None
-    if address and has_port and not is_listening(address):  # Ray itself would wait for many minutes
-        raise ClusterError(
-            f"cannot reach Ray at {address}: nothing listens there; start the cluster or mend the address"
-        )
+    if address and (reason := why_unreachable(address)) is not None:
+        raise ClusterError(reason)
     variables = {f"{name}_NUM_THREADS": str(resources.cpu) for name in ("OMP", "MKL", "OPENBLAS")}
     # workers of a cluster inherit the environment of their node, not of this process
     variables |= waiting() | plugin_variables()
@@ -255,16 +251,3 @@ def watching_head(command: str, seconds: float = 10.0) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def is_listening(address: str, patience: float = 5.0) -> bool:
-    """Return whether something listens at HOST:PORT.
-
-    Wait for at most `patience` seconds. Any other address gives False.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=patience):
-            return True
-    except (OSError, OverflowError, ValueError):  # a port above 65535; no number, or a name that no machine can have
-        return False

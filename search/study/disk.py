@@ -62,7 +62,7 @@ class DiskNeed:
     def listed(self) -> str:
         """Return the parts in words, the largest first."""
         parts = sorted(self.parts.items(), key=lambda part: -part[1])
-        return ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts if size)
+        return ", ".join(f"{name} {size_text(size)}" for name, size in parts if size)
 
 
 def disk_need(demand: Demand) -> DiskNeed:
@@ -115,12 +115,13 @@ def require_space(folder: Path, demand: Demand) -> DiskNeed:
     advice = "free some space or choose another `output`"
     if demand.search.keep != KEEP_FRONT:
         advice += f", or set search.keep: {KEEP_FRONT}, which removes weights that no rule can choose"
-    limits = f"at least {_gigabytes(need.least)} and at most {_gigabytes(need.most)} ({need.listed()})"
+    limits = f"at least {size_text(need.least)} and at most {size_text(need.most)} ({need.listed()})"
     if free < need.least:
-        raise StorageError(f"{folder}: {_gigabytes(free)} are free, and this search needs {limits}; {advice}")
-    logger.warning("%s: %s are free, and this search takes %s; %s", folder, _gigabytes(free), limits, advice)
+        raise StorageError(f"{folder}: {size_text(free)} are free, and this search needs {limits}; {advice}")
+    logger.warning("%s: %s are free, and this search takes %s; %s", folder, size_text(free), limits, advice)
     return need
 
 
-def _gigabytes(size: int) -> str:
+def size_text(size: int) -> str:
+    """Return bytes as text in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.0f} MB"

@@ -111,6 +111,20 @@ def base_model(model: ModelConfig) -> MedSam:
     return _load(model.base, model.architecture)
 
 
+def same_architecture(model: ModelConfig) -> None:
+    """Check that both models have one architecture.
+
+    Raises:
+        CheckpointError: They have not, or one of them cannot be loaded.
+    """
+    base, adapted = base_model(model), adapted_model(model)
+    if base.arch != adapted.arch:
+        raise CheckpointError(
+            f"{model.base} ({base.arch.name}) and {model.adapted} ({adapted.arch.name}) "
+            "differ in architecture; give a pair of one architecture"
+        )
+
+
 @lru_cache(maxsize=1)
 def matching_base(model: ModelConfig) -> MedSam:
     """Return θS with the groups that θM has, so that reset scores compare the same groups of both.
@@ -121,12 +135,8 @@ def matching_base(model: ModelConfig) -> MedSam:
         CheckpointError: The models have different architectures, the adapted model's file does not say which groups it
             has kept, or the general model is pruned in another way.
     """
+    same_architecture(model)
     base, adapted = base_model(model), adapted_model(model)
-    if base.arch != adapted.arch:
-        raise CheckpointError(
-            f"{model.base} ({base.arch.name}) and {model.adapted} ({adapted.arch.name}) "
-            "differ in architecture; give a pair of one architecture"
-        )
     if adapted.spec.is_dense and base.spec.is_dense:
         return base
     if adapted.kept is None:

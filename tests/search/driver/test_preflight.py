@@ -20,7 +20,7 @@ from medcore.models.architectures import ARCHITECTURES
 from medcore.registry import PLUGINS
 from search.base.config import load_config
 from search.driver.placement import gpu_memory_problem
-from search.driver.preflight import checkpoint_files, least_gpu_bytes, listed, study_folder_problems
+from search.driver.preflight import checkpoint_files, least_gpu_bytes, study_folder_problems
 from search.nodes.every_node import node_names
 from search.nodes.probe import (
     DRIVER,
@@ -37,6 +37,7 @@ from search.nodes.probe import (
     versions,
     why_unlike,
 )
+from search.nodes.problems import listed
 from tests.support.helpers import nvidia_smi
 from tests.support.machines.ray_nodes import ROOT
 from tests.support.studies.study_files import write_tiny_study

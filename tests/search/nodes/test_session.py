@@ -11,7 +11,8 @@ import ray
 
 from medcore.errors import ClusterError, MedcoreError
 from medcore.registry import PLUGINS
-from search.nodes.session import Resources, connected, is_listening
+from search.nodes.ports import is_listening
+from search.nodes.session import Resources, connected
 from tests.support.helpers import held_port
 
 

@@ -10,7 +10,9 @@ import optuna
 import pytest
 
 from medcore.budgets.knapsack import knapsack_budget
-from medcore.errors import ConfigError, MedcoreError
+from medcore.budgets.limits import smallest_fraction
+from medcore.budgets.prices import linear_prices
+from medcore.errors import ConfigError
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
 from medcore.scoring.profile import Profile
@@ -20,8 +22,9 @@ from search.base.sections.search import WarmStarts
 from search.commands.sections import trial_settings
 from search.study.inputs import Shared
 from search.trials.sampling.preferences import preferences
+from search.trials.sampling.reach import division, reachable_starts, smallest_knapsack
 from search.trials.sampling.space import EXACT, Domain, Params, decode, encode_fraction, residual_names, sample
-from search.trials.sampling.warm import check_warm_starts, warm_starts
+from search.trials.sampling.warm import warm_starts
 from tests.support.helpers import TINY
 from tests.support.scoring_samples import random_table
 from tests.support.studies.old_config import old_config
@@ -138,10 +141,41 @@ def test_a_space_around_uniform_budgets_learns_from_them_and_has_no_knapsack() -
 
 def test_first_budgets_must_be_within_reach_if_they_are_tried() -> None:
     low = config_of().search.model_copy(update={"warm_starts": WarmStarts(knapsack=(0.3, 0.1), uniform=())})
-    with pytest.raises(MedcoreError, match=r"search\.warm_starts: 0\.1 of the flops_paper is out of reach"):
-        check_warm_starts(low, ModelSpec.dense(TINY))
+    with pytest.raises(ConfigError, match=r"search\.warm_starts\.knapsack: 0\.1 of the flops_paper is out of reach"):
+        reachable_starts(low, ModelSpec.dense(TINY))
     shares = low.space.model_copy(update={"shape": Fixed("shares")})
-    check_warm_starts(low.model_copy(update={"space": shares}), ModelSpec.dense(TINY))
+    assert reachable_starts(low.model_copy(update={"space": shares}), ModelSpec.dense(TINY)).names == ["dense"]
+
+
+def test_default_budgets_out_of_reach_are_skipped_with_a_note() -> None:
+    values = config_of().search.model_copy(update={"warm_starts": WarmStarts()})
+    config, dense = config_of().model_copy(update={"search": values}), ModelSpec.dense(TINY)
+    least = {
+        "knapsack": smallest_knapsack(dense, linear_prices(TINY)),
+        "uniform": smallest_fraction(TINY, "flops_paper"),
+    }
+    shares = {kind: getattr(WarmStarts(), kind) for kind in least}
+    kept = [f"{kind} {share:g}" for kind in least for share in shares[kind] if share >= least[kind]]
+    starts = reachable_starts(config.search, dense)
+    assert starts.names == ["dense", *kept] and "knapsack 0.3" in kept and "knapsack 0.05" not in kept
+    assert [start["origin"] for start in warm_starts(shared_of(config))] == starts.names
+    assert starts.notes[0] == (
+        "search.warm_starts: skipped knapsack 0.05, 0.06, 0.08, 0.1, 0.15 of the flops_paper, because "
+        f"{least['knapsack']:.4f} of tiny is left when every group is gone"
+    )
+
+
+def test_trials_divide_up_into_starts_samples_and_repeats() -> None:
+    search = config_of().search.model_copy(update={"trials": 48, "finalists": 0.2})
+    assert division(search, ["dense", "knapsack 0.5"]) == (
+        "48 trials: 2 starting points (dense, knapsack 0.5), then 37 sampled, then 9 that repeat members of the front"
+    )
+    few = search.model_copy(update={"trials": 2, "finalists": 0.5})
+    assert division(few, ["dense", "knapsack 0.5"]) == (
+        "2 trials: 1 starting point (dense), then 1 that repeats members of the front; 1 starting point finds no trial"
+    )
+    alone = search.model_copy(update={"trials": 3, "finalists": 0.0})
+    assert division(alone, []) == "3 trials: no starting points, then 3 sampled"
 
 
 def test_the_schedule_and_the_rate_follow_the_sections() -> None:

@@ -21,8 +21,9 @@ from search.base.config import Config
 from search.base.sections.search import SearchConfig
 from search.commands.sections import trial_settings
 from search.study.inputs import Shared
+from search.trials.sampling.reach import reachable_starts, smallest_knapsack
 from search.trials.sampling.space import EXACT, Domain, decode, domain_of, encode_fraction
-from search.trials.sampling.warm import check_warm_starts, smallest_knapsack, warm_starts
+from search.trials.sampling.warm import warm_starts
 from tests.support.helpers import TINY
 from tests.support.scoring_samples import random_table
 from tests.support.time_tables import CURVES, TABLE
@@ -106,13 +107,13 @@ def test_warm_starts_out_of_reach_are_found_before_any_work() -> None:
         settings = SETTINGS.search.model_copy(
             update={"warm_starts": SETTINGS.search.warm_starts.model_copy(update=starts)}
         )
-        check_warm_starts(cast(SearchConfig, settings), ModelSpec.dense(TINY), PRICES)
+        reachable_starts(cast(SearchConfig, settings), ModelSpec.dense(TINY), PRICES)
 
     check()
     least, of_flops = smallest_knapsack(ModelSpec.dense(TINY), PRICES), smallest_fraction(TINY, "flops_paper")
     assert least < of_flops
     check(knapsack=(least,))
-    with pytest.raises(MedcoreError, match=rf"0\.01 of the time is out of reach; {least:.4f} of tiny is left"):
+    with pytest.raises(MedcoreError, match=rf"0\.01 of the time is out of reach, because {least:.4f} of tiny is left"):
         check(knapsack=(0.5, 0.01))
     between = (least + of_flops) / 2
     check(knapsack=(between,))
