@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from search.commands.sections import study_jobs, trial_settings
 from search.study.inputs import Shared, adapted_model, cost_metrics, dense_metrics, search_images
 from search.study.prepare import prepare
 from search.trials.attempt import begin
+from search.trials.sampling.reach import reachable_starts
 from search.trials.sampling.space import below, check_fractions, decode, domain_of, sample
 from search.trials.sampling.warm import warm_starts
 from search.trials.trial import trial_phases
@@ -72,11 +72,14 @@ def test_sampled_budgets_lie_within_the_model(shared: Shared) -> None:
         assert share(spec) <= params["fraction"]
 
 
-def test_warm_starts_that_remove_nothing_are_left_out(shared: Shared, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        starts = warm_starts(shared)
+def test_warm_starts_that_remove_nothing_are_left_out(shared: Shared) -> None:
+    starts = warm_starts(shared)
     assert [start["origin"] for start in starts] == ["dense", "knapsack 0.3", "uniform 0.25", "rule 0.4"]
-    assert "0.7 left out" in caplog.text and "0.6 left out" in caplog.text
+    notes = reachable_starts(shared.settings.search, shared.start_spec).notes
+    assert [note.partition(", because")[0] for note in notes] == [
+        "search.warm_starts: skipped knapsack 0.7",
+        "search.warm_starts: skipped uniform 0.6",
+    ]
     specs = [decode(start["params"], domain_of(shared)).spec for start in starts]
     assert specs[0] == shared.start
     assert share(specs[1]) <= 0.3 and share(specs[3]) <= 0.4
