@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import tempfile
 import urllib.request
 from collections.abc import Sequence
@@ -98,29 +99,38 @@ def objectives(subject: Subject) -> Found:
 
 
 def gpu(subject: Subject) -> Found:
-    """Find a GPU that is asked for and absent.
+    """Find a GPU that is asked for and absent."""
+    return gpu_found(subject, has_gpu(), "this machine shows no GPU")
+
+
+def gpu_found(subject: Subject, exists: bool, absent: str) -> Found:
+    """Return whether the GPU that a trial asks for exists.
+
+    Args:
+        subject: The search.
+        exists: Whether this machine has a GPU.
+        absent: What to say if it has none.
 
     Raises:
-        ConfigError: It is.
+        ConfigError: A share of a GPU is asked for, and there is none.
     """
     share = subject.config.search.gpus_per_trial
     if subject.ray_address or os.environ.get("RAY_ADDRESS"):
         return Found("those of the cluster")
-    visible = has_gpu()
-    if share not in ("auto", 0) and not visible:
+    if share not in ("auto", 0) and not exists:
         raise ConfigError(
-            f"search.gpus_per_trial is {share:g}, but this machine shows no GPU; set it to auto or 0, or mend the "
-            "driver and CUDA_VISIBLE_DEVICES"
+            f"search.gpus_per_trial is {share:g}, but {absent}; set it to auto or 0, or mend the driver and "
+            "CUDA_VISIBLE_DEVICES"
         )
-    return Found("this machine has a GPU" if visible else "no GPU, the trials run on the CPU")
+    return Found("this machine has a GPU" if exists else "none, the trials run on the CPU")
 
 
 def has_gpu() -> bool:
-    """Tell whether the driver of a GPU shows one to this process; torch may still be unable to use it."""
+    """Tell whether there is a sign of a GPU; torch may still be unable to use it."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return False
-    shown = (Path("/proc/driver/nvidia/gpus"), Path("/sys/class/kfd/kfd/topology/nodes"))
-    return any(place.is_dir() and any(place.iterdir()) for place in shown) or Path("/dev/dxg").exists()
+    devices = any(next(Path("/dev").glob(name), None) for name in ("nvidia*", "nvhost*", "kfd", "dxg"))
+    return devices or Path("/proc/driver/nvidia/gpus").is_dir() or shutil.which("nvidia-smi") is not None
 
 
 def server(subject: Subject) -> Found:
@@ -178,13 +188,13 @@ CHEAP: Sequence[Check] = (
     Check("study", study),
     Check("output", output),
     Check("checkpoints", inputs.checkpoints),
-    Check("architecture", inputs.architecture),
+    Check("architecture", inputs.architecture, after=("checkpoints",)),
     Check("objectives", objectives),
-    Check("starting points", inputs.starting_points),
+    Check("starting points", inputs.starting_points, after=("architecture", "checkpoints")),
     Check("GPU", gpu),
     Check("server", server),
     Check("cluster", cluster),
     Check("images", inputs.data),
-    Check("splits", inputs.parts),
-    Check("masks", inputs.masks),
+    Check("splits", inputs.parts, after=("images",)),
+    Check("masks", inputs.masks, after=("images",)),
 )

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from medcore.data.load import load_image_set
+from medcore.data.splits import ALL
 from medcore.errors import DataError
 from medcore.quality.figures import FIGURES, Metric
 from results.plots.samples import sample_picture
@@ -72,7 +73,7 @@ class Surveyed(Loaded):
             split: Name of the split.
             per_dataset: At most so many of each data set.
         """
-        sizes = [len(each.usable) if split == "all" else each.parts.get(split, 0) for each in self.surveys]
+        sizes = [len(each.usable) if split == ALL else each.parts.get(split, 0) for each in self.surveys]
         return sum(size if per_dataset is None else min(size, per_dataset) for size in sizes)
 
     @property
@@ -152,16 +153,9 @@ def check(
     """
     config = config.absolute()
     subject = Surveyed(config, ray_address, resume, thorough=True, report=report)
-    found = run_checks(CHEAP, subject)
-    model = run_checks(dear.MODEL, subject)
-    found |= model
-    if model["model"].problems:
+    found = run_checks(IN_CHECK, subject, known=run_checks(CHEAP, subject))
+    if found["model"].problems or found["images"].error is not None:
         return Checked(found, [], None, None, None, 1)
-    # an unwritable folder has been found already, and the picture goes there
-    found |= run_checks((Check("server", dear.server, dear=True), Check("images", _images, dear=True)), subject)
-    if found["images"].error is not None:
-        return Checked(found, [], None, None, None, 1)
-    found |= run_checks((*dear.STORAGE, Check("time", _time, dear=True)), subject)
     drawn = None
     if (shown := [sample for each in subject.surveys for sample in each.shown]) and not found["output"].problems:
         drawn = picture or config.folder / "check.png"
@@ -176,8 +170,10 @@ def _images(subject: Surveyed) -> Found:
     surveys, data = subject.surveys, subject.config.data
     problems = [each.problem for each in surveys if each.problem]
     for key in ("calibration_split", "search_split", "report_split"):
-        if not subject.used(getattr(data, key), None) and not problems:
-            problems.append(f"data.{key} '{getattr(data, key)}': no image of it can be used; the reasons are below")
+        split = getattr(data, key)
+        exists = split == ALL or any(split in each.parts for each in surveys)
+        if exists and not subject.used(split, None) and not problems:
+            problems.append(f"data.{key} '{split}': no image of it can be used; the reasons are below")
     problems += _without_spacing(subject)
     notes = [f"data set '{each.name}': {warning}" for each in surveys for warning in each.warnings]
     if skipped := sum(len(each.skipped) for each in surveys):
@@ -219,3 +215,13 @@ def _time(subject: Surveyed) -> Found:
         f"a recovery step {measured.times.step:.2f} s at {measured.fraction:.0%} of the FLOPs, an image of the "
         f"evaluation {measured.times.evaluation:.3f} s"
     )
+
+
+#: What `medcore check` checks after the cheap checks.
+IN_CHECK = (
+    *dear.MODEL,
+    Check("server", dear.server, dear=True, after=("server",)),
+    Check("images", _images, dear=True, after=("model", "images")),
+    *dear.STORAGE,
+    Check("time", _time, dear=True, after=("model", "images")),
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,27 +79,35 @@ class Check:
         name: What is checked, in a word or two.
         look: Returns what it finds; a `MedcoreError` is a problem.
         dear: Whether it takes longer than a moment: it loads a model, reads images, or waits for others.
+        after: Checks without which it would only find their problems again.
     """
 
     name: str
     look: Callable[[Any], Found]
     dear: bool = False
+    after: tuple[str, ...] = ()
 
 
-def run_checks(checks: Sequence[Check], subject: Any, report: Report | None = None) -> dict[str, Found]:
+def run_checks(
+    checks: Sequence[Check], subject: Any, report: Report | None = None, known: Mapping[str, Found] | None = None
+) -> dict[str, Found]:
     """Run checks one after the other, and return what each has found, by its name.
 
-    A problem of one check does not end the others.
+    A problem of one check does not end the others, except those that would only find it again.
 
     Args:
         checks: The checks.
         subject: What is checked.
         report: Called with "checks", and the numbers of finished and of all checks.
+        known: What earlier checks have found. A check of the same name replaces it.
     """
-    found: dict[str, Found] = {}
-    for check in checks:
+    found = dict(known or {})
+    for number, check in enumerate(checks):
         if report is not None:
-            report("checks", len(found), len(checks))
+            report("checks", number, len(checks))
+        if unmet := [name for name in check.after if name in found and found[name].problems]:
+            found.setdefault(check.name, Found(f"not checked because of {' and '.join(unmet)}"))
+            continue
         try:
             found[check.name] = check.look(subject)
         except MedcoreError as error:

@@ -14,7 +14,7 @@ from medcore.models.sam import MedSam
 from results.store.trials import finished_ids
 from search.base.config import Config
 from search.base.device import best_device
-from search.commands.before.cheap import SERVER_ADVICE
+from search.commands.before.cheap import SERVER_ADVICE, gpu_found
 from search.commands.before.checks import Check, Found, Subject
 from search.commands.before.inputs import starts_found
 from search.commands.sections import job_resources, study_jobs, trial_settings
@@ -88,6 +88,11 @@ def model(subject: Loaded) -> Found:
     pruned = "" if found.spec.is_dense else ", pruned already"
     text = f"{figures.encoder_params / 1e6:.1f} M parameters in the encoder, {figures.flops / 1e9:.1f} GFLOPs"
     return Found(f"{found.arch.name}{pruned}: {text}, {device}")
+
+
+def gpu(subject: Loaded) -> Found:
+    """Find a GPU that is asked for and that torch cannot use."""
+    return gpu_found(subject, best_device().type == "cuda", "torch sees no GPU on this machine")
 
 
 def general_model(subject: Loaded) -> Found:
@@ -234,10 +239,19 @@ def _bytes(array: object) -> int:
 
 
 MODEL = (
+    Check("GPU", gpu, dear=True, after=("GPU",)),
     Check("model", model, dear=True),
-    Check("general model", general_model, dear=True),
-    Check(STARTS, starting_points, dear=True),
+    Check("general model", general_model, dear=True, after=("model",)),
+    Check(STARTS, starting_points, dear=True, after=("model", STARTS)),
 )
-STORAGE = (Check("disk", disk, dear=True), Check("memory", memory, dear=True))
+STORAGE = (
+    Check("disk", disk, dear=True, after=("model", "images")),
+    Check("memory", memory, dear=True, after=("model", "images")),
+)
 #: What `medcore search` checks after the cheap checks.
-BEFORE_SEARCH = (*MODEL, Check("nodes", nodes, dear=True), Check("images", images, dear=True), *STORAGE)
+BEFORE_SEARCH = (
+    *MODEL,
+    Check("nodes", nodes, dear=True, after=("model",)),
+    Check("images", images, dear=True, after=("model",)),
+    *STORAGE,
+)

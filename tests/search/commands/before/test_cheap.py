@@ -14,9 +14,12 @@ import pytest
 import yaml
 from PIL import Image
 
+from medcore.errors import ConfigError
 from search.base.config import load_config
 from search.commands.before import cheap
 from search.commands.before.cheap import require_cheap
+from search.commands.before.checks import Check, Found, require, run_checks
+from search.nodes.problems import ManyProblems
 from search.trials.ledger import IssuedTrial, write_issued
 from tests.support.helpers import held_port
 from tests.support.machines.command_line import medcore
@@ -207,3 +210,30 @@ def test_a_mistake_is_found_without_torch_ray_or_pandas(tmp_path: Path) -> None:
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "2 []\n" and "a label map" in done.stderr
+
+
+def test_checks_that_would_only_find_a_problem_again_are_left_out() -> None:
+    def fails(subject: object) -> Found:
+        raise ConfigError("no such thing")
+
+    def system(subject: object) -> Found:
+        raise PermissionError(13, "Permission denied", "/there")
+
+    seen: list[tuple[str, int, int]] = []
+    checks = [
+        Check("one", fails),
+        Check("two", lambda subject: Found("fine"), after=("one",)),
+        Check("three", lambda subject: Found("fine", notes=("odd",)), after=("two",)),
+        Check("four", system),
+    ]
+    found = run_checks(checks, None, lambda *words: seen.append(words), known={"four": Found("before")})
+    assert [each.text for each in found.values()] == ["", "", "not checked because of one", "fine"]
+    assert list(found) == ["four", "one", "two", "three"]
+    assert found["four"].problems == ("/there: Permission denied; mend that",)
+    assert seen == [("checks", done, 4) for done in range(5)]
+    with pytest.raises(ManyProblems, match=r"there are 2 problems: \(1\) /there.*\(2\) no such thing"):
+        require(found.values())
+    with pytest.raises(ConfigError, match=r"^no such thing$"):
+        require([found["one"], found["two"], found["one"]])
+    # a check that is left out keeps what an earlier one of its name has found
+    assert run_checks([Check("a", fails, after=("a",))], None, known={"a": found["one"]})["a"] is found["one"]
