@@ -220,8 +220,8 @@ def _time(subject: Surveyed) -> Found:
 #: What `medcore check` checks after the cheap checks.
 IN_CHECK = (
     *dear.MODEL,
-    Check("server", dear.server, dear=True, after=("server",)),
-    Check("images", _images, dear=True, after=("model", "images")),
+    Check("server", dear.server, after=("server",)),
+    Check("images", _images, after=("model", "images")),
     *dear.STORAGE,
-    Check("time", _time, dear=True, after=("model", "images")),
+    Check("time", _time, after=("model", "images")),
 )

@@ -1,4 +1,7 @@
-"""Checks before a search: a name, what it costs, and a function that finds what is wrong."""
+"""Checks before a search: a name, and a function that finds what is wrong.
+
+`cheap` lists those that take a moment, `dear` those that load models, read images, or wait for servers and nodes.
+"""
 
 from __future__ import annotations
 
@@ -78,13 +81,11 @@ class Check:
     Attributes:
         name: What is checked, in a word or two.
         look: Returns what it finds; a `MedcoreError` is a problem.
-        dear: Whether it takes longer than a moment: it loads a model, reads images, or waits for others.
         after: Checks without which it would only find their problems again.
     """
 
     name: str
     look: Callable[[Any], Found]
-    dear: bool = False
     after: tuple[str, ...] = ()
 
 

@@ -239,19 +239,19 @@ def _bytes(array: object) -> int:
 
 
 MODEL = (
-    Check("GPU", gpu, dear=True, after=("GPU",)),
-    Check("model", model, dear=True),
-    Check("general model", general_model, dear=True, after=("model",)),
-    Check(STARTS, starting_points, dear=True, after=("model", STARTS)),
+    Check("GPU", gpu, after=("GPU",)),
+    Check("model", model),
+    Check("general model", general_model, after=("model",)),
+    Check(STARTS, starting_points, after=("model", STARTS)),
 )
 STORAGE = (
-    Check("disk", disk, dear=True, after=("model", "images")),
-    Check("memory", memory, dear=True, after=("model", "images")),
+    Check("disk", disk, after=("model", "images")),
+    Check("memory", memory, after=("model", "images")),
 )
 #: What `medcore search` checks after the cheap checks.
 BEFORE_SEARCH = (
     *MODEL,
-    Check("nodes", nodes, dear=True, after=("model",)),
-    Check("images", images, dear=True, after=("model",)),
+    Check("nodes", nodes, after=("model",)),
+    Check("images", images, after=("model",)),
     *STORAGE,
 )
