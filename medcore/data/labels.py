@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import label
 
 from medcore.data.mask_rules import AS_THE_FILE_SAYS, MaskRules
 from medcore.data.pictures.copies import is_copy
@@ -194,6 +193,8 @@ def _components(mask: Bools) -> tuple[NDArray[np.integer], list[str]]:
     Returns:
         The number of each pixel's part, 0 outside of the object; the parts' names.
     """
+    from scipy.ndimage import label  # here, because it takes long to import
+
     numbered, count = label(mask, structure=np.ones((3, 3)))
     return numbered, [str(number) for number in range(1, count + 1)]
 

@@ -13,6 +13,7 @@ import typer
 
 from medcore.errors import ConfigError
 from search.base.config import Config, load_config, override
+from search.base.sections.tracking import is_of_a_study
 from search.base.shell import program, resume_command
 from search.cli.options import ConfigPath, Json, RayAddress, Study, WorkersAddress
 from search.cli.progress import job_bars
@@ -72,9 +73,9 @@ def search(
 
 def _given_tracking(config: Path, settings: Config, tracking_uri: str | None) -> str | None:
     """Return the tracking address that the user gave, as `search.tracking.trackers.given_tracking` does."""
-    if settings.tracking.uri is None:
+    if settings.tracking.uri is None or not is_of_a_study(config):
         return tracking_uri
-    from search.tracking.trackers import given_tracking
+    from search.tracking.trackers import given_tracking  # here, because it takes long to import
 
     return given_tracking(config, settings.tracking, tracking_uri)
 

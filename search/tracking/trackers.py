@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medcore.errors import TrackingError
-from search.base.sections.tracking import TrackingConfig
+from search.base.sections.tracking import TrackingConfig, is_of_a_study
 from search.tracking import files_tracker
 from search.tracking.note import given_uri, read_whole_note, unasked
 from search.tracking.server import tracker as mlflow_tracker
@@ -13,8 +13,6 @@ from search.tracking.tracker import TRACKERS, Destination, Tracker
 
 #: The modules whose import registers a tracker.
 BUILT_IN = (mlflow_tracker, files_tracker)
-#: What lies next to a configuration that is the copy in a study's folder.
-_OF_A_STUDY = ("study.json", "tracking.json", "trials")
 
 
 def configured_tracker(config: TrackingConfig, study_dir: Path, run_name: str) -> Tracker:
@@ -46,8 +44,7 @@ def given_tracking(config: Path, tracking: TrackingConfig, tracking_uri: str | N
         MedcoreError: The file lies in a study's folder, and only it names the address.
     """
     named = tracking.uri
-    is_copy = any((config.parent / name).exists() for name in _OF_A_STUDY)
-    if tracking_uri is not None or named is None or not is_copy:
+    if tracking_uri is not None or named is None or not is_of_a_study(config):
         return tracking_uri
     if (given := given_uri(named)) is None:
         raise TrackingError(unasked(config, named))

@@ -107,11 +107,12 @@ class Child:
 
             return mock.patch.object(place, name, both)
 
-        nothing = {"connected": lambda *_: nullcontext(), "_preflight": lambda *_: 0, "placed": lambda *_: Resources()}
+        nothing = {"connected": lambda *_: nullcontext(), "placed": lambda *_: Resources()}
         nothing |= {"save_heatmaps": lambda *_: None, "save_curves": lambda *_: None}  # pictures take longest
         with (
             mock.patch.multiple(experiment, **nothing, run_search=self.run_trials),
             mock.patch.object(experiment.preflight, "for_late_nodes", lambda *_: None),
+            mock.patch.object(experiment.dear, "check_nodes", lambda *_: 0),
             mock.patch.object(recovery_state, "PAUSE", 0),
             then(schedule, "refit", lambda *_: self._die_at(f"{self._trial} refit")),
             then(phases, "look", lambda *_: self._die_at(f"{self._trial} look")),

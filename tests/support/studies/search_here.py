@@ -22,11 +22,12 @@ from search.trials.trial_run import TrialRun
 
 def search_here(config: Path) -> Outcome:
     """Run the search of a configuration to its end."""
-    nothing = {"connected": lambda *_: nullcontext(), "_preflight": lambda *_: 0, "placed": lambda *_: Resources()}
+    nothing = {"connected": lambda *_: nullcontext(), "placed": lambda *_: Resources()}
     nothing |= {"save_heatmaps": lambda *_: None, "save_curves": lambda *_: None}  # pictures take longest
     with (
         mock.patch.multiple(experiment, **nothing, run_search=_run_trials),
         mock.patch.object(experiment.preflight, "for_late_nodes", lambda *_: None),
+        mock.patch.object(experiment.dear, "check_nodes", lambda *_: 0),
     ):
         return experiment.search(load_config(config))
 
