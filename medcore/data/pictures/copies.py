@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
 
 Values = NDArray[np.integer] | NDArray[np.floating] | NDArray[np.bool_]
 
@@ -44,6 +43,8 @@ def is_copy(values: Values, full: float, *, lossy: bool) -> bool:
     """
     if not lossy and bool(((values == 0) | (values == values.max())).all()):
         return False  # most masks, in a fraction of the time
+    from scipy.ndimage import maximum_filter, minimum_filter  # here, because it takes long to import
+
     scaled = np.asarray(values, np.float64) / full
     if scaled.min() < 0 or scaled.max() > 1:
         return False
@@ -73,6 +74,8 @@ def _of_few_values(scaled: NDArray[np.float64], distinct: NDArray[np.float64]) -
     if not middle.any():
         black, white = distinct <= _SHIFT_LOSSLESS, distinct >= 1 - _SHIFT_LOSSLESS
         return bool(min(black.sum(), white.sum()) >= 3)
+    from scipy.ndimage import maximum_filter
+
     edges = (scaled > _CLEAR) & (scaled < 1 - _CLEAR)
     near = maximum_filter((scaled >= 1 - _CLEAR).astype(np.uint8), 5) > 0
     return bool(middle.sum() >= 2 and (edges & near).sum() >= _AT_EDGES * edges.sum())
