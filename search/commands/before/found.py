@@ -26,7 +26,7 @@ _ENDINGS = {".pth", ".pt", ".ckpt", ".bin", ".safetensors"}
 _DEEPEST, _MOST = 4, 5000
 #: What the names of files say. A medical name may hold a general one, as in `medsam_vit_b`, so it is looked for first.
 _MEDICAL = re.compile(r"med|adapt|fine.?tun|clinic|polyp|lesion", re.IGNORECASE)
-_GENERAL = re.compile(r"(^|[^a-z])sam|general|base|pretrain|original", re.IGNORECASE)
+_GENERAL = re.compile(r"(^|[^a-z])(sam|general|base|pretrain|original)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from medcore.data.readers import list_folder
 from results.plots.panels import NothingToDraw
 from results.plots.samples import Shown, sample_picture
 from search.commands.before.survey import survey
+from tests.support.volume_files import dicom_folder, nifti_folder, npz_folder
 
 SIZE = 32
 
@@ -87,6 +89,21 @@ def test_values_of_files_that_are_cut_at_half_are_no_labels(tmp_path: Path) -> N
     (data / "masks" / "a.png").unlink()
     found = survey(data, list_folder(data), {}, ReadingRules(), SIZE)
     assert found.values == ["lossy, cut at half"] and found.usable == {"a"}
+
+
+@pytest.mark.parametrize("write", [npz_folder, nifti_folder, dicom_folder])
+def test_scans_are_read_slice_by_slice(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    data = write(tmp_path / "scans")
+    listing = list_folder(data)
+    names = [sample.name for sample in listing.samples]
+    found = survey(data, listing, {"train": names[:8], "val": names[8:]}, ReadingRules(windows="abdomen"), SIZE)
+    # four volumes of four slices, the first of which has no object
+    assert (found.listed, len(found.usable), found.objects) == (16, 12, 12)
+    assert found.parts == {"train": 6, "val": 6} and found.spaced
+    assert found.values == ["0", "255" if write is dicom_folder else "1"]  # DICOM's masks are pictures
+    assert found.sizes == {(20, 24): 16} and len(found.shown) == 3
+    (entry,) = found.skipped
+    assert entry.reason.startswith("mask without foreground: 4 slices of 4 volumes")
 
 
 def test_the_picture_has_an_outline_and_a_box(tmp_path: Path) -> None:
