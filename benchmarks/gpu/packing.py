@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import torch
+
 from benchmarks.gpu.inputs import config_of, write_inputs
 from medcore.errors import MedcoreError
 from medcore.models.spec import Architecture
@@ -63,7 +65,7 @@ def packings(
             finalists=0.0,
             warm_starts={"dense": False, "knapsack": [], "uniform": []},
             concurrency=number,
-            gpus_per_trial=1 / number,
+            gpus_per_trial=1 / number if torch.cuda.is_available() else 0,
             memory_per_trial=None,
         )
         search(config)

@@ -1,7 +1,7 @@
 """Which starting points pruning can reach, and how the trials of a search divide up. It needs no torch.
 
 A starting point out of reach is skipped with a note if it is one of the defaults. It is an error if the user wrote it,
-because nothing else in the study would do what he asked for.
+because the search would then ignore what the user asked for.
 """
 
 from __future__ import annotations
