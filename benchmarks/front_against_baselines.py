@@ -22,7 +22,9 @@ from benchmarks.comparison_picture import comparison_png
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import evaluate, summarise
+from results.plots.panels import origin_kind
 from results.stats.intervals import macro_interval
+from results.stats.labels import NOT_RECOVERED, short_title, title
 from results.store.study_info import read_study_info
 from results.store.trial_row import row_of
 from results.store.trials import read_study
@@ -79,11 +81,9 @@ def differences(searched: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, flo
 def chosen_member(trials: pd.DataFrame, fraction: float, cost: str) -> pd.Series[Any] | None:
     """The sampler's own trial with the best Boundary F1 on the search images within the fraction (to half a group).
 
-    None if the sampler has none that is so cheap.
+    Starts made by hand, knapsack budgets among them, are not searched. None if the sampler has none that is so cheap.
     """
-    own = trials[
-        (trials["status"] == "done") & ~trials["origin"].str.startswith(("dense", "uniform", "rule", "repeat"))
-    ]
+    own = trials[(trials["status"] == "done") & (trials["origin"].map(origin_kind) == "sampled")]
     within = own[own[f"{cost}_fraction"] <= fraction + 0.001]
     return None if within.empty else within.loc[within["boundary_f1"].idxmax()]
 
@@ -99,10 +99,11 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
     adapted = adapted_model(config.model)
     images = load_split(config.datasets, config.data.report_split, adapted.arch.img_size)
     shared = prepare(trial_settings(config), study_jobs(config), images)
-    study, cost = config.folder, config.search.cost
+    # uniform and the rule's budgets meet shares of a counted figure also where the study's cost is measured time
+    study, cost = config.folder, config.search.metric
     trials = read_study(study)
     report = Report(shared)
-    report.add("dense", "unpruned", adapted)
+    report.add(NOT_RECOVERED, "unpruned", adapted)
     budgets = config.search.warm_starts
     for fraction in sorted({*budgets.uniform, *budgets.rule}, reverse=True):
         member = chosen_member(trials, fraction, cost)
@@ -155,20 +156,20 @@ def write(rows: list[dict[str, Any]], differences: list[dict[str, Any]], out: Pa
     table.to_csv(out / "comparison.csv", index=False, float_format="%.5g")
     pd.DataFrame(differences).to_csv(out / "differences.csv", index=False, float_format="%.5g")
     lines = [
-        f"| model ({study}, report images) | FLOPs left, paper's count | FLOPs left | Dice "
+        f"| model ({study}, report images) | {title('flops_fraction')} | {short_title('flops_paper_fraction')} | Dice "
         "| Boundary F1 (95 %) | HD95 (95 %) | NSD |",
         "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {row['model']} | {row['flops_paper_fraction']:.1%} | {row['flops_fraction']:.1%} | {row['dice']:.4f} "
+        f"| {row['model']} | {row['flops_fraction']:.1%} | {row['flops_paper_fraction']:.1%} | {row['dice']:.4f} "
         f"| {row['boundary_f1']:.4f} ({row['boundary_f1_lo']:.3f}–{row['boundary_f1_hi']:.3f}) "
         f"| {row['hd95']:.2f} ({row['hd95_lo']:.1f}–{row['hd95_hi']:.1f}) | {row['nsd']:.4f} |"
         for row in rows
     ]
     lines += [
         "",
-        f"A searched model is the one with the best Boundary F1 on the search images within that share of `{cost}`; "
-        "its trial and its own share are in brackets.",
+        f"A searched model is the one with the best Boundary F1 on the search images within that share of `{cost}` "
+        f"({title(f'{cost}_fraction')}); its trial and its own share are in brackets.",
         "",
         "Searched − baseline on the same images:",
         "",

@@ -30,6 +30,16 @@ def test_the_configured_cost_decides() -> None:
     assert chosen_member(TRIALS, 0.12, "flops_paper") is None
 
 
+def test_starts_made_by_hand_are_not_searched() -> None:
+    starts = ["knapsack 0.25", "uniform 0.5", "rule 0.5/0.7", "dense", "repeat of t0001", "magnitude 0.5"]
+    rows = [
+        {"trial_id": f"s{number}", "status": "done", "origin": origin, "flops_fraction": 0.2, "boundary_f1": 0.95}
+        for number, origin in enumerate(starts)
+    ]
+    member = chosen_member(pd.concat([TRIALS, pd.DataFrame(rows)], ignore_index=True), 0.5, "flops")
+    assert member is not None and member["trial_id"] == "t0002"
+
+
 def test_one_trial_for_two_fractions_is_seen() -> None:
     names = []
     for fraction in (0.5, 0.3):
@@ -62,7 +72,12 @@ def test_what_is_written(tmp_path: Path) -> None:
     pair = {"searched": "searched ≤ 0.5", "baseline": "uniform 0.5", **differences(frame(1, 0.05), frame(2, 0.0))}
     write(rows, [pair], tmp_path, "polyps", "flops")
     text = (tmp_path / "comparison.md").read_text()
-    assert "| searched ≤ 0.5 | uniform 0.5 | +0.0" in text and "share of `flops`" in text and "one seed" in text
+    assert (
+        "| searched ≤ 0.5 | uniform 0.5 | +0.0" in text
+        and "share of `flops` (FLOPs left)" in text
+        and "one seed" in text
+    )
+    assert text.startswith("| model (polyps, report images) | FLOPs left | by the paper's count | Dice |")
     kept = pd.read_csv(tmp_path / "differences.csv").iloc[0]
     assert kept["boundary_f1_lo"] == pytest.approx(pair["boundary_f1_lo"], rel=1e-3)
     assert (tmp_path / "comparison.png").stat().st_size > 1000
