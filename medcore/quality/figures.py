@@ -6,7 +6,7 @@ the queries.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -34,6 +34,7 @@ class Figure:
         unit: Such as `px`; of a share, what it is a share of.
         kind: How values are written.
         group: What the figure is about.
+        meaning: One sentence that explains the figure to a reader who does not know it. A plugin may leave it empty.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Figure:
     unit: str = field(default="", kw_only=True)
     kind: Kind = field(default="plain", kw_only=True)
     group: Group = field(default="trial", kw_only=True)
+    meaning: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         """Fill in what follows from other fields."""
@@ -100,24 +102,148 @@ def add(figure: F) -> F:
     return figure
 
 
-def _add_lower(group: Group, name: str, title: str, unit: str = "", kind: Kind = "plain") -> None:
-    add(Figure(name, title, lower_is_better=True, unit=unit, kind=kind, group=group))
+def _add_lower(
+    group: Group, name: str, title: str, unit: str = "", kind: Kind = "plain", *, short: str = "", meaning: str
+) -> None:
+    add(Figure(name, title, short=short, lower_is_better=True, unit=unit, kind=kind, group=group, meaning=meaning))
 
 
-_add_lower("cost", "flops", "Encoder FLOPs", "FLOPs", "count")
-_add_lower("cost", "flops_paper", "Encoder FLOPs, paper's count", "FLOPs", "count")
-_add_lower("cost", "flops_fraction", "FLOPs left", "of dense", "share")
-_add_lower("cost", "flops_paper_fraction", "FLOPs left, paper's count", "of dense", "share")
-_add_lower("cost", "encoder_params", "Encoder parameters", "", "count")
-_add_lower("cost", "encoder_params_fraction", "Encoder parameters left", "of dense", "share")
-_add_lower("leverage", "leverage_bd95", "Boundary leverage", "px per point of parameters")
-_add_lower("leverage", "leverage_reg", "Regional leverage", "logits per point of parameters")
-_add_lower("leverage", "leverage_displacement_p95", "Predicted boundary displacement", "px")
-_add_lower("time", "latency_ms", "Time of a whole call", "ms")
-_add_lower("time", "latency_ms_fraction", "Time of a whole call left", "of dense", "share")
-_add_lower("time", "encoder_ms", "Time of the encoder", "ms")
-_add_lower("time", "encoder_ms_fraction", "Time of the encoder left", "of dense", "share")
-_add_lower("time", "peak_mb", "Peak memory", "MB")
-_add_lower("trial", "seconds", "Time of the trial", "s")
-_add_lower("trial", "memory_mb", "Memory of the trial", "MB")
-_add_lower("trial", "gpu_memory_mb", "GPU memory of the trial", "MB")
+#: What FLOPs are left, as they run, comes first everywhere; the count of the MedCore paper follows under its own name.
+_add_lower(
+    "cost",
+    "flops_fraction",
+    "FLOPs left",
+    "of dense",
+    "share",
+    meaning="FLOPs of the pruned image encoder as they run, as a share of the dense encoder's: padded windows, "
+    "relative positions and the neck count.",
+)
+_add_lower(
+    "cost",
+    "flops_paper_fraction",
+    "FLOPs left by the paper's count",
+    "of dense",
+    "share",
+    short="by the paper's count",
+    meaning="The same share as the MedCore paper counts it: windows without padding, no relative positions, no neck.",
+)
+_add_lower(
+    "cost",
+    "encoder_params_fraction",
+    "Encoder parameters left",
+    "of dense",
+    "share",
+    short="parameters left",
+    meaning="Weights of the pruned image encoder as a share of the dense encoder's.",
+)
+_add_lower(
+    "cost",
+    "flops",
+    "Encoder FLOPs",
+    "FLOPs",
+    "count",
+    meaning="Floating-point operations of the image encoder for one image as they run; a multiply-add is two.",
+)
+_add_lower(
+    "cost",
+    "flops_paper",
+    "Encoder FLOPs by the paper's count",
+    "FLOPs",
+    "count",
+    meaning="The same as the MedCore paper counts them: windows without padding, no relative positions, no neck.",
+)
+_add_lower("cost", "encoder_params", "Encoder parameters", "", "count", meaning="Weights of the image encoder.")
+_add_lower(
+    "leverage",
+    "leverage_bd95",
+    "Boundary leverage",
+    "px per point of parameters",
+    meaning="How far the cut is predicted to move the boundary before recovery (95th percentile), for each percentage "
+    "point of encoder parameters that it removes.",
+)
+_add_lower(
+    "leverage",
+    "leverage_reg",
+    "Regional leverage",
+    "logits per point of parameters",
+    meaning="How much the cut changes the logits of the whole image before recovery, on average, for each percentage "
+    "point of encoder parameters that it removes.",
+)
+_add_lower(
+    "leverage",
+    "leverage_displacement_p95",
+    "Predicted boundary displacement",
+    "px",
+    meaning="95th percentile near the boundary of the change in logits divided by their slope: how far the cut is "
+    "predicted to move the boundary before recovery.",
+)
+_add_lower(
+    "time",
+    "latency_ms",
+    "Time of a whole call",
+    "ms",
+    short="call (ms)",
+    meaning="Median time from one image and one box to its mask: encoder, prompt encoder and mask decoder.",
+)
+_add_lower(
+    "time",
+    "latency_ms_fraction",
+    "Time of a whole call left",
+    "of dense",
+    "share",
+    short="time of a call left",
+    meaning="The same time as a share of the dense model's, which took turns with this one.",
+)
+_add_lower(
+    "time",
+    "encoder_ms",
+    "Time of the encoder",
+    "ms",
+    short="encoder (ms)",
+    meaning="Median time of the image encoder within a call.",
+)
+_add_lower(
+    "time",
+    "encoder_ms_fraction",
+    "Time of the encoder left",
+    "of dense",
+    "share",
+    short="time of the encoder left",
+    meaning="The same time as a share of the dense encoder's, which took turns with this one.",
+)
+_add_lower(
+    "time",
+    "peak_mb",
+    "Peak memory",
+    "MB",
+    short="peak memory (MB)",
+    meaning="Size of all tensors at the worst moment of a call, weights included.",
+)
+_add_lower("trial", "seconds", "Time of the trial", "s", meaning="Time of all phases of the trial on its worker.")
+_add_lower("trial", "memory_mb", "Memory of the trial", "MB", meaning="Largest resident memory of the trial's process.")
+_add_lower(
+    "trial",
+    "gpu_memory_mb",
+    "GPU memory of the trial",
+    "MB",
+    meaning="Largest memory that the trial's tensors took on the GPU.",
+)
+
+#: Words of tables and pictures that are no figures of a model, each with a sentence that explains it.
+TERMS: Mapping[str, str] = {
+    "Dense model": "The model before pruning. As it came it is called not recovered; trials are to be compared "
+    "with it after the same recovery, because further training alone changes its figures.",
+    "Pareto front": "The trials that no other trial beats in every objective.",
+    "Knee": "The member of the front nearest to the best value of every objective, each scaled to the front's range: "
+    "giving up more starts to cost more there.",
+    "Hypervolume": "Size of the space between the front and a fixed bad point, so a larger one is a better front.",
+    "Search images": "The images by which the search chose, so figures on them are somewhat too good.",
+    "Held-out images": "Images that took no part in scoring, training or search.",
+    "95 % interval": "Where the mean would lie in 95 of 100 repetitions; by a bootstrap over images unless a table "
+    "says that it is over seeds.",
+    "BLR95": "Boundary leverage ratio: how many times further a percentage point of parameters moves the boundary "
+    "(95th percentile) if it is taken from heads rather than from MLP channels. Above 1, heads are fragile.",
+    "RLR": "Regional leverage ratio: the same for the logits of the whole image instead of the boundary.",
+    "BSR": "Boundary specificity, BLR95 / RLR: above 1 heads matter more at the boundary than elsewhere.",
+    "Win rate": "Share of grid points at which the step that removes heads moves the boundary further.",
+}

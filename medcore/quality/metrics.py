@@ -17,7 +17,9 @@ It is then measured for every image, becomes a column of rows and tables, and ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -301,12 +303,30 @@ def _nsd_mm(pair: MaskPair, tolerance_mm: float = TOLERANCE_MM) -> float:
     return float((within_a + within_b) / (lengths_a.sum() + lengths_b.sum()))
 
 
-add(Metric("dice", "Dice", _dice, headline=True, always_shown=True, rank=3))
-add(Metric("iou", "IoU", _iou, rank=4))
-add(Metric("boundary_f1", "Boundary F1", _boundary_f1, short="BF1", headline=True, rank=1))
-add(Metric("hd95", "HD95", _hd95, lower_is_better=True, unit="px", headline=True, rank=2))
-add(Metric("assd", "ASSD", _assd, lower_is_better=True, unit="px", rank=6))
-add(Metric("nsd", "NSD", _nsd, rank=5))
-add(Metric("hd95_mm", "HD95 in mm", _hd95_mm, lower_is_better=True, unit="mm", needs_spacing=True, rank=7))
-add(Metric("assd_mm", "ASSD in mm", _assd_mm, lower_is_better=True, unit="mm", needs_spacing=True, rank=9))
-add(Metric("nsd_mm", "NSD at 2 mm", _nsd_mm, needs_spacing=True, rank=8))
+_MEANINGS = {
+    "dice": "Overlap of the predicted and the true mask: twice their common area divided by the sum of their areas.",
+    "iou": "Common area of both masks divided by the area that either covers.",
+    "boundary_f1": "Share of boundary pixels that lie within 2 pixels of the other mask's boundary, precision and "
+    "recall in one number.",
+    "hd95": "95th percentile of the distances between the two surfaces, the worse of both directions.",
+    "assd": "Average symmetric surface distance: the mean distance between the two surfaces.",
+    "nsd": "Normalised surface Dice: the share of both contours that lies within 2 pixels of the other.",
+    "hd95_mm": "HD95 in millimetres, where the pixel spacing is known.",
+    "assd_mm": "ASSD in millimetres, where the pixel spacing is known.",
+    "nsd_mm": "NSD with a tolerance of 2 millimetres, where the pixel spacing is known.",
+}
+
+
+def _add(name: str, title: str, function: Callable[[MaskPair], float], **fields: Any) -> None:
+    add(Metric(name, title, function, meaning=_MEANINGS[name], **fields))
+
+
+_add("dice", "Dice", _dice, headline=True, always_shown=True, rank=3)
+_add("iou", "IoU", _iou, rank=4)
+_add("boundary_f1", "Boundary F1", _boundary_f1, short="BF1", headline=True, rank=1)
+_add("hd95", "HD95", _hd95, lower_is_better=True, unit="px", headline=True, rank=2)
+_add("assd", "ASSD", _assd, lower_is_better=True, unit="px", rank=6)
+_add("nsd", "NSD", _nsd, rank=5)
+_add("hd95_mm", "HD95 in mm", _hd95_mm, lower_is_better=True, unit="mm", needs_spacing=True, rank=7)
+_add("assd_mm", "ASSD in mm", _assd_mm, lower_is_better=True, unit="mm", needs_spacing=True, rank=9)
+_add("nsd_mm", "NSD at 2 mm", _nsd_mm, needs_spacing=True, rank=8)

@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from medcore.quality.catalogue import headlines
+from medcore.quality.figures import TERMS
 from results.plots.pictures import BLUE, STYLE, VERMILION, save
 from results.stats.intervals import macro_interval
-from results.stats.labels import NOT_RECOVERED
+from results.stats.labels import NOT_RECOVERED, title
 from results.store.files import write_by_rename
 
 _PHASES = ("pruned", "recovered")
@@ -38,7 +39,8 @@ def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes:
         trials: One row a case.
         images: Metrics of every image of every case, with a column `phase`.
         out: Folder.
-        notes: Go to a file of their own; `dense` holds the unpruned model's metrics.
+        notes: Go to a file of their own; `dense` holds the unpruned model's metrics, `cost` the figure of whose dense
+            value `fraction` is a share.
 
     Returns:
         The files.
@@ -53,7 +55,7 @@ def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes:
     ]
     table = pd.DataFrame(rows)
     lines = [
-        f"| FLOPs left | phase | variant | Boundary F1 (95 %) | less {first} (95 %) | HD95 px (95 %) | Dice "
+        f"| {_left(notes)} | phase | variant | Boundary F1 (95 %) | less {first} (95 %) | HD95 px (95 %) | Dice "
         "| seeds (sd of BF1) |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -69,7 +71,12 @@ def write_criteria(trials: pd.DataFrame, images: pd.DataFrame, out: Path, notes:
         f"The {NOT_RECOVERED}: Boundary F1 {dense['boundary_f1']:.4f}, HD95 {dense['hd95']:.2f} px, "
         f"Dice {dense['dice']:.4f}.",
     ]
-    return [*_write(table, lines, out, notes), _criteria_picture(table, out / "picture.png")]
+    return [*_write(table, lines, out, notes), _criteria_picture(table, out / "picture.png", _left(notes))]
+
+
+def _left(notes: Mapping[str, Any]) -> str:
+    """Return the title of the share of the cost that cases keep."""
+    return title(f"{notes['cost']}_fraction")
 
 
 def _row(merged: pd.DataFrame, phase: str, fraction: float, variant: str, first: str) -> dict[str, Any]:
@@ -107,7 +114,7 @@ def write_displacement(trials: pd.DataFrame, images: pd.DataFrame, out: Path, no
         trials: One row a case.
         images: Predicted and measured displacement of every image of every case, and what metrics lose.
         out: Folder.
-        notes: Go to a file of their own.
+        notes: Go to a file of their own; `cost` is the figure of whose dense value `fraction` is a share.
 
     Returns:
         The files.
@@ -129,7 +136,7 @@ def write_displacement(trials: pd.DataFrame, images: pd.DataFrame, out: Path, no
     table = pd.DataFrame(rows)
     names = "measured displacement | loss of Boundary F1 | growth of HD95"
     lines = [
-        f"| FLOPs left | predicted px (median) | measured px (median) | images: {names} | models: {names} |",
+        f"| {_left(notes)} | predicted px (median) | measured px (median) | images: {names} | models: {names} |",
         "|---|---|---|" + "---|" * 6,
     ]
     lines += [
@@ -146,7 +153,7 @@ def write_displacement(trials: pd.DataFrame, images: pd.DataFrame, out: Path, no
         for outcome in _OUTCOMES
     )
     lines += ["", f"Over all models, 95 % by a bootstrap over images: {intervals}."]
-    return [*_write(table, lines, out, notes), _displacement_picture(merged, out / "picture.png")]
+    return [*_write(table, lines, out, notes), _displacement_picture(merged, out / "picture.png", _left(notes))]
 
 
 def _rank(frame: pd.DataFrame, outcome: str) -> float:
@@ -212,6 +219,7 @@ def write_leverage(
         f"of {row['grid_points']} |"
         for row in rows
     ]
+    lines += ["", *(f"- {term}: {TERMS[term]}" for term in ("BLR95", "RLR", "BSR", "Win rate"))]
     return _write(table, lines, out, notes)
 
 
@@ -242,7 +250,7 @@ def _write(table: pd.DataFrame, lines: Sequence[str], out: Path, notes: Mapping[
     return list(files)
 
 
-def _criteria_picture(table: pd.DataFrame, path: Path) -> Path:
+def _criteria_picture(table: pd.DataFrame, path: Path, left: str) -> Path:
     """Draw Boundary F1 with intervals.
 
     There is a panel for each share of FLOPs and a pair of marks for each variant.
@@ -260,7 +268,7 @@ def _criteria_picture(table: pd.DataFrame, path: Path) -> Path:
                 errors = [value - part["boundary_f1_lo"], part["boundary_f1_hi"] - value]
                 where = np.arange(len(names)) + shift
                 ax.errorbar(value, where, xerr=errors, fmt="o", ms=5, color=colour, lw=1.3, label=phase)
-            ax.set(title=f"{fraction:.0%} of the FLOPs left", xlabel="Boundary F1 — higher is better")
+            ax.set(title=f"{left}: {fraction:.0%}", xlabel="Boundary F1 — higher is better")
             ax.set_yticks(range(len(names)), names)
         axes[0].invert_yaxis()  # all panels share it
         axes[0].legend(loc="best")
@@ -268,10 +276,10 @@ def _criteria_picture(table: pd.DataFrame, path: Path) -> Path:
     return path
 
 
-def _displacement_picture(merged: pd.DataFrame, path: Path) -> Path:
+def _displacement_picture(merged: pd.DataFrame, path: Path, left: str) -> Path:
     """Draw predicted against measured displacement.
 
-    Each image of each model is a point, coloured by FLOPs left.
+    Each image of each model is a point, coloured by the share of the cost that is left.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 4.4), layout="constrained")
@@ -282,6 +290,6 @@ def _displacement_picture(merged: pd.DataFrame, path: Path) -> Path:
         ends = [0.05, float(max(merged[_PREDICTED].max(), merged[_MEASURED].max()))]
         ax.plot(ends, ends, color="black", lw=1, ls=(0, (4, 3)))
         ax.set(xscale="log", yscale="log", xlabel="Predicted displacement (px)", ylabel="Measured displacement (px)")
-        figure.colorbar(points, ax=ax, label="FLOPs left (%)")
+        figure.colorbar(points, ax=ax, label=f"{left} (%)")
         save(figure, path)
     return path

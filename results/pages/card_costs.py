@@ -18,12 +18,13 @@ def encoder_cost(spec: ModelSpec) -> str:
     """Return parameters and FLOPs next to the dense model's."""
     this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
     rows = []
-    for name in ("encoder_params", "flops", "flops_paper"):
+    for name in ("flops", "flops_paper", "encoder_params"):
         value, full = getattr(this, name), getattr(dense, name)
         rows.append((title(name), text(name, value), text(name, full), f"{value / full:.1%}"))
     return (
         table(("one image", "this model", "dense model", "left"), rows)
-        + "\n\nFLOPs are two for each multiply-add: what runs, padded windows included, and the MedCore paper's count."
+        + "\n\nFLOPs are two for each multiply-add. The first row counts what runs, padded windows included; the "
+        "second is the MedCore paper's count."
     )
 
 

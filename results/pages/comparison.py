@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from results.pages.markdown import plain, row
-from results.plots.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, save
+from results.plots.pictures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, STYLE, VERMILION, save
 from results.stats import labels
 from results.stats.compare import COST, Candidates, comparison_cells, comparison_note
 from results.stats.objectives import Objective
@@ -43,28 +43,28 @@ def write_comparison(studies: Sequence[Candidates], quality: Objective, table: p
     return files
 
 
-def _draw(studies: Sequence[Candidates], quality: Objective, png: Path, svg: Path) -> None:
-    """Draw all fronts in one panel; stars mark the knees."""
+def _draw(studies: Sequence[Candidates], quality: Objective, *paths: Path) -> None:
+    """Draw all fronts in one panel; rings mark the knees, as in the picture of a front."""
+    lower = quality.lower_is_better
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         ax = figure.subplots()
         colours = cycle((BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY))
         for study, colour in zip(studies, colours, strict=False):
             front = front_table(study.trials, study.objectives)
-            best = front.sort_values([COST, quality.name], ascending=[True, not quality.lower_is_better])
-            running = best[quality.name].cummin() if quality.lower_is_better else best[quality.name].cummax()
+            best = front.sort_values([COST, quality.name], ascending=[True, lower])
+            running = best[quality.name].cummin() if lower else best[quality.name].cummax()
             ax.step(100 * best[COST], running, where="post", color=colour, lw=1.6, label=study.name)
             ax.plot(100 * front[COST], front[quality.name], "o", color=colour, ms=4)
             if len(front):
                 middle = front.iloc[knee(objective_losses(front, study.objectives))]
-                ax.plot(100 * middle[COST], middle[quality.name], "*", color=colour, ms=13, mec="black", mew=0.6)
-        ax.set(xlabel="FLOPs left (% of dense)", ylabel=labels.arrow_title(quality.name), xscale="log")
+                ax.plot(100 * middle[COST], middle[quality.name], "o", mfc="none", mec=BLACK, ms=12, mew=1.1)
+        values = [value for study in studies for value in study.trials[quality.name]]
+        ax.set(xlabel=labels.axis(COST, 1, True)[1], ylabel=labels.axis(quality.name, values, lower)[1], xscale="log")
         for axis in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
             axis("{x:g}")
         ax.tick_params(axis="x", which="minor", labelsize=7)
-        ax.set_title("Points below a line are on the front by other objectives", fontsize=8, color=GREY, loc="left")
-        ax.legend(loc="best", title="★ knee")
-        save(figure, png)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        write_by_rename(svg, buffer.getvalue())
+        ax.set_title("Points off a line are on the front by other objectives", fontsize=8, color=GREY, loc="left")
+        ring = Line2D([], [], marker="o", ms=9, mfc="none", mec=BLACK, ls="", label="knee")
+        ax.legend(handles=[*ax.get_legend_handles_labels()[0], ring], loc="best")
+        save(figure, *paths)

@@ -1,4 +1,4 @@
-"""Write a front as CSV, Markdown and PNG."""
+"""Write a front as tables (CSV, Markdown) and pictures (PNG, SVG, an interactive page)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from medcore.quality.figures import FIGURES
 from results.pages import markdown
 from results.pages.markdown import plain
 from results.pages.noise import noise_sentences
-from results.plots.front import save_front_png
+from results.plots.front import save_front
 from results.stats.choices import schedule_summary
 from results.stats.columns import SEEDS
-from results.stats.labels import NOT_RECOVERED, title
+from results.stats.labels import NOT_RECOVERED, column_title, short_title, title
 from results.stats.objectives import names_of
 from results.stats.seed_noise import runs_in, seed_interval
 from results.store.files import write_by_rename
@@ -25,25 +25,16 @@ from results.store.front import Front
 from results.store.latency import timed_on
 from results.store.trial_row import TrialRow
 
-_TITLES = {
-    "flops_fraction": "FLOPs left",
-    "flops_paper_fraction": "by the paper's count",
-    "encoder_params_fraction": "parameters left",
-}
-_TIMES = {
-    "latency_ms": "call (ms)",
-    "latency_ms_fraction": "time of a call left",
-    "encoder_ms_fraction": "time of the encoder left",
-    "peak_mb": "peak memory (MB)",
-}
+#: Measured figures that a table has if a member was timed.
+_TIMES = ("latency_ms", "latency_ms_fraction", "encoder_ms_fraction", "peak_mb")
 
 
 def write_front(front: Front, trials: pd.DataFrame, out: Path) -> list[Path]:
-    """Write `front.csv`, `front.md` and `front.png`.
+    """Write `front.csv`, `front.md`, `front.html`, `front.png` and `front.svg`.
 
     Args:
         front: What is written.
-        trials: All trials of the study, for the picture.
+        trials: All trials of the study, for the pictures.
         out: Folder.
 
     Returns:
@@ -63,8 +54,8 @@ def write_front(front: Front, trials: pd.DataFrame, out: Path) -> list[Path]:
         lines += ["", f"Time and memory: one image and box a call, on {plain(device)}."]
     write_by_rename(out / "front.csv", front_numbers(front).to_csv(index=False, float_format="%.6g").encode())
     write_by_rename(out / "front.md", ("\n".join(lines) + "\n").encode())
-    save_front_png(trials, objectives, out / "front.png", title=f"Pareto front of {front.info.name}")
-    return [out / name for name in ("front.csv", "front.md", "front.png")]
+    pictures = save_front(trials, objectives, out, f"Pareto front of {front.info.name}")
+    return [out / "front.csv", out / "front.md", *pictures]
 
 
 def front_numbers(front: Front) -> pd.DataFrame:
@@ -90,9 +81,9 @@ def front_cells(front: Front) -> pd.DataFrame:
     The interval over images follows its figure, that over seeds has a column. Columns have the titles of a table.
     """
     table, families = front_numbers(front), _families(front)
-    titles = {name: _TITLES.get(name, title(name)) for name in cost_shares()}
-    titles |= {"trial": "trial", "origin": "origin"} | {name: f"{name} kept" for name in families} | _TIMES
-    titles |= {name: title(name) for name in front.quality} | {"chose": "chose"}
+    titles = {name: short_title(name) for name in (*cost_shares(), *_TIMES)}
+    titles |= {"trial": "trial", "origin": "origin"} | {name: f"{name} kept" for name in families}
+    titles |= {name: column_title(name) for name in front.quality} | {"chose": "chose"}
     if not table["chose"].any():
         del titles["chose"]
     repeated = [name for name in front.quality if f"{name}_seed_lo" in table]

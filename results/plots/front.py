@@ -22,7 +22,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from plotly.subplots import make_subplots
 
-from results.plots.marks import MARKS, Mark, hover_text
+from medcore.errors import printable
+from results.plots.marks import HOVER, MARKS, Mark, hover_text
 from results.plots.panels import Panel, groups, panels, subtitle
 from results.plots.parallel import parallel_figure
 from results.plots.pictures import BLACK, SKY, STYLE, save
@@ -34,6 +35,8 @@ from results.store.files import write_by_rename
 STEP_NAME = "front of the two axes"
 #: Intervals overlap where a front is crowded, so they stay behind the points that they belong to.
 _BAR = "rgba(0,0,0,0.3)"
+#: Points drawn and left out of a dashed line.
+_DASHES: Any = (0, (4, 3))
 #: Letters that fit above a panel of the PNG.
 _LINE = 64
 
@@ -41,9 +44,9 @@ _LINE = 64
 def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "Pareto front") -> go.Figure:
     """Draw the first objective against each other one as an interactive figure.
 
-    Dominated trials are faint, the front of all objectives is outlined, and a step line joins the front of a
-    panel's own two axes. With three objectives or more an outlined trial can lie off the line. A dashed line across
-    shows what the dense model reaches after the same recovery. Front members have error bars if
+    Dominated trials are faint, the front of all objectives is outlined, a ring marks its knee, and a step line joins
+    the front of a panel's own two axes. With three objectives or more an outlined trial can lie off the line. A dashed
+    line across shows what the dense model reaches after the same recovery. Front members have error bars if
     `results.stats.uncertainty.with_intervals` added their columns.
 
     Raises:
@@ -57,6 +60,7 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
             _trace(MARKS[kind], on, view, pick, hover[pick].tolist()) for kind, on, pick in groups(shown, view.front)
         ]
         traces += [] if view.dense_y is None else [_dense_trace(view, view.dense_y)]
+        traces += [] if view.knee is None else [_knee_trace(view, view.knee, _member(shown, view.knee))]
         for trace in traces:
             figure.add_trace(trace.update(showlegend=col == 1), row=1, col=col)
         figure.update_xaxes(title_text=html.escape(view.x_title), range=view.x_range, row=1, col=col)
@@ -67,7 +71,7 @@ def front_figure(df: pd.DataFrame, objectives: Sequence[Objective], title: str =
         height=560,
         margin={"t": 90, "b": 120, "l": 80, "r": 30},
         legend={"orientation": "h", "y": -0.2, "x": 0},
-        hoverlabel={"bgcolor": "white", "align": "left"},
+        hoverlabel=HOVER,
     )
     return figure
 
@@ -86,6 +90,16 @@ def front_divs(df: pd.DataFrame, objectives: Sequence[Objective], title: str = "
     )
 
 
+def save_front(
+    df: pd.DataFrame, objectives: Sequence[Objective], folder: Path, title: str = "Pareto front"
+) -> list[Path]:
+    """Write `front.html`, `front.png` and `front.svg`; return them."""
+    page, *pictures = (folder / f"front.{ending}" for ending in ("html", "png", "svg"))
+    save_front_html(df, objectives, page, title)
+    save_front_picture(df, objectives, *pictures, title=title)
+    return [page, *pictures]
+
+
 def save_front_html(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
     """Write one page of about 5 MB that opens without a network.
 
@@ -96,30 +110,46 @@ def save_front_html(df: pd.DataFrame, objectives: Sequence[Objective], path: Pat
     write_by_rename(path, page.encode())
 
 
-def save_front_png(df: pd.DataFrame, objectives: Sequence[Objective], path: Path, title: str = "Pareto front") -> None:
-    """Write the panels of `front_figure` as PNG for a paper or a README."""
+def save_front_picture(
+    df: pd.DataFrame, objectives: Sequence[Objective], *paths: Path, title: str = "Pareto front"
+) -> None:
+    """Write the panels of `front_figure` for a paper or a README, as PNG or SVG by the ending of each path."""
     shown, views = panels(df, objectives)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.8 + 4.6 * len(views), 4.4), layout=ConstrainedLayoutEngine(w_pad=0.12))
         axes = figure.subplots(1, len(views), squeeze=False)[0]
         for ax, view in zip(axes, views, strict=True):
-            where: Any = "post" if view.step_shape == "hv" else "pre"
-            ax.step(view.step_x, view.step_y, where=where, color=SKY, lw=1.6, zorder=2)
-            for kind, on, pick in groups(shown, view.front):
-                _scatter(ax, MARKS[kind], on, view.x[pick], view.y[pick])
-            _error_bars(ax, view)
-            if view.dense_y is not None:
-                ax.axhline(view.dense_y, color=BLACK, lw=1, ls=(0, (4, 3)), zorder=2)
-                # the dearer end has fewer points
-                place: Any = (view.x_range[1], view.dense_y)
-                ax.annotate(RECOVERED, place, (-24, 3), textcoords="offset points", fontsize=8, ha="right")
-            ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
+            _draw(ax, view, shown)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         words = textwrap.fill(subtitle(shown, views), _LINE * len(views))
         axes[0].set_title(words, loc="left", color="#555555", fontsize=9)
         handles = _legend([kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))])
         figure.legend(handles=handles, loc="outside lower left", ncols=1 + 2 * len(views))
-        save(figure, path)
+        save(figure, *paths)
+
+
+def _draw(ax: Axes, view: Panel, shown: pd.DataFrame) -> None:
+    """Draw one panel with matplotlib."""
+    where: Any = "post" if view.step_shape == "hv" else "pre"
+    ax.step(view.step_x, view.step_y, where=where, color=SKY, lw=1.6, zorder=2)
+    for kind, on, pick in groups(shown, view.front):
+        _scatter(ax, MARKS[kind], on, view.x[pick], view.y[pick])
+    _error_bars(ax, view)
+    if view.dense_y is not None:
+        ax.axhline(view.dense_y, color=BLACK, lw=1, ls=_DASHES, zorder=2)
+    if view.knee is not None:
+        at: Any = (view.x[view.knee], view.y[view.knee])
+        ax.plot(*at, "o", ms=15, mfc="none", mec=BLACK, mew=1.1, zorder=5)
+        across, up = view.knee_label
+        align: Any = {"ha": "right" if across < 0 else "left", "va": "bottom" if up > 0 else "top"}
+        shifted, words = (8 * across, 8 * up), _member(shown, view.knee)
+        ax.annotate(words, at, shifted, textcoords="offset points", fontsize=8, zorder=6, **align)
+    ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
+
+
+def _member(shown: pd.DataFrame, place: int) -> str:
+    """Return the words at the front's knee."""
+    return f"knee: {shown['trial_id'].iloc[place]}" if "trial_id" in shown else "knee"
 
 
 def _step_trace(view: Panel) -> go.Scatter:
@@ -144,6 +174,22 @@ def _dense_trace(view: Panel, height: float) -> go.Scatter:
         hoverinfo="skip",
         name=RECOVERED,
         legendgroup="recovered",
+    )
+
+
+def _knee_trace(view: Panel, place: int, words: str) -> go.Scatter:
+    across, up = view.knee_label
+    ring = {"symbol": "circle-open", "size": 20, "color": BLACK, "line": {"width": 1.5}}
+    return go.Scatter(
+        x=[view.x[place]],
+        y=[view.y[place]],
+        mode="markers+text",
+        marker=ring,
+        text=[html.escape(printable(words))],
+        textposition=f"{'top' if up > 0 else 'bottom'} {'left' if across < 0 else 'right'}",
+        hoverinfo="skip",
+        name="knee",
+        legendgroup="knee",
     )
 
 
@@ -217,13 +263,16 @@ def _legend(kinds: Sequence[str]) -> list[Line2D]:
             ms=0.6 * mark.size,
             mec="none",
             label=mark.title,
-            ls="",
+            # the level of the dense model is drawn across the panel
+            ls=_DASHES if kind == "dense" else "",
+            lw=1,
         )
-        for mark in (MARKS[kind] for kind in kinds)
+        for kind, mark in ((kind, MARKS[kind]) for kind in kinds)
     ]
     return [
         *handles,
         Line2D([], [], marker="o", ms=6.5, mfc="#BBBBBB", mec=BLACK, label="on the front", **points),
         Line2D([], [], marker="o", ms=5.5, mfc="#DDDDDD", mec="none", label="dominated", **points),
         Line2D([], [], color=SKY, lw=1.6, label=STEP_NAME),
+        Line2D([], [], marker="o", ms=9, mfc="none", mec=BLACK, label="knee", **points),
     ]

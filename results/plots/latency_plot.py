@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from results.plots.marks import HOVER
 from results.plots.pictures import BLACK, BLUE, VERMILION
+from results.stats import labels
 from results.stats.columns import DOUBT
 from results.store.latency import DEVICE
 
@@ -41,8 +43,8 @@ def latency_figure(trials: pd.DataFrame) -> go.Figure | None:
         height=480,
         margin={"t": 90, "b": 110, "l": 80, "r": 30},
         legend={"orientation": "h", "y": -0.22, "x": 0},
-        hoverlabel={"bgcolor": "white", "align": "left"},
-        xaxis={"title": "Encoder FLOPs left (% of dense)", "rangemode": "tozero"},
+        hoverlabel=HOVER,
+        xaxis={"title": f"{labels.title('flops_fraction')} (% of dense)", "rangemode": "tozero"},
         yaxis={"title": "Time left (% of dense)", "rangemode": "tozero"},
     )
     return figure
@@ -53,7 +55,7 @@ def _points(known: pd.DataFrame, name: str) -> go.Scatter:
     flops, times = (100 * known[f"{column}_fraction"].to_numpy(dtype=np.float64) for column in ("flops", name))
     texts = [
         f"trial {html.escape(str(row['trial_id']))}<br>{title}: {row[name]:.4g} ms, {time:.1f} %"
-        + f"<br>FLOPs: {share:.1f} %"
+        + f"<br>{labels.title('flops_fraction')}: {share:.1f} %"
         + (f"<br>doubtful: {html.escape(str(row[DOUBT]))}" if pd.notna(row.get(DOUBT)) else "")
         for (_, row), time, share in zip(known.iterrows(), times, flops, strict=True)
     ]

@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 
 from medcore.errors import printable
-from medcore.quality.catalogue import figures
 from results.plots.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
 from results.stats import labels
 from results.stats.objectives import Objective, names_of
-from results.stats.seed_noise import runs_in, seed_interval
+from results.stats.seed_noise import runs_in
 from results.store.files import is_finite
 
 
@@ -53,33 +52,53 @@ MARKS = {
     "knapsack": Mark("knapsack budgets", ORANGE, "hexagon", "h", size=10, faint=0.6),
     "uniform": Mark("uniform budgets", GREEN, "square", "s", size=9, faint=0.6),
     "rule": Mark("paper's rule", VERMILION, "diamond", "D", size=9, faint=0.6),
-    "dense": Mark("dense model, recovered", BLACK, "star", "*", size=15, faint=0.8),
+    "dense": Mark(labels.RECOVERED, BLACK, "star", "*", size=15, faint=0.8),
     "other": Mark("other start", PURPLE, "triangle-up", "^", size=10, faint=0.6),
 }
 
 
-def hover_text(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
-    """Describe a trial in HTML.
+#: Both counts of what is left of the FLOPs.
+_BOTH = ("flops_fraction", "flops_paper_fraction")
+#: Small and see-through, so that a label covers little.
+HOVER: dict[str, Any] = {"bgcolor": "rgba(255,255,255,0.9)", "align": "left", "font": {"size": 11}}
 
-    It has origin, number of runs, objectives, known figures (without those of single data sets) and budget.
+
+def hover_text(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
+    """Describe a trial in a few short lines of HTML, so that the label covers little of the picture.
+
+    It has origin, number of runs, both counts of what is left of the FLOPs, the other objectives with their intervals
+    over images, and the size of the budget.
     """
-    runs = "" if runs_in(row) == 1 else f", mean of {runs_in(row)} runs"
-    about = f"trial {row.get('trial_id', '?')} (number {row.get('number', '?')}, {row['origin']}{runs})"
-    lines = [f"<b>{html.escape(printable(about))}</b>"]
-    for name in dict.fromkeys([*names_of(objectives), *(figure.name for figure in figures())]):
-        value = row.get(name)
-        if is_finite(value):
-            lines.append(f"{html.escape(name)}: {labels.text(name, float(value))}{_interval(row, name)}")
+    about = [str(row.get("trial_id", "?")), str(row["origin"])]
+    about += [] if runs_in(row) == 1 else [f"mean of {runs_in(row)} runs"]
+    lines = [f"<b>{html.escape(printable(' · '.join(about)))}</b>", *_flops(row)]
+    lines += [
+        f"{html.escape(labels.title(name))}: {labels.text(name, float(row[name]))}{_interval(row, name)}"
+        for name in _others(row, objectives)
+    ]
     for family, kept in row.items():
-        if isinstance(kept, (list, tuple, np.ndarray)) and all(map(is_finite, kept)):  # budgets
-            counts = [str(int(count)) for count in kept]
-            lines.append(f"{html.escape(str(family))}:")
-            lines += ["  " + " ".join(counts[i : i + 12]) for i in range(0, len(counts), 12)]
+        if isinstance(kept, (list, tuple, np.ndarray)) and len(kept) and all(map(is_finite, kept)):  # budgets
+            few, many, whole = (int(count) for count in (min(kept), max(kept), sum(kept)))
+            lines.append(f"{html.escape(str(family))}: {whole} kept, {few} to {many} a block")
     return "<br>".join(lines)
+
+
+def _flops(row: pd.Series[Any]) -> list[str]:
+    """Return one line with both counts of what is left of the FLOPs; none if neither is known."""
+    known = [name for name in _BOTH if is_finite(row.get(name))]
+    heads = [labels.title(known[0]), *map(labels.short_title, known[1:])] if known else []
+    shares = [f"{head} {float(row[name]):.1%}" for head, name in zip(heads, known, strict=True)]
+    return [", ".join(shares)] if shares else []
+
+
+def _others(row: pd.Series[Any], objectives: Sequence[Objective]) -> list[str]:
+    """Return the objectives that the line on FLOPs does not state."""
+    names = names_of(objectives)
+    shares = {name: labels.share_of_dense(name) for name in names}
+    stated = {name for name, share in shares.items() if share in _BOTH and is_finite(row.get(share))}
+    return [name for name in names if name not in stated and is_finite(row.get(name))]
 
 
 def _interval(row: pd.Series[Any], name: str) -> str:
     low, high = (row.get(f"{name}_{end}", np.nan) for end in ("lo", "hi"))
-    images = f" (95 %: {low:.4g} to {high:.4g})" if np.isfinite(low) and np.isfinite(high) else ""
-    seeds = None if labels.is_cost(name) else seed_interval(row, name)
-    return images if seeds is None else f"{images} (95 % over seeds: {seeds[0]:.4g} to {seeds[1]:.4g})"
+    return f" (95 %: {low:.3g} to {high:.3g})" if np.isfinite(low) and np.isfinite(high) else ""

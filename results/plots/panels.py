@@ -12,10 +12,13 @@ from medcore.errors import MedcoreError
 from results.stats import labels
 from results.stats.columns import SEEDS
 from results.stats.objectives import Direction, Objective, names_of
-from results.stats.pareto import Bools, Floats, non_dominated, objective_losses, to_losses
+from results.stats.pareto import Bools, Floats, knee, non_dominated, objective_losses, to_losses
 
 #: Origins of trials, in the order of drawing. Only the first word of an origin ("uniform 0.5") counts.
 KINDS = ("sampled", "knapsack", "uniform", "rule", "dense", "other")
+
+#: Share of the view that a few words take across.
+_ROOM = 0.3
 
 
 class NothingToDraw(MedcoreError):
@@ -41,6 +44,8 @@ class Panel:
         y_range: The view.
         hidden: How many trials lie outside of the view.
         dense_y: Where the dense model after the same recovery lies up; None without such a trial, and for a cost.
+        knee: Place of the front's knee; None if there is a single objective, which has none.
+        ideal: Which way is better, −1 or 1 across and up.
     """
 
     x: Floats
@@ -57,6 +62,20 @@ class Panel:
     y_range: tuple[float, float]
     hidden: int
     dense_y: float | None = None
+    knee: int | None = None
+    ideal: tuple[int, int] = (-1, 1)
+
+    @property
+    def knee_label(self) -> tuple[int, int]:
+        """Return where the knee's words stand from it, −1 or 1 across and up: towards the ideal, where no trial is.
+
+        Across it is the other side if the view ends too soon.
+        """
+        across, up = self.ideal
+        start, end = self.x_range
+        place = 0.5 if self.knee is None else (float(self.x[self.knee]) - start) / (end - start)
+        room = place if across < 0 else 1 - place
+        return across if room > _ROOM else -across, up
 
 
 def origin_kind(origin: object) -> str:
@@ -86,8 +105,17 @@ def panels(df: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[pd.DataFr
     front = non_dominated(losses[finite])
     first, *others = objectives
     if not others:
-        first, others = Objective("number", Direction.MIN), [first]
-    return shown, [_panel(shown, front, first, other) for other in others]
+        return shown, [_panel(shown, front, Objective("number", Direction.MIN), first, None)]
+    middle = _knee(losses[finite], front)
+    return shown, [_panel(shown, front, first, other, middle) for other in others]
+
+
+def _knee(losses: Floats, front: Bools) -> int:
+    """Return the row that the rule `knee` takes of losses (N, K), whose front is marked."""
+    members = np.flatnonzero(front)
+    # the order of `front_table`, by which equal rows are told apart
+    members = members[np.lexsort(losses[members].T[::-1])]
+    return int(members[knee(losses[members])])
 
 
 def groups(shown: pd.DataFrame, front: Bools) -> list[tuple[str, bool, Bools]]:
@@ -113,8 +141,19 @@ def subtitle(shown: pd.DataFrame, views: Sequence[Panel]) -> str:
     )
 
 
-def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective) -> Panel:
-    pair = (first, other)
+def drawn(objective: Objective, shown: pd.DataFrame) -> Objective:
+    """Return what a picture draws for an objective.
+
+    For a cost it is its share of the dense model's if all trials have it; both order trials alike.
+    """
+    name = labels.share_of_dense(objective.name)
+    known = name in shown and bool(np.isfinite(pd.to_numeric(shown[name], errors="coerce")).all())
+    return Objective(name, objective.direction) if known else objective
+
+
+def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective, middle: int | None) -> Panel:
+    pair = (drawn(first, shown), drawn(other, shown))
+    first, other = pair
     raw = shown[names_of(pair)].to_numpy(dtype=np.float64)
     x_factor, x_title = labels.axis(first.name, raw[:, 0], first.lower_is_better)
     y_factor, y_title = labels.axis(other.name, raw[:, 1], other.lower_is_better)
@@ -141,6 +180,8 @@ def _panel(shown: pd.DataFrame, front: Bools, first: Objective, other: Objective
         y_range=y_range,
         hidden=int((~inside).sum()),
         dense_y=None if labels.is_cost(other.name) or not dense.any() else float(y[dense][0]),
+        knee=middle,
+        ideal=(-1 if first.lower_is_better else 1, -1 if other.lower_is_better else 1),
     )
 
 

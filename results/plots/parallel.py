@@ -15,8 +15,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.ticker import MaxNLocator
 
-from results.plots.marks import MARKS, Mark, hover_text
-from results.plots.panels import groups, origin_kind, panels, view_range
+from results.plots.marks import HOVER, MARKS, Mark, hover_text
+from results.plots.panels import drawn, groups, origin_kind, panels, view_range
 from results.stats import labels
 from results.stats.objectives import Objective
 from results.stats.pareto import Bools, Floats
@@ -58,7 +58,7 @@ def parallel_figure(df: pd.DataFrame, objectives: Sequence[Objective]) -> go.Fig
         height=480,
         margin={"t": 110, "b": 60, "l": 90, "r": 90},
         legend={"orientation": "h", "y": -0.08, "x": 0},
-        hoverlabel={"bgcolor": "white", "align": "left"},
+        hoverlabel=HOVER,
         hovermode="closest",
         xaxis={"visible": False, "range": [-0.15, len(objectives) - 0.85]},
         yaxis={"visible": False, "range": [-0.05, 1.05]},
@@ -68,6 +68,7 @@ def parallel_figure(df: pd.DataFrame, objectives: Sequence[Objective]) -> go.Fig
 
 def _axis(figure: go.Figure, place: int, goal: Objective, shown: pd.DataFrame, keep: Bools) -> Floats:
     """Draw an axis with its ticks; return where every trial meets it, (N,)."""
+    goal = drawn(goal, shown)
     raw = shown[goal.name].to_numpy(dtype=np.float64)
     factor, title = labels.axis(goal.name, raw, goal.lower_is_better)
     low, high = view_range(raw * factor, keep)

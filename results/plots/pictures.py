@@ -76,7 +76,7 @@ def budget_picture(front: pd.DataFrame, path: Path, info: StudyInfo) -> None:
             image = _draw_budget(ax, family, counts[family.name], info.widths[family.name])
         names = [_member_name(row) for _, row in rows.iterrows()]
         axes[0].set_yticks(range(len(names)), names, fontsize=7, family="monospace")
-        axes[0].set_ylabel("Trial and what is left of its FLOPs")
+        axes[0].set_ylabel("Trial and FLOPs left")
         figure.colorbar(image, ax=axes, label="Kept (%); × marks none", shrink=min(1.0, 0.5 + 2 / len(rows)), pad=0.02)
         save(figure, path)
 
@@ -122,15 +122,22 @@ def hypervolume_picture(
         save(figure, path)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG by rename.
+#: What a file must not name, so that equal pictures are equal files: matplotlib's version and the date.
+_UNNAMED: dict[str, dict[str, Any]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+}
 
-    The file does not name matplotlib's version, so equal pictures are equal files.
-    """
+
+def save(figure: Figure, *paths: Path) -> None:
+    """Write a figure by rename, as PNG or SVG by the ending of each path; equal pictures are equal files."""
     show_as_is(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_by_rename(path, buffer.getvalue())
+    for path in paths:
+        buffer = io.BytesIO()
+        # names of an SVG's parts are drawn by chance without a salt
+        with mpl.rc_context({"svg.hashsalt": "medcore"}):
+            figure.savefig(buffer, format=path.suffix[1:], metadata=_UNNAMED[path.suffix])
+        write_by_rename(path, buffer.getvalue())
 
 
 def show_as_is(figure: Figure) -> None:
@@ -159,7 +166,7 @@ def _draw_budget(ax: Axes, family: FamilyTitle, counts: npt.NDArray[np.float64],
 
 
 def _member_name(row: pd.Series[Any]) -> str:
-    """Return the start of the trial's id, and what is left of the FLOPs."""
+    """Return the start of the trial's id, and the FLOPs that are left."""
     for name in ("flops_fraction", "flops_paper_fraction", "flops"):
         if pd.notna(row.get(name)):
             cost = labels.text(name, float(row[name])).partition(" of")[0]

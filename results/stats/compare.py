@@ -80,10 +80,10 @@ def compare_fronts(studies: Sequence[Candidates], quality: Objective) -> pd.Data
 def comparison_cells(studies: Sequence[Candidates], quality: Objective, table: pd.DataFrame) -> list[list[str]]:
     """Return `compare_fronts` as text: a head, and for each share the best values and the differences."""
     names, first = [study.name for study in studies], studies[0].name
-    cells = [["FLOPs left", *names, *(f"{name} − {first}" for name in names[1:])]]
+    cells = [[labels.title(COST), *names, *(f"{name} − {first}" for name in names[1:])]]
     for share, rows in table.groupby("share", sort=True):
         by_study = {str(row["study"]): row for row in rows.to_dict("records")}
-        values = [labels.text(quality.name, by_study[name]["value"]) if name in by_study else "–" for name in names]
+        values = [_value(quality, by_study.get(name)) for name in names]
         cells.append([f"≤ {share:.0%}", *values, *(_difference(by_study.get(name)) for name in names[1:])])
     return cells
 
@@ -98,6 +98,12 @@ def comparison_note(quality: Objective, table: pd.DataFrame) -> str:
         else "No study has an image in common with the first, so there are no differences."
     )
     return f"{labels.title(quality.name)} of the best member of each front, on its search images. {paired}"
+
+
+def _value(quality: Objective, row: Mapping[Hashable, Any] | None) -> str:
+    if row is None:
+        return "–"
+    return f"{row['value']:.4f}" if abs(row["value"]) < 1 else labels.text(quality.name, row["value"])
 
 
 def _difference(row: Mapping[Hashable, Any] | None) -> str:

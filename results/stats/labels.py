@@ -48,6 +48,26 @@ def title(name: str) -> str:
     return FIGURES[name].title if name in FIGURES else name
 
 
+def short_title(name: str) -> str:
+    """Return the title of a known figure for narrow places; another name stands for itself."""
+    return FIGURES[name].short if name in FIGURES else name
+
+
+def column_title(name: str) -> str:
+    """Return the title of a figure with its unit, for the head of a column that holds bare numbers."""
+    unit = FIGURES[name].unit if name in FIGURES and FIGURES[name].kind == "plain" else ""
+    return f"{title(name)} ({unit})" if unit else title(name)
+
+
+def share_of_dense(name: str) -> str:
+    """Return the figure that gives a cost as a share of the dense model's; the name itself if there is none.
+
+    Pictures draw it, because tables state every cost as such a share.
+    """
+    share = f"{name}_fraction"
+    return share if is_cost(name) and share in FIGURES else name
+
+
 def arrow_title(name: str) -> str:
     """Return the title of a known figure with an arrow towards better."""
     return f"{FIGURES[name].title} {'↓' if FIGURES[name].lower_is_better else '↑'}"

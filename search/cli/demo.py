@@ -12,11 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from medcore.errors import MedcoreError
-from results.plots.front import save_front_png
+from results.stats.labels import NOT_RECOVERED, text, title
 from results.store.files import make_folder
 from results.store.study_info import read_study_info
 from results.store.trial_row import TrialRow
-from results.store.trials import checkpoint_file, read_study
+from results.store.trials import checkpoint_file
 from search.base.config import load_config
 from search.base.device import pin_threads
 from search.base.shell import program
@@ -25,6 +25,7 @@ from search.cli.tables import evaluation_table, front_table
 from search.cli.terminal import console, say
 from search.commands.export import ExportRequest, export
 from search.commands.front import front
+from search.commands.front import write as write_front
 from search.commands.search import search
 from search.export.held_out import already
 
@@ -44,14 +45,14 @@ def demo(folder: Path) -> None:
     console.rule("2. search")
     study = _search(folder)
     console.print(front_table(front(str(study))))
-    picture = folder / "front.png"
-    save_front_png(read_study(study), read_study_info(study).objectives, picture)
+    page = next(file for file in write_front(str(study), folder) if file.suffix == ".html")
     console.rule("3. the knee of the front, exported")
     out = folder / "knee.safetensors"
     row = export(ExportRequest(str(study), out))
-    say(f"trial {row.trial_id}, {100 * row.metrics['flops_paper_fraction']:.0f} % of the FLOPs -> {out}")
+    left = text("flops_fraction", row.metrics["flops_fraction"])
+    say(f"trial {row.trial_id}, {title('flops_fraction')}: {left} -> {out}")
     _show_held_out(study, row)
-    say(f"front picture: {picture}")
+    say(f"the front to look at: {page} (front.png and front.svg for a paper)")
     _show_next_steps(study)
 
 
@@ -78,7 +79,7 @@ def _show_held_out(study: Path, row: TrialRow) -> None:
     if found is not None and found.dense is not None:
         say(f"on {found.model.images} images that the search did not use, as the export measured them:")
         dense = {**read_study_info(study).dense, **found.dense.metrics}
-        console.print(evaluation_table({"dense": dense, "exported": {**row.metrics, **found.model.metrics}}))
+        console.print(evaluation_table({NOT_RECOVERED: dense, "exported": {**row.metrics, **found.model.metrics}}))
 
 
 def _show_next_steps(study: Path) -> None:

@@ -123,7 +123,7 @@ def evaluate(
 def cost(
     model: Annotated[str, typer.Argument(help="vit_b, a JSON file or a checkpoint")], as_json: Json = False
 ) -> None:
-    """Encoder parameters and both FLOPs figures."""
+    """Both FLOPs figures and the encoder's parameters."""
     from search.commands.cost import cost as run
 
     result = run(model)
@@ -131,8 +131,8 @@ def cost(
     def lines() -> Text:
         return Text(
             f"{model}: {result['encoder_params'] / 1e6:.2f} M encoder parameters\n"
-            f"flops        {result['flops'] / 1e9:.2f} G  (what runs: padded windows, relative positions, neck)\n"
-            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (the paper's count: unpadded windows, no neck)"
+            f"flops        {result['flops'] / 1e9:.2f} G  (FLOPs: padded windows, relative positions, neck included)\n"
+            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (FLOPs by the paper's count: unpadded windows, no neck)"
         )
 
     print_result(result, as_json, lines)

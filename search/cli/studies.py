@@ -83,7 +83,7 @@ def _given_tracking(config: Path, settings: Config, tracking_uri: str | None) ->
 def front(
     study: Study,
     as_json: Json = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for front.csv, front.md and front.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for front.csv, .md, .html, .png and .svg.")] = None,
 ) -> None:
     """The Pareto front of a study, with its hypervolume."""
     from search.cli.tables import front_view
@@ -119,7 +119,9 @@ def compare(
 def report(
     study: Study,
     out: Annotated[Path, typer.Option(help="HTML file to write; it needs no network.")],
-    images: Annotated[int, typer.Option(min=1, max=40, help="Rows of a contact sheet.")] = 12,
+    images: Annotated[
+        int, typer.Option(min=0, max=40, help="Rows of a contact sheet; 0: no picture of a patient in the file.")
+    ] = 12,
     select: Annotated[
         list[str] | None, typer.Option(help="Rule for a model to look at, the chosen one first; may be repeated.")
     ] = None,
@@ -192,6 +194,7 @@ def export(
 
     Check the written file before it appears. With --select front, write every member of the front.
     """
+    from results.stats.labels import text, title
     from search.cli.tables import exported_table
     from search.commands.export import FRONT, TABLE, ExportRequest, export_front
     from search.commands.export import export as write
@@ -222,5 +225,6 @@ def export(
             raise typer.Exit(1)
         return
     row = write(request, say)
-    say(f"trial {row.trial_id} ({row.origin}): {100 * row.metrics['flops_fraction']:.1f} % of the FLOPs")
+    left = row.metrics["flops_fraction"]
+    say(f"trial {row.trial_id} ({row.origin}): {title('flops_fraction')}: {text('flops_fraction', left)}")
     say(f"wrote {out}")  # one parameter per option, as typer wants them

@@ -13,14 +13,14 @@ from rich.text import Text
 
 from medcore.errors import printable
 from medcore.quality.catalogue import latency_names, metrics
-from medcore.quality.figures import FIGURES
+from medcore.quality.figures import FIGURES, TERMS
 from medcore.quality.time_table import SiteTimes, TimeTable
 from results.pages.file_size import bytes_text
 from results.pages.noise import noise_sentences
 from results.stats.choices import schedule_summary, schedules_differ
 from results.stats.columns import DOUBT
 from results.stats.compare import Candidates, comparison_cells, comparison_note
-from results.stats.labels import text, title
+from results.stats.labels import column_title, text, title
 from results.stats.objectives import Objective
 from results.store.front import Front
 from results.store.latency import Record, dense_columns, figures, suffix, timed_on
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 _ABSENT = "–"
 #: What follows a time that is no fact.
 _DOUBTED = " ?"
-_COSTS = ("encoder_params", "flops", "flops_fraction", "flops_paper", "flops_paper_fraction")
+#: What is left of the FLOPs as they run comes first, the paper's count second.
+_COSTS = ("flops_fraction", "flops_paper_fraction", "flops", "flops_paper", "encoder_params")
 
 
 def exported_table(members: Sequence[Exported]) -> Table:
@@ -119,17 +120,19 @@ def front_table(front: Front) -> Table:
     table = Table(
         title=f"{printable(front.info.name)}: {len(front.members)} of {front.done} trials on the front "
         f"({front.not_done}), hypervolume {front.hypervolume:.4g}",
-        caption="FLOPs: left of the dense encoder's, as they run and by the paper's count; "
+        caption=f"{title('flops_fraction')}: of the dense encoder's, as they run and by the paper's count; "
         f"{', '.join(families)}: kept",
         box=SIMPLE_HEAD,
-        collapse_padding=True,
+        padding=0,  # all columns together just fit a terminal of 80
         pad_edge=False,
     )
     table.add_column("trial", no_wrap=True)
     table.add_column("origin", no_wrap=True)
     # the two FLOPs shares stand for every cost figure, which would be too wide here
-    for name in ("FLOPs", "paper", *families, *map(_title, front.quality)):
-        table.add_column(name, justify="right")
+    costs = (title("flops_fraction"), "paper's count")
+    for name in (*costs, *families, *(printable(column_title(metric)) for metric in front.quality)):
+        # a head may break between words, but not within one
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     for member in front.members:
         shares = [f"{front.info.share(family, member.budget[family]):.0%}" for family in families]
         cells = _cells(member.metrics, front.quality)
@@ -194,7 +197,7 @@ def times_table(front: Front) -> Table | None:
     doubts = [doubt if isinstance(doubt := record.get(DOUBT), str) else "" for record in front.records]
     caption = _caption(device, doubts)
     table = Table(title="time and memory, one image and box a call", caption=caption, box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("trial", "FLOPs", "call (ms)", "left", "encoder (ms)", "left", "peak (MB)"):
+    for name in ("trial", title("flops_fraction"), "call (ms)", "left", "encoder (ms)", "left", "peak (MB)"):
         table.add_column(name, justify="left" if name == "trial" else "right")
     dense = {**front.info.dense, "flops_fraction": 1.0}
     rows = [(printable(member.trial_id), member.metrics) for member in front.members]
@@ -215,11 +218,12 @@ def latency_table(records: Sequence[Record]) -> Table:
         title="time and memory: median (interquartile range), processor time, what is left of the dense model's",
         caption=_caption(str(records[0].setup), [record.doubt for record in records]),
         box=SIMPLE_HEAD,
-        collapse_padding=True,
+        padding=0,  # all columns together just fit a terminal of 80
         pad_edge=False,
     )
     table.add_column("model", overflow="fold")
-    for head in ("batch", "FLOPs", "call (ms)", "cpu", "left", "encoder (ms)", "left", "MB"):
+    left = title("flops_fraction").replace(" ", "\n")
+    for head in ("batch", left, "call (ms)", "cpu", "left", "encoder (ms)", "left", "MB"):
         table.add_column(head, justify="right", no_wrap=True)
     for record in records:
         row = figures(record.batch, record.model, record.dense)
@@ -237,7 +241,7 @@ def comparison_table(studies: Sequence[Candidates], quality: Objective, table: p
     """Show the best member of each study within shares of the FLOPs, and differences to the first study."""
     head, *rows = comparison_cells(studies, quality, table)
     view = Table(
-        title=f"{title(quality.name)} of the best model within a share of the FLOPs",
+        title=f"{title(quality.name)} of the best model within a share of the FLOPs left",
         caption=printable(comparison_note(quality, table)),
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -274,7 +278,7 @@ def leverage_table(result: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"{result['architecture']}, {result['allocator']} budgets, {result['images']} images: "
         f"{result['steps']} steps, {result['skipped_steps']} skipped",
-        caption="ratios: median of head steps over median of MLP steps; win rate: grid points where head steps lead",
+        caption="\n".join(f"{term}: {TERMS[term]}" for term in ("BLR95", "RLR", "BSR", "Win rate")),
     )
     for head in ("τ (px)", "BLR95", "RLR", "BSR", "win rate"):
         table.add_column(head, justify="right")
@@ -322,11 +326,6 @@ def _figures(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 def _costs(row: Mapping[str, Any]) -> list[str]:
     shares = (row.get(name) for name in ("flops_fraction", "flops_paper_fraction"))
     return [_ABSENT if share is None else f"{share:.1%}" for share in shares]
-
-
-def _title(name: str) -> str:
-    unit = FIGURES[name].unit if name in FIGURES else ""
-    return printable(f"{title(name)} ({unit})" if unit else title(name))
 
 
 def _cells(row: Mapping[str, Any], names: list[str]) -> list[str]:

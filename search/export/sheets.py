@@ -163,8 +163,9 @@ class Sheets:
 
 def _picture(member: Member, cases: Sequence[Case], rows: int, max_bytes: int) -> Picture:
     title = f"Trial {member.trial_id}: {', '.join(member.rules)}"
-    share, worst = member.row.figure("flops_fraction"), worst_by()
-    cost = "" if share is None else f"{labels.text('flops_fraction', share)} FLOPs. "
+    name, worst = "flops_fraction", worst_by()
+    share = member.row.figure(name)
+    cost = "" if share is None else f"{labels.title(name)}: {labels.text(name, share)}. "
     worse = sum(case.pruned_metrics[worst] > case.dense_metrics[worst] for case in cases)
     caption = f"{cost}{labels.title(worst)} is larger than the dense model's on {worse} of these {len(cases)} images."
     with tempfile.TemporaryDirectory(prefix="medcore-") as folder:

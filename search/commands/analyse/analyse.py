@@ -119,7 +119,7 @@ def analyse(
         inputs = gather(config, analysis.seeds, report)
         dense = _describe(config, analysis.kind, study, inputs)
         release_memory()
-        notes["dense"] = {name: dense[name] for name in headlines()}
+        notes |= {"cost": config.search.metric, "dense": {name: dense[name] for name in headlines()}}
         execution = Execution(
             job_resources(config), concurrency=config.search.concurrency, ray_address=ray_address, ready=ready
         )

@@ -164,7 +164,7 @@ class StudyFiles:
         self._deadline = deadline
 
     def send_front(self, runs: StudyRuns, objectives: Sequence[Objective], title: str) -> None:
-        """Send picture and table of the front, and the study's own files.
+        """Send pictures and table of the front, and the study's own files.
 
         Raises:
             MedcoreError: The server is away, or the study's files are corrupt.
@@ -175,9 +175,9 @@ class StudyFiles:
         with tempfile.TemporaryDirectory() as folder:
             table = front_table(frame, objectives)
             if len(table):
-                from results.plots.front import save_front_html  # plotly would slow down `medcore front`
+                from results.plots.front import save_front  # plotly would slow down `medcore front`
 
-                save_front_html(frame, objectives, Path(folder) / "front.html", title)
+                save_front(frame, objectives, Path(folder), title)
                 table.to_csv(Path(folder) / "front.csv", index=False)
             self._upload(runs, Path(folder))
         self.send(runs, STUDY_FILES)

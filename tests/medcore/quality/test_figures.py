@@ -11,7 +11,7 @@ import pytest
 
 from medcore.errors import MedcoreError
 from medcore.quality import catalogue
-from medcore.quality.figures import FIGURES, Figure, Metric, add
+from medcore.quality.figures import FIGURES, TERMS, Figure, Metric, add
 from tests.support.studies.study_files import environment
 
 #: A user's module; what is above the blank line is boilerplate.
@@ -78,8 +78,23 @@ def test_lists_are_derived_in_a_fixed_order() -> None:
     assert catalogue.shown() == [*["boundary_f1", "dice", "iou", "nsd", "nsd_mm", "hd95", "assd", "hd95_mm", "assd_mm"]]
     assert catalogue.cost_shares() == ["flops_fraction", "flops_paper_fraction", "encoder_params_fraction"]
     names = [figure.name for figure in catalogue.figures()]
-    assert names[0] == "flops" and names[6:15] == catalogue.shown() and names[-1] == "gpu_memory_mb"
+    assert (
+        names[:2] == ["flops_fraction", "flops_paper_fraction"]
+        and names[6:15] == catalogue.shown()
+        and names[-1] == "gpu_memory_mb"
+    )
     assert len(names) == len(set(names)) == len(FIGURES.names())
+
+
+def test_every_figure_of_medcore_is_explained_in_one_sentence() -> None:
+    metrics = "medcore.quality.metrics"  # others are of plugins
+    figures = catalogue.figures()
+    own = [each for each in figures if not isinstance(each, Metric) or each.function.__module__ == metrics]
+    sentences = {**{figure.name: figure.meaning for figure in own}, **TERMS}
+    assert all(not text[0].islower() and text.endswith(".") and "\n" not in text for text in sentences.values())
+    assert len({figure.meaning for figure in own}) == len(own) and {"BLR95", "RLR", "BSR"} <= {*TERMS}
+    titles = [figure.title for figure in catalogue.figures()]
+    assert titles[:2] == ["FLOPs left", "FLOPs left by the paper's count"]
 
 
 def test_worst_values() -> None:

@@ -40,15 +40,17 @@ def study(tmp_path: Path) -> Path:
 
 def test_files_hold_the_front_and_the_dense_model(study: Path, tmp_path: Path) -> None:
     files = fronts.write(str(study), tmp_path / "out")
-    assert [file.name for file in files] == ["front.csv", "front.md", "front.png"]
+    assert [file.name for file in files] == ["front.csv", "front.md", "front.html", "front.png", "front.svg"]
     table = pd.read_csv(files[0])
     assert table["trial"].fillna("").tolist() == ["t1", "t0", ""]
     assert table["heads"].tolist() == [0.75, 0.75, 1.0] and table["channels"].tolist() == [0.625, 0.625, 1.0]
     lines = files[1].read_text().splitlines()
     assert lines[3].startswith("| t0 | sampled | 50.0% | – | – | 75.0% | 62.5% | 0.8000 |")
     assert "2 of 3 trials are on the front, 0 failed." in lines[-1]
-    with Image.open(files[2]) as picture:
+    with Image.open(files[3]) as picture:
         assert picture.width > 500
+    head = "| trial | origin | FLOPs left | by the paper's count | parameters left | heads kept | channels kept |"
+    assert lines[0].startswith(head)
 
 
 def test_numbers_keep_every_digit(study: Path) -> None:

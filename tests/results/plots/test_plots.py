@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,13 +12,14 @@ import pytest
 from PIL import Image
 
 from medcore.errors import MedcoreError
-from results.plots.front import front_figure, save_front_html, save_front_png
+from results.plots.front import front_figure, save_front, save_front_html, save_front_picture
 from results.plots.panels import NothingToDraw, origin_kind, panels, view_range
 from results.plots.pictures import budget_picture
 from results.stats.objectives import Objective
 from results.stats.pareto import front_table
+from results.stats.select import choose
 from results.store.study_info import FamilyTitle, study_info
-from tests.support.studies.made_trials import BLOCKS, CHANNELS, HEADS, OBJECTIVES, is_picture, study
+from tests.support.studies.made_trials import BLOCKS, CHANNELS, DENSE_FLOPS, HEADS, OBJECTIVES, is_picture, study
 
 INFO = study_info(
     {
@@ -35,14 +37,46 @@ def test_panels_show_the_first_objective_against_each_other_in_axis_units() -> N
     shown, views = panels(df, OBJECTIVES)
     assert len(shown) == len(df) - 1 and len(views) == 2  # the failed trial is not drawn
     for view, name in zip(views, ("boundary_f1", "hd95"), strict=True):
-        np.testing.assert_allclose(view.x, shown["flops"] / 1e9)
+        np.testing.assert_allclose(view.x, 100 * shown["flops"] / DENSE_FLOPS)
         np.testing.assert_allclose(view.y, shown[name])
-        assert view.x_title == "Encoder FLOPs (GFLOPs) — lower is better"
+        assert view.x_title == "FLOPs left (% of dense) — lower is better"
         assert int(view.front.sum()) == len(front_table(df, OBJECTIVES))
         assert (np.diff(view.step_x) > 0).all()
     assert (np.diff(views[0].step_y) > 0).all() and (np.diff(views[1].step_y) < 0).all()
     assert views[0].y_title == "Boundary F1 — higher is better" and views[1].y_title == "HD95 (px) — lower is better"
     assert views[1].hidden == 1 and views[1].y_range[1] < 410  # the broken trial does not flatten the picture
+
+
+def test_an_axis_says_which_flops_it_counts() -> None:
+    df = study().assign(flops_paper=1.0)
+    by_paper = [Objective(name="flops_paper", direction="min"), OBJECTIVES[1]]
+    (view,) = panels(df, by_paper)[1]
+    assert view.x_title == "FLOPs left by the paper's count (% of dense) — lower is better"
+    # a table of an earlier version, or one with a gap, has no share for every trial
+    for gaps in (df.drop(columns="flops_fraction"), df.assign(flops_fraction=[None, *df["flops_fraction"][1:]])):
+        (view, _) = panels(gaps, OBJECTIVES)[1]
+        assert view.x_title == "Encoder FLOPs (GFLOPs) — lower is better"
+        np.testing.assert_allclose(view.x, gaps["flops"][:-1] / 1e9)
+    (view,) = panels(df.drop(columns="flops_paper_fraction"), by_paper)[1]
+    assert view.x_title.startswith("Encoder FLOPs by the paper's count (")
+
+
+def test_the_knee_is_that_of_the_rule() -> None:
+    df = study()
+    chosen = choose(df, OBJECTIVES, "knee")
+    shown, views = panels(df, OBJECTIVES)
+    assert all(view.knee is not None and shown["trial_id"][view.knee] == chosen["trial_id"] for view in views)
+    assert [view.knee_label[1] for view in views] == [1, -1]  # towards the better end of each axis
+    rings = [trace for trace in front_figure(df, OBJECTIVES).data if trace.name == "knee"]
+    assert [trace.text[0] for trace in rings] == [f"knee: {chosen['trial_id']}"] * 2
+    assert [(trace.x[0], trace.y[0]) for trace in rings] == [(view.x[view.knee], view.y[view.knee]) for view in views]
+    assert panels(df, OBJECTIVES[1:2])[1][0].knee is None  # one objective has a best trial and no knee
+
+
+def test_words_at_the_knee_stay_in_view() -> None:
+    view = panels(study(), OBJECTIVES)[1][0]
+    left, right = (dataclasses.replace(view, x=np.full(len(view.x), at)) for at in view.x_range)
+    assert left.knee_label[0] == 1 and right.knee_label[0] == -1
 
 
 def test_figure_marks_every_origin_and_front_membership() -> None:
@@ -57,7 +91,15 @@ def test_figure_marks_every_origin_and_front_membership() -> None:
     legend = [trace.name for trace in figure.data if trace.showlegend]
     assert len(legend) == len(set(legend))
     text = next(trace for trace in figure.data if trace.name.startswith("dense")).text[0]
-    assert df["trial_id"][0] in text and "flops: 972.1G FLOPs" in text and "heads:" in text and "hd95: " in text
+    row = df.iloc[0]
+    assert text.splitlines() == [text] and text.split("<br>") == [
+        f"<b>{row['trial_id']} · dense</b>",
+        "FLOPs left 100.0%, by the paper's count 100.0%",
+        f"Boundary F1: {row['boundary_f1']:.4g}",
+        f"HD95: {row['hd95']:.4g} px",
+        f"heads: {sum(row['heads'])} kept, {HEADS} to {HEADS} a block",
+        f"channels: {sum(row['channels'])} kept, {CHANNELS} to {CHANNELS} a block",
+    ]
     assert "A &amp; B" in figure.layout.title.text
 
 
@@ -85,9 +127,7 @@ def test_repeated_trials_are_said_to_be_means() -> None:
     figure = front_figure(df, OBJECTIVES)
     assert "repeated trials at their means" in figure.layout.title.text
     texts = [text for trace in figure.data for text in trace.text or ()]
-    marked = [text for text in texts if "mean of 3 runs" in text]
-    assert len(marked) == 2 and all("95 % over seeds: " in text for text in marked)
-    assert not any("over seeds" in text for text in texts if text not in marked)
+    assert sum("mean of 3 runs" in text for text in texts) == 2
 
 
 def test_page_needs_no_network_and_is_whole(tmp_path: Path) -> None:
@@ -104,12 +144,21 @@ def test_hover_escapes_markup() -> None:
 
 @pytest.mark.parametrize("objectives", [OBJECTIVES, OBJECTIVES[:2], OBJECTIVES[1:2]])
 def test_front_png(tmp_path: Path, objectives: list[Objective]) -> None:
-    save_front_png(study(), objectives, tmp_path / "front.png")
+    save_front_picture(study(), objectives, tmp_path / "front.png")
     assert is_picture(tmp_path / "front.png")
 
 
+def test_equal_fronts_are_equal_files(tmp_path: Path) -> None:
+    first, second = (save_front(study(20), OBJECTIVES, tmp_path / name, "A & B") for name in ("one", "two"))
+    assert [file.name for file in first] == ["front.html", "front.png", "front.svg"]
+    for one, other in zip(first[1:], second[1:], strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    words = first[2].read_text()
+    assert words.startswith("<?xml") and "<svg" in words and "<dc:date>" not in words
+
+
 def test_a_single_trial_without_origin_is_drawn(tmp_path: Path) -> None:
-    save_front_png(study(12).drop(columns="origin").head(1), OBJECTIVES, tmp_path / "front.png")
+    save_front_picture(study(12).drop(columns="origin").head(1), OBJECTIVES, tmp_path / "front.png")
     assert is_picture(tmp_path / "front.png")
 
 

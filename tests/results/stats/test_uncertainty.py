@@ -93,7 +93,7 @@ def test_parallel_coordinates_put_the_best_on_top() -> None:
     )  # (trials, objectives)
     assert len(heights) == len(trials) - 1
     low, high = panels(trials, OBJECTIVES)[1][0].x_range
-    assert heights[:, 0].max() == pytest.approx(1 - (trials["flops"].min() / 1e9 - low) / (high - low))
+    assert heights[:, 0].max() == pytest.approx(1 - (100 * trials["flops_fraction"].min() - low) / (high - low))
     assert heights.min() >= -0.03 and heights.max() <= 1.03
     fronts = [trace for trace in figure.data if "on the front" in trace.name]
     assert all(trace.text for trace in fronts) and not any(trace.text for trace in figure.data if trace not in fronts)

@@ -42,7 +42,7 @@ def test_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.Monke
     assert f"wrote {ODD}\n" in run("prune", config, "--out", odd)
     assert "[red]" in run("cost", ODD) and "[/c]" in run("cost", ODD)
     assert f"wrote {ODD}: 50.0 %" in run("predict", "m", "i", "--box", "0,0,1,1", "--out", odd)
-    assert f"t0001 ([x]): 50.0 % of the FLOPs\nwrote {ODD}\n" in run("export", "s", "--out", odd)
+    assert f"t0001 ([x]): FLOPs left: 50.0 % of dense\nwrote {ODD}\n" in run("export", "s", "--out", odd)
 
 
 def test_search_says_how_to_go_on_with_everything_that_was_given(

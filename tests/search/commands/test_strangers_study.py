@@ -82,7 +82,7 @@ def test_the_report_holds_no_script_of_a_row(study: Path, tmp_path: Path) -> Non
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
     assert not set(page) & {"\x1b", "\x07"}
     # plotly's data are JSON, in which our HTML of a point has its own tags only
-    hover = re.findall(r"trial t0000 \(number 0, .*?\)", page)
+    hover = re.findall(r"t0000 (?:·|\\u00b7) .*?kept", page)
     assert hover and all(r"\u0026lt;script" in each or "&lt;script" in each for each in hover)
 
 

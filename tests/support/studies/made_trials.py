@@ -37,6 +37,7 @@ def study(n: int = 60, seed: int = 0) -> pd.DataFrame:
                 "status": "done",
                 "origin": origin,
                 "flops": share * DENSE_FLOPS,
+                "flops_fraction": share,
                 "flops_paper_fraction": share,
                 "boundary_f1": quality,
                 "hd95": 4 + 45 * (0.92 - quality) * rng.uniform(0.8, 1.2),

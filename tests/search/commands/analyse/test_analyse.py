@@ -22,6 +22,7 @@ from tests.support.studies.study_files import write_tiny_study
 
 DENSE = {"boundary_f1": 0.5, "hd95": 9.0, "dice": 0.6}
 NOTES = {"command": "medcore analyse", "git": "abc", "machine": "m", "seeds": [0, 1], "dense": DENSE}
+NOTES |= {"cost": "flops_paper"}
 
 
 def frames(columns: tuple[str, ...], seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:

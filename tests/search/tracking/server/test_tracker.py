@@ -55,7 +55,8 @@ def test_one_run_a_trial_with_everything(tmp_path: Path) -> None:
     config = MlflowClient(uri).download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))
     assert Path(config).read_text() == (folder / "config.yaml").read_text().replace("me:secret@", "")
     files = {item.path for item in MlflowClient(uri).list_artifacts(parent.info.run_id)}
-    assert files == {"config.yaml", "front.csv", "front.html", "images.parquet", "study.json", "trials.parquet"}
+    fronts = {f"front.{ending}" for ending in ("csv", "html", "png", "svg")}
+    assert files == {"config.yaml", *fronts, "images.parquet", "study.json", "trials.parquet"}
     assert (folder / "mlartifacts").is_dir()
 
     moved = folder.rename(tmp_path / "its new place")
