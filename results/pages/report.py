@@ -15,10 +15,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medcore.errors import printable
-from medcore.quality.catalogue import cost_shares, figures, headlines
-from results.pages.front_files import front_cells
+from medcore.quality.catalogue import cost_shares, figures, headlines, latency_names
+from results.pages.compared import Compared, change_rows, change_sentences
+from results.pages.glossary import glossary, tips
 from results.pages.noise import noise_sentences, recovered_sentence, repeats_sentence
-from results.plots.front import front_divs
+from results.pages.other_systems import CAPTION, system_cells
+from results.pages.report_tables import common_choice, doubt_of, report_cells, time_cells
+from results.plots.front import front_divs, save_front_picture
 from results.plots.latency_plot import latency_figure
 from results.plots.panels import NothingToDraw
 from results.plots.pictures import budget_picture, hypervolume_picture
@@ -29,6 +32,7 @@ from results.stats.pareto import front_table
 from results.stats.seed_noise import runs_in, seed_interval
 from results.store.files import write_by_rename
 from results.store.front import Front
+from results.store.held_out import candidates_sentence
 from results.store.latency import timed_on
 from results.store.trial_row import TrialRow
 
@@ -68,13 +72,13 @@ class Picture:
 class HeldOutRow:
     """A model on a held-out split.
 
-    `cells` has the mean with the 95 % interval by metric.
+    `cells` has the mean and its 95 % interval by the metric's title.
     """
 
     model: str
     split: str
     images: int
-    cells: Mapping[str, str]
+    cells: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,8 @@ class Report:
         notes: What is missing, and why.
         config: The study's configuration as text.
         held_out: What exported models, and the dense one, measured on held-out images.
+        compared: The chosen model next to others on held-out images.
+        images: Whether pictures of patients were wanted.
     """
 
     front: Front
@@ -108,6 +114,8 @@ class Report:
     notes: Sequence[str]
     config: str
     held_out: Sequence[HeldOutRow] = ()
+    compared: Sequence[Compared] = ()
+    images: bool = True
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -131,19 +139,31 @@ def write_report(report: Report, path: Path) -> None:
         families=" and ".join(_uncapitalised(family.title) for family in info.prunable()),
         goals=_goals(info.objectives),
         chosen=report.members[0],
-        answer=_answer(report),
+        headline=[(each.heading, change_sentences(each.loss, headlines())) for each in report.compared],
+        costs=_costs(report.members[0].row),
+        searched=_searched(report),
         dense=_dense(info.dense),
         repeats=repeats_sentence(report.front),
         recovered=recovered_sentence(report.front),
         noise=noise_sentences(report.front),
         failures=_failures(report.trials),
-        front=front_cells(report.front),
+        front=report_cells(report.front),
+        chose=common_choice(report.front),
         figures=front_divs(report.trials, info.objectives, f"Pareto front of {info.name}"),
+        front_picture=_front_picture(report),
+        time_rows=time_cells(report.front),
         times=_times(report.trials),
         timed_on=timed_on(report.front.members),
         pictures=_pictures(report),
-        changes=[_change(row) for row in report.loss.to_dict("records")],
+        changes=change_rows(report.loss),
+        held_out_changes=[(each, change_rows(each.loss)) for each in report.compared],
+        candidates_sentence=candidates_sentence,
         paired=bool(report.loss["lo"].notna().any()),
+        systems=system_cells(report.members[0].row, _own_quality(report)),
+        systems_caption=CAPTION,
+        glossary=_glossary(report),
+        tips=tips(),
+        title=labels.title,
     )
     write_by_rename(path, html.encode())
 
@@ -151,6 +171,25 @@ def write_report(report: Report, path: Path) -> None:
 def _shown(value: Any) -> Any:
     """Return a value of the page; control codes out of files become escapes. HTML of ours stays as it is."""
     return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value, keep="\n")
+
+
+def _front_picture(report: Report) -> Picture | None:
+    """Draw the front for paper, on which the interactive figure would not fit."""
+    info = report.front.info
+    return _picture(
+        "front.png",
+        "Pareto front",
+        "",
+        lambda path: save_front_picture(report.trials, info.objectives, path, title=f"Pareto front of {info.name}"),
+    )
+
+
+def _glossary(report: Report) -> dict[str, str]:
+    """Return explanations of the words and figures that the page has."""
+    names = [*cost_shares(), *report.front.quality, *report.loss["metric"], *report.front.info.dense]
+    names += latency_names() if timed_on(report.front.members) else []
+    terms = ["Dense model", "Pareto front", "Knee", "Hypervolume", "Search images", "Held-out images", "95 % interval"]
+    return glossary(names, terms)
 
 
 def _times(trials: pd.DataFrame) -> str:
@@ -165,27 +204,33 @@ def _times(trials: pd.DataFrame) -> str:
 
 
 def _goals(objectives: Sequence[Objective]) -> str:
-    words = [f"{labels.title(goal.name)} {'down' if goal.lower_is_better else 'up'}" for goal in objectives]
-    return ", ".join(words)
+    names = {goal: labels.title(labels.share_of_dense(goal.name)) for goal in objectives}
+    return ", ".join(f"{name} {'down' if goal.lower_is_better else 'up'}" for goal, name in names.items())
 
 
-def _answer(report: Report) -> list[str]:
-    """Describe the chosen model by its costs, by what it keeps and loses, and by its spread over seeds."""
-    row = report.members[0].row
-    lines = [
-        f"{labels.title(name)}: {labels.text(name, value)}"
-        for name in (*cost_shares(), "latency_ms_fraction")
+def _costs(row: TrialRow) -> list[str]:
+    """Return what is left of the chosen model's costs, one sentence a figure; a time in doubt is no fact."""
+    time = "latency_ms_fraction"
+    return [
+        f"{labels.title(name)}: "
+        + (f"not known, because {doubt}" if name == time and (doubt := doubt_of(row)) else labels.text(name, value))
+        for name in (*cost_shares(), time)
         if (value := row.figure(name)) is not None
     ]
-    whole = report.loss[report.loss["dataset"] == ALL]
-    for change in whole[whole["metric"].isin(headlines())].to_dict("records"):
-        cells = _change(change)
-        sure = f" (95 %: {cells['interval']})" if cells["interval"] else ""
-        lines.append(
-            f"{cells['metric']}: {cells['chosen']} instead of {cells['dense']} of the dense model, not recovered, "
-            f"{cells['difference']}{sure}: {cells['verdict']}"
-        )
-    return lines + _over_seeds(row, report.front)
+
+
+def _searched(report: Report) -> list[str]:
+    """Return what the search images say of the chosen model: what it keeps and loses, and its spread over seeds."""
+    return change_sentences(report.loss, headlines()) + _over_seeds(report.members[0].row, report.front)
+
+
+def _own_quality(report: Report) -> str:
+    """Return the headline figures of the chosen model for the table of other systems, of held-out images if known."""
+    loss, images = (report.compared[0].loss, "held-out") if report.compared else (report.loss, "search")
+    whole = loss[(loss["dataset"] == ALL) & loss["metric"].isin(headlines())]
+    pairs = whole[["metric", "chosen"]].itertuples(index=False, name=None)
+    words = [f"{labels.title(name)} {labels.text(name, value)}" for name, value in pairs]
+    return f"{', '.join(words)} ({images} images)" if words else ""
 
 
 def _over_seeds(row: TrialRow, front: Front) -> list[str]:
@@ -198,42 +243,12 @@ def _over_seeds(row: TrialRow, front: Front) -> list[str]:
     ]
 
 
-def _change(row: Mapping[Any, Any]) -> dict[str, str]:
-    """Return a row of `quality_loss` as text with a verdict.
-
-    The verdict is a word, so that it does not depend on colour.
-    """
-    name, difference = str(row["metric"]), float(row["difference"])
-    # a difference is as fine as what it is between
-    digits = 4 if max(abs(row["dense"]), abs(row["chosen"])) < 1 else 2
-    lower = labels.lower_is_better(name)
-    interval = "" if np.isnan(row["lo"]) else f"{_signed(row['lo'], digits)} to {_signed(row['hi'], digits)}"
-    verdict = "worse" if (difference > 0) == lower else "better"
-    if not difference or (interval and row["lo"] <= 0 <= row["hi"]):
-        verdict = "no clear difference"
-    return {
-        "metric": labels.title(name),
-        "dataset": "all (macro mean)" if row["dataset"] == ALL else str(row["dataset"]),
-        "dense": f"{row['dense']:.{digits}f}",
-        "chosen": f"{row['chosen']:.{digits}f}",
-        "difference": _signed(difference, digits),
-        "interval": interval,
-        "verdict": verdict,
-    }
-
-
 def _uncapitalised(text: str) -> str:
     """Return the text with a small first letter.
 
     A text that begins with an abbreviation stays as it is.
     """
     return text if text[1:2].isupper() else text[:1].lower() + text[1:]
-
-
-def _signed(value: float, digits: int) -> str:
-    """Write a number with its sign, a true minus; zero has none."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def _dense(dense: Mapping[str, float | None]) -> dict[str, str]:

@@ -128,13 +128,17 @@ def held_out_rows(folder: Path) -> list[HeldOutRow]:
     for measured in known:
         images = read_measured_images(folder, measured)
         cells = {
-            title(name): f"{text(name, measured.metrics[name])} ({interval_text(images, name)})"
+            title(name): (text(name, measured.metrics[name]), _bracketed(interval_text(images, name, " to ")))
             for name in shown()
             if name in measured.metrics
         }
         name = NOT_RECOVERED if measured.trial_id is None else measured.name
         rows.append(HeldOutRow(name, measured.split, measured.images, cells))
     return rows
+
+
+def _bracketed(interval: str) -> str:
+    return f"({interval})" if interval else ""
 
 
 def _words(values: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ class Rendering:
         members: Members whose sheets are for the page.
         others: Members whose sheets become files.
         images: Metrics of every search image for the trials, which tell the worst images.
-        rows: Rows of a sheet.
+        rows: Rows of a sheet; without any, no sheet is drawn.
     """
 
     study: Path
@@ -53,12 +53,24 @@ class Rendered:
     notes: list[str] = field(default_factory=list)
 
 
+def _metrics_alone(config: Config, say: Callable[[str], None]) -> Rendered:
+    """Measure the dense model and draw nothing."""
+    try:
+        sheets = Sheets(config.model, config.datasets, autocast=config.recovery.autocast)
+        say(f"the dense model on {len(sheets)} search images")
+        return Rendered(dense_images=sheets.dense_images())
+    except MedcoreError as error:
+        return Rendered(notes=[f"No intervals of what is given up: {error}."])
+
+
 def render(config: Config, wanted: Rendering, say: Callable[[str], None]) -> Rendered:
     """Draw the contact sheets and measure the dense model.
 
     Leave a note where data or checkpoints are absent.
     """
     study, images, rows = wanted.study, wanted.images, wanted.rows
+    if not rows:
+        return _metrics_alone(config, say)
     if not any(checkpoint_file(study, member.row).is_file() for member in wanted.members):
         names = ", ".join(member.trial_id for member in wanted.members)
         why = ", because search.keep: front removed weights off the front" if removes_weights(study) else ""

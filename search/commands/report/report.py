@@ -9,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from medcore.errors import ConfigError, MedcoreError
+from results.pages.compared import Compared, compared_held_out
 from results.pages.report import HeldOutRow, Member, Report, write_report
 from results.stats.labels import is_cost
 from results.stats.loss import quality_loss
 from results.stats.objectives import names_of
 from results.stats.pareto import front_table
+from results.stats.seed_noise import recovered_dense
 from results.stats.select import choose
 from results.stats.uncertainty import with_intervals
 from results.store.files import make_folder, write_by_rename
@@ -45,6 +47,7 @@ class _Study:
         text: Text of that configuration.
         notes: What the report has to leave out for want of it.
         held_out: Measurements on held-out images.
+        compared: The chosen member next to others on held-out images.
     """
 
     info: StudyInfo
@@ -57,6 +60,7 @@ class _Study:
     text: str
     notes: list[str]
     held_out: list[HeldOutRow]
+    compared: list[Compared]
 
 
 def report(
@@ -75,7 +79,7 @@ def report(
     Args:
         study: Folder or `mlflow:<experiment>/<run>`.
         out: HTML file to write.
-        images: Rows of a contact sheet.
+        images: Rows of a contact sheet; 0 leaves out every picture of a patient.
         select: Rules (`results.stats.select`) for the members to look at, the chosen one first. The default is the
             knee, the cheapest, and the best by the first objective that is no cost.
         log: Whether to put the report and the sheets on the study's parent run in MLflow, if it has one.
@@ -92,6 +96,8 @@ def report(
     """
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; name the file to write")
+    if sheets is not None and not images:
+        raise ConfigError(f"--sheets {sheets}: contact sheets show patients, which --images 0 rules out; leave one out")
     make_folder(out.parent)
     with results_folder(study) as folder:
         # running models takes long, so everything that can fail comes before it
@@ -115,17 +121,19 @@ def _read(folder: Path, select: Sequence[str], *, others: bool) -> _Study:
     info, images = read_study_info(folder), read_images(folder)
     trials = with_intervals(read_study(folder), images, info.objectives)
     config, notes = _config(folder)
+    members = members_of(trials, info, select)
     return _Study(
         info=info,
         trials=trials,
         runs=read_runs(folder),
         images=images,
-        members=members_of(trials, info, select),
+        members=members,
         others=_front_members(trials, info) if others else [],
         config=config,
         text=(folder / "config.yaml").read_text() if config else "",
         notes=notes,
         held_out=held_out_rows(folder),
+        compared=compared_held_out(folder, members[0].row, recovered_dense(trials)),
     )
 
 
@@ -146,6 +154,8 @@ def _page(known: _Study, rendered: Rendered, call: Call, notes: list[str]) -> Re
         notes=notes,
         config=hide_login(known.text),
         held_out=known.held_out,
+        compared=known.compared,
+        images=call.images > 0,
     )
 
 
@@ -178,4 +188,5 @@ def _config(folder: Path) -> tuple[Config | None, list[str]]:
         recovery = {"autocast": values.get("recovery", {}).get("autocast", False)}
         return saved_config(values | {"recovery": recovery}, str(folder / "config.yaml"), "recovery"), []
     except MedcoreError as error:
-        return None, [f"Without the study's configuration there are no contact sheets: {error}."]
+        why = "Without the study's configuration there are neither contact sheets nor intervals of what is given up"
+        return None, [f"{why}: {error}."]

@@ -88,7 +88,7 @@ def test_json_has_them_as_numbers(study: Path) -> None:
 
 
 def test_files_of_the_front_have_a_column_for_seeds(study: Path, plain: Path, tmp_path: Path) -> None:
-    csv, markdown, _ = fronts.write(str(study), tmp_path / "out")
+    csv, markdown, *_ = fronts.write(str(study), tmp_path / "out")
     table = pd.read_csv(csv)
     assert table["origin"].tolist() == ["sampled", "dense", "dense model, not recovered"]
     assert table["seeds"].tolist()[:2] == [2, 2] and pd.isna(table["seeds"][2])
@@ -96,22 +96,23 @@ def test_files_of_the_front_have_a_column_for_seeds(study: Path, plain: Path, tm
     text = markdown.read_text()
     assert "| runs | Boundary F1, seeds 95 % |" in text and "| 2 | 0.5729 to 0.8271 |" in text
     assert all(sentence in text for sentence in (REPEATS, LEFT, DENSE))
-    csv, markdown, _ = fronts.write(str(plain), tmp_path / "plain")
+    csv, markdown, *_ = fronts.write(str(plain), tmp_path / "plain")
     assert not [name for name in pd.read_csv(csv) if "seed" in name] and "| runs |" not in markdown.read_text()
 
 
 def test_the_report_says_all_of_it(study: Path, plain: Path, tmp_path: Path) -> None:
     report(str(study), tmp_path / "report.html", select=["trial:t0002"])
     page = (tmp_path / "report.html").read_text()
-    assert "Searched were 7 trials (2 failed, 1 stopped early)" in page and page.count(REPEATS) == 2
+    assert "The search ran 7 trials (2 failed, 1 stopped early)" in page and page.count(REPEATS) == 2
     assert all(sentence in page for sentence in (LEFT, DENSE, "Boundary F1 0.03674 (4 degrees of freedom)"))
     assert "Boundary F1 over 2 seeds (95 %): 0.5729 to 0.8271" in page
     assert "The dense model, not recovered: the unpruned model on the search images" in page
-    assert "instead of 0.7800 of the dense model, not recovered" in page
+    assert "On the search images, next to the dense model, not recovered." in page and "instead of 0.7800, " in page
+    assert '<span class="interval">seeds: 0.5729 to 0.8271</span>' in page
     assert "<td>t0001</td>" not in page and "<td>t0006</td>" not in page
     assert "Time of all trials together</th><td>0.02 h" in page  # eight runs of ten seconds
     report(str(plain), tmp_path / "plain.html")
-    assert "seeds 95 %" not in (tmp_path / "plain.html").read_text()
+    assert "seeds: " not in (tmp_path / "plain.html").read_text()
 
 
 def test_a_model_that_was_pruned_before_is_named(study: Path) -> None:

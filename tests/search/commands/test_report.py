@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from medcore.data.load import load_image_set
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, MedcoreError
 from medcore.models.checkpoint import load, save
 from medcore.models.sam import build
 from medcore.quality.evaluate import evaluate, summarise
@@ -21,7 +21,8 @@ from results.stats.intervals import macro_interval
 from results.stats.loss import ALL, quality_loss
 from results.stats.pareto import front_table
 from results.stats.worst import worst_images
-from results.store.study_info import study_info
+from results.store.held_out import Measurement, write_measurement
+from results.store.study_info import read_study_info, study_info
 from results.store.trials import compact, read_study, write_images
 from search.base.config import load_config
 from search.commands.report.report import members_of, report
@@ -111,6 +112,37 @@ def test_models_run_again_on_the_search_images(real: Path, tmp_path: Path) -> No
     # the held-out part is looked at by an export alone, which counts the looks
     assert "medcore export" in page and "medcore evaluate" not in page
     assert "of_another_version" in page
+
+
+def test_held_out_figures_are_the_headline(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a picture of a patient would begin with the image at its own size
+    monkeypatch.setattr(Sheets, "_original", lambda *_: pytest.fail("an image was read to be shown"))
+    notes = report(str(real), tmp_path / "searched.html", images=0)
+    searched = (tmp_path / "searched.html").read_text()
+    assert notes == [] and "no held-out figures of it are" in searched and "held-out images (" not in searched
+    assert "Contact sheet" not in searched and "without pictures of patients" in searched
+    assert "paired image by image" in searched  # of metrics alone, which no picture needs
+    chosen = members_of(read_study(real), read_study_info(real), [])[0].row
+    own = {"finished": chosen.timing.finished, "fine_tuned": False, "images": 3, "measured": "2026", "git": "abc"}
+    try:
+        for trial_id, dice in ((None, 0.9), (chosen.trial_id, 0.7)):
+            images = pd.DataFrame({"dataset": "d", "name": ["a", "b", "c"], "dice": [dice, dice - 0.1, dice - 0.2]})
+            about = {"trial_id": trial_id, "checkpoint": str(trial_id), "split": "val/report", "data": "x"}
+            write_measurement(real, Measurement(metrics={"dice": dice - 0.1}, **own, **about), images)
+        report(str(real), tmp_path / "report.html", images=0)
+    finally:
+        shutil.rmtree(real / "held_out")
+    page = (tmp_path / "report.html").read_text()
+    answer = page[page.index('<div class="answer">') : page.index('<h2 id="data">')]
+    assert f"Trial {chosen.trial_id} on 3 held-out images (val/report), next to the dense model" in answer
+    assert "Dice: 0.6000 instead of 0.8000, −0.2000 (95 %: −0.2000 to −0.2000): worse" in answer
+    assert "On the search images" not in answer and "1 candidate of this study was measured on it." in answer
+
+
+def test_sheets_cannot_be_without_pictures(real: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--images 0"):
+        report(str(real), tmp_path / "report.html", images=0, sheets=tmp_path / "sheets")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_sheets_of_other_members_that_fail_cost_the_page_nothing(

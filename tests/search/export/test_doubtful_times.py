@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from medcore.errors import MedcoreError
 from medcore.quality.time_table import read_time_table
 from medcore.quality.timing import Conditions, Latency, Timing
+from results.pages.report_tables import time_cells
 from results.stats.select import choose
 from results.store.latency import add_latency
 from results.store.trials import read_study
@@ -62,6 +63,16 @@ def test_tables_mark_times_of_a_busy_machine(tmp_path: Path) -> None:
         assert lines_of["dense"][0].count(" ?") == 4
         assert any("? do not trust: the machine was busy" in line for line in times)
         assert "…" not in "".join(times) and not any(line.count("?") for line in shown(latency_table(records[:1])))
+
+
+def test_a_report_marks_times_of_a_busy_machine(tmp_path: Path) -> None:
+    study = write_timed_study(tmp_path / "s")
+    add_latency(study, [record("t0"), replace(record("t1", 20.0), conditions=BUSY)])
+    rows = {row["trial"]: row for row in time_cells(front(str(study)))}
+    marked = {trial: [head for head, cell in row.items() if cell.endswith(" ?")] for trial, row in rows.items()}
+    times = ["call (ms)", "time of a call left", "encoder (ms)", "time of the encoder left"]
+    assert marked == {"t0": [], "t1": [head for head in times if head in rows["t1"]], "": marked["t1"]}
+    assert len(marked["t1"]) >= 3 and rows["t1"]["call (ms)"] == "20 ?" and "peak memory (MB)" in rows["t1"]
 
 
 def test_json_says_why_times_are_in_doubt(tmp_path: Path) -> None:
