@@ -131,8 +131,8 @@ def cost(
     def lines() -> Text:
         return Text(
             f"{model}: {result['encoder_params'] / 1e6:.2f} M encoder parameters\n"
-            f"flops        {result['flops'] / 1e9:.2f} G  (FLOPs: padded windows, relative positions, neck included)\n"
-            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (FLOPs by the paper's count: unpadded windows, no neck)"
+            f"flops        {result['flops'] / 1e9:.2f} G  (as they run: padded windows, relative positions, neck)\n"
+            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (by the paper's count: unpadded windows, no neck)"
         )
 
     print_result(result, as_json, lines)
