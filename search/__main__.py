@@ -1,5 +1,5 @@
 """`python -m search` is `medcore`."""
 
-from search.cli.main import main
+from search.cli.start import main
 
 main()

@@ -1,5 +1,5 @@
 """Entry point of `python -m search.cli`."""
 
-from search.cli.main import main
+from search.cli.start import main
 
 main()

@@ -11,8 +11,7 @@ import typer
 from medcore.files import refuse_links
 from search.base.config import load_config
 from search.cli.options import ConfigPath, Fractions, Json, RayAddress
-from search.cli.progress import job_bars
-from search.cli.terminal import print_result, say
+from search.cli.terminal import LOADING, print_result, say, status
 
 
 def leverage(
@@ -22,6 +21,7 @@ def leverage(
     as_json: Json = False,
 ) -> None:
     """Boundary leverage over a grid of sparsities, head steps against MLP steps."""
+    status.doing(LOADING)
     from search.cli.tables import leverage_table
     from search.commands.analyse.leverage import leverage as run
 
@@ -29,8 +29,8 @@ def leverage(
     folder = out or settings.folder / "leverage"
     if out is None:
         refuse_links(settings.folder, folder.name)
-    with job_bars() as report:
-        result = run(settings, folder, report, images)
+    status.doing("reading checkpoints and images")
+    result = run(settings, folder, status.report, images)
     print_result(result, as_json, lambda: leverage_table(result))
     if not as_json:
         say(f"wrote {folder}/leverage.parquet, leverage.json and leverage.png")
@@ -50,13 +50,13 @@ def analyse(
 
     Criteria can be compared whole or by their parts. An interrupted analysis resumes by itself.
     """
+    status.doing(LOADING)
     from search.commands.analyse.analyse import Analysis
     from search.commands.analyse.analyse import analyse as run
 
     words = ["medcore", "analyse", kind, str(config), "--out", str(out), "--seeds", str(seeds)]
     words += ["--fractions", fractions.text] if fractions and fractions.text else []
     analysis = Analysis(kind, range(seeds), fractions.shares if fractions else (), shlex.join(words))
-    with job_bars() as report:
-        files = run(analysis, load_config(config), out, ray_address=ray_address, report=report, say=say)
+    files = run(analysis, load_config(config), out, ray_address=ray_address, status=status, say=say)
     for file in files:
         say(f"wrote {file}")

@@ -14,7 +14,8 @@ import typer
 
 from search.base.config import load_config
 from search.base.shell import option_words, program
-from search.cli.terminal import say
+from search.cli.terminal import LOADING, say
+from search.cli.terminal import status as shown
 
 cluster = typer.Typer(no_args_is_help=True, help="A search as a job of a running Ray cluster.")
 
@@ -45,6 +46,7 @@ def submit(
 
     The search runs there without this machine.
     """
+    shown.doing("sending the search to the cluster")
     from search.commands.cluster import jobs
     from search.tracking.trackers import given_tracking
 
@@ -75,6 +77,7 @@ def status(
     job: Annotated[str | None, typer.Argument(help="Id of a job; default: all.")] = None, address: Address = _ADDRESS
 ) -> None:
     """State of one job, or of all."""
+    shown.doing("asking the cluster", logged=False)
     from search.commands.cluster import jobs
 
     listed = jobs.status(address, job)
@@ -93,18 +96,21 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Until the job ends; Ctrl-C leaves it running.")] = False,
 ) -> None:
     """What a job prints."""
+    shown.doing("asking the cluster", logged=False)
     from search.commands.cluster import jobs
 
     def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
 
+    shown.end()  # the job's text may hold control codes
     jobs.logs(address, job, follow, write)
 
 
 @cluster.command()
 def stop(job: JobId, address: Address = _ADDRESS) -> None:
     """Stop a job as Ctrl-C would; `submit --resume` resumes its study."""
+    shown.doing("asking the cluster", logged=False)
     from search.commands.cluster import jobs
 
     say(f"{job}: {'stopping' if jobs.stop(address, job) else 'has ended already'}")
@@ -119,9 +125,11 @@ def check(
 
     The checks cover versions, data, checkpoints, study folder, GPU memory and tracking.
     """
+    shown.doing(LOADING)
     from search.commands.search import check_nodes as run
     from search.tracking.trackers import given_tracking
 
     settings = load_config(config)
     given_tracking(config, settings.tracking, None)
+    shown.doing("checking the tracker and the nodes")
     say(f"{run(settings, ray_address)} nodes are ready")

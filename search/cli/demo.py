@@ -22,7 +22,7 @@ from search.base.device import pin_threads
 from search.base.shell import program
 from search.cli.demo_pair import make_pair
 from search.cli.tables import evaluation_table, front_table
-from search.cli.terminal import console, say
+from search.cli.terminal import console, say, show, status
 from search.commands.export import ExportRequest, export
 from search.commands.front import front
 from search.commands.front import write as write_front
@@ -40,20 +40,29 @@ def demo(folder: Path) -> None:
     make_folder(folder)
     folder = folder.resolve()
     pin_threads(1)  # on tensors this small a second thread costs more than it gains
-    console.rule("1. embedded data and a small model pair")
-    make_pair(folder, console)
-    console.rule("2. search")
+    _heading("1. embedded data and a small model pair")
+    status.doing("reading what is there", logged=False)
+    make_pair(folder, status.report)
+    _heading("2. search")
     study = _search(folder)
-    console.print(front_table(front(str(study))))
+    show(front_table(front(str(study))))
+    status.doing("drawing the front")
     page = next(file for file in write_front(str(study), folder) if file.suffix == ".html")
-    console.rule("3. the knee of the front, exported")
+    _heading("3. the knee of the front, exported")
+    status.doing("measuring on held-out images, writing and checking")
     out = folder / "knee.safetensors"
     row = export(ExportRequest(str(study), out))
+    status.end()
     left = text("flops_fraction", row.metrics["flops_fraction"])
     say(f"trial {row.trial_id}, {title('flops_fraction')}: {left} -> {out}")
     _show_held_out(study, row)
     say(f"the front to look at: {page} (front.png and front.svg for a paper)")
     _show_next_steps(study)
+
+
+def _heading(text: str) -> None:
+    status.end()
+    console.rule(text)
 
 
 def _search(folder: Path) -> Path:
@@ -62,7 +71,7 @@ def _search(folder: Path) -> Path:
     config = load_config(_CONFIGS / "demo.yaml")
     resume = (config.folder / "config.yaml").is_file()
     command = shlex.join([program("medcore"), "demo", "--folder", str(folder)])
-    outcome = search(config, resume=resume, command=command, say=say)
+    outcome = search(config, resume=resume, command=command, status=status, say=say)
     if not outcome.complete:
         raise MedcoreError(f"the demo's search did not finish; `{command}` resumes it")
     if outcome.is_empty:

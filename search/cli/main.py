@@ -14,7 +14,7 @@ import typer
 from medcore.errors import MedcoreError, brief, one_line, printable
 from search.cli import analyses, models, setup, studies
 from search.cli.cluster import cluster
-from search.cli.terminal import LineHandler
+from search.cli.terminal import LOADING, LineHandler, status
 from search.nodes.openmp import bound_spinning
 
 #: A mistake in the options of a command. typer has the class, but exports only its children.
@@ -34,11 +34,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     shows_version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Compress promptable medical segmentation models without losing the boundary."""
+    context.call_on_close(status.end)
 
 
 @app.command()
@@ -47,6 +49,7 @@ def demo(folder: Annotated[Path, typer.Option(help="Where the demo keeps its fil
 
     Train a pair, search, show the front, export, and compare.
     """
+    status.doing(LOADING)
     from search.cli.demo import demo as run
 
     run(folder)
@@ -88,7 +91,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, handlers=[LineHandler()])
     try:
-        code = app(standalone_mode=False)
+        code = _run()
     except MedcoreError as error:
         _end(str(error))
     except _UsageError as error:
@@ -107,6 +110,13 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _run() -> Any:
+    try:
+        return app(standalone_mode=False)
+    finally:
+        status.end()
 
 
 def _end(message: str) -> NoReturn:

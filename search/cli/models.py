@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -27,8 +28,7 @@ from search.cli.options import (
     WorkersAddress,
     reading_rules,
 )
-from search.cli.progress import job_bars, progress_bar
-from search.cli.terminal import console, print_result, say, warn, write_text
+from search.cli.terminal import LOADING, print_result, say, show, status, warn, write_text
 
 if TYPE_CHECKING:
     from results.store.latency import Record
@@ -51,17 +51,20 @@ _TableFile = Annotated[
 
 def adapt(config: ConfigPath, ray_address: WorkersAddress = None) -> None:
     """General checkpoint + data -> medical checkpoint."""
+    status.doing(LOADING)
     from search.commands.adapt import adapt as run
 
+    status.doing("training")
     say(f"wrote {run(load_config(config), lambda row: say(f'epoch {row}'), ray_address)}")
 
 
 def score(config: ConfigPath) -> None:
     """Score every head and MLP channel; writes the score table and a heat map."""
+    status.doing(LOADING)
     from search.commands.score import score as run
 
-    with job_bars() as report:
-        files = run(load_config(config), report)
+    status.doing("reading checkpoints and images")
+    files = run(load_config(config), status.report)
     say("\n".join(f"wrote {file}" for file in files))
 
 
@@ -70,14 +73,15 @@ def prune(
     out: Annotated[Path | None, typer.Option(help="Checkpoint to write; default: in the study's folder.")] = None,
 ) -> None:
     """One schedule without a search -> checkpoint."""
+    status.doing(LOADING)
     from search.cli.tables import evaluation_table
     from search.commands.prune import prune as run
 
     settings = load_config(config)
     target = out or settings.folder / "pruned.safetensors"
-    with job_bars() as report:
-        metrics = run(settings, target, report)
-    console.print(evaluation_table({"pruned": metrics}))
+    status.doing("reading checkpoints and images")
+    metrics = run(settings, target, status.report)
+    show(evaluation_table({"pruned": metrics}))
     gone = [f"{count} {key.removesuffix('_removed')}" for key, count in metrics.items() if key.endswith("_removed")]
     say(f"removed {' and '.join(gone)}, {1 - metrics['encoder_params_fraction']:.1%} of the encoder's parameters")
     say(f"wrote {target}")
@@ -103,6 +107,7 @@ def evaluate(
     window: WindowText = None,
 ) -> None:
     """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with intervals and its cost."""
+    status.doing(LOADING)
     from medcore.quality.model_frame import WideBoxes
     from search.cli.tables import frames_table
     from search.commands.evaluate import Frames
@@ -112,6 +117,7 @@ def evaluate(
         Frames(frame.value, WideBoxes(widen, box_seed)),
         reading_rules(labels, ignore, objects, smallest_object, window),
     )
+    status.doing("evaluating")
     result = run(
         checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits, frames=frames, rules=rules
     )
@@ -124,6 +130,7 @@ def cost(
     model: Annotated[str, typer.Argument(help="vit_b, a JSON file or a checkpoint")], as_json: Json = False
 ) -> None:
     """Both FLOPs figures and the encoder's parameters."""
+    status.doing("counting", logged=False)
     from search.commands.cost import cost as run
 
     result = run(model)
@@ -158,11 +165,13 @@ def latency(
 
     Those of a study go to its front, report and rules.
     """
+    status.doing(LOADING)
     from medcore.models.formats.content import is_checkpoint
     from results.store.latency import FILE
     from search.cli.tables import latency_table, time_table_view
     from search.commands import latency as command
 
+    status.doing("measuring")
     if table is not None:
         times = command.time_table(
             target, table, batch=batch.sizes[0], threads=threads or 1, architecture=arch, autocast=autocast, say=warn
@@ -173,31 +182,21 @@ def latency(
         return
     if not target.exists():
         raise ConfigError(f"{target}: neither a study nor a checkpoint; give a search's folder or a .safetensors file")
-    with progress_bar("measuring") as progress:
-        try:
-            if target.is_dir() and not is_checkpoint(target):
-                records = command.study_latency(
-                    target,
-                    batch.sizes,
-                    threads,
-                    select=select,
-                    autocast=autocast,
-                    again=again,
-                    accept=accept,
-                    progress=progress,
-                    say=warn,
-                )
-            else:
-                records = command.latency(
-                    target, batch.sizes, threads, architecture=arch, autocast=autocast, progress=progress
-                )
-        except KeyboardInterrupt:
-            warn("stopped; a study keeps what is measured, and the same command continues")
-            raise typer.Exit(130) from None
+    is_study = target.is_dir() and not is_checkpoint(target)
+    options: dict[str, Any] = {"autocast": autocast, "progress": functools.partial(status.report, "measuring")}
+    try:
+        if is_study:
+            options |= {"select": select, "again": again, "accept": accept, "say": warn}
+            records = command.study_latency(target, batch.sizes, threads, **options)
+        else:
+            records = command.latency(target, batch.sizes, threads, architecture=arch, **options)
+    except KeyboardInterrupt:
+        warn("stopped; a study keeps what is measured, and the same command continues")
+        raise typer.Exit(130) from None
     result = {"target": str(target), "records": [{**record.to_dict(), "doubt": record.doubt} for record in records]}
     print_result(result, as_json, lambda: latency_table(records))
     _warn_of_doubt(records)
-    if target.is_dir() and not is_checkpoint(target) and not as_json:
+    if is_study and not as_json:
         say(f"wrote {target / FILE}")
 
 
@@ -215,6 +214,7 @@ def predict(
     arch: Arch = None,
 ) -> None:
     """Segment the object in a box, through segment-anything's own predictor."""
+    status.doing(LOADING, logged=False)
     from search.commands.predict import predict as run
 
     share = run(checkpoint, image, box.corners, out, arch)

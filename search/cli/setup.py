@@ -14,8 +14,7 @@ from rich.text import Text
 from medcore.errors import printable
 from search.base.config import load_config, override
 from search.cli.options import ConfigPath, RayAddress
-from search.cli.progress import job_bars
-from search.cli.terminal import console, say, warn
+from search.cli.terminal import LOADING, say, show, status, warn
 
 if TYPE_CHECKING:
     from search.commands.before.check import Checked
@@ -34,6 +33,7 @@ def init(
 
     Comments in the file say what was found and why it was chosen.
     """
+    status.doing("looking for checkpoints and data sets", logged=False)
     from search.commands.before.init import init as run
 
     written = run(folder, out, force=force)
@@ -55,15 +55,14 @@ def check(
 
     No trial starts. The exit code is 2 if a search would fail.
     """
+    status.doing(LOADING)
     from search.commands.before.check import check as run
 
     settings = override(load_config(config), trials=None, name=name, tracking_uri=None)
-    with job_bars() as report:
-        checked = run(settings, resume=resume, ray_address=ray_address, picture=picture, report=report)
-    console.print(_checks_table(checked))
+    checked = run(settings, resume=resume, ray_address=ray_address, picture=picture, report=status.report)
+    show(_checks_table(checked))
     if checked.surveys:
-        console.print(_data_table(checked.surveys))
-        console.print(_splits_table(checked.surveys))
+        show(_data_table(checked.surveys), _splits_table(checked.surveys))
     for each in checked.surveys:
         for line in _left_out(each):
             say(line)
@@ -139,7 +138,7 @@ def _left_out(survey: DataSurvey) -> list[str]:
 
 def _forecast(checked: Checked) -> str:
     """Say how long a search takes, and how much disk; empty if that is not known."""
-    from search.driver.progress import duration
+    from search.base.terminal.times import duration
     from search.study.disk import size_text
 
     if checked.time is None or checked.need is None:

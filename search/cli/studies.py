@@ -16,8 +16,7 @@ from search.base.config import Config, load_config, override
 from search.base.sections.tracking import is_of_a_study
 from search.base.shell import program, resume_command
 from search.cli.options import ConfigPath, Json, RayAddress, Study, WorkersAddress
-from search.cli.progress import job_bars
-from search.cli.terminal import console, print_result, say, warn
+from search.cli.terminal import LOADING, print_result, say, show, status, warn
 
 _TRACKING_HELP = (
     "MLflow server; default: tracking.uri of the configuration, else SQLite in the study. "
@@ -45,6 +44,7 @@ def search(
 
     Every trial goes to Parquet and MLflow.
     """
+    status.doing(LOADING)
     from search.commands.before.cheap import require_cheap
 
     settings = load_config(config)
@@ -58,17 +58,16 @@ def search(
     from search.commands.search import search as run
 
     command = resume_command(config, trials=trials, name=name, ray_address=ray_address, tracking_uri=tracking_uri)
-    with job_bars() as report:
-        outcome = run(
-            settings, resume=resume, ray_address=ray_address, command=command, report=report, say=say, noted=noted
-        )
+    outcome = run(
+        settings, resume=resume, ray_address=ray_address, command=command, status=status, say=say, noted=noted
+    )
     folder = settings.folder
     if not outcome.complete or outcome.is_empty:
         raise typer.Exit(130 if outcome.interrupted else 1)
-    console.print(front_view(read_front(str(folder))))
-    show = shlex.join([program("medcore"), "front", str(folder)])
+    show(front_view(read_front(str(folder))))
+    again = shlex.join([program("medcore"), "front", str(folder)])
     take = shlex.join([program("medcore"), "export", str(folder), "--select", "knee", "--out", "best.safetensors"])
-    say(f"next: {show}\n      {take}")
+    say(f"next: {again}\n      {take}")
 
 
 def _given_tracking(config: Path, settings: Config, tracking_uri: str | None) -> str | None:
@@ -86,6 +85,7 @@ def front(
     out: Annotated[Path | None, typer.Option(help="Folder for front.csv, .md, .html, .png and .svg.")] = None,
 ) -> None:
     """The Pareto front of a study, with its hypervolume."""
+    status.doing("reading the study", logged=False)
     from search.cli.tables import front_view
     from search.commands.front import front as read_front
     from search.commands.front import write
@@ -105,6 +105,7 @@ def compare(
 
     Differences have intervals over the images that both studies measured.
     """
+    status.doing("comparing studies", logged=False)
     from search.cli.tables import comparison_table
     from search.commands.compare import compare as run
     from search.commands.compare import write
@@ -135,11 +136,13 @@ def report(
 
     It shows question, data, front, worst cases and what the chosen model gives up.
     """
+    status.doing("writing the report")
     from search.commands.report.report import report as write
 
     notes = write(
         study, out, images=images, select=select or (), log=log, say=say, sheets=sheets, tracking_uri=tracking_uri
     )
+    status.end()
     for note in notes:
         warn(note)
     say(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")
@@ -150,6 +153,7 @@ def sync(
     tracking_uri: _Where = None,
 ) -> None:
     """Send to MLflow what a search could not, because the server was away."""
+    status.doing("sending trials")
     from search.commands.sync import sync as run
 
     say(f"{run(study, tracking_uri)} trials are at the server")
@@ -194,6 +198,7 @@ def export(
 
     Check the written file before it appears. With --select front, write every member of the front.
     """
+    status.doing("exporting")
     from results.stats.labels import text, title
     from search.cli.tables import exported_table
     from search.commands.export import FRONT, TABLE, ExportRequest, export_front
@@ -219,7 +224,7 @@ def export(
     )
     if select == FRONT:
         done = export_front(request, say)
-        console.print(exported_table(done))
+        show(exported_table(done))
         say(f"wrote {out / TABLE}")
         if any(each.problem for each in done):
             raise typer.Exit(1)

@@ -12,17 +12,25 @@ from typing import Any
 from rich.console import RenderableType
 
 from medcore.errors import StorageError, one_line
-from search.base.terminal import PlainConsole
+from search.base.terminal.console import PlainConsole
+from search.base.terminal.status import Status
 
 console = PlainConsole()
 errors = PlainConsole(stderr=True)
+#: What the command does right now.
+status = Status(errors)
+#: What a command does first: imports take seconds.
+LOADING = "loading the program"
 #: Most characters of a log line. A list of skipped images may be long.
 _MOST = 4000
 
 
 def say(text: str) -> None:
-    """Print plain lines, unwrapped, so that paths stay whole. Control codes become escapes."""
-    console.print(text, soft_wrap=True)
+    """Print plain lines, unwrapped, so that paths stay whole. Control codes become escapes.
+
+    Lines for a terminal go through the console of the live area, which prints them above it.
+    """
+    (errors if status.is_live and sys.stdout.isatty() else console).print(text, soft_wrap=True)
 
 
 def warn(text: str) -> None:
@@ -39,8 +47,16 @@ class LineHandler(logging.Handler):
         errors.print(f"{record.levelname}  {one_line(record.getMessage(), _MOST)}", style=style, soft_wrap=True)
 
 
+def show(*results: RenderableType) -> None:
+    """Print results. What the command was doing is over."""
+    status.end()
+    for result in results:
+        console.print(result)
+
+
 def print_result(result: Mapping[str, Any], as_json: bool, table: Callable[[], RenderableType]) -> None:
-    """Print a result as one JSON object or as a table."""
+    """Print a result as one JSON object or as a table. What the command was doing is over."""
+    status.end()
     if as_json:
         sys.stdout.write(json.dumps(result) + "\n")
     else:

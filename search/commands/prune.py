@@ -35,7 +35,7 @@ from search.study.needs import Needs
 from search.study.prepare import Jobs, Report, progress_of, statistics
 from search.study.teacher import study_teacher
 from search.trials.phases import schedule_of
-from search.trials.recorder import run_recorded
+from search.trials.recorder import recorded_phases
 from search.trials.rescore import scorer
 
 
@@ -49,7 +49,7 @@ def prune(config: Config, out: Path, report: Report | None = None) -> dict[str, 
         config: The study's configuration.
         out: Checkpoint to write. With `schedule.stages_from: previous`, the models of the stages before the last are
             written next to it.
-        report: Called with the name of each job, and its numbers of finished and of all images.
+        report: Called with the name of each job, and its numbers of finished and of all images or phases.
 
     Returns:
         The metrics and the numbers of removed groups.
@@ -58,6 +58,7 @@ def prune(config: Config, out: Path, report: Report | None = None) -> dict[str, 
         MedcoreError: A budget's table of measured times cannot be read or the budget removes nothing of a pruned
             model, or another step fails.
     """
+    report = report or _ignore
     make_folder(out.parent)
     written, budgets = config, (*config.schedule.stages, config.budget)
     for budget in budgets:
@@ -70,11 +71,16 @@ def prune(config: Config, out: Path, report: Report | None = None) -> dict[str, 
             save((*earlier, config)[number].model.adapted, model.cpu(), info)
     pruned = _pruned(config, report)
     images = load_split(config.datasets, config.data.report_split, pruned.arch.img_size)
+    report("evaluating", 0, 0)
     quality = summarise(evaluate(pruned, images, autocast=config.recovery.autocast))
     metrics = cost_metrics(pruned.spec) | removed(pruned.spec) | quality
     info = {"metrics": json.dumps(metrics), "config": hide_login(written.to_yaml()), "git": git_revision()}
     save(out, pruned.cpu(), info)
     return metrics
+
+
+def _ignore(name: str, done: int, total: int) -> None:
+    """Show no progress."""
 
 
 def single_stages(config: Config, out: Path) -> tuple[Config, ...]:
@@ -99,7 +105,7 @@ def single_stages(config: Config, out: Path) -> tuple[Config, ...]:
     return tuple(stages)
 
 
-def _pruned(config: Config, report: Report | None) -> MedSam:
+def _pruned(config: Config, report: Report) -> MedSam:
     """Return the model that a configuration's budgets and schedule lead to, on the best device."""
     budgets, start = (*config.schedule.stages, config.budget), adapted_model(config.model).spec
     check_cuts(budgets[0], start, config.model.adapted)
@@ -146,7 +152,7 @@ def needs_of_prune(config: Config) -> Needs:
     )
 
 
-def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTable, report: Report | None) -> MedSam:
+def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTable, report: Report) -> MedSam:
     """Return the model after all stages, on the best device."""
     adapted, recovery, schedule = adapted_model(config.model), config.recovery, config.schedule
     weights, calibration = config.scoring.weights(config.seed), jobs.scoring.calibration
@@ -166,6 +172,7 @@ def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTa
         else:  # no step needs the teacher, which takes long at 1024 px
             images = images.subset([])
             teacher = compute_teacher(adapted, images)
+        report("recording the unpruned model", 0, 0)
         streams = record_streams(adapted, calibration, steps.refit) if steps.refit else None
     per_dataset = schedule.rescore_per_dataset
     dense_base = config.scoring.base == "dense"
@@ -173,8 +180,11 @@ def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTa
         config.model, calibration, weights, per_dataset, config.seed, profile=table.profile, dense_base=dense_base
     )
     state = start_of(adapted, mix(table, weights, adapted.arch))
-    pruned, _ = run_recorded(steps, state, Inputs(images, teacher, streams), config.seed, score=score)
-    return pruned
+    report("cut, refit and recovery", 0, len(steps.phases))
+    for end in recorded_phases(steps, state, Inputs(images, teacher, streams), config.seed, score=score):
+        state = end.state
+        report("cut, refit and recovery", state.done, len(steps.phases))
+    return state.model
 
 
 def allocate(

@@ -25,6 +25,8 @@ def score(config: Config, report: Report | None = None) -> list[Path]:
     """
     jobs = study_jobs(config, recovers=False)
     table, path, arch = statistics(jobs, ALL, report), table_path(jobs.scoring), adapted_model(config.model).arch
+    if report is not None:
+        report("drawing scores", 0, 0)
     assert table.profile is not None
     pictures = [path.with_suffix(".png"), path.with_suffix(".curves.png")]
     save_heatmaps(config.scoring, arch, table, pictures[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 
 from medcore.errors import StorageError, brief
 from results.plots.curves import save_curves
@@ -17,6 +18,7 @@ from search.base.lock import only_driver
 from search.base.provenance import git_revision, machine
 from search.base.samplers import SamplerSettings
 from search.base.sections.search import KEEP_FRONT
+from search.base.terminal.status import Status
 from search.commands.before import dear
 from search.commands.before.checks import log_notes, require, run_checks
 from search.commands.before.dear import Loaded
@@ -27,9 +29,9 @@ from search.driver.job import Execution, Hooks, SearchJob, Task
 from search.driver.kept import Weights
 from search.driver.outcome import Outcome
 from search.driver.placement import placed
-from search.driver.progress import SearchProgress
+from search.driver.progress.search_progress import SearchProgress
 from search.driver.run import run_search
-from search.nodes.session import connected
+from search.nodes.session import cluster_address, connected
 from search.study.inputs import Shared
 from search.study.prepare import Report, prepare
 from search.study.scoring import save_heatmaps
@@ -48,7 +50,7 @@ def search(
     resume: bool = False,
     ray_address: str | None = None,
     command: str = "medcore search CONFIG --resume",
-    report: Report | None = None,
+    status: Status | None = None,
     say: Callable[[str], None] = lambda _: None,
     noted: Collection[str] = (),
 ) -> Outcome:
@@ -59,22 +61,24 @@ def search(
         resume: Whether to continue a study whose folder exists; without it such a folder is an error.
         ray_address: A running cluster; None takes `RAY_ADDRESS`, else a Ray of this process's own.
         command: What the user types to resume, for the message of an interrupted search.
-        report: Called with the name of each job before the first trial, and its numbers of finished and of all images.
+        status: Shows what the search does; by default one of its own, on standard error.
         say: Receives one-line messages for people.
         noted: Notes of checks that the user has seen already.
 
     Raises:
         MedcoreError: The study exists or has another configuration, or the checks before the first trial fail.
     """
-    config = config.absolute()
-    with only_driver(config.folder):
+    config, status = config.absolute(), status or Status()
+    with only_driver(config.folder), status:
+        status.doing("reading checkpoints")
         open_study(config, resume)
         say(f"study folder: {config.folder}")
+        status.doing(f"connecting to Ray at {address}" if (address := cluster_address(ray_address)) else "starting Ray")
         with connected(ray_address, job_resources(config)):
             subject = Loaded(config, ray_address, resume)
-            say(_check(subject, report, noted))
+            say(_check(subject, status.report, noted))
             ready = preflight.for_late_nodes(config.model, ray_address)
-            shared = _prepare(config, subject, report)
+            shared = _prepare(config, subject, status)
             job = SearchJob(
                 config.folder,
                 functools.partial(sample, domain=domain_of(shared)),
@@ -85,6 +89,7 @@ def search(
                 sampler=SamplerSettings(config.search.sampler, config.seed),
                 scheduler=config.search.scheduling,
             )
+            status.doing("finding out what a trial needs of a machine")
             execution = Execution(
                 placed(shared, config.folder),
                 concurrency=config.search.concurrency,
@@ -92,7 +97,8 @@ def search(
                 ray_address=ray_address,
                 ready=ready,
             )
-            outcome = _run(config, job, shared, execution, resume=resume, command=command)
+            outcome = _run(config, job, shared, execution, status, resume=resume, command=command)
+            status.doing("stopping Ray")
     say(outcome.message)
     return outcome
 
@@ -120,29 +126,42 @@ def _check(subject: Loaded, report: Report | None, noted: Collection[str]) -> st
     return found[dear.STARTS].text
 
 
-def _prepare(config: Config, subject: Loaded, report: Report | None) -> Shared:
+def _prepare(config: Config, subject: Loaded, status: Status) -> Shared:
     """Compute what the trials share, and describe the study."""
     images, jobs = subject.images, subject.jobs
     keep_images(config, {"search": images, "calibration": jobs.scoring.calibration, "recovery": jobs.teacher.images})
+    status.doing("evaluating the dense model")
     describe(config, images)
-    shared = prepare(trial_settings(config), jobs, images, report)
+    shared = prepare(trial_settings(config), jobs, images, status.report)
     release_memory()
     return shared
 
 
 def _run(
-    config: Config, job: SearchJob, shared: Shared, execution: Execution, *, resume: bool, command: str
+    config: Config,
+    job: SearchJob,
+    shared: Shared,
+    execution: Execution,
+    status: Status,
+    *,
+    resume: bool,
+    command: str,
 ) -> Outcome:
     """Run the trials that are missing, and send them to the tracker."""
     folder = config.folder
+    status.doing("drawing scores")
     save_heatmaps(config.scoring, shared.arch, shared.table, folder / "scores.png")
     if shared.table.profile is not None:
         save_curves(shared.table.profile.dense_curves(shared.arch), shared.arch, folder / "curves.png")
     tracker = configured_tracker(config.tracking, folder, config.study)
+    status.doing("starting trials")
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     complete, removes = False, config.search.keep == KEEP_FRONT
     try:
-        with TrackingThread(tracker), SearchProgress(job.objectives, job.trials, all_rows(folder)) as shown:
+        with TrackingThread(tracker), ExitStack() as stack:
+            stack.callback(status.doing, f"sending the last trials to {tracker.name}")
+            shown = SearchProgress(job.objectives, job.trials, all_rows(folder), status, finalists=job.finalists)
+            stack.enter_context(shown)
             weights = Weights(folder, job.objectives, job.finalists) if removes else None
 
             def ended(row: TrialRow) -> None:
@@ -150,7 +169,7 @@ def _run(
                 if weights is not None:
                     weights.ended(row)
 
-            task, hooks = Task(trial_phases, {"shared": shared}), Hooks(ended, shown.started)
+            task, hooks = Task(trial_phases, {"shared": shared}), Hooks(ended, shown.started, shown.phase)
             outcome = run_search(job, task, execution, hooks, resume=resume, resume_command=command)
             if weights is not None:
                 weights.sweep(complete=outcome.complete)

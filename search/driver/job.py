@@ -82,7 +82,7 @@ class Execution:
     ready: Ready | None = None
 
 
-def _ignore(_: Any) -> None:
+def _ignore(*_: Any) -> None:
     """Do nothing."""
 
 
@@ -93,7 +93,9 @@ class Hooks:
     Attributes:
         on_row: Called with the row of each trial that ends.
         on_start: Called with the id of each trial that starts.
+        on_phase: Called with the id of a trial and its next phase, in words.
     """
 
     on_row: Callable[[TrialRow], None] = _ignore
     on_start: Callable[[str], None] = _ignore
+    on_phase: Callable[[str, str], None] = _ignore

@@ -135,6 +135,13 @@ class Watcher(tune.Callback):
         self._failures[trial_id] = failures_of(trial)
         self._state.hooks.on_start(trial_id)
 
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Pass on which phase of the trial comes next."""
+        if following := result.get("following"):
+            self._state.hooks.on_phase(trial_id_of(trial), str(following))
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Act on the worker's last report, and pass the row on."""
         result, trial_id = last_result_of(trial), trial_id_of(trial)

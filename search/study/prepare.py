@@ -21,7 +21,7 @@ from search.study.profile import ProfileJob, study_profile
 from search.study.scoring import ScoringJob, score_table
 from search.study.teacher import TeacherJob, study_teacher
 
-#: Called with the name of a job, and the numbers of its finished and of all images.
+#: Called with the name of a job, and the numbers of its finished and of all images; both are 0 if they are not counted.
 Report = Callable[[str, int, int], None]
 
 
@@ -60,6 +60,8 @@ def prepare(
     adapted, autocast = adapted_model(settings.model), settings.recovery.autocast
     table = statistics(jobs, needs or needs_of(settings), report)
     teacher = study_teacher(jobs.teacher, progress_of("teacher", report))
+    if report is not None:
+        report("the dense model's answers", 0, 0)
     with on_device(adapted):
         logits = low_logits(adapted, images, autocast=autocast)
         streams = _streams(adapted, settings, jobs.scoring.calibration)

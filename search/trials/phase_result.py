@@ -20,11 +20,13 @@ class PhaseResult:
         name: The phase, such as `r2/mlp_recovery` or `evaluation`.
         figures: Figures by name.
         row: The trial's row, given by the last phase only.
+        following: The phase that comes next, in words; empty if that has not changed.
     """
 
     name: str
     figures: Mapping[str, float] = field(default_factory=dict)
     row: TrialRow | None = None
+    following: str = ""
 
 
 class StepResult(TypedDict, total=False):
@@ -34,6 +36,7 @@ class StepResult(TypedDict, total=False):
         done: Whether the worker has done all that it will do for the trial.
         phase: The phase that the step performed.
         figures: The phase's figures by name.
+        following: The phase that comes next, in words.
         row_written: Whether the trial's row is on disk, although not every node may see it yet. Only where `done`.
         trouble: Why files cannot be written. There is no row then, and no fault of the trial's.
         unfit: Why the worker's node should run no trial.
@@ -43,6 +46,7 @@ class StepResult(TypedDict, total=False):
     done: Required[bool]
     phase: str
     figures: dict[str, float]
+    following: str
     row_written: bool
     trouble: str
     unfit: str

@@ -90,13 +90,29 @@ def phases(
     )
     for end in recorded_phases(schedule, state, inputs_of(shared), seed, score=score, recorder=recorder):
         model = end.state.model
+        following = next_phase(schedule, end)
         if not end.paused:
-            yield PhaseResult(end.phase.name, watch.figures(end))
-        yield from watch.after(end.phase, model, paused=end.paused)
+            yield PhaseResult(end.phase.name, watch.figures(end), following=following)
+        for shown in watch.after(end.phase, model, paused=end.paused):
+            yield dataclasses.replace(shown, following=following)
     images = evaluate(model, shared.search_images, autocast=settings.recovery.autocast)
     recorder.meter.mark("evaluation")
     yield PhaseResult("evaluation", summarise(images))
     return model, images
+
+
+def next_phase(schedule: Schedule, end: PhaseEnd) -> str:
+    """Return what follows the end or the pause of a phase, in words."""
+    if end.state.done == len(schedule.phases):
+        return "evaluation"
+    phase = schedule.phases[end.state.done]
+    rounds = f"round {phase.round + 1} of {phase.rounds}: " if phase.rounds > 1 else ""
+    words = f"cut {phase.stage}" if phase.kind == "cut" else phase.stage.replace("_", " ")
+    if not phase.is_recovery:
+        return rounds + words
+    steps = schedule.recovery_of(phase).steps
+    done = f"from step {end.log.steps} of {steps}" if end.paused and end.log is not None else f"{steps} steps"
+    return f"{rounds}{words}, {done}"
 
 
 def inputs_of(shared: Shared) -> Inputs:

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 #: `trial` holds trial_id, number, seed, origin, params, sampler_state, study_dir and attempt.
 Work = Callable[..., TrialRow | Iterator[PhaseResult]]
 
-#: Yields name and figures of each phase, and whether it is the last one.
-Steps = Generator[tuple[str, dict[str, float], bool], None, None]
+#: Yields the result of each phase, the last with the row.
+Steps = Generator[PhaseResult, None, None]
 
 
 class DeviceLost(RuntimeError):
@@ -81,15 +81,18 @@ class TrialRun:
         assert self._attempt is not None
         error: Exception | None = None
         try:
-            name, figures, is_last = next(self._phases)
+            phase = next(self._phases)
         except Exception as caught:  # noqa: BLE001 - a study outlives any trial; the reason is in the row
             error = caught
         if error is not None:
             return self._fail(error, self._attempt)
-        if not is_last:
-            return {"done": False, "phase": name, "figures": figures}
-        self.close()
-        return {"done": True, "phase": name, "figures": figures, "row_written": self._has_row()}
+        report: StepResult = {"done": phase.row is not None, "phase": phase.name, "figures": dict(phase.figures)}
+        if phase.following:
+            report["following"] = phase.following
+        if phase.row is not None:
+            self.close()
+            report["row_written"] = self._has_row()
+        return report
 
     def close(self) -> None:
         """Give up the phases that are left, and the memory that the work holds."""
@@ -106,13 +109,13 @@ class TrialRun:
         work = self._work({**asdict(issued), "study_dir": str(self._study), "attempt": attempt}, **self._shared)
         if isinstance(work, TrialRow):
             self._write(work, attempt)
-            yield "trial", {}, True
+            yield PhaseResult("trial", row=work)
             return
         try:
             for phase in work:
                 if phase.row is not None:
                     self._write(phase.row, attempt)
-                yield phase.name, dict(phase.figures), phase.row is not None
+                yield phase
         finally:
             if isinstance(work, Generator):
                 work.close()

@@ -20,5 +20,12 @@ def test_a_front_opens_without_waiting_for_the_heavy_packages() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_first_line_needs_nothing_heavy() -> None:
+    heavy = ("torch", "ray", "numpy", "pandas", "pydantic", "typer")
+    code = f"import sys, search.cli.start; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_files_that_share_a_process_exist() -> None:
     assert [file for files in GROUPS.values() for file in files if not (ROOT / file).is_file()] == []

@@ -31,7 +31,7 @@ from results.store.latency import Record, Setup, add_latency
 from results.store.study_info import read_study_info
 from results.store.trials import all_rows, compact, read_images, read_phases, write_images
 from search.base.config import load_config
-from search.base.terminal import PlainConsole
+from search.base.terminal.console import PlainConsole
 from search.cli.tables import front_view
 from search.commands.front import front
 from search.commands.report.facts import data_sets, held_out_rows, models

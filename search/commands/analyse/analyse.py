@@ -29,13 +29,14 @@ from search.base.config import Config
 from search.base.device import release_memory
 from search.base.provenance import git_revision, machine
 from search.base.samplers import SamplerSettings
+from search.base.terminal.status import Status
 from search.commands.analyse.cases import FRACTIONS, Inputs, cases, compare_criteria, compare_displacements, gather
 from search.commands.analyse.leverage import leverage
 from search.commands.sections import job_resources
 from search.driver.job import Execution, Hooks, SearchJob, Task
 from search.driver.outcome import Outcome
 from search.driver.preflight import for_late_nodes
-from search.driver.progress import SearchProgress
+from search.driver.progress.search_progress import SearchProgress
 from search.driver.run import run_search
 from search.nodes.session import connected
 from search.study.inputs import adapted_model, dense_metrics
@@ -80,7 +81,7 @@ def analyse(
     out: Path,
     *,
     ray_address: str | None = None,
-    report: Report | None = None,
+    status: Status | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Run an analysis, or resume it, and write its table, picture and notes.
@@ -90,7 +91,7 @@ def analyse(
         config: Checkpoints, images and settings.
         out: Folder for the files.
         ray_address: A running cluster; None for `RAY_ADDRESS`, else a Ray of this process's own.
-        report: Called with the name of each job before the first case, and its numbers of finished and of all images.
+        status: Shows what the analysis does; by default one of its own, on standard error.
         say: Receives one-line messages for people.
 
     Returns:
@@ -99,7 +100,20 @@ def analyse(
     Raises:
         MedcoreError: Some cases could not be completed. The next call resumes.
     """
-    config = config.absolute()
+    config, status = config.absolute(), status or Status()
+    with status:
+        return _analyse(analysis, config, out, ray_address, status, say)
+
+
+def _analyse(
+    analysis: Analysis,
+    config: Config,
+    out: Path,
+    ray_address: str | None,
+    status: Status,
+    say: Callable[[str], None],
+) -> list[Path]:
+    """Do what `analyse` says."""
     notes: dict[str, Any] = {
         "command": analysis.command,
         "git": git_revision(),
@@ -109,21 +123,25 @@ def analyse(
     if analysis.kind == "leverage":
         if analysis.fractions or ray_address:
             raise ConfigError("leverage walks its own grid in this process; leave --fractions and --ray-address out")
-        return write_leverage(_leverages(config, analysis.seeds, report), out, notes)
+        return write_leverage(_leverages(config, analysis.seeds, status.report), out, notes)
     points = cases(analysis.kind, config, analysis.seeds, analysis.fractions or FRACTIONS[analysis.kind])
     study = _folder(config, analysis.kind, points)
     say(f"study folder: {study}")
     _forget_failures(study)
+    status.doing("starting Ray")
     with connected(ray_address, job_resources(config)):
         ready = for_late_nodes(config.model, ray_address)
-        inputs = gather(config, analysis.seeds, report)
+        status.doing("reading images")
+        inputs = gather(config, analysis.seeds, status.report)
+        status.doing("evaluating the dense model")
         dense = _describe(config, analysis.kind, study, inputs)
         release_memory()
         notes |= {"cost": config.search.metric, "dense": {name: dense[name] for name in headlines()}}
         execution = Execution(
             job_resources(config), concurrency=config.search.concurrency, ray_address=ray_address, ready=ready
         )
-        outcome = _run(analysis, study, points, inputs, execution)
+        outcome = _run(analysis, study, points, inputs, execution, status)
+        status.doing("writing table and picture")
     say(outcome.message)
     if not outcome.complete or outcome.failed:
         raise MedcoreError(f"{study}: {outcome.message}; a comparison needs every case, start it again to resume")
@@ -152,13 +170,14 @@ def _run(
     points: Sequence[Mapping[str, Any]],
     inputs: Inputs,
     execution: Execution,
+    status: Status,
 ) -> Outcome:
     """Run the cases that have no row yet, as trials of a search that samples nothing."""
     sampler = SamplerSettings("random")
     job = SearchJob(study, lambda _: {}, _SHOWN, len(points), warm_starts=points, sampler=sampler)
     task = Task(compare_displacements if analysis.kind == "displacement" else compare_criteria, {"inputs": inputs})
-    with SearchProgress(_SHOWN, len(points), all_rows(study)) as seen:
-        hooks = Hooks(seen.ended, seen.started)
+    with SearchProgress(_SHOWN, len(points), all_rows(study), status) as seen:
+        hooks = Hooks(seen.ended, seen.started, seen.phase)
         return run_search(job, task, execution, hooks, resume=True, resume_command=analysis.command)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from results.store.trials import compact
-from search.base.terminal import PlainConsole
+from search.base.terminal.console import PlainConsole
 from search.cli.tables import evaluation_table, front_table
 from search.commands import front as fronts
 from search.commands.export import ExportRequest, export

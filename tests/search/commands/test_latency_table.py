@@ -55,7 +55,7 @@ def test_the_command_line_writes_and_shows_a_table(tmp_path: Path) -> None:
     shown = run(arch, "--table", out).output
     assert "Attention heads of blocks 0, 2" in shown and "MLP channels of blocks 0, 1, 2, 3" in shown
     assert "1 thread, 1 image a call, float32" in shown and f"wrote {out}" in shown.replace("\n", "")
-    printed = json.loads(run(arch, "--table", out, "--json", "--batch", "2", "--threads", "2", "--autocast").output)
+    printed = json.loads(run(arch, "--table", out, "--json", "--batch", "2", "--threads", "2", "--autocast").stdout)
     assert printed.pop("file") == str(out)
     assert printed == json.loads(out.read_text())
     assert (printed["batch"], printed["threads"], printed["autocast"]) == (2, 2, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from results.store.trial_row import TrialRow
 from results.store.trials import read_row, trial_folder, write_row
 from search.driver import watcher
 from search.driver.excluded_nodes import ExcludedNodes
-from search.driver.job import SearchJob
+from search.driver.job import Hooks, SearchJob
 from search.driver.searcher import StudySearch
 from search.driver.watcher import SearchState, Watcher
 from search.trials.files import PHASE_CHECKPOINT
@@ -26,6 +27,17 @@ def watched(tmp_path: Path) -> Watcher:
     searcher.suggest("tune0")
     (trial_folder(tmp_path, "t0000") / PHASE_CHECKPOINT).write_text("state")
     return Watcher(SearchState(tmp_path, 0, ExcludedNodes(None), threading.Event()), searcher)
+
+
+def test_the_next_phase_of_a_trial_is_passed_on(tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    hooks = Hooks(on_phase=lambda *what: seen.append(what))
+    searcher = StudySearch(SearchJob(tmp_path, space, OBJECTIVES, 4))
+    events = Watcher(SearchState(tmp_path, 0, ExcludedNodes(None), threading.Event(), hooks), searcher)
+    trial = SimpleNamespace(config={"trial_id": "t0003"})
+    for result in ({"phase": "mlp", "following": "mlp refit"}, {"phase": "evaluation"}):
+        events.on_trial_result(1, [trial], trial, result)
+    assert seen == [("t0003", "mlp refit")]
 
 
 def test_a_stopped_trial_has_a_row_and_no_state(watched: Watcher, tmp_path: Path) -> None:

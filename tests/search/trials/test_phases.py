@@ -55,6 +55,15 @@ def watched(shared: Shared, scheduler: str = "asha") -> Shared:
 def test_each_phase_reports_and_the_last_has_the_row(shared: Shared, tmp_path: Path) -> None:
     found = list(trial_phases(issued(tmp_path, shared), shared))
     assert [phase.name for phase in found] == ALWAYS
+    following = [
+        "heads refit",
+        "heads recovery, 2 steps",
+        "cut mlp",
+        "mlp refit",
+        "mlp recovery, 3 steps",
+        "evaluation",
+    ]
+    assert [phase.following for phase in found] == ["", *following, "", ""]
     by_name = {phase.name: phase.figures for phase in found}
     assert by_name["heads"] == by_name["mlp"] == {} and set(by_name["heads_recovery"]) == {"loss"}
     assert set(by_name["mlp_refit"]) == {"refit_error_before", "refit_error_after", "refit_error_worst"}
@@ -97,6 +106,8 @@ def test_halving_looks_after_the_last_refit_and_in_the_middle_of_the_last_recove
         assert {"boundary_f1", "hd95", "flops", "band_error"} <= figures.keys()
         assert figures[FIDELITY] == number and figures["flops"] == by_name["row"]["flops"]
     assert all(FIDELITY not in figures for name, figures in by_name.items() if name not in ("refit", "part"))
+    following = {phase.name: phase.following for phase in found}
+    assert following["refit"] == "mlp recovery, 3 steps" and following["part"] == "mlp recovery, from step 1 of 3"
     one, other = found[-1].row, plain[-1].row
     assert one is not None and other is not None and one.metrics == other.metrics
     assert one.fidelities["part/band_error"] == by_name["part"]["band_error"] and not other.fidelities

@@ -94,12 +94,12 @@ def test_a_worker_that_was_given_up_writes_nothing_more(study: Path, fails: bool
 
 def test_a_step_is_a_phase_and_the_last_one_has_the_row(study: Path) -> None:
     def work(trial: Mapping[str, Any], name: str) -> Iterator[PhaseResult]:
-        yield PhaseResult(name, {"loss": 0.5})
+        yield PhaseResult(name, {"loss": 0.5}, following="mlp")
         assert status_or_none(study) is None
         yield PhaseResult("row", {"cost": 1.0}, row_of(trial))
 
     run = TrialRun(work, study, "t0000", {"name": "heads"}, NODE)
-    assert run.step() == {"done": False, "phase": "heads", "figures": {"loss": 0.5}}
+    assert run.step() == {"done": False, "phase": "heads", "figures": {"loss": 0.5}, "following": "mlp"}
     assert run.step() == {"done": True, "phase": "row", "figures": {"cost": 1.0}, "row_written": True}
     assert status(study) == "done"
     again = TrialRun(work, study, "t0000", {"name": "heads"}, "another node")

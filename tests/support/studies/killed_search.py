@@ -28,6 +28,8 @@ from results.store.trials import finished_ids
 from search.base import halving
 from search.base.config import load_config
 from search.base.fidelities import Showing
+from search.base.terminal.console import PlainConsole
+from search.base.terminal.status import Status
 from search.commands import search as experiment
 from search.driver.excluded_nodes import ExcludedNodes
 from search.driver.job import Execution, Hooks, SearchJob, Task
@@ -36,11 +38,20 @@ from search.driver.scheduler import RecordingScheduler, make_scheduler
 from search.driver.searcher import StudySearch
 from search.driver.watcher import SearchState, Watcher
 from search.nodes.session import Resources
+from search.study.prepare import Report
 from search.trials import phases
 from search.trials.trial_run import TrialRun
 
 #: Images of a job after which it dies; shards of four images end at 4 and 8.
 _IMAGES = {"profile": 5, "teacher": 4}
+
+
+class _Reports(Status):
+    """Passes on how far jobs are, and shows nothing."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__(PlainConsole(quiet=True))
+        self.report = report  # type: ignore[method-assign]
 
 
 class Child:
@@ -53,7 +64,7 @@ class Child:
     def run(self, config: Path) -> bool:
         """Run the search; return whether it is complete."""
         with self._killed():
-            return experiment.search(load_config(config), resume=True, report=self._report).complete
+            return experiment.search(load_config(config), resume=True, status=_Reports(self._report)).complete
 
     def run_trials(self, job: SearchJob, task: Task, execution: Execution, hooks: Hooks, **_: Any) -> Outcome:
         """Do what Tune does, in this process: ask the searcher, and the scheduler after every step."""

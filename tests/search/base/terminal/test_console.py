@@ -9,7 +9,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from search.base.terminal import PlainConsole
+from search.base.terminal.console import PlainConsole
 from search.cli import terminal
 
 ODD = "[/b][red]:smile:\x1b]0;owned\x1b[2J\x9b1m"
