@@ -60,9 +60,9 @@ def demo(folder: Path) -> None:
     _show_next_steps(study)
 
 
-def _heading(text: str) -> None:
+def _heading(words: str) -> None:
     status.end()
-    console.rule(text)
+    console.rule(words)
 
 
 def _search(folder: Path) -> Path:
