@@ -22,12 +22,11 @@ from medcore.data.formats.intensities import picture
 from medcore.data.formats.windows import window_of
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
-from medcore.data.kept_splits import folder_splits
 from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, objects_in, warnings_of
-from medcore.data.names import natural_key, readable
 from medcore.data.reader import Listing, Reader, Sample, Skipped, UnreadableFile
-from medcore.data.readers import list_folder, stem
-from medcore.data.splits import Splits, read_splits
+from medcore.data.readers import list_folder
+from medcore.data.selection.samples import nothing_usable, select
+from medcore.data.splits import read_splits
 from medcore.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -118,85 +117,19 @@ def load_image_set(
     Raises:
         DataError: A folder or manifest cannot be used, two folders have the same name, or no image is left.
     """
+    selections = select(folders, split, save_splits, deal_splits=deal_splits)
     skipped: list[Skipped] = []
     decoded: list[Decoded] = []
-    dealt: list[str] = []
-    places = _by_dataset(folders)
-    for dataset, folder in places.items():
-        listing = list_folder(folder)
-        splits = folder_splits(folder, listing.samples, save_splits, deal=deal_splits)
-        if split not in splits.names:
-            raise _no_such_split(folder, split, splits, save_splits)
-        if split in splits.fleeting:
-            dealt.append(str(folder))
-        wanted, left_out = _of_split(dataset, listing, splits, split)
+    for each in selections:
         usable, broken = _decode_some(
-            listing.reader, wanted, per_dataset, seed, decode=partial(decode, size=size, rules=rules)
+            each.listing.reader, each.samples, per_dataset, seed, decode=partial(decode, size=size, rules=rules)
         )
-        _warn_of_masks(dataset, split, usable, broken)
+        _warn_of_masks(each.dataset, split, usable, broken)
         decoded += usable
-        skipped += left_out + without_slices(broken, listing.samples)
-    if dealt:
-        _warn_of_dealing(split, dealt)
+        skipped += each.skipped + without_slices(broken, each.listing.samples)
     if not decoded:
-        where = ", ".join(map(str, places.values()))
-        raise DataError(f"no usable image in split '{split}' of {where}{_summary(skipped)}")
+        raise nothing_usable("image", split, selections, skipped)
     return _assemble(decoded, size), skipped
-
-
-def _warn_of_dealing(split: str, folders: Sequence[str]) -> None:
-    logger.warning(
-        "split '%s' of %s is in no file and was dealt out just now; for the split that a study used, name the folder "
-        "with its saved splits",
-        *(split, ", ".join(folders)),
-    )
-
-
-def _no_such_split(folder: Path, split: str, splits: Splits, place: Path | None) -> DataError:
-    """Build the error for a split that neither the folder's manifest nor the saved splits have."""
-    hint = ""
-    if place is not None and not any(file.parent == Path(place) for file in splits.files):
-        hint = f"; there are no saved splits of its images in {place}"
-    return DataError(f"{folder}: no split '{split}'; known are {', '.join(sorted(splits.names))}{hint}")
-
-
-def _by_dataset(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the folders by the name of their data set.
-
-    Raises:
-        DataError: There are none, or two have the same name.
-    """
-    if not folders:
-        raise DataError("no data folder given; name at least one folder with images/ and masks/")
-    places: dict[str, Path] = {}
-    for folder in map(Path, folders):
-        name = folder.resolve().name
-        if name in places:
-            raise DataError(f"{places[name]} and {folder} are both data set '{name}'; rename one folder")
-        places[name] = folder
-    return places
-
-
-def _of_split(dataset: str, listing: Listing, splits: Splits, split: str) -> tuple[list[Sample], list[Skipped]]:
-    """Return the samples of a split, and what was skipped.
-
-    Returns:
-        Samples in natural order; skipped files, names that have no file, and images in no split.
-    """
-    by_name = {sample.name: sample for sample in listing.samples}
-    ordered = sorted(splits.names[split], key=natural_key)
-    unpaired = {readable(text) for entry in listing.skipped for text in (entry.path.stem, stem(entry.path.name))}
-    missing = [
-        Skipped(dataset, listing.place / name, "named by the splits, but there is no such file")
-        for name in ordered
-        if name not in by_name and name.rpartition("/")[2] not in unpaired
-    ]
-    where, val = " and ".join(map(str, splits.files)), set(splits.names.get("val", ()))
-    unassigned = [
-        Skipped(dataset, by_name[name].image, f"in {'neither half' if name in val else 'no split'} of {where}")
-        for name in sorted(splits.unassigned(split), key=natural_key)
-    ]
-    return [by_name[name] for name in ordered if name in by_name], listing.skipped + missing + unassigned
 
 
 def _decode_some(
@@ -331,10 +264,3 @@ def _assemble(decoded: list[Decoded], size: int) -> ImageSet:
         spacings=spacings if any(spacing is not None for spacing in spacings) else [],
         sources=sources if sources != names else [],
     )
-
-
-def _summary(skipped: Sequence[Skipped]) -> str:
-    if not skipped:
-        return ""
-    first = skipped[0]
-    return f"; {len(skipped)} left out, the first: {first.path} ({first.reason})"

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from medcore.data.formats.windows import ReadingRules
 from medcore.errors import ConfigError
 from search.base.config import load_config
 from search.cli.options import (
     Arch,
     Batches,
     Box,
+    By,
     ConfigPath,
     Frame,
     IgnoredNumbers,
@@ -105,25 +107,41 @@ def evaluate(
     objects: ObjectKind = "whole",
     smallest_object: SmallestObject = 1,
     window: WindowText = None,
+    by: Annotated[
+        By | None, typer.Option(help="Whole cases of the MedSAM challenge, 2D and 3D, with means by modality.")
+    ] = None,
 ) -> None:
-    """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with intervals and its cost."""
+    """Dice, IoU, Boundary F1, HD95, NSD and ASSD of a checkpoint, with intervals and its cost.
+
+    With --by modality, DSC, NSD and seconds of the MedSAM challenge's cases.
+    """
     status.doing(LOADING)
     from medcore.quality.model_frame import WideBoxes
     from search.cli.tables import frames_table
-    from search.commands.evaluate import Frames
-    from search.commands.evaluate import evaluate as run
+    from search.cli.views.modality import doubtful_times, modality_tables
+    from search.commands import evaluate as command
 
-    frames, rules = (
-        Frames(frame.value, WideBoxes(widen, box_seed)),
-        reading_rules(labels, ignore, objects, smallest_object, window),
-    )
+    rules = reading_rules(labels, ignore, objects, smallest_object, window)
     status.doing("evaluating")
-    result = run(
-        checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits, frames=frames, rules=rules
-    )
-    print_result(result, json_file == Path("-"), lambda: frames_table(checkpoint.name, result))
+    if by is None:
+        frames = command.Frames(frame.value, WideBoxes(widen, box_seed))
+        result = command.evaluate(
+            checkpoint, data, split, architecture=arch, autocast=autocast, splits=splits, frames=frames, rules=rules
+        )
+    else:
+        if frame is not Frame.ORIGINAL or rules != ReadingRules(windows=rules.windows):
+            raise ConfigError(
+                "--by modality takes each label as an object and compares at the original size; leave out --frame, "
+                "--labels, --ignore, --objects and --smallest-object"
+            )
+        progress = functools.partial(status.report, "cases")
+        result = command.by_modality(checkpoint, data, split, arch, autocast, splits, rules, progress)
+    view = frames_table if by is None else modality_tables
+    print_result(result, json_file == Path("-"), lambda: view(checkpoint.name, result))
     if json_file is not None and json_file != Path("-"):
         write_text(json_file, json.dumps(result, indent=1))
+    if by is not None and (doubt := doubtful_times(result)):
+        warn(doubt)
 
 
 def cost(

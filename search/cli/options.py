@@ -89,6 +89,12 @@ class Frame(Enum):
     BOTH = "both"
 
 
+class By(Enum):
+    """Groups of whole cases for which `medcore evaluate` gives means."""
+
+    MODALITY = "modality"
+
+
 @dataclass(frozen=True)
 class Batches:
     """Batch sizes, from text such as `1,8`."""

@@ -91,10 +91,15 @@ def frames_table(name: str, result: Mapping[str, Any]) -> Group:
     for metric in metrics():
         cells = [_with_interval(metric.name, frame) for frame in frames.values()]
         table.add_row(title(metric.name), *cells)
+    return Group(cost_table(name, result), table)
+
+
+def cost_table(name: str, result: Mapping[str, Any]) -> Table:
+    """Show the cost of a checkpoint."""
     costs = Table(title=printable(name), show_header=False, box=None)
     for cost in _COSTS:
         costs.add_row(title(cost), text(cost, result[cost]))
-    return Group(costs, table)
+    return costs
 
 
 def _with_interval(metric: str, frame: Mapping[str, Any]) -> str:

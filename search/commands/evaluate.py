@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import fmean
+from time import perf_counter
 from typing import Any, Literal
 
 import pandas as pd
+import torch
 
 from medcore.data.empty_masks import empty_samples, joined
+from medcore.data.formats.npz import NpzFolders
+from medcore.data.formats.npz_case import whole_cases
 from medcore.data.load import ImageSet, list_folder, load_image_set
 from medcore.data.mask_rules import AS_THE_FILE_SAYS, MaskRules
+from medcore.data.readers import reader_of
+from medcore.data.selection.samples import nothing_usable, select
+from medcore.devices import device_of
+from medcore.errors import DataError
 from medcore.models.checkpoint import load
+from medcore.quality.cases.evaluate import evaluate_cases
+from medcore.quality.cases.scores import Scores
+from medcore.quality.cases.segment import Segmenter
 from medcore.quality.catalogue import ranked
 from medcore.quality.evaluate import evaluate as evaluate_model
 from medcore.quality.evaluate import summarise
+from medcore.quality.latency import device_name
 from medcore.quality.model_frame import WideBoxes, in_model_frame
 from results.stats.intervals import macro_intervals
 from search.base.device import best_device
@@ -87,6 +100,103 @@ def evaluate(
             **figures(evaluate_model(model, framed, autocast=autocast), framed.sources or None),
         }
     return result | cost_metrics(model.spec)
+
+
+def by_modality(
+    checkpoint: Path,
+    folders: Sequence[Path],
+    split: str,
+    architecture: str | None = None,
+    autocast: bool = False,
+    splits: Path | None = None,
+    rules: MaskRules = AS_THE_FILE_SAYS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Return a checkpoint's scores and running times on whole cases of the MedSAM challenge.
+
+    Args:
+        checkpoint: File of the model.
+        folders: Folders with the challenge's archives.
+        split: Name of the split.
+        architecture: As for `evaluate`.
+        autocast: As for `evaluate`.
+        splits: As for `evaluate`.
+        rules: Their windows apply; each label is an object whatever they say of masks.
+        progress: Called with the finished and all cases.
+
+    Returns:
+        `modalities` with the means over the cases of each; `overall`, their mean; `cases`, a row for each; the number
+        of files that were `skipped`; what the times were measured on; and the costs. Each `seconds` includes
+        `load_seconds`, the time to load the checkpoint.
+
+    Raises:
+        DataError: A folder holds no such archives, or no case can be used.
+    """
+    for folder in folders:
+        if folder.is_dir() and not isinstance(reader_of(folder), NpzFolders):
+            raise DataError(
+                f"{folder}: no .npz archives of the MedSAM challenge with imgs and gts, which --by modality needs"
+            )
+    selections = select(folders, split, splits, deal_splits=splits is None)
+    samples, skipped = [], [entry for each in selections for entry in each.skipped]
+    for each in selections:
+        whole, parts = whole_cases(each.listing, each.samples)
+        samples += whole
+        skipped += parts
+    start = perf_counter()
+    model = load(checkpoint, architecture).to(best_device())
+    load_seconds = perf_counter() - start
+    rows = []
+    for result in evaluate_cases(Segmenter(model, autocast), samples, skipped, rules, progress):
+        row = result.row()
+        rows.append({**row, "seconds": load_seconds + row["seconds"]})
+    if not rows:
+        raise nothing_usable("case", split, selections, skipped)
+    report_skipped(skipped)
+    return {
+        "checkpoint": str(checkpoint),
+        "split": split,
+        "skipped": len(skipped),
+        "device": device_name(device_of(model)),
+        "threads": torch.get_num_threads(),
+        "load_seconds": load_seconds,
+        **modality_figures(rows),
+        "cases": rows,
+        **cost_metrics(model.spec),
+    }
+
+
+def modality_figures(rows: Rows) -> dict[str, Any]:
+    """Return the means of `Result.row` by modality, in the order of their names, and the mean of these means.
+
+    `intervals` are 95 % bootstrap intervals over cases. A modality with a single case has none, and then neither has
+    the overall mean.
+
+    Args:
+        rows: One for each case.
+    """
+    table = pd.DataFrame(rows)
+    scores = [field.name for field in fields(Scores)]
+    modalities: dict[str, dict[str, Any]] = {}
+    for modality, part in table.groupby("modality"):
+        means = {name: float(part[name].mean()) for name in (*scores, "seconds")}
+        modalities[str(modality)] = _counted(part) | means | {"intervals": _intervals(part, scores)}
+    overall = {name: fmean(each[name] for each in modalities.values()) for name in (*scores, "seconds")}
+    return {
+        "modalities": modalities,
+        "overall": _counted(table) | overall | {"intervals": _intervals(table, scores)},
+    }
+
+
+def _counted(part: pd.DataFrame) -> dict[str, Any]:
+    return {"cases": len(part), "objects": int(part["objects"].sum())}
+
+
+def _intervals(part: pd.DataFrame, scores: Sequence[str]) -> dict[str, list[float] | None]:
+    if part["modality"].value_counts().min() < 2:
+        return dict.fromkeys(scores)
+    ends = macro_intervals(part[list(scores)], part["modality"]).to_numpy().tolist()
+    return dict(zip(scores, ends, strict=True))
 
 
 def figures(rows: Rows, sources: Sequence[str] | None = None) -> dict[str, Any]:

@@ -106,3 +106,37 @@ def dicom_folder(root: Path, cases: int = 4, spacing: tuple[float, float] = (1.3
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(mask * 255).save(file)
     return root
+
+
+def balls(seed: int, shape: tuple[int, int, int] = (9, 40, 52)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A grey volume of uint8 with three bright objects, its labels 1, 2 and 5, and their boxes (3, 6).
+
+    The objects have different middle slices.
+    """
+    chance = np.random.default_rng(seed)
+    place = np.indices(shape)
+    values, labels = chance.normal(70, 12, shape), np.zeros(shape, np.uint8)
+    for label, centre in ((1, (3, 12, 12)), (2, (5, 26, 30)), (5, (6, 12, 40))):
+        middle = np.add(centre, chance.uniform(-1, 1, 3))
+        distance = (place - middle[:, None, None, None]) * np.array([2, 1, 1])[:, None, None, None]
+        inside = np.linalg.norm(distance, axis=0) < 8
+        labels[inside] = label
+        values[inside] += 60 + 20 * label
+    voxels = [np.argwhere(labels == label)[:, ::-1] for label in (1, 2, 5)]
+    boxes = [np.concatenate([each.min(axis=0), each.max(axis=0)]) for each in voxels]
+    return values.clip(0, 255).astype(np.uint8), labels, np.array(boxes)
+
+
+def challenge_folder(root: Path) -> Path:
+    """Write two CT volumes, an MR volume without boxes and three ultrasound pictures; returns the folder."""
+    root.mkdir(parents=True)
+    for case, modality in enumerate(("CT", "CT", "MR")):
+        grey, labels, boxes = balls(case)
+        given = {} if modality == "MR" else {"boxes": boxes}
+        name = root / f"3DBox_{modality}_{case:04}.npz"
+        np.savez_compressed(name, imgs=grey, gts=labels, spacing=np.array([0.8, 0.9, 2.5]), **given)
+    for case in range(3):
+        grey, labels, boxes = balls(10 + case)
+        picture = np.repeat(grey[5][..., None], 3, axis=-1)
+        np.savez_compressed(root / f"2DBox_US_{case:04}.npz", imgs=picture, gts=labels[5], boxes=boxes[:, [0, 1, 3, 4]])
+    return root

@@ -25,7 +25,7 @@ from medcore.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-IMAGES, LABELS = "imgs", "gts"
+IMAGES, LABELS, BOXES = "imgs", "gts", "boxes"
 _ENDING = ".npz"
 #: Names of the challenge: `2DBox_US_0001`, `3DBox_CT_0001`, `CT_Abd_case1`.
 _CHALLENGE_NAME = re.compile(r"(?:[23]D[A-Za-z]*_)?([A-Za-z][A-Za-z0-9-]*)_.+")
@@ -41,7 +41,7 @@ class NpzFolders:
 
     def __init__(self) -> None:
         """Keep no volume yet."""
-        self._volumes: Recent[Volume] = Recent(_load)
+        self._volumes: Recent[Volume] = Recent(load_volume)
 
     def holds(self, folder: Path) -> bool:
         """Tell whether a folder has archives of the challenge.
@@ -158,7 +158,7 @@ def _count(image: dict[str, ArrayHeader], label: dict[str, ArrayHeader] | None) 
     return sides[0] if len(sides) == 3 else 1
 
 
-def _load(image: Path, mask: Path) -> Volume:
+def load_volume(image: Path, mask: Path) -> Volume:
     """Load an archive; a picture becomes a volume of one slice.
 
     Raises:
@@ -172,22 +172,27 @@ def _load(image: Path, mask: Path) -> Volume:
         _count(headers, array_headers(mask) if mask != image else None)
         with np.load(image, allow_pickle=False) as archive:
             pixels = archive[IMAGES]
-            spacing = _spacing(image.parent, archive["spacing"]) if "spacing" in headers else None
+            sides = _spacing(image.parent, archive["spacing"]) if "spacing" in headers else ()
     with reading(mask, "mask"), np.load(mask, allow_pickle=False) as archive:
         labels = finite_labels(archive[LABELS])
     if labels.ndim == 2:
-        return Volume(pixels[None], labels[None], spacing=spacing)
-    return Volume(pixels, labels, spacing=spacing)
+        pixels, labels = pixels[None], labels[None]
+    return Volume(
+        pixels,
+        labels,
+        spacing=(sides[1], sides[0]) if sides else None,
+        thickness=sides[2] if len(sides) == 3 else None,
+    )
 
 
-def _spacing(folder: Path, values: Any) -> tuple[float, float] | None:
-    """Return rows and columns of a spacing (x, y, z) or (x, y); None if it is none."""
-    sides = [float(value) for value in values.ravel()[:4]]
+def _spacing(folder: Path, values: Any) -> tuple[float, ...]:
+    """Return the sides of a spacing (x, y, z) or (x, y); nothing if it is none."""
+    sides = tuple(float(value) for value in values.ravel()[:4])
     if len(sides) not in (2, 3) or not all(isfinite(side) and side > 0 for side in sides):
-        return None
+        return ()
     if len(sides) == 3 and sides[1] == sides[2] != sides[0]:
         _warn_of_order(folder)
-    return sides[1], sides[0]
+    return sides
 
 
 @cache

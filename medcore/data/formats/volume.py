@@ -20,6 +20,9 @@ from medcore.errors import DataError, MedcoreError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL import Image
+
+    from medcore.data.formats.intensities import Intensities
 
 T = TypeVar("T")
 
@@ -114,6 +117,7 @@ class Volume:
         slope: Measured values are stored values times this.
         offset: Plus this.
         spacing: Millimetres a pixel of a slice, rows and columns; None if unknown.
+        thickness: Millimetres from slice to slice; None if unknown.
     """
 
     stored: NDArray[Any]
@@ -121,30 +125,42 @@ class Volume:
     slope: float = 1.0
     offset: float = 0.0
     spacing: tuple[float, float] | None = None
+    thickness: float | None = None
 
     def reading(self, index: int) -> Reading:
         """Return a slice.
-
-        Pictures of 8 bits stay as they are; other values are measurements.
 
         Raises:
             ValueError: A value of the image is not finite.
         """
         import numpy as np
+
+        from medcore.data.labels import LabelMap
+
+        # full scale 1: a label map has two values or fractions, else the user says what is the object
+        labels = LabelMap(np.ascontiguousarray(self.labels[index]), full=1.0)
+        return Reading(self.image(index), labels, self.spacing, self.values_of_labels)
+
+    def image(self, index: int) -> Image.Image | Intensities:
+        """Return the image of a slice.
+
+        Pictures of 8 bits stay as they are; other values are measurements.
+
+        Raises:
+            ValueError: A value is not finite.
+        """
+        import numpy as np
         from PIL import Image
 
         from medcore.data.formats.intensities import Intensities
-        from medcore.data.labels import LabelMap
 
         values = np.ascontiguousarray(self.stored[index])
-        # full scale 1: a label map has two values or fractions, else the user says what is the object
-        labels = LabelMap(np.ascontiguousarray(self.labels[index]), full=1.0)
         if values.dtype == np.uint8 and (self.slope, self.offset) == (1.0, 0.0):
-            return Reading(Image.fromarray(values).convert("RGB"), labels, self.spacing, self.values_of_labels)
+            return Image.fromarray(values).convert("RGB")
         measured = values if (self.slope, self.offset) == (1.0, 0.0) else values * self.slope + self.offset
         if not np.isfinite(measured).all():
             raise ValueError(f"values of slice {index} that are not finite")
-        return Reading(Intensities(measured, lambda: self.limits), labels, self.spacing, self.values_of_labels)
+        return Intensities(measured, lambda: self.limits)
 
     @cached_property
     def limits(self) -> tuple[float, float]:

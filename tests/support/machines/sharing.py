@@ -1,8 +1,8 @@
 """Which test files share a process, and in which order files begin.
 
-Two processes run the suite. What is costly to start (a Ray, a cluster, a tracking server) or to import (the packages of
-ONNX) is started or imported once if all files that need it run in one process. The longest work begins first, so that
-both processes end at about the same time.
+Two processes run the suite. What is costly to start (a Ray, a cluster, a tracking server) or to import (MONAI, the
+packages of ONNX) is started or imported once if all files that need it run in one process. The longest work begins
+first, so that both processes end at about the same time.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/search/export/test_pyfunc.py",
         "tests/search/tracking/server/test_outages.py",
         "tests/system/test_slow_tracking.py",
+    ),
+    "MONAI": (
+        "tests/medcore/quality/test_metrics.py",
+        "tests/medcore/quality/test_metrics_mm.py",
+        "tests/medcore/quality/cases/test_scores.py",
     ),
     "live cluster": ("tests/system/test_cluster_live.py",),
     "plugins": ("tests/system/test_plugins.py",),
