@@ -76,7 +76,8 @@ def budget_picture(front: pd.DataFrame, path: Path, info: StudyInfo) -> None:
             image = _draw_budget(ax, family, counts[family.name], info.widths[family.name])
         names = [_member_name(row) for _, row in rows.iterrows()]
         axes[0].set_yticks(range(len(names)), names, fontsize=7, family="monospace")
-        axes[0].set_ylabel("Trial and FLOPs left")
+        if len(names) > 1:  # a single row is lower than these words
+            axes[0].set_ylabel("Trial and FLOPs left")
         figure.colorbar(image, ax=axes, label="Kept (%); × marks none", shrink=min(1.0, 0.5 + 2 / len(rows)), pad=0.02)
         save(figure, path)
 

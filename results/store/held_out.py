@@ -28,7 +28,8 @@ from results.stats.intervals import macro_interval
 from results.stats.labels import NOT_RECOVERED, text, title
 from results.store.files import is_number, read_json, write_by_rename
 
-_FOLDER = "held_out"
+#: Folder of the measurements in that of a study.
+FOLDER = "held_out"
 #: Columns that name an image.
 _IMAGE = ("dataset", "name")
 _MEND = "delete it, and the next export measures again"
@@ -113,10 +114,16 @@ def write_measurement(study: Path, measurement: Measurement, images: pd.DataFram
     """
     buffer = io.BytesIO()
     images.to_parquet(buffer, index=False)
-    file = study / _FOLDER / f"{measurement.key}.json"
-    refuse_links(study, _FOLDER)
+    file = study / FOLDER / f"{measurement.key}.json"
+    refuse_links(study, FOLDER)
     write_by_rename(file.with_suffix(".parquet"), buffer.getvalue())
     write_by_rename(file, (json.dumps(dataclasses.asdict(measurement), indent=1) + "\n").encode())
+
+
+def held_out_files(study: Path) -> dict[str, Path]:
+    """Return the files of all measurements of a study by their places in its folder."""
+    files = [path for path in (study / FOLDER).glob("*") if path.suffix in (".json", ".parquet")]
+    return {f"{FOLDER}/{path.name}": path for path in sorted(files)}
 
 
 def read_measurements(study: Path) -> list[Measurement]:
@@ -126,7 +133,7 @@ def read_measurements(study: Path) -> list[Measurement]:
         MedcoreError: A file is corrupt.
     """
     measurements = []
-    for path in (study / _FOLDER).glob("*.json"):
+    for path in (study / FOLDER).glob("*.json"):
         fields = read_json(path, _MEND)
         try:
             measurement = Measurement(**fields)
@@ -162,7 +169,7 @@ def read_measured_images(study: Path, measurement: Measurement) -> pd.DataFrame:
     Raises:
         MedcoreError: The file is missing or damaged.
     """
-    path = study / _FOLDER / f"{measurement.key}.parquet"
+    path = study / FOLDER / f"{measurement.key}.parquet"
     try:
         images = pd.read_parquet(io.BytesIO(path.read_bytes()))
         check_image_columns(images)

@@ -156,11 +156,11 @@ def sync(
     status.doing("sending trials")
     from search.commands.sync import sync as run
 
-    say(f"{run(study, tracking_uri)} trials are at the server")
+    say(f"{run(study, tracking_uri, say)} trials are at the server")
 
 
 def export(
-    study: Annotated[str, typer.Argument(help="Folder of a study")],
+    study: Annotated[str, typer.Argument(help="Folder of a study, or mlflow:EXPERIMENT/RUN, see docs/export.md")],
     out: Annotated[Path, typer.Option(help="File to write (.safetensors) or, for the other formats, folder.")],
     select: Annotated[
         str, typer.Option(help="knee | best:METRIC | METRIC<=X,… | trial:ID | front: all of the front, into a folder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +18,9 @@ from results.stats.objectives import names_of
 from results.stats.pareto import front_table
 from results.stats.select import choose
 from results.store.files import make_folder, write_by_rename
-from results.store.study_info import StudyInfo
+from results.store.study_info import StudyInfo, read_study_info
 from results.store.trial_row import TrialRow, row_of
+from results.store.trials import read_study
 from search.base.sections.training import FinetuneConfig
 from search.export.candidate import BY_OPTION, Choice, fine_tuned, measured
 from search.export.card_fields import card_fields
@@ -26,13 +28,15 @@ from search.export.format import ExportFormat
 from search.export.formats import CARD, FORMATS, check_target, exported
 from search.export.write import Written, write_export
 from search.study.gone import why_gone
-from search.tracking.remote import open_results
+from search.tracking.remote import ADDRESS, download_model, download_study, open_results
 from search.tracking.server.registry import Registration, check_registration, register
+from search.tracking.view import LINK
 
 Say = Callable[[str], None]
 
 #: Value of `--select` that exports every member of the front, and the table of what was written.
 FRONT, TABLE = "front", "exported.csv"
+_AT_THE_SERVER = "the study's folder was not at hand, only its MLflow server"
 _NOT_MEASURED = f"left out, because --select {FRONT} measures these images only with --held-out"
 
 
@@ -41,7 +45,7 @@ class ExportRequest:
     """What to export, in which format, and what to do before and after.
 
     Attributes:
-        study: Folder of a study.
+        study: Folder of a study, or `mlflow:<experiment>/<run>` at a server that has the model.
         out: A `.safetensors` file for a checkpoint, else a folder. With `FRONT`, the folder of all of them.
         select: Rule that chooses the trial, see `results.stats.select`.
         format: A name in `search.export.formats.FORMATS`.
@@ -121,11 +125,12 @@ def export(request: ExportRequest, say: Say = lambda _: None) -> TrialRow:
         The row of the model that was exported.
 
     Raises:
-        MedcoreError: The study is in MLflow (which holds no checkpoints), the format, place or rule does not fit, the
-            checkpoint is gone, a package is missing, fine-tuning is not possible, or the export differs from the
-            trial's model. Also if the model cannot be registered; then it is written all the same.
+        MedcoreError: The server has no such study or model, the format, place or rule does not fit, the checkpoint is
+            gone, a package is missing, fine-tuning is not possible, or the export differs from the trial's model. Also
+            if the model cannot be registered; then it is written all the same.
     """
-    _require_folder(request.study)
+    if request.study.startswith(ADDRESS):
+        return _export_from_server(request, say)
     kind = check_target(request.format, request.out)
     kind.require_precision(request.dtype)
     card_fields(request.card)
@@ -133,6 +138,26 @@ def export(request: ExportRequest, say: Say = lambda _: None) -> TrialRow:
         check_registration(Path(request.study), kind.name, request.register, request.tracking_uri)
     trials, info = open_results(request.study)
     return _export(request, kind, info, row_of(choose(trials, info.objectives, request.select)), say).row
+
+
+def _export_from_server(request: ExportRequest, say: Say) -> TrialRow:
+    """Export a model that a search has sent to MLflow.
+
+    Raises:
+        MedcoreError: As `export`, or the request needs the images or files of the study's folder.
+    """
+    needs = {"--finetune": request.finetune, "--register": request.register, "--held-out": request.held_out}
+    if wanted := [option for option, value in needs.items() if value]:
+        raise ConfigError(f"{request.study}: {wanted[0]} needs the study's folder; give that to export from")
+    kind = check_target(request.format, request.out)
+    kind.require_precision(request.dtype)
+    with tempfile.TemporaryDirectory(prefix="medcore-") as temporary:
+        folder = download_study(request.study, Path(temporary), request.tracking_uri)
+        info = read_study_info(folder)
+        row = row_of(choose(read_study(folder), info.objectives, request.select))
+        download_model(request.study, row, folder, request.tracking_uri)
+        own = replace(request, study=str(folder), held_out=False)
+        return _export(own, kind, info, row, say, _AT_THE_SERVER).row
 
 
 def export_front(request: ExportRequest, say: Say = lambda _: None) -> list[Exported]:
@@ -166,17 +191,26 @@ def export_front(request: ExportRequest, say: Say = lambda _: None) -> list[Expo
         raise MedcoreError(f"{request.study}: the front is empty: no trial finished with finite objectives")
     make_folder(request.out)
     done: list[Exported] = []
+    links: set[str] = set()
+
+    def once(line: str) -> None:
+        """Say where the study is in MLflow for the first member only."""
+        _, is_link, page = line.partition(LINK)
+        if not is_link:
+            say(line)
+        elif page not in links:
+            links.add(page)
+            say(is_link + page)
+
     for row in rows:
-        done += [_member(request, info, row, say)]
+        done += [_member(request, info, row, once)]
         _write_table(request.out, [each.record(names_of(info.objectives)) for each in done])
     return done
 
 
 def _require_folder(study: str) -> None:
-    if study.startswith("mlflow:"):
-        raise ConfigError(
-            f"{study}: MLflow holds the rows, not the checkpoints; give the study's folder to export from"
-        )
+    if study.startswith(ADDRESS):
+        raise ConfigError(f"{study}: --select {FRONT} needs the study's folder; give that to export from")
 
 
 def _place(request: ExportRequest, trial_id: str) -> Path:

@@ -26,6 +26,7 @@ from search.base.device import best_device
 from search.export.timing import Progress, dense_of, setup_for, timed
 from search.study.gone import removes_weights
 from search.study.inputs import adapted_model
+from search.tracking.remote import send_again
 
 SELECTIONS = ("front", "all")
 
@@ -90,7 +91,7 @@ def study_latency(
         again: Measure also what was measured before with this device, number of threads, precision and torch.
         accept: Let rules use the times as they are, also those of before.
         progress: Called with the numbers of finished and of all measurements.
-        say: Receives a line about models that cannot be measured.
+        say: Receives lines about models that cannot be measured, and about the study's tracker, which gets the figures.
 
     Returns:
         The records of the selected models, old and new.
@@ -118,6 +119,8 @@ def study_latency(
             progress(done, total)
     if accept:
         accept_latency(study)
+    if done:
+        send_again(study, say)
     return [each for each in read_latency(study) if each.setup == setup and each.trial_id in sources]
 
 

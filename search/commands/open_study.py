@@ -49,6 +49,7 @@ _MAY_CHANGE = {
     "data.folders",
     "search.times",
     "tracking.uri",
+    "tracking.models",
     # no trial reads these
     "adapt.workers",
     *(f"finetune.{name}" for name in FinetuneConfig.model_fields),

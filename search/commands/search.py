@@ -35,7 +35,7 @@ from search.nodes.session import cluster_address, connected
 from search.study.inputs import Shared
 from search.study.prepare import Report, prepare
 from search.study.scoring import save_heatmaps
-from search.tracking.tracker import Tracker, TrackingThread
+from search.tracking.tracker import Announcement, Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
 from search.trials.sampling.space import domain_of, sample
 from search.trials.sampling.warm import warm_starts
@@ -97,7 +97,7 @@ def search(
                 ray_address=ray_address,
                 ready=ready,
             )
-            outcome = _run(config, job, shared, execution, status, resume=resume, command=command)
+            outcome = _run(config, job, shared, execution, status, resume=resume, command=command, say=say)
             status.doing("stopping Ray")
     say(outcome.message)
     return outcome
@@ -146,6 +146,7 @@ def _run(
     *,
     resume: bool,
     command: str,
+    say: Callable[[str], None],
 ) -> Outcome:
     """Run the trials that are missing, and send them to the tracker."""
     folder = config.folder
@@ -157,8 +158,9 @@ def _run(
     status.doing("starting trials")
     tracker.start(config.model_dump(mode="json"), {"git": git_revision(), "machine": machine()})
     complete, removes = False, config.search.keep == KEEP_FRONT
+    announcement = Announcement(tracker, say)
     try:
-        with TrackingThread(tracker), ExitStack() as stack:
+        with TrackingThread(tracker, announcement=announcement), ExitStack() as stack:
             stack.callback(status.doing, f"sending the last trials to {tracker.name}")
             shown = SearchProgress(job.objectives, job.trials, all_rows(folder), status, finalists=job.finalists)
             stack.enter_context(shown)
@@ -180,6 +182,7 @@ def _run(
         except StorageError as error:  # the rows are on disk, and the search has said what to do
             logger.warning("%s", error)
         finish_tracking(tracker, complete)
+        announcement.tell()
     return outcome
 
 

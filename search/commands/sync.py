@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from medcore.errors import MedcoreError
@@ -11,10 +12,11 @@ from search.base.lock import is_driven
 from search.study.saved import FOLDER_WANTED, saved_values
 from search.tracking.note import sync_command
 from search.tracking.remote import send_held_out
+from search.tracking.tracker import Announcement
 from search.tracking.trackers import saved_tracker
 
 
-def sync(study: Path, tracking_uri: str | None = None) -> int:
+def sync(study: Path, tracking_uri: str | None = None, say: Callable[[str], None] = lambda _: None) -> int:
     """Send what a search could not send.
 
     The number of trials at the server is returned. The parent run ends as FINISHED if the study has all its trials,
@@ -24,6 +26,7 @@ def sync(study: Path, tracking_uri: str | None = None) -> int:
         study: The study's folder.
         tracking_uri: The server or folder. By default it is the study's own file, or the server that it went to before
             if `MLFLOW_TRACKING_URI` names it too.
+        say: Takes a line on where the study can be looked at.
 
     Raises:
         MedcoreError: The folder is no study, only the study names the server, or the server cannot be reached.
@@ -35,6 +38,7 @@ def sync(study: Path, tracking_uri: str | None = None) -> int:
             f"{tracker.address}: not everything could be sent (see above); nothing is lost, "
             f"try `{sync_command(study, tracking_uri)}` again later"
         )
+    Announcement(tracker, say).tell()
     finished = finished_ids(study)
     known = read_measurements(study)
     # the newest measurement of each model; a trial without a folder has no run for its figures

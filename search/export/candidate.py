@@ -169,6 +169,6 @@ def measured(
         compact(choice.study)
     except MedcoreError as error:
         logger.warning("the trial table does not have the held-out figures yet: %s", error)
-    if unsent := send_held_out(choice.study, figures.model, figures.candidates, tracking_uri):
+    if unsent := send_held_out(choice.study, figures.model, figures.candidates, tracking_uri, say):
         logger.warning("%s", unsent)
     return dataclasses.replace(choice, held_out=figures)

@@ -70,6 +70,11 @@ class FilesTracker:
         return Path(self._uri) / self._experiment / self._run_name if self._uri else self._dir / "tracking"
 
     @property
+    def page(self) -> str:
+        """A line that names the folder."""
+        return f"trials as text: {self.address}"
+
+    @property
     def address(self) -> str:
         """The folder, as text."""
         return str(self.folder)

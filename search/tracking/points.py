@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,20 +13,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medcore.errors import DataError, brief, printable
-from medcore.quality.catalogue import headlines
+from medcore.errors import DataError, brief
+from medcore.quality.catalogue import headlines, metrics
 from medcore.quality.figures import FIGURES
-from results.pages.markdown import code, plain
-from results.stats import labels
-from results.stats.columns import PARAM
+from results.stats.columns import FIDELITY, PARAM
+from results.stats.labels import is_cost
 from results.stats.objectives import names_of
-from results.stats.pareto import front_ranks, hypervolume_trace, objective_losses, reference_losses, to_losses
+from results.stats.pareto import (
+    front_ranks,
+    hypervolume,
+    hypervolume_trace,
+    objective_losses,
+    reference_losses,
+    to_losses,
+)
 from results.stats.repeats import mean_metrics, runs_of
 from results.store.files import is_finite
 from results.store.study_info import StudyInfo
 from results.store.trial_row import IDENTITY, TrialRow
 from search.base.logins import hide_login
-from search.tracking.note import StudyNote
 
 #: The study's curve that is as long as the number of trials whose points were sent.
 COUNT_CURVE = "trials_done"
@@ -81,13 +85,33 @@ def _phase_point(phase: Mapping[str, Any], end: int) -> Point:
 
 
 def run_metrics(row: TrialRow) -> dict[str, float]:
-    """Return the finite figures of a trial by the names of their columns."""
+    """Return the finite figures of a trial by the names of their columns, and FLOPs in billions too.
+
+    If all images come from one data set, figures of single data sets and over them repeat those of all images. They
+    are left out.
+    """
     columns = row.to_flat().items()
-    return {
+    figures = {
         key: float(value)
         for key, value in columns
         if key not in IDENTITY and not key.startswith(PARAM) and is_finite(value)
     }
+    # an unfinished model costs what the finished one does
+    ended = {key: key.rpartition("/")[2] for key in figures if key.startswith(FIDELITY)}
+    costs = {key for key, name in ended.items() if is_cost(name) and figures.get(name) == figures[key]}
+    figures = _without_copies({key: value for key, value in figures.items() if key not in costs})
+    return figures | ({"gflops": figures["flops"] / 1e9} if "flops" in figures else {})
+
+
+def _without_copies(figures: Mapping[str, float]) -> dict[str, float]:
+    """Leave out the figures of a data set, and over data sets, if there is only one and they say nothing new."""
+    quality = {metric.name for metric in metrics()}
+    sets = {name for first, _, name in (key.partition("/") for key in figures) if name and first in quality}
+    if len(sets) > 1:
+        return dict(figures)
+    endings = ("_images", "_worst", *(f"/{name}" for name in sets))
+    originals = {key: key.removesuffix(end) for key in figures for end in endings if key.endswith(end)}
+    return {key: value for key, value in figures.items() if figures.get(originals.get(key, "")) != value}
 
 
 def run_tags(row: TrialRow) -> dict[str, str]:
@@ -115,16 +139,16 @@ def run_status(row: TrialRow) -> str:
 def run_name(row: TrialRow) -> str:
     """Return what tells runs apart in a list.
 
-    Examples are `t0017 · 41 % FLOPs · BF1 0.712` and `t0003 · failed`.
+    Examples are `t0017 · 41 % FLOPs · BF1 0.712`, `t0020 · 41 % FLOPs · BF1 0.709 · repeats t0017`, `t0003 · failed`.
     """
     if not row.is_done:
         return f"{row.trial_id} · {row.status}"
-    shares = [row.metrics[name] for name in ("flops_paper_fraction", "flops_fraction") if name in row.metrics][:1]
     main = headlines()[0]
-    quality = row.figure(main)
+    share, quality = row.figure("flops_fraction"), row.figure(main)
     words = [row.trial_id]
-    words += [f"{100 * share:.0f} % FLOPs" for share in shares if is_finite(share)]
+    words += [] if share is None else [f"{100 * share:.0f} % FLOPs"]
     words += [] if quality is None else [f"{FIGURES[main].short} {quality:.3f}"]
+    words += [] if row.repeats is None else [f"repeats {row.repeats}"]
     return " · ".join(words)
 
 
@@ -132,35 +156,6 @@ def run_times(row: TrialRow) -> tuple[int, int]:
     """Return start and end in milliseconds, 0 where the row does not have them."""
     start, end = _milliseconds(row.timing.started), _milliseconds(row.timing.finished)
     return start or end, end
-
-
-def description(note: StudyNote, info: StudyInfo, study_dir: str) -> str:
-    """Return the text of the study's run, in Markdown.
-
-    It says what was searched, on what, from which reference, and what to do next.
-    """
-    params, dense = note.params, info.dense
-    goals = ", ".join(f"{goal.name} {'down' if goal.lower_is_better else 'up'}" for goal in info.objectives)
-    names = [name for name in (*headlines(), "flops", "flops_paper") if name in dense]
-    known = ", ".join(f"{labels.title(name)} {labels.text(name, dense[name])}" for name in names)
-    datasets = ", ".join(map(code, note.datasets))
-    splits = params.get("data.search_split", "?"), params.get("data.report_split", "?")
-    lines = [
-        f"**{plain(info.name)}**: how far each block of {code(params.get('model.adapted', '?'))} can be pruned "
-        f"(general model {code(params.get('model.base', '?'))}).",
-        "",
-        f"- objectives: {plain(goals)}",
-        f"- data: {datasets}; searched on {code(splits[0])}, reported on {code(splits[1])}",
-        f"- {labels.NOT_RECOVERED}, on the search images: {known}",
-        "- front: `front.html` and `front.csv` among the artifacts; its trials have the tag `medcore.front = true`",
-        "",
-        "```",
-        printable(shlex.join(["medcore", "search", f"{study_dir}/config.yaml", "--resume"])),
-        printable(shlex.join(["medcore", "front", study_dir])),
-        printable(shlex.join(["medcore", "export", study_dir, "--select", "knee", "--out", "best.safetensors"])),
-        "```",
-    ]
-    return "\n".join(lines)
 
 
 def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -189,9 +184,9 @@ def front_ranks_of(rows: Sequence[TrialRow], info: StudyInfo) -> dict[str, int]:
 def study_points(rows: Sequence[TrialRow], info: StudyInfo, known: int) -> list[Point]:
     """Return the study's curves over the number of ended trials.
 
-    The curves are counts, the best of each objective, and the hypervolume. A point has the time at which its last
-    trial ended, so that curves look the same when a study is sent late. Repeats count as trials that are done, and
-    change nothing else, because a lucky seed is no better model.
+    The curves are counts, the best of each objective, and the hypervolume, also as a share of `best_volume`. A point
+    has the time at which its last trial ended, so that curves look the same when a study is sent late. Repeats count as
+    trials that are done, and change nothing else, because a lucky seed is no better model.
 
     Args:
         rows: All trials that have ended.
@@ -207,7 +202,10 @@ def study_points(rows: Sequence[TrialRow], info: StudyInfo, known: int) -> list[
     best = to_losses(np.minimum.accumulate(usable, axis=0), info.objectives)
     done, failed = (np.cumsum([row.status == status for row in rows]) for status in ("done", "failed"))
     curves = {f"best/{name}": best[:, column] for column, name in enumerate(names_of(info.objectives))}
-    curves |= {"hypervolume": hypervolume_trace(losses, corner), "trials_failed": failed}
+    volume = hypervolume_trace(losses, corner)
+    curves |= {"hypervolume": volume, "trials_failed": failed}
+    if (most := best_volume(info)) > 0:
+        curves["hypervolume_relative"] = volume / most
     curves[COUNT_CURVE] = done  # last, because its length tells that all curves have arrived
     return [
         Point(clean_key(key), float(values[step]), run_times(rows[step])[1], step + 1)
@@ -215,6 +213,17 @@ def study_points(rows: Sequence[TrialRow], info: StudyInfo, known: int) -> list[
         for step in range(known, len(rows))
         if np.isfinite(values[step])
     ]
+
+
+def best_volume(info: StudyInfo) -> float:
+    """Return the hypervolume of a model that costs nothing and is as good as the dense one.
+
+    It is 0 if the dense model is no better than the hypervolume's reference point.
+    """
+    goals = info.objectives
+    free = {goal.name: 0.0 for goal in goals if is_cost(goal.name) and goal.lower_is_better}
+    ideal = [float(value) for goal in goals if (value := free.get(goal.name, info.dense[goal.name])) is not None]
+    return hypervolume(to_losses([ideal], goals), reference_losses(info.reference, goals))
 
 
 def clean_key(key: str) -> str:

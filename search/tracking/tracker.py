@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -19,6 +19,8 @@ from results.store.held_out import Measurement
 
 logger = logging.getLogger(__name__)
 
+#: Below this path, attached files are contact sheets, each named like its trial.
+SHEETS = "sheets/"
 #: How a study's run can end.
 End = Literal["FINISHED", "KILLED"]
 
@@ -53,6 +55,10 @@ class Tracker(Protocol):
     @property
     def address(self) -> str:
         """Where the study goes, without a login."""
+
+    @property
+    def page(self) -> str | None:
+        """A line on where the study can be looked at, without a login; None before that is known."""
 
     def __init__(self, destination: Destination) -> None: ...
 
@@ -127,6 +133,26 @@ class Tracker(Protocol):
 TRACKERS: Registry[type[Tracker]] = Registry("tracker")
 
 
+class Announcement:
+    """Says once where a study can be looked at, as soon as its tracker knows.
+
+    Args:
+        tracker: The study's tracker.
+        say: Takes the line.
+    """
+
+    def __init__(self, tracker: Tracker, say: Callable[[str], None]) -> None:
+        self._tracker = tracker
+        self._say = say
+        self._told = False
+
+    def tell(self) -> None:
+        """Say it, unless that was done or it is not known yet."""
+        if not self._told and (line := self._tracker.page):
+            self._told = True
+            self._say(line)
+
+
 class TrackingThread:
     """Context manager that syncs every few seconds in a thread.
 
@@ -135,11 +161,13 @@ class TrackingThread:
     Args:
         tracker: The study's tracker, already started.
         seconds: Between two syncs; more, up to a minute, while the server is away.
+        announcement: Told after each sync.
     """
 
-    def __init__(self, tracker: Tracker, seconds: float = 5.0) -> None:
+    def __init__(self, tracker: Tracker, seconds: float = 5.0, announcement: Announcement | None = None) -> None:
         self._tracker = tracker
         self._seconds = seconds
+        self._announcement = announcement
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="medcore-tracking", daemon=True)
 
@@ -157,6 +185,8 @@ class TrackingThread:
         while not self._stop.wait(wait):
             try:
                 reached = self._tracker.sync()
+                if self._announcement is not None:
+                    self._announcement.tell()
             except Exception as error:  # noqa: BLE001 - tracking never stops a search, even if a plug-in is wrong
                 reached, reason = False, f"{type(error).__name__}: {brief(error)}"
                 if reason != logged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -10,6 +11,9 @@ from search.base.sections.fields import Section
 
 #: What lies next to a configuration that is the copy in a study's folder.
 _OF_A_STUDY = ("study.json", "tracking.json", "trials")
+#: Values of `tracking.models`.
+KNEE: Final = "knee"
+FRONT: Final = "front"
 
 
 class TrackingConfig(Section):
@@ -22,6 +26,11 @@ class TrackingConfig(Section):
         "default: a SQLite file or a folder in the study folder",
     )
     experiment: str = "medcore"
+    models: Literal["knee", "front", "none"] = Field(
+        KNEE,
+        description="whose models go to an MLflow server at the end of a search: of the front's knee, of the whole "
+        "front, or none; `medcore export mlflow:EXPERIMENT/RUN` takes them from there. The study's own file holds none",
+    )
 
 
 def is_of_a_study(config: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,8 @@ def report(
         images: Rows of a contact sheet; 0 leaves out every picture of a patient.
         select: Rules (`results.stats.select`) for the members to look at, the chosen one first. The default is the
             knee, the cheapest, and the best by the first objective that is no cost.
-        log: Whether to put the report and the sheets on the study's parent run in MLflow, if it has one.
+        log: Whether to put the report on the study's parent run in MLflow, if it has one, and a contact sheet on the
+            run of each trial on the front.
         say: Receives one-line messages for people.
         sheets: Folder for a contact sheet of every front member, as files of their own.
         tracking_uri: The server for `log`. By default it is the study's own file, or the server that it went to before
@@ -99,21 +101,23 @@ def report(
     if sheets is not None and not images:
         raise ConfigError(f"--sheets {sheets}: contact sheets show patients, which --images 0 rules out; leave one out")
     make_folder(out.parent)
+    is_sent = log and (Path(study) / FILE).is_file()
     with results_folder(study) as folder:
         # running models takes long, so everything that can fail comes before it
-        known = _read(folder, select, others=sheets is not None)
+        known = _read(folder, select, others=is_sent or sheets is not None)
         if sheets is not None:
             make_folder(sheets)
         wanted = Rendering(folder, known.members, known.others, known.images, images)
         rendered = render(known.config, wanted, say) if known.config else Rendered()
     notes = [*known.notes, *rendered.notes]
     write_report(_page(known, rendered, Call(study, out, images, tuple(select)), notes), out)
-    files = [] if sheets is None else [sheets / picture.name for picture in rendered.others]
-    for file, picture in zip(files, rendered.others, strict=True):
-        write_by_rename(file, picture.png)
-    if sheets is not None:
-        say(f"wrote {sheets}: {len(files)} contact sheets")
-    unsent = send_report(Path(study), out, files, tracking_uri) if log and (Path(study) / FILE).is_file() else None
+    with tempfile.TemporaryDirectory(prefix="medcore-") as temporary:
+        files = [(sheets or Path(temporary)) / picture.name for picture in rendered.others]
+        for file, picture in zip(files, rendered.others, strict=True):
+            write_by_rename(file, picture.png)
+        if sheets is not None:
+            say(f"wrote {sheets}: {len(files)} contact sheets")
+        unsent = send_report(Path(study), out, files, tracking_uri, say) if is_sent else None
     return [*notes, *([unsent] if unsent else [])]
 
 

@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from medcore.errors import TrackingError
-from search.tracking.note import ARTIFACTS
-from search.tracking.note import FILE as NOTE
 from search.tracking.points import Point
 from search.tracking.server.moved import settle
+from search.tracking.server.places import artifacts_folder, check_place, database_of
 from search.tracking.server.records import ModelFolder, ModelVersion, NewRun, Run
 from search.tracking.server.settings import mlflow_errors, mlflow_settings
 
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 
 #: Seconds that a server may take to store a model of a gigabyte.
 _UPLOAD_SECONDS = "600"
-#: Set on an experiment before a search, to find out whether it can be written; the same each time.
-_PROBE_TAG = ("medcore.searches", "true")
 #: Stored with an experiment for a moment, for the same reason.
 _PROBE_FILE = "medcore-was-here.txt"
 
@@ -49,7 +45,7 @@ class Server:
             from mlflow import MlflowClient
             from mlflow.tracking._tracking_service import utils
 
-            if (database := _database(uri)) is not None:
+            if (database := database_of(uri)) is not None:
                 settle(database)
                 # MLflow remembers places of files by run, and a copy of a study has the same runs
                 getattr(utils, "_artifact_repos_cache", {}).clear()
@@ -59,23 +55,6 @@ class Server:
     def _request(self, **variables: str) -> Iterator[None]:
         with mlflow_errors(), mlflow_settings(MLFLOW_HTTP_REQUEST_MAX_RETRIES=self._retries, **variables):
             yield
-
-    def _check_place(self, location: str) -> None:
-        """Check that a study's own database stores files in the study's folder.
-
-        The study may come from someone else. Its database could name a bucket, which MLflow would open with the user's
-        keys, or another folder.
-
-        Raises:
-            TrackingError: It names such a place.
-        """
-        file = _database(self.uri)
-        if file is None or not (file.parent / NOTE).is_file() or _is_below(location, file.parent):
-            return
-        raise TrackingError(
-            f"{file} wants its files at {location}, outside of the study, which has moved or comes from elsewhere; "
-            "send it to a place of your own with `medcore sync STUDY --tracking-uri URI`"
-        )
 
     def find_experiment(self, name: str) -> str | None:
         """Return the id of the experiment of this name, None if there is none."""
@@ -98,13 +77,18 @@ class Server:
                 )
             if found is not None:
                 return str(found.experiment_id)
-            place, tags = _artifacts_folder(self.uri), {"mlflow.experimentKind": "custom_model_development"}
+            place, tags = artifacts_folder(self.uri), {"mlflow.experimentKind": "custom_model_development"}
             return str(self._client.create_experiment(name, artifact_location=place, tags=tags))
 
-    def probe_experiment(self, experiment_id: str) -> None:
-        """Write to an experiment what does no harm, to find out whether it can be written."""
+    def experiment_tags(self, experiment_id: str) -> dict[str, str]:
+        """Return the tags of an experiment as they are now."""
         with self._request():
-            self._client.set_experiment_tag(experiment_id, *_PROBE_TAG)
+            return dict(self._client.get_experiment(experiment_id).tags)
+
+    def set_experiment_tag(self, experiment_id: str, name: str, value: str) -> None:
+        """Set a tag of an experiment."""
+        with self._request():
+            self._client.set_experiment_tag(experiment_id, name, value)
 
     def probe_files(self, experiment_id: str) -> None:
         """Store a file as the runs of an experiment will, and delete it again."""
@@ -194,11 +178,11 @@ class Server:
 
             self._client.log_inputs(run_id, datasets=[entry(folder) for folder in folders])
 
-    def upload(self, run_id: str, path: Path) -> None:
-        """Add a file, or all that is in a folder, to a run's files."""
-        with self._request():
-            if _database(self.uri) is not None:
-                self._check_place(self._client.get_run(run_id).info.artifact_uri)
+    def upload(self, run_id: str, path: Path, *, large: bool = False) -> None:
+        """Add a file, or all that is in a folder, to a run's files; a `large` one may take minutes."""
+        with self._request(**({"MLFLOW_HTTP_REQUEST_TIMEOUT": _UPLOAD_SECONDS} if large else {})):
+            if database_of(self.uri) is not None:
+                check_place(self.uri, self._client.get_run(run_id).info.artifact_uri)
             (self._client.log_artifacts if path.is_dir() else self._client.log_artifact)(run_id, str(path))
 
     def files(self, run_id: str) -> set[str]:
@@ -208,7 +192,7 @@ class Server:
 
     def download(self, run_id: str, file: str, folder: Path) -> None:
         """Copy one of a run's files into a folder."""
-        with self._request():
+        with self._request(MLFLOW_HTTP_REQUEST_TIMEOUT=_UPLOAD_SECONDS):
             self._client.download_artifacts(run_id, file, str(folder))
 
     def register(self, run_id: str, folder: Path, version: ModelVersion) -> int:
@@ -226,8 +210,8 @@ class Server:
 
             client, name, tags = self._client, version.name, dict(version.tags)
             experiment_id = client.get_run(run_id).info.experiment_id
-            if _database(self.uri) is not None:
-                self._check_place(client.get_experiment(experiment_id).artifact_location)
+            if database_of(self.uri) is not None:
+                check_place(self.uri, client.get_experiment(experiment_id).artifact_location)
             model = client.create_logged_model(experiment_id, name, run_id, tags, model_type="segmentation")
             try:
                 client.log_model_artifacts(model.model_id, str(folder))
@@ -265,34 +249,13 @@ def _record(run: mlflow.entities.Run) -> Run:
     return Run(
         info.run_id,
         info.experiment_id,
+        name=info.run_name or "",
         status=info.status,
         start=info.start_time,
         tags=data.tags,
         params=frozenset(data.params),
+        metrics=data.metrics,
     )
-
-
-def _artifacts_folder(uri: str) -> str | None:
-    """Return a folder next to a SQLite file.
-
-    Without it MLflow takes one in the current folder.
-    """
-    file = _database(uri)
-    return None if file is None else (file.parent / ARTIFACTS).as_uri()
-
-
-def _database(uri: str) -> Path | None:
-    """Return the file of a SQLite address, None for another one."""
-    scheme, _, place = uri.partition(":///")
-    return Path(unquote(place.partition("?")[0])).absolute() if scheme in ("sqlite", "sqlite+pysqlite") else None
-
-
-def _is_below(location: str, folder: Path) -> bool:
-    """Return whether MLflow would store files at `location` below a folder."""
-    parts = urlsplit(location)
-    if parts.scheme not in ("", "file") or parts.netloc not in ("", "localhost"):
-        return False
-    return Path(unquote(parts.path) if parts.scheme else location).resolve().is_relative_to(folder.resolve())
 
 
 def save_model(folder: Path, content: ModelFolder) -> None:

@@ -7,13 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from search.tracking import view
+
 #: Tags by which runs are found again.
 STUDY_TAG = "medcore.study"
 TRIAL_TAG = "medcore.trial_id"
-PARENT_TAG = "mlflow.parentRunId"
+PARENT_TAG = view.PARENT
 #: Tags of a trial's run that change while the search runs.
-FRONT_TAG = "medcore.front"
+FRONT_TAG = view.FRONT
 RANK_TAG = "medcore.front_rank"
+KNEE_TAG = view.KNEE
+#: Tags of a trial's run: files of it, and the newest registered version of its model.
+MODEL_TAG = "medcore.model"
+BUDGET_TAG = "medcore.budget"
+SHEET_TAG = "medcore.contact_sheet"
+REGISTERED_TAG = "medcore.registered"
+#: Tag of the study's run: picture of the front among its files.
+PICTURE_TAG = "medcore.picture"
+#: Tag of the study's run: a line on how the study stands, for the description of the experiment.
+STANDING_TAG = "medcore.standing"
+#: Tag with the description of a run or an experiment, in Markdown.
+NOTE_TAG = "mlflow.note.content"
 
 
 @dataclass(frozen=True)
@@ -38,18 +52,22 @@ class Run:
     Attributes:
         run_id: The server's identifier.
         experiment_id: Of the experiment that the run belongs to.
+        name: Shown in lists of runs.
         status: MLflow's word for its state.
         start: Milliseconds.
         tags: By name.
         params: Names of the parameters that it has.
+        metrics: Latest values by name.
     """
 
     run_id: str
     experiment_id: str
+    name: str
     status: str
     start: int
     tags: Mapping[str, str] = field(default_factory=dict)
     params: frozenset[str] = frozenset()
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def has_ended(self) -> bool:

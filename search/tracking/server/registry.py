@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medcore.errors import ConfigError, TrackingError
+from medcore.errors import ConfigError, MedcoreError, TrackingError
 from medcore.quality.catalogue import cost_shares, headlines
 from results.stats.columns import HELD_OUT
 from search.base.logins import hide_login
 from search.tracking.note import FILE, MLFLOW, destination_uri, read_whole_note
 from search.tracking.server.client import Server
-from search.tracking.server.records import ModelVersion
-from search.tracking.server.runs import SentStudy
+from search.tracking.server.records import REGISTERED_TAG, ModelVersion
+from search.tracking.server.runs import SentStudy, find_child
+from search.tracking.server.tracker import MlflowTracker
+from search.tracking.tracker import Destination
 
 #: The alias that always points to the version registered last.
 ALIAS = "best"
@@ -76,7 +78,9 @@ def check_registration(study: Path, kind: str, name: str, tracking_uri: str | No
 
 
 def register(study: Path, folder: Path, registration: Registration, tracking_uri: str | None = None) -> str:
-    """Log an exported MLflow model on the study's parent run, and register it.
+    """Log an exported MLflow model on its trial's run, and register it.
+
+    If the server has no run of the trial, the model goes to the study's run. Descriptions then name the version.
 
     Args:
         study: The study's folder.
@@ -94,15 +98,19 @@ def register(study: Path, folder: Path, registration: Registration, tracking_uri
     name, uri = registration.name, hide_login(sent.uri)
     try:
         server = Server(sent.uri)
-        run_id = sent.parent(server)
+        parent = sent.parent(server)
+        child = find_child(server, parent, str(registration.row.get("trial_id")))
         # the folder may hold other files, which must not be sent
         with tempfile.TemporaryDirectory(prefix=".register-", dir=folder) as temporary:
             for file in registration.files:
                 target = Path(temporary) / file
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(folder / file, target)
-            number = server.register(run_id, Path(temporary), registration.version)
-    except (TrackingError, OSError) as error:
+            number = server.register(child or parent, Path(temporary), registration.version)
+        if child is not None:
+            server.set_tag(child, REGISTERED_TAG, f"{name}/{number}")
+            MlflowTracker(Destination(study, tracking_uri, sent.experiment)).refresh()
+    except (MedcoreError, OSError) as error:
         raise TrackingError(
             f"{folder} is written and checked, but not registered as {name} at {uri}: {error}"
         ) from None

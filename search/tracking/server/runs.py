@@ -6,21 +6,29 @@ request to create one was carried out but its answer was lost or came too late; 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from medcore.errors import TrackingError
-from results.store.held_out import Measurement, held_out_means
 from search.base.logins import hide_login
 from search.tracking.note import sync_command
-from search.tracking.points import COUNT_CURVE, Point, clean_key
+from search.tracking.points import COUNT_CURVE
 from search.tracking.server.client import Server
-from search.tracking.server.records import FRONT_TAG, PARENT_TAG, RANK_TAG, STUDY_TAG, TRIAL_TAG, NewRun, Run
+from search.tracking.server.records import (
+    FRONT_TAG,
+    PARENT_TAG,
+    PICTURE_TAG,
+    RANK_TAG,
+    STUDY_TAG,
+    TRIAL_TAG,
+    NewRun,
+    Run,
+)
+
+#: Set on an experiment before a search, to find out whether it can be written; the same each time.
+_PROBE_TAG = ("medcore.searches", "true")
 
 
 @dataclass
@@ -36,6 +44,10 @@ class StudyRuns:
         front: Trials that are tagged as on the front.
         ranks: Trial -> tagged rank.
         curve_length: Trials in the study's curves.
+        tags: Trial -> tags of its run.
+        figures: Trial -> latest metrics of its run.
+        parent_tags: Tags of the study's run.
+        started: When the study's run began, in milliseconds.
     """
 
     server: Server
@@ -46,6 +58,27 @@ class StudyRuns:
     front: set[str] = field(default_factory=set)
     ranks: dict[str, int] = field(default_factory=dict)
     curve_length: int = 0
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    parent_tags: dict[str, str] = field(default_factory=dict)
+    started: int = 0
+
+    @property
+    def picture(self) -> str:
+        """Address of the front's picture, relative to the server; empty if there is none."""
+        name = self.parent_tags.get(PICTURE_TAG)
+        return f"get-artifact?path={name}&run_uuid={self.parent}" if name else ""
+
+    def set_tag(self, trial_id: str, name: str, value: str) -> None:
+        """Set a tag of a trial's run unless it is set.
+
+        Raises:
+            TrackingError: The server is away.
+        """
+        tags = self.tags.setdefault(trial_id, {})
+        if tags.get(name) != value:
+            self.server.set_tag(self.children[trial_id], name, value)
+            tags[name] = value
 
     def check_alive(self) -> None:
         """Raise `TrackingError` if the server is away.
@@ -75,16 +108,32 @@ def open_runs(server: Server, experiment: str, new: NewRun, in_use: str = "") ->
     experiment_id = server.experiment(experiment)
     known = server.runs(experiment_id, f"tags.`{STUDY_TAG}` = '{new.tags[STUDY_TAG]}'")
     if known:
-        parent = _keep_one(server, known, in_use).run_id
-        runs = StudyRuns(server, experiment_id, parent, curve_length=server.last_step(parent, COUNT_CURVE))
+        runs = _runs_below(server, _keep_one(server, known, in_use))
     else:
-        runs = StudyRuns(server, experiment_id, server.create_run(experiment_id, new))
+        runs = _runs_below(server, server.run(server.create_run(experiment_id, new)))
+    _note_children(runs, in_use)
+    return runs
+
+
+def _runs_below(server: Server, parent: Run) -> StudyRuns:
+    """Return the runs of a study whose trials are not looked up yet."""
+    return StudyRuns(
+        server,
+        parent.experiment_id,
+        parent.run_id,
+        curve_length=server.last_step(parent.run_id, COUNT_CURVE),
+        parent_tags=dict(parent.tags),
+        started=parent.start,
+    )
+
+
+def _note_children(runs: StudyRuns, in_use: str = "") -> None:
+    server = runs.server
     by_trial: dict[str, list[Run]] = {}
-    for run in _children(server, experiment_id, runs.parent):
+    for run in _children(server, runs.experiment_id, runs.parent):
         by_trial.setdefault(run.tags.get(TRIAL_TAG, ""), []).append(run)
     for trial_id, same in by_trial.items():
         _note_child(runs, trial_id, _keep_one(server, same, in_use))
-    return runs
 
 
 def find_parent(server: Server, experiment: str, condition: str) -> str | None:
@@ -145,53 +194,15 @@ class SentStudy:
             raise TrackingError(f"{hide_login(self.uri)} has no run of this study; {self.advice}")
         return run_id
 
+    def runs(self, server: Server) -> StudyRuns:
+        """Return the study's runs.
 
-def attach_files(study: SentStudy, files: Mapping[str, Path]) -> None:
-    """Add files to the parent run, whose status stays.
-
-    Args:
-        study: Whose run to add to.
-        files: Path below the run -> file to copy.
-
-    Raises:
-        TrackingError: The server is away, refuses, or has no run of the study, or the files cannot be copied.
-    """
-    server = Server(study.uri)
-    run_id = study.parent(server)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for place, file in files.items():
-                copy = Path(folder) / place
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, copy)
-            server.upload(run_id, Path(folder))
-    except OSError as error:
-        raise TrackingError(f"a temporary copy of the files cannot be made ({error.strerror})") from error
-
-
-def attach_held_out(study: SentStudy, measurement: Measurement, candidates: int) -> None:
-    """Add held-out metrics to a trial's run.
-
-    Their names begin with `report/` or `finetuned/report/`. A tag says what was measured.
-
-    Args:
-        study: Whose run to add to.
-        measurement: Figures of a pruned model.
-        candidates: Number of pruned models measured on the same images.
-
-    Raises:
-        TrackingError: The server is away, refuses, or has no run of the trial.
-    """
-    server = Server(study.uri)
-    run_id = find_child(server, study.parent(server), str(measurement.trial_id))
-    if run_id is None:
-        raise TrackingError(f"{hide_login(study.uri)} has no run of trial {measurement.trial_id}; {study.advice}")
-    end = int(datetime.fromisoformat(measurement.measured).timestamp() * 1000)
-    prefix = "finetuned/" if measurement.fine_tuned else ""
-    figures = held_out_means(measurement)
-    server.log(run_id, [Point(clean_key(prefix + name), value, end, 0) for name, value in figures.items()])
-    text = f"{measurement.split}, {measurement.images} images; candidates measured on it: {candidates}"
-    server.set_tag(run_id, f"medcore.{prefix.replace('/', '_')}held_out", text)
+        Raises:
+            TrackingError: The server is away or has no run of the study.
+        """
+        runs = _runs_below(server, server.run(self.parent(server)))
+        _note_children(runs)
+        return runs
 
 
 def why_not_writable(uri: str, experiment: str) -> str | None:
@@ -208,7 +219,7 @@ def why_not_writable(uri: str, experiment: str) -> str | None:
         return f"cannot be reached ({error})"
     try:
         experiment_id = server.experiment(experiment)
-        server.probe_experiment(experiment_id)
+        server.set_experiment_tag(experiment_id, *_PROBE_TAG)
     except TrackingError as error:
         return f"cannot be written ({error})"
     try:
@@ -220,6 +231,7 @@ def why_not_writable(uri: str, experiment: str) -> str | None:
 
 def _note_child(runs: StudyRuns, trial_id: str, run: Run) -> None:
     runs.children[trial_id] = run.run_id
+    runs.tags[trial_id], runs.figures[trial_id] = dict(run.tags), dict(run.metrics)
     if run.has_ended or run.status == "KILLED":  # by a scheduler; no other run of a trial has this status
         runs.ended.add(trial_id)
     if run.tags.get(FRONT_TAG) == "true":

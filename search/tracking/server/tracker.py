@@ -14,19 +14,23 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from medcore.errors import MedcoreError, TrackingError
-from results.store.held_out import Measurement
+from results.store.held_out import Measurement, held_out_files
 from results.store.study_info import read_study_info
 from results.store.trial_row import TrialRow
 from results.store.trials import finished_ids, read_row
 from search.base.logins import hide_login
+from search.base.sections.tracking import KNEE
 from search.tracking import points
 from search.tracking.delivery import Deadline, Delivery, OutOfTimeError, UploadSchedule, exclusive
 from search.tracking.note import MLFLOW, StudyNote, destination_uri, own_uri, read_note, sync_command, write_note
+from search.tracking.server.attach import attach_files, attach_held_out, attach_sheet
 from search.tracking.server.client import Server
+from search.tracking.server.descriptions import Described, models_of, refresh
 from search.tracking.server.records import STUDY_TAG, NewRun
-from search.tracking.server.runs import SentStudy, attach_files, attach_held_out, open_runs, why_not_writable
+from search.tracking.server.runs import SentStudy, open_runs, why_not_writable
 from search.tracking.server.sender import Sender
-from search.tracking.tracker import TRACKERS, Destination, End
+from search.tracking.tracker import SHEETS, TRACKERS, Destination, End
+from search.tracking.view import front_page, link_line
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +74,14 @@ class MlflowTracker:
         self._uploads = UploadSchedule(artifact_seconds)
         self._sender: Sender | None = None
         self._parent = ""
+        self._experiment_id = ""
+
+    @property
+    def page(self) -> str | None:
+        """Where the front can be looked at, as `Tracker.page`."""
+        if not self._experiment_id:
+            return None
+        return link_line(self.uri, front_page(self._experiment_id, self.study_id))
 
     @property
     def address(self) -> str:
@@ -156,7 +168,12 @@ class MlflowTracker:
 
     def attach(self, files: Mapping[str, Path]) -> None:
         """Add files to the parent run, as `Tracker.attach`."""
-        attach_files(self._identity(), files)
+        study = self._identity()
+        attach_files(study, files)
+        for place, file in files.items():
+            if place.startswith(SHEETS):
+                attach_sheet(study, Path(place).stem, file)
+        self.refresh()
 
     def add_held_out(self, measurement: Measurement, candidates: int) -> None:
         """Add figures to a trial's run, as `Tracker.add_held_out`.
@@ -164,7 +181,23 @@ class MlflowTracker:
         A study that was never sent is left alone.
         """
         if self.uri != own_uri(self._dir) or (self._dir / "mlflow.db").is_file():
-            attach_held_out(self._identity(), measurement, candidates)
+            study = self._identity()
+            attach_held_out(study, measurement, candidates)
+            if files := held_out_files(self._dir):
+                attach_files(study, files)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Bring descriptions up to date after something was added from outside of a search.
+
+        Raises:
+            MedcoreError: The server is away, or a file of the study is corrupt.
+        """
+        with self._lock, exclusive(self._dir, self._deadline):
+            server = Server(self.uri)
+            runs = self._identity().runs(server)
+            self._experiment_id = runs.experiment_id
+            refresh(Described(self._dir, self._description(), self.uri, runs, self._deadline))
 
     def _identity(self) -> SentStudy:
         return SentStudy(self.uri, self.experiment, self._description().study_id, self._dir)
@@ -212,24 +245,28 @@ class MlflowTracker:
         rows = sorted(self._rows.values(), key=lambda row: row.number)
         sender.send_trials(rows)
         if rows and (self._dir / "study.json").is_file():
-            self._send_study(sender, rows, final=end_as is not None)
+            self._send_study(sender, rows, end_as)
         self._delivery.uncertain |= self._delivery.files_refused
         if end_as:
             if self._delivery.uncertain:  # a request that failed may have created a second run later
                 sender = self._connect()
             sender.end(end_as)
 
-    def _send_study(self, sender: Sender, rows: list[TrialRow], final: bool) -> None:
+    def _send_study(self, sender: Sender, rows: list[TrialRow], end_as: End | None) -> None:
         """Send what depends on all rows together."""
         info = read_study_info(self._dir)
         ranks = points.front_ranks_of(rows, info)
         sender.tag_front({trial_id for trial_id, rank in ranks.items() if rank == 1})
         sender.send_curves(rows, info)
-        if final or self._uploads.is_due(len(rows)):
+        if end_as or self._uploads.is_due(len(rows)):
             begun = time.monotonic()
             sender.tag_ranks(ranks)
             if not self._delivery.corrupt:
-                sender.files.send_front(sender.runs, info.objectives, self._run_name)
+                trials = sender.files.send_front(sender.runs, info.objectives, self._run_name)
+                if end_as and self.uri != own_uri(self._dir):
+                    wanted = self._description().params.get("tracking.models", KNEE)
+                    sender.files.send_models(sender.runs, models_of(wanted, info, trials))
+                sender.send_texts(rows, trials, end_as or "RUNNING")
             self._uploads.uploaded(len(rows), begun)
 
     def _read_rows(self) -> None:
@@ -250,7 +287,8 @@ class MlflowTracker:
         self._parent = runs.parent
         if self._searching:  # another process must not restart a run that its search has ended
             server.set_running(runs.parent)
-        sender = Sender(self._dir, runs, self._delivery, self._deadline)
-        sender.describe(note)
+        self._experiment_id = runs.experiment_id
+        sender = Sender(Described(self._dir, note, self.uri, runs, self._deadline), self._delivery)
+        sender.describe()
         self._sender = sender
         return sender

@@ -42,8 +42,7 @@ def study(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("address", "out", "reason"),
     [
-        ("mlflow:medcore/s", "best.safetensors", "not the checkpoints"),
-        ("mlflow:medcore/s", "best.pth", "not the checkpoints"),
+        ("mlflow:medcore/s", "best.pth", r"must end in \.safetensors"),
         ("runs/s", "best.pth", r"must end in \.safetensors"),
     ],
 )

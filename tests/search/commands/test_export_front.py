@@ -91,7 +91,7 @@ def test_an_interrupted_export_has_a_table_of_what_is_there(
         ({"register": "polyps", "format": "mlflow"}, "--register.*one trial"),
         ({"format": "torchscript"}, "torchscript: unknown"),
         ({"dtype": "int8"}, "--dtype int8"),
-        ({"study": "mlflow:a/b"}, "MLflow holds"),
+        ({"study": "mlflow:a/b"}, "mlflow:a/b: --select front needs the study's folder"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(

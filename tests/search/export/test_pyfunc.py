@@ -176,7 +176,10 @@ def test_registered_and_served(
     assert version.description.startswith("# s, trial t0000") and "## Limits" in version.description
     assert len(version.description) <= 4000 and "the whole card is MODEL_CARD.md" in version.description
     run = client.get_run(version.run_id)
-    assert "medcore.study" in run.data.tags and run.info.status == "FINISHED"
+    assert run.data.tags["medcore.trial_id"] == "t0000" and run.info.status == "FINISHED"
+    parent = client.get_run(run.data.tags["mlflow.parentRunId"])
+    for described in (run, parent):
+        assert "models:/polyps/1" in described.data.tags["mlflow.note.content"]
     (output,) = run.outputs.model_outputs
     assert output.model_id in version.source and client.get_logged_model(output.model_id).status == "READY"
     logged = {item.path for item in client.list_logged_model_artifacts(output.model_id)}

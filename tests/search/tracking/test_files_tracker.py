@@ -44,7 +44,7 @@ def test_files_hold_what_a_server_gets(tmp_path: Path) -> None:
     assert about["params"]["search.trials"] == "4" and "secret" not in study.read_text()
     good, bad = lines(folder / "tracking" / "trials.jsonl")
     assert good["params"] == {"heads/00": "0.5", "order": "heads_first", "seed": "10", "heads": "[3,0,2]"}
-    assert good["metrics"] == {"flops": 50, "boundary_f1": 0.8, "dice/a b": 0.9}
+    assert good["metrics"] == {"flops": 50, "gflops": 50e-9, "boundary_f1": 0.8, "dice/a b": 0.9}
     assert [entry for entry in good["points"] if entry[1] == 19] == [["heads_recovery/loss", 19, 1 / 20]]
     assert (bad["status"], bad["tags"]["medcore.reason"]) == ("FAILED", "MemoryError: too big")
 

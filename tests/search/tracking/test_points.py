@@ -9,12 +9,14 @@ import pytest
 
 from medcore.errors import DataError
 from results.store.study_info import study_info
-from results.store.trial_row import TrialRow
+from results.store.trial_row import Timing, TrialRow
 from search.tracking.points import (
     Point,
     clean_key,
     flat_config,
     front_ranks_of,
+    run_metrics,
+    run_name,
     run_params,
     run_points,
     run_tags,
@@ -63,6 +65,35 @@ def test_a_lucky_repeat_raises_no_curve() -> None:
         curves.setdefault(point.key, []).append(point.value)
     assert curves["best/boundary_f1"] == [0.69, 0.69] and curves["trials_done"] == [1.0, 2.0]
     assert curves["hypervolume"] == pytest.approx([61 * 0.69] * 2)
+
+
+def test_a_run_is_named_by_the_flops_that_run_and_by_its_quality() -> None:
+    metrics = {"flops_fraction": 0.412, "flops_paper_fraction": 0.3, "boundary_f1": 0.7126}
+    assert run_name(TrialRow("t0017", 17, "done", metrics=metrics)) == "t0017 · 41 % FLOPs · BF1 0.713"
+    again = TrialRow("t0020", 20, "done", metrics=metrics, repeats="t0017")
+    assert run_name(again) == "t0020 · 41 % FLOPs · BF1 0.713 · repeats t0017"
+    assert run_name(TrialRow("t0001", 1, "failed", metrics=metrics)) == "t0001 · failed"
+
+
+def test_a_quantity_has_one_figure() -> None:
+    own = {"dice": 0.8, "dice_images": 0.8, "dice_worst": 0.8, "flops": 5e9}
+    fidelities = {"refit/dice": 0.7, "refit/dice_worst": 0.7, "refit/flops": 5e9}
+    timing = Timing(seconds=3.0, stages={"refit": 3.0})
+    row = TrialRow("t0", 0, "done", metrics=own | {"dice/kvasir": 0.8}, fidelities=fidelities, timing=timing)
+    seconds = {"seconds": 3.0, "seconds/refit": 3.0}
+    assert run_metrics(row) == {"dice": 0.8, "flops": 5e9, "gflops": 5.0, "fidelity/refit/dice": 0.7} | seconds
+    of_two = own | {"dice/kvasir": 0.8, "dice/clinic": 0.8}
+    assert run_metrics(TrialRow("t0", 0, "done", metrics=of_two)) == of_two | {"gflops": 5.0}
+
+
+def test_the_hypervolume_is_told_as_a_share_of_the_best_conceivable() -> None:
+    """A model without cost that is as good as the dense one dominates (101 - 0) x 0.78."""
+    info = study_info(INFO)
+    points = {point.key: point.value for point in study_points([row(0, 40, 0.69)], info, 0)}
+    assert points["hypervolume"] == pytest.approx(61 * 0.69)
+    assert points["hypervolume_relative"] == pytest.approx(61 * 0.69 / (101 * 0.78))
+    bad = study_info(INFO | {"dense": {"flops": 100.0, "boundary_f1": 0.0}})
+    assert "hypervolume_relative" not in {point.key for point in study_points([row(0, 40, 0.69)], bad, 0)}
 
 
 POINT = {"phase": "p", "name": "n", "value": 1.0}

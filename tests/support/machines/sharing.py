@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/search/export/test_pyfunc.py",
         "tests/search/tracking/server/test_outages.py",
         "tests/system/test_slow_tracking.py",
+        "tests/system/test_mlflow_view.py",
     ),
     "MONAI": (
         "tests/medcore/quality/test_metrics.py",

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 
+from search.tracking.note import StudyNote
 from search.tracking.server.tracker import MlflowTracker
 from search.tracking.tracker import Destination
 from tests.support.studies.tracked_study import CONFIG
@@ -22,6 +23,11 @@ def started(folder: Path, uri: str | None = None, experiment: str = "medcore", *
     tracker = mlflow_tracker(folder, uri, experiment, **more)
     tracker.start(CONFIG, {"git": "abc", "machine": "laptop"})
     return tracker
+
+
+def noted(experiment: str, **more: Any) -> StudyNote:
+    """What a search writes down of a study that goes to this experiment."""
+    return StudyNote(experiment=experiment, run_name="s", params={"search.trials": "6"}, **more)
 
 
 def children(uri: str) -> dict[str, Any]:

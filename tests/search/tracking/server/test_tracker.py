@@ -10,10 +10,8 @@ import pytest
 from mlflow import MlflowClient
 
 from medcore.errors import MedcoreError
-from results.store.trial_row import TrialRow
 from search.base.lock import only_driver
 from search.commands.sync import sync
-from search.tracking.points import run_name
 from tests.support.studies.tracked_study import add_trial, make_study
 from tests.support.studies.tracking import children, mlflow_tracker, parents, started
 
@@ -153,15 +151,3 @@ def test_same_study_again_adds_nothing(tmp_path: Path, store: str) -> None:
     assert before.info.run_id == after.info.run_id and before.data.metrics == after.data.metrics
     history = MlflowClient(store).get_metric_history(after.info.run_id, "heads_recovery/loss")
     assert len(history) == 20
-
-
-def test_names_and_description_tell_what_was_done(tmp_path: Path, store: str) -> None:
-    metrics = {"flops_paper_fraction": 0.412, "boundary_f1": 0.7126}
-    assert run_name(TrialRow("t0017", 17, "done", metrics=metrics)) == "t0017 · 41 % FLOPs · BF1 0.713"
-    assert run_name(TrialRow("t0001", 1, "failed", metrics=metrics)) == "t0001 · failed"
-    make_study(tmp_path / "described", [(10.0, 0.7)])
-    assert started(tmp_path / "described", store).sync()
-    (parent,) = parents(store)
-    text = parent.data.tags["mlflow.note.content"]
-    assert "objectives: flops down, boundary_f1 up" in text
-    assert f"medcore export {tmp_path / 'described'} --select knee --out best.safetensors" in text
