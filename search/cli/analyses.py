@@ -21,7 +21,7 @@ def leverage(
     as_json: Json = False,
 ) -> None:
     """Boundary leverage over a grid of sparsities, head steps against MLP steps."""
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.cli.tables import leverage_table
     from search.commands.analyse.leverage import leverage as run
 
@@ -50,7 +50,7 @@ def analyse(
 
     Criteria can be compared whole or by their parts. An interrupted analysis resumes by itself.
     """
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.commands.analyse.analyse import Analysis
     from search.commands.analyse.analyse import analyse as run
 

@@ -125,7 +125,7 @@ def check(
 
     The checks cover versions, data, checkpoints, study folder, GPU memory and tracking.
     """
-    shown.doing(LOADING)
+    shown.doing(LOADING, logged=False)
     from search.commands.search import check_nodes as run
     from search.tracking.trackers import given_tracking
 

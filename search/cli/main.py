@@ -49,7 +49,7 @@ def demo(folder: Annotated[Path, typer.Option(help="Where the demo keeps its fil
 
     Train a pair, search, show the front, export, and compare.
     """
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.cli.demo import demo as run
 
     run(folder)

@@ -53,7 +53,7 @@ _TableFile = Annotated[
 
 def adapt(config: ConfigPath, ray_address: WorkersAddress = None) -> None:
     """General checkpoint + data -> medical checkpoint."""
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.commands.adapt import adapt as run
 
     status.doing("training")
@@ -62,7 +62,7 @@ def adapt(config: ConfigPath, ray_address: WorkersAddress = None) -> None:
 
 def score(config: ConfigPath) -> None:
     """Score every head and MLP channel; writes the score table and a heat map."""
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.commands.score import score as run
 
     status.doing("reading checkpoints and images")
@@ -75,7 +75,7 @@ def prune(
     out: Annotated[Path | None, typer.Option(help="Checkpoint to write; default: in the study's folder.")] = None,
 ) -> None:
     """One schedule without a search -> checkpoint."""
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.cli.tables import evaluation_table
     from search.commands.prune import prune as run
 
@@ -115,7 +115,7 @@ def evaluate(
 
     With --by modality, DSC, NSD and seconds of the MedSAM challenge's cases.
     """
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from medcore.quality.model_frame import WideBoxes
     from search.cli.tables import frames_table
     from search.cli.views.modality import doubtful_times, modality_tables
@@ -183,7 +183,7 @@ def latency(
 
     Those of a study go to its front, report and rules.
     """
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from medcore.models.formats.content import is_checkpoint
     from results.store.latency import FILE
     from search.cli.tables import latency_table, time_table_view

@@ -55,7 +55,7 @@ def check(
 
     No trial starts. The exit code is 2 if a search would fail.
     """
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.commands.before.check import check as run
 
     settings = override(load_config(config), trials=None, name=name, tracking_uri=None)

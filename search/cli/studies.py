@@ -44,7 +44,7 @@ def search(
 
     Every trial goes to Parquet and MLflow.
     """
-    status.doing(LOADING)
+    status.doing(LOADING, logged=False)
     from search.commands.before.cheap import require_cheap
 
     settings = load_config(config)
