@@ -12,12 +12,14 @@ from medcore.errors import CheckpointError
 from medcore.models.fields import construct, is_number
 from medcore.models.sites import Family
 from medcore.models.spec import DEFAULT_KIND, Architecture, DecoderSpec, ModelSpec
+from medcore.models.tinyvit.arch import TinyVit
 from medcore.models.vit import SamVit
 from medcore.registry import Registry
 
 #: Classes of architecture by the `kind` that files hold.
 KINDS: Registry[type[Architecture]] = Registry("kind of architecture")
 KINDS.register(SamVit.kind)(SamVit)
+KINDS.register(TinyVit.kind)(TinyVit)
 
 
 def _vit(name: str, embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> SamVit:
@@ -35,12 +37,30 @@ def _vit(name: str, embed_dim: int, depth: int, num_heads: int, global_attn_inde
     )
 
 
+def _tiny_vit(name: str, img_size: int, stem_stride: int) -> TinyVit:
+    return TinyVit(
+        name=name,
+        img_size=img_size,
+        stem_stride=stem_stride,
+        embed_dims=(64, 128, 160, 320),
+        depths=(2, 2, 6, 2),
+        num_heads=(2, 4, 5, 10),
+        window_sizes=(7, 7, 14, 7),
+        merge_strides=(2, 2, 1),
+        mlp_ratio=4.0,
+        mbconv_expand_ratio=4.0,
+        out_chans=256,
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     arch.name: arch
     for arch in (
         _vit("vit_b", 768, 12, 12, (2, 5, 8, 11)),
         _vit("vit_l", 1024, 24, 16, (5, 11, 17, 23)),
         _vit("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
+        _tiny_vit("lite_medsam", 256, stem_stride=1),
+        _tiny_vit("mobile_sam", 1024, stem_stride=2),
     )
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcore.models.groups import kept_entries
 from medcore.models.masks import narrowed
@@ -72,6 +72,9 @@ def mask_model(model: MedSam, masks: PerSite) -> MedSam:
     """
     _check(model, masks)
     silenced = copy.deepcopy(model)
+    for site, mask in zip(model.arch.sites, masks, strict=True):
+        if site.is_bypassed and not mask.all():
+            silenced.get_submodule(site.watch.module).register_forward_hook(_pass_by)
     tensors: dict[str, Tensor] = silenced.state_dict()
     with torch.no_grad():
         for site, mask in zip(model.arch.sites, masks, strict=True):
@@ -84,6 +87,10 @@ def mask_model(model: MedSam, masks: PerSite) -> MedSam:
                 elif gone.any():
                     tensors[part.name].zero_()
     return silenced
+
+
+def _pass_by(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+    return inputs[0]
 
 
 def pad(model: MedSam) -> MedSam:

@@ -103,14 +103,18 @@ class LinearOutput:
     The stream after the site is the stream before it plus the layer's output.
 
     Attributes:
-        module: path of the `torch.nn.Linear`, whose input features are the groups' outputs.
-        stream: path of the module whose input is the stream to which the layer's output is added.
+        module: path of the layer, whose last input features are the groups' outputs: a `torch.nn.Linear`, or a module
+            with `linear_map` and `set_linear_map`.
+        stream: path of the module whose input is the stream to which the layer's output is added. None: the layer's
+            output is the stream after the site.
         inner: adjacent input features of one group.
+        always: whether both modules run also without groups. If not, the layer's bias alone is added.
     """
 
     module: str
-    stream: str
+    stream: str | None
     inner: int = 1
+    always: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ class Site:
         family: kind of its groups.
         block: number of the block that it belongs to, in `Architecture.blocks`.
         width: groups of the dense model.
-        tensors: what goes with its groups, in the order in which sums over them are added.
+        tensors: what goes with its groups, in the order in which sums over them are added. If none of them carries
+            the output, `watch` names the module that is passed by where the group is gone.
         watch: where the outputs of its groups can be observed.
         cost: cost of one group.
         suffix: tells two sites of one family in one block apart.
@@ -164,6 +169,14 @@ class Site:
     suffix: str = ""
     within: str | None = None
     output: LinearOutput | None = None
+
+    @property
+    def is_bypassed(self) -> bool:
+        """Return whether the site's group is silenced by passing its module by, as no zeros in tensors can do it.
+
+        Such a site has one group, whose output is what its module changes.
+        """
+        return not any(part.output for part in self.tensors)
 
     @property
     def name(self) -> str:

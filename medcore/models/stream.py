@@ -6,12 +6,44 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from medcore.errors import CheckpointError
 from medcore.models.sam import MedSam
 from medcore.models.sites import LinearOutput
+
+
+@runtime_checkable
+class LinearMap(Protocol):
+    """A layer that is a linear map of its last input features, but holds it in other tensors."""
+
+    def linear_map(self) -> tuple[Tensor, Tensor]:
+        """Return weight (C, K) and bias (C,)."""
+
+    def set_linear_map(self, weight: Tensor, bias: Tensor) -> None:
+        """Take another weight and bias, in place."""
+
+
+def linear_map(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return weight (C, K) and bias (C,) of a linear output."""
+    if isinstance(layer, LinearMap):
+        return layer.linear_map()
+    assert isinstance(layer, nn.Linear)
+    return layer.weight, layer.bias
+
+
+@torch.no_grad()
+def set_linear_map(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Give a linear output another weight and bias, in place."""
+    if isinstance(layer, LinearMap):
+        layer.set_linear_map(weight, bias)
+        return
+    assert isinstance(layer, nn.Linear)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
 
 
 @dataclass(frozen=True)
@@ -22,24 +54,32 @@ class Branch:
         site: number of the site whose groups feed the layer, in `Architecture.sites`.
         name: name of that site.
         linear: path of the layer within its trunk module.
-        stream: path of the module whose input is the stream before the branch, within the trunk module.
-        width: groups that the site keeps. With 0 neither module runs, and the branch adds the layer's bias only.
+        stream: path of the module whose input is the stream before the branch, within the trunk module. None: the
+            layer's output is the stream after the branch.
+        width: groups that the site keeps.
+        always: whether both modules run also with a width of 0. If not, the branch then adds the layer's bias only.
     """
 
     site: int
     name: str
     linear: str
-    stream: str
+    stream: str | None
     width: int
+    always: bool = False
 
-    def linear_of(self, module: nn.Module) -> nn.Linear:
+    @property
+    def runs(self) -> bool:
+        """Return whether the layer runs in a forward pass."""
+        return self.width > 0 or self.always
+
+    def linear_of(self, module: nn.Module) -> nn.Module:
         """Return the layer within the trunk module.
 
         Raises:
             CheckpointError: the architecture names another kind of layer, or one without a bias.
         """
         layer = module.get_submodule(self.linear)
-        if not isinstance(layer, nn.Linear) or layer.bias is None:
+        if not isinstance(layer, LinearMap) and not (isinstance(layer, nn.Linear) and layer.bias is not None):
             raise CheckpointError(f"{self.name}: its output {self.linear} must be a linear layer with a bias")
         return layer
 
@@ -62,7 +102,7 @@ class BranchPass:
     """One branch in one forward pass.
 
     Attributes:
-        before: the stream before the branch, (B, …, C).
+        before: the stream before the branch, (B, …, C); zeros if the layer's output is the stream after it.
         features: input of the linear layer, (B, …, K). K is 0 for a branch without groups.
         after: the stream after the branch, (B, …, C).
     """
@@ -173,7 +213,7 @@ class _Seen:
 def _watching(trunk: TrunkModule, module: nn.Module, count: int) -> Iterator[_Seen]:
     """Watch the first branches of a module. If there are more, the forward pass ends after the last watched one."""
     watched = trunk.branches[:count]
-    seen = _Seen(count, [number for number, branch in enumerate(watched) if branch.width])
+    seen = _Seen(count, [number for number, branch in enumerate(watched) if branch.runs])
     is_whole = count == len(trunk.branches)
 
     def enter(number: int, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -186,7 +226,9 @@ def _watching(trunk: TrunkModule, module: nn.Module, count: int) -> Iterator[_Se
 
     handles = []
     for number in seen.expected:
-        handles.append(module.get_submodule(watched[number].stream).register_forward_pre_hook(partial(enter, number)))
+        stream = watched[number].stream
+        if stream is not None:
+            handles.append(module.get_submodule(stream).register_forward_pre_hook(partial(enter, number)))
         handles.append(watched[number].linear_of(module).register_forward_hook(partial(leave, number)))
     try:
         yield seen
@@ -201,17 +243,19 @@ def _passes(trunk: TrunkModule, module: nn.Module, stream: Tensor, seen: _Seen) 
     Raises:
         CheckpointError: see `observe`.
     """
-    if list(seen.before) != seen.expected or list(seen.through) != seen.expected:
+    added_to = [number for number in seen.expected if trunk.branches[number].stream is not None]
+    if list(seen.before) != added_to or list(seen.through) != seen.expected:
         names = ", ".join(trunk.branches[number].name for number in seen.expected)
         raise CheckpointError(f"{trunk.path}: the forward pass must run the sites in their order: {names}")
     passes: list[BranchPass] = []
     for number, branch in enumerate(trunk.branches[: seen.count]):
         if number in seen.through:
-            start, (features, added) = seen.before[number], seen.through[number]
+            features, added = seen.through[number]
+            start = seen.before[number] if number in seen.before else torch.zeros_like(added)
             _check_tokens(branch, start.shape, features.shape, added.shape)
         else:
             start = passes[-1].after if passes else stream
-            features, added = start.new_empty((*start.shape[:-1], 0)), branch.linear_of(module).bias
+            features, added = start.new_empty((*start.shape[:-1], 0)), linear_map(branch.linear_of(module))[1]
         passes.append(BranchPass(start, features, start + added))
     return passes
 
@@ -226,7 +270,8 @@ def _check_tokens(branch: Branch, stream: Sequence[int], features: Sequence[int]
 
 def _branch(number: int, name: str, width: int, output: LinearOutput, path: str) -> Branch:
     inside = len(path) + 1
-    return Branch(number, name, output.module[inside:], output.stream[inside:], width)
+    stream = None if output.stream is None else output.stream[inside:]
+    return Branch(number, name, output.module[inside:], stream, width, output.always)
 
 
 class _Reached(Exception):

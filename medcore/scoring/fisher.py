@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,8 @@ def calibration_sums(
         raise ConfigError(f"scoring: one backward pass serves one boundary weight, got {len(nodes)}; name one")
     collector = _Collector(model, nodes, one_pass)
     masks = torch.from_numpy(images.low_masks(model.arch.low_res, list(indices)))
-    with _gradients_for(model, collector.tensors), recording(model, model.spec) as activations:
+    tensors = collector.tensors
+    with _gradients_for(model, tensors), collector.gated(model), recording(model, model.spec) as activations:
         for done, (index, mask) in enumerate(zip(indices, masks, strict=True)):
             gradients = _gradients(collector, model, images, index, mask)
             collector.add(images.names[index], gradients, activations)
@@ -83,7 +85,12 @@ def _gradients(
     logits = model.segment(images.tensor([index]).to(like), boxes)
     losses = collector.losses(*score_loss_parts(logits, target, boundary_band(target)))
     return [
-        torch.autograd.grad(loss, collector.tensors, retain_graph=loss is not losses[-1], materialize_grads=True)
+        torch.autograd.grad(
+            loss,
+            [*collector.tensors, *collector.gates.values()],
+            retain_graph=loss is not losses[-1],
+            materialize_grads=True,
+        )
         for loss in losses
     ]
 
@@ -109,6 +116,10 @@ def _gradients_for(model: nn.Module, parameters: list[Tensor]) -> Iterator[None]
         model.train(training)
 
 
+def _through(gate: Tensor, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    return output + (gate - 1) * (output - inputs[0])
+
+
 class _Collector:
     """Add the gradients of one image after another to `sums`."""
 
@@ -123,8 +134,27 @@ class _Collector:
             for name, parameter in model.get_submodule(block.path).named_parameters():
                 self._places.append((number, name))
                 self.tensors.append(parameter)
+        #: by number of the site, the gate on what a module changes, where no tensor carries it
+        self.gates = {
+            number: torch.ones((), dtype=self.tensors[0].dtype, device=self.tensors[0].device, requires_grad=True)
+            for number, (site, width) in enumerate(zip(model.arch.sites, model.spec.widths, strict=True))
+            if site.is_bypassed and width
+        }
         blocks = model.arch.blocks
         self._names = [f"{blocks[number].path}.{name}" for number, name in self._places]
+
+    @contextmanager
+    def gated(self, model: MedSam) -> Iterator[None]:
+        """Put the gates into the model. A gate of 1 changes no bit of an output."""
+        handles = []
+        for number, gate in self.gates.items():
+            module = model.get_submodule(model.arch.sites[number].watch.module)
+            handles.append(module.register_forward_hook(partial(_through, gate)))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def losses(self, region: Tensor, boundary: Tensor) -> list[Tensor]:
         """Return the scalars to differentiate: loss(w) at the only node, or both of its parts."""
@@ -142,7 +172,8 @@ class _Collector:
             self.sums.skipped.append(name)
             return
         self.sums.used += 1
-        for (block, inside), *parts in zip(self._places, *gradients, strict=True):
+        # the gates come after the parameters
+        for (block, inside), *parts in zip(self._places, *gradients, strict=False):
             # g² alone, or g_r², g_r·g_b and g_b²
             pairs = list(itertools.combinations_with_replacement(parts, 2))
             if (total := self.sums.parameters[block].get(inside)) is not None:
@@ -157,11 +188,16 @@ class _Collector:
     def _add_gates(self, gradients: list[tuple[Tensor, ...]]) -> None:
         """Add |∂loss(w)/∂gate| of a gate on each group's output, at every node w."""
         weights = dict(zip(self._names, self.tensors, strict=True))
-        by_name = [dict(zip(self._names, values, strict=True)) for values in gradients]
+        by_name = [dict(zip(self._names, values, strict=False)) for values in gradients]
+        by_gate = [dict(zip(self.gates, values[len(self._names) :], strict=True)) for values in gradients]
         nodes = torch.tensor(self._nodes, dtype=torch.float64)
-        for site, width, total in zip(self._spec.arch.sites, self._spec.widths, self.sums.gates, strict=True):
+        sites = zip(self._spec.arch.sites, self._spec.widths, self.sums.gates, strict=True)
+        for number, (site, width, total) in enumerate(sites):
             if width:
-                first, *rest = (gate_gradients(site, width, weights, values).cpu() for values in by_name)
+                if number in self.gates:
+                    first, *rest = (values[number].double().reshape(1).cpu() for values in by_gate)
+                else:
+                    first, *rest = (gate_gradients(site, width, weights, values).cpu() for values in by_name)
                 # (W, G); one pass has the gradient of the only node already
                 total += (
                     torch.stack([first.expand(len(nodes), -1), *(nodes[:, None] * part for part in rest)]).sum(0).abs()

@@ -26,6 +26,7 @@ from medcore.losses import IGNORED, boundary_band
 from medcore.models.sam import MedSam
 from medcore.models.sites import LinearOutput
 from medcore.models.spec import Architecture
+from medcore.models.stream import linear_map
 from medcore.scoring.fisher import Progress
 
 _FORMAT = "medcore-moments-1"
@@ -285,11 +286,13 @@ def _watching(model: MedSam) -> Iterator[dict[int, _Seen]]:
     """Record the input and output of every linear output in each forward pass, by number of the site."""
     seen: dict[int, _Seen] = {}
     streams: dict[str, int] = {}
+    shapes = _shapes(model)
     handles = []
     for number, site in enumerate(model.arch.sites):
-        if site.output is not None:
+        if number in shapes and site.output is not None:
             linear, stream = site.output.module, site.output.stream
-            handles.append(model.get_submodule(stream).register_forward_pre_hook(_stream_hook(stream, streams)))
+            if stream is not None:
+                handles.append(model.get_submodule(stream).register_forward_pre_hook(_stream_hook(stream, streams)))
             handles.append(
                 model.get_submodule(linear).register_forward_hook(_output_hook(site.output, number, seen, streams))
             )
@@ -312,7 +315,7 @@ def _output_hook(
 ) -> Callable[..., Tensor]:
     def note(_module: nn.Module, inputs: tuple[Tensor, ...], added: Tensor) -> Tensor:
         features = inputs[0].detach().flatten(0, -2)
-        if len(features) != streams.get(output.stream):
+        if output.stream is not None and len(features) != streams.get(output.stream):
             raise CheckpointError(
                 f"second-order profile: {output.module} sees {len(features)} tokens, its stream has "
                 f"{streams.get(output.stream)}; load the model with attention='fast'"
@@ -327,11 +330,11 @@ def _output_hook(
 
 
 def _shapes(model: MedSam) -> dict[int, tuple[int, int]]:
-    """Return the shape (C, F) of the weight of every linear output, by number of the site."""
-    shapes = {}
+    """Return the shape (C, F) of the weight of every linear output that the model still has, by number of the site."""
+    shapes, present = {}, {name for name, _ in model.named_modules()}
     for number, site in enumerate(model.arch.sites):
-        if site.output is not None:
-            rows, columns = model.get_parameter(f"{site.output.module}.weight").shape
+        if site.output is not None and site.output.module in present:
+            rows, columns = linear_map(model.get_submodule(site.output.module))[0].shape
             shapes[number] = (rows, columns)
     return shapes
 

@@ -17,6 +17,7 @@ from medcore.files import replacing
 from medcore.models.sam import MedSam
 from medcore.models.sites import Array, LinearOutput, PerSite, Site
 from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.stream import linear_map
 from medcore.scoring.moments import ProfileSums, SiteSums
 from medcore.scoring.score_table import table_key
 from medcore.scoring.second_order import Removal, remove_all
@@ -173,7 +174,7 @@ def _moments(sums: SiteSums, tokens: int) -> Floats:
 
 
 def _weight(model: MedSam, output: LinearOutput) -> Floats:
-    weight = model.get_parameter(f"{output.module}.weight").detach().double().cpu()
+    weight = linear_map(model.get_submodule(output.module))[0].detach().double().cpu()
     values: Floats = weight.numpy()
     return values
 

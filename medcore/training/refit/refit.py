@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medcore.devices import Microbatches, device_of
 from medcore.errors import DataError
 from medcore.models.sam import MedSam
-from medcore.models.stream import Branch, TrunkModule, observe_branch, trunk_of
+from medcore.models.stream import Branch, TrunkModule, linear_map, observe_branch, set_linear_map, trunk_of
 from medcore.training.loop import all_finite
 from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, StreamAfter, first_stream
 from medcore.training.refit.least_squares import Moments, Origin, Sums
@@ -201,17 +201,17 @@ def _fit(run: _ModuleRun, place: int, dense: StreamAfter) -> BranchFit:
     branch = run.trunk.branches[place]
     layer = branch.linear_of(run.module)
     moments = run.moments(place, dense)
-    start = layer.weight.double(), layer.bias.double()
+    given = linear_map(layer)
+    start = given[0].double(), given[1].double()
     if not (moments.finite and all_finite(start)):
         return _noted(BranchFit(branch.name, nan, nan, "non-finite features or weights, layer kept"))
     fitted, problem = _solved(branch, moments, start[0], run.settings.ridge)
     candidates = [fitted, (start[0], moments.bias(start[0])), start]
     # rounded first, so that the error is that of the weights that the model gets
-    rounded = [tuple(value.to(layer.weight.dtype).double() for value in candidate) for candidate in candidates]
+    rounded = [tuple(value.to(given[0].dtype).double() for value in candidate) for candidate in candidates]
     errors = [moments.error(weight, bias) for weight, bias in rounded]
     weight, bias = rounded[errors.index(min(errors))]
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
+    set_linear_map(layer, weight, bias)
     scale = max(dense.variance, torch.finfo(torch.float32).tiny)
     return _noted(BranchFit(branch.name, errors[-1] / scale, min(errors) / scale, problem))
 
