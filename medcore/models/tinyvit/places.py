@@ -43,6 +43,11 @@ class Place(ABC):
     def block(self) -> Block:
         """Return how budgets see it."""
 
+    @property
+    def after(self) -> int:
+        """Return the tokens along one side of the image at its output."""
+        return self.side
+
     @abstractmethod
     def sites(self) -> Iterable[Site]:
         """Return what can be pruned in it."""
@@ -184,7 +189,7 @@ class MBConvPlace(Place):
         everything = [name for conv in ("conv1", "conv2", "conv3") for name in _conv_norm(conv)]
         yield self.whole(BLOCKS, everything, (), Cost(2 * self.dim, 0, 0), within=None)
         output = LinearOutput(f"{self.path}.conv3", f"{self.path}.conv1", always=True)
-        yield _expansion(self, MBCONV, self.hidden, self.dim, 1, output, within=self.named(BLOCKS))
+        yield _expansion(self, MBCONV, self.hidden, self.dim, output, within=self.named(BLOCKS))
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,11 @@ class MergePlace(Place):
     stride: int
 
     @property
+    def after(self) -> int:
+        """Return the tokens along one side of the image at its output."""
+        return self.side // self.stride
+
+    @property
     def block(self) -> Block:
         """Return how budgets see it."""
         return Block(self.path, area="3 × 3 tokens")
@@ -207,12 +217,10 @@ class MergePlace(Place):
     def sites(self) -> Iterable[Site]:
         """Return the hidden channels, as many as the next stage is wide."""
         output = LinearOutput(f"{self.path}.conv3", None, always=True)
-        yield _expansion(self, MERGES, self.dim, self.before, self.stride, output, within=None)
+        yield _expansion(self, MERGES, self.dim, self.before, output, within=None)
 
 
-def _expansion(
-    place: Place, family: Family, width: int, inputs: int, stride: int, output: LinearOutput, within: str | None
-) -> Site:
+def _expansion(place: Place, family: Family, width: int, inputs: int, output: LinearOutput, within: str | None) -> Site:
     """Return the channels between three convolutions: rows of the first, the second's, columns of the third (9.6)."""
     rows = [
         TensorSlice(f"{place.path}.{conv}.{name}", axis=0)
@@ -220,8 +228,7 @@ def _expansion(
         for name in ("c.weight", *(f"bn.{each}" for each in _NORM))
     ]
     columns = TensorSlice(f"{place.path}.conv3.c.weight", axis=1, output=True)
-    before, after = place.side**2, (place.side // stride) ** 2
-    flops = 2 * (before * inputs + after * (9 + place.dim))
+    flops = 2 * (place.side**2 * inputs + place.after**2 * (9 + place.dim))
     cost = Cost(inputs + place.dim + 13, flops, flops)
     watch = Watch(f"{place.path}.conv3")
     return Site(family, place.number, width, (*rows, columns), watch, cost, within=within, output=output)
