@@ -3,13 +3,13 @@
     import medcore
 
     model = medcore.load("medical.pth", "vit_b")
-    images = medcore.load_images(["kvasir-seg"], "train", model.arch.img_size)
+    images = medcore.load_images(["kvasir-seg"], "train", model.arch.frame)
     profile = medcore.score(model, images)
     budget = medcore.allocate(model, profile, 0.1)
     pruned = medcore.prune(model, profile, budget)
     medcore.refit(pruned, model, images)
     medcore.recover(pruned, model, images, steps=300)
-    test = medcore.load_images(["kvasir-seg"], "val", model.arch.img_size)
+    test = medcore.load_images(["kvasir-seg"], "val", model.arch.frame)
     print(medcore.evaluate(pruned, test)["boundary_f1"])
     medcore.export(pruned, "pruned.safetensors")
 
@@ -24,6 +24,7 @@ from pathlib import Path
 
 from medcore.budgets.knapsack import knapsack_budget
 from medcore.budgets.limits import Limits, Metric
+from medcore.data.frames.frame import Frame
 from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules
 from medcore.data.load import ImageSet, load_image_set
 from medcore.models import checkpoint, cut
@@ -56,13 +57,15 @@ def load(path: str | Path, architecture: str | Path | Architecture | None = None
     return checkpoint.load(path, architecture)
 
 
-def load_images(folders: Sequence[str | Path], split: str, size: int, rules: MaskRules = AS_THE_FILE_SAYS) -> ImageSet:
+def load_images(
+    folders: Sequence[str | Path], split: str, size: int | Frame, rules: MaskRules = AS_THE_FILE_SAYS
+) -> ImageSet:
     """Read one split of data folders. What is left out is logged as a warning.
 
     Args:
         folders: Data folders, such as those with images/ and masks/.
         split: A name in their `splits.json`, or `all`.
-        size: Side of the model's square in pixels, `model.arch.img_size`.
+        size: The model's frame, `model.arch.frame`, or the side of a square that images fill.
         rules: Which labels of a mask are the object.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 
 from medcore.data.formats.intensities import picture
 from medcore.data.formats.windows import window_of
-from medcore.data.imagefile import mask_to_square, to_square
+from medcore.data.frames.frame import Frame
 from medcore.data.imageset import ImageSet
 from medcore.data.kept_splits import folder_splits
 from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, objects_of
@@ -39,9 +39,12 @@ def empty_samples(
         rules: As for `load_image_set`. A mask whose objects are all too small is empty.
 
     Returns:
-        Samples with masks of zeros and the whole square as box; None if there are none.
+        Samples with masks of zeros and the whole image as box; None if there are none.
     """
-    size, known = loaded.size, {(dataset, loaded.source(index)) for index, dataset in enumerate(loaded.datasets)}
+    frame, known = (
+        Frame(loaded.size, padded=bool(loaded.inner)),
+        {(dataset, loaded.source(index)) for index, dataset in enumerate(loaded.datasets)},
+    )
     found: list[ImageSet] = []
     for folder in folders:
         listing = list_folder(folder)
@@ -53,28 +56,30 @@ def empty_samples(
                 reading = listing.reader.read(sample)
             except UnreadableFile:
                 continue
-            if (one := _empty(sample, reading, size, rules)) is not None:
+            if (one := _empty(sample, reading, frame, rules)) is not None:
                 found.append(one)
     return functools.reduce(joined, found) if found else None
 
 
-def _empty(sample: Sample, reading: Reading, size: int, rules: MaskRules) -> ImageSet | None:
+def _empty(sample: Sample, reading: Reading, frame: Frame, rules: MaskRules) -> ImageSet | None:
     """Return the sample if nothing of its mask is foreground in the square; None for any other."""
     labels = reading.labels
     if labels.values.shape != reading.image.size[::-1]:
         return None
     void = objects_of(labels, replace(rules, labels="any", objects="whole")).targets[0].void
-    if any((mask_to_square(target.mask, size, void) == 1).any() for target in objects_of(labels, rules).targets):
+    if any((frame.mask(target.mask, void) == 1).any() for target in objects_of(labels, rules).targets):
         return None
     truth = np.zeros(labels.values.shape, np.bool_)
+    height, width = frame.inner(*truth.shape)
     return ImageSet(
-        images=to_square(picture(reading.image, window_of(rules, sample.dataset)), size)[None],
-        masks=mask_to_square(truth, size, void)[None],
-        boxes=np.array([[0, 0, size, size]], np.float32),
+        images=frame.picture(picture(reading.image, window_of(rules, sample.dataset)))[None],
+        masks=frame.mask(truth, void)[None],
+        boxes=np.array([[0, 0, width, height]], np.float32),
         truths=[truth],
         datasets=[sample.dataset],
         names=[sample.name],
         voids=[] if void is None else [void],
+        inner=[(height, width)] if frame.padded else [],
     )
 
 
@@ -95,4 +100,5 @@ def joined(one: ImageSet, other: ImageSet) -> ImageSet:
         sources=[each.source(index) for each in sets for index in range(len(each))]
         if one.sources or other.sources
         else [],
+        inner=one.inner + other.inner,
     )

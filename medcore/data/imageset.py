@@ -40,6 +40,8 @@ class ImageSet:
         spacings: For each sample the millimetres a pixel of the original image, rows and columns, or None; empty if
             none is known.
         sources: Name of the image that each sample is of, within its data set; empty if each has an image of its own.
+        inner: Height and width of each image within the square, which is padded right and below; empty if all images
+            fill it.
     """
 
     images: NDArray[np.uint8]
@@ -51,6 +53,7 @@ class ImageSet:
     voids: list[NDArray[np.bool_] | None] = field(default_factory=list)
     spacings: list[tuple[float, float] | None] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    inner: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check that the arrays fit together.
@@ -63,8 +66,8 @@ class ImageSet:
             raise ValueError(f"{count} names, images {self.images.shape} and masks {self.masks.shape} do not fit")
         if self.boxes.shape != (count, 4) or len(self.truths) != count or len(self.datasets) != count:
             raise ValueError(f"boxes, truths or datasets do not fit {count} names")
-        if any(known and len(known) != count for known in (self.voids, self.spacings, self.sources)):
-            raise ValueError(f"voids, spacings or sources do not fit {count} names")
+        if any(known and len(known) != count for known in (self.voids, self.spacings, self.sources, self.inner)):
+            raise ValueError(f"voids, spacings, sources or inner sizes do not fit {count} names")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,6 +90,7 @@ class ImageSet:
             voids=[self.voids[i] for i in chosen] if self.voids else [],
             spacings=[self.spacings[i] for i in chosen] if self.spacings else [],
             sources=[self.sources[i] for i in chosen] if self.sources else [],
+            inner=[self.inner[i] for i in chosen] if self.inner else [],
         )
 
     def void(self, index: int) -> NDArray[np.bool_] | None:
@@ -113,15 +117,25 @@ class ImageSet:
         """Return the name of the image that a sample is of, within its data set."""
         return self.sources[index] if self.sources else self.names[index]
 
+    def inner_size(self, index: int) -> tuple[int, int]:
+        """Return the height and width of one image within the square."""
+        return self.inner[index] if self.inner else (self.size, self.size)
+
     def tensor(self, indices: Indices = None) -> torch.Tensor:
         """Return the model's input: float32 (B, 3, S, S).
 
-        Each image is min-max scaled to [0, 1] over all colours (1.1). A constant image becomes zeros.
+        Each image is min-max scaled to [0, 1] over all colours (1.1). A constant image becomes zeros, and so does
+        the padding.
         """
-        pixels = torch.from_numpy(self.images[self._positions(indices)]).float()
-        low = pixels.amin(dim=(1, 2, 3), keepdim=True)
-        high = pixels.amax(dim=(1, 2, 3), keepdim=True)
-        return (pixels - low) / (high - low).clamp(min=1e-8)
+        chosen = self._positions(indices)
+        pixels = torch.from_numpy(self.images[chosen]).float()
+        if self.inner:
+            scaled = torch.zeros_like(pixels)
+            for row, index in enumerate(chosen):
+                height, width = self.inner[index]
+                scaled[row, :, :height, :width] = _min_max(pixels[row : row + 1, :, :height, :width])[0]
+            return scaled
+        return _min_max(pixels)
 
     def mask_tensor(self, indices: Indices = None) -> torch.Tensor:
         """Return masks in the model's frame: float32 (B, 1, S, S), 0, 1 or `IGNORED`."""
@@ -173,7 +187,7 @@ class ImageSet:
         for array in (self.images, self.masks, self.boxes):
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        digest.update(json.dumps([self.datasets, self.names]).encode())
+        digest.update(json.dumps([self.datasets, self.names, *([self.inner] if self.inner else [])]).encode())
         return digest.hexdigest()
 
     @cached_property
@@ -193,6 +207,12 @@ class ImageSet:
         if indices is None:
             return np.arange(len(self))
         return np.asarray(indices, dtype=np.intp).reshape(-1)
+
+
+def _min_max(pixels: torch.Tensor) -> torch.Tensor:
+    low = pixels.amin(dim=(1, 2, 3), keepdim=True)
+    high = pixels.amax(dim=(1, 2, 3), keepdim=True)
+    return (pixels - low) / (high - low).clamp(min=1e-8)
 
 
 def _reduce(masks: torch.Tensor, low: int) -> torch.Tensor:

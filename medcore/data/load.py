@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from medcore.data.formats.intensities import picture
 from medcore.data.formats.windows import window_of
+from medcore.data.frames.frame import Frame
 from medcore.data.imagefile import box_of, mask_to_square, read_image, read_labels, to_square
 from medcore.data.imageset import ImageSet, Indices, jitter_boxes
 from medcore.data.labels import AS_THE_FILE_SAYS, MaskRules, UnclearMask, objects_in, warnings_of
@@ -85,7 +86,7 @@ Outcome = tuple[list[Decoded], list[Skipped]]
 def load_image_set(
     folders: Sequence[Path],
     split: str,
-    size: int,
+    size: int | Frame,
     *,
     per_dataset: int | None = None,
     seed: int = 0,
@@ -100,7 +101,7 @@ def load_image_set(
     Args:
         folders: Data folders; the folder's name is the data set's name.
         split: One of `splits.json`, `val/search`, `val/report` or `all` (see `splits.read_splits`).
-        size: Side of the model's square in pixels.
+        size: The model's frame, or the side of a square that images fill.
         per_dataset: At most so many readable images of each data set, chosen by `seed`; None takes all.
         seed: For this choice only. Splits that the folder's manifest does not have never depend on it, because another
             seed for calibration images must not move an image from the reported half into the searched one.
@@ -122,14 +123,14 @@ def load_image_set(
     decoded: list[Decoded] = []
     for each in selections:
         usable, broken = _decode_some(
-            each.listing.reader, each.samples, per_dataset, seed, decode=partial(decode, size=size, rules=rules)
+            each.listing.reader, each.samples, per_dataset, seed, decode=partial(decode, frame=Frame.of(size), rules=rules)
         )
         _warn_of_masks(each.dataset, split, usable, broken)
         decoded += usable
         skipped += each.skipped + without_slices(broken, each.listing.samples)
     if not decoded:
         raise nothing_usable("image", split, selections, skipped)
-    return _assemble(decoded, size), skipped
+    return _assemble(decoded, Frame.of(size)), skipped
 
 
 def _decode_some(
@@ -186,7 +187,7 @@ def without_slices(broken: Sequence[Skipped], samples: Sequence[Sample]) -> list
     return kept
 
 
-def decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> Outcome:
+def decode(reader: Reader, sample: Sample, *, frame: Frame, rules: MaskRules) -> Outcome:
     """Read a sample and resize it; return its objects, and why it or some of them cannot be used.
 
     Raises:
@@ -212,9 +213,9 @@ def decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> Ou
     left_out = [skip(sample.mask, f"{_some(small)} of fewer than {rules.smallest} pixels left out")] if small else []
     if not any(target.mask.any() for target in targets):
         return [], left_out or [skip(sample.mask, "mask without foreground")]
-    image, decoded, vanished = to_square(picture(reading.image, window_of(rules, sample.dataset)), size), [], []
+    image, decoded, vanished = frame.picture(picture(reading.image, window_of(rules, sample.dataset))), [], []
     for target in targets:
-        mask = mask_to_square(target.mask, size, target.void)
+        mask = frame.mask(target.mask, target.void)
         if (mask == 1).any():
             name = f"{sample.name}{target.suffix}"
             decoded.append(Decoded(sample, name, image, mask, target.mask, target.void, reading.spacing))
@@ -222,7 +223,7 @@ def decode(reader: Reader, sample: Sample, *, size: int, rules: MaskRules) -> Ou
             vanished.append(target.suffix)
     if vanished:
         what = "foreground vanishes" if rules.objects == "whole" else f"{_some(vanished)} vanish"
-        left_out.append(skip(sample.mask, f"{what} at {size} pixels"))
+        left_out.append(skip(sample.mask, f"{what} at {frame.side} pixels"))
     return decoded, left_out
 
 
@@ -238,12 +239,12 @@ def _warn_of_masks(dataset: str, split: str, usable: Sequence[Decoded], broken: 
         logger.warning("data set '%s', split '%s': %s", dataset, split, warning)
 
 
-def _assemble(decoded: list[Decoded], size: int) -> ImageSet:
+def _assemble(decoded: list[Decoded], frame: Frame) -> ImageSet:
     """Move the samples into contiguous arrays.
 
     The list is emptied on the way, so that images are held once.
     """
-    count = len(decoded)
+    count, size = len(decoded), frame.side
     samples = [item.sample for item in decoded]
     truths, voids = [item.truth for item in decoded], [item.void for item in decoded]
     names, spacings = [item.name for item in decoded], [item.spacing for item in decoded]
@@ -263,4 +264,5 @@ def _assemble(decoded: list[Decoded], size: int) -> ImageSet:
         voids=voids if any(void is not None for void in voids) else [],
         spacings=spacings if any(spacing is not None for spacing in spacings) else [],
         sources=sources if sources != names else [],
+        inner=[frame.inner(*truth.shape) for truth in truths] if frame.padded else [],
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from medcore.data.imagefile import mask_to_square
+from medcore.data.frames.frame import Frame
 from medcore.data.imageset import ImageSet, Indices
 
 
@@ -36,8 +36,9 @@ class NearestImageSet(ImageSet):
         """
         chosen = self._positions(indices)
         masks = np.zeros((len(chosen), low, low), np.float32)
+        frame = Frame(low, padded=bool(self.inner))
         for row, index in enumerate(chosen):
-            masks[row] = mask_to_square(self.truths[index], low, self.void(index))
+            masks[row] = frame.mask(self.truths[index], self.void(index))
         return masks
 
     def fingerprint(self) -> str:

@@ -1,23 +1,20 @@
 """SAM-style models with a prunable encoder, by MedSAM's protocol (method §1), built on segment_anything.
 
-Images and boxes of `MedSam` are in the model's square: the image resized to the side S = `img_size`, not padded.
-Boxes are XYXY in pixels. Logits have the low resolution of four pixels a patch.
+Images and boxes of `MedSam` are in the model's square of side S = `img_size`: the image resized to all of it, or padded
+if the architecture's frame says so. Boxes are XYXY in pixels. Logits have the low resolution of four pixels a patch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcore.compat import NoRandomNumbers, defer_init, import_torchvision
-from medcore.data.imagefile import to_square
+from medcore.data.frames.transforms import PaddedResize, SquareResize
 from medcore.models.encoder import AttentionMode
 from medcore.models.masks import keep_all
 from medcore.models.sites import PerSite
@@ -271,56 +268,13 @@ def adopt(empty: MedSam, state: Mapping[str, Tensor]) -> MedSam:
     return empty
 
 
-class SquareResize:
-    """Transform of a `SamPredictor` to the model's square, without padding.
-
-    It resizes images and prompts as MedSAM does. `original_size` is (h, w); coordinates are XY, boxes XYXY, in pixels
-    of the original image.
-    """
-
-    def __init__(self, side: int) -> None:
-        self.target_length = side
-
-    def apply_image(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """Resize an image as for training: uint8 (h, w, 3) -> uint8 (S, S, 3)."""
-        return to_square(Image.fromarray(image), self.target_length).transpose(1, 2, 0)
-
-    def apply_image_torch(self, image: Tensor) -> Tensor:
-        """Resize a batch: float (B, 3, h, w) -> (B, 3, S, S).
-
-        The result is close to that of `apply_image`, which is what the model expects.
-        """
-        size = (self.target_length, self.target_length)
-        return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
-
-    def apply_coords(self, coords: npt.NDArray[Any], original_size: tuple[int, ...]) -> npt.NDArray[np.float64]:
-        """Move points (..., 2) of the original image to the square."""
-        height, width = original_size
-        return np.asarray(coords, dtype=float) * (self.target_length / width, self.target_length / height)
-
-    def apply_boxes(self, boxes: npt.NDArray[Any], original_size: tuple[int, ...]) -> npt.NDArray[np.float64]:
-        """Move boxes (B, 4) of the original image to the square."""
-        return self.apply_coords(np.asarray(boxes).reshape(-1, 2, 2), original_size).reshape(-1, 4)
-
-    def apply_coords_torch(self, coords: Tensor, original_size: tuple[int, ...]) -> Tensor:
-        """Move points as `apply_coords` does, for tensors."""
-        height, width = original_size
-        return coords.float() * torch.tensor(
-            (self.target_length / width, self.target_length / height), device=coords.device
-        )
-
-    def apply_boxes_torch(self, boxes: Tensor, original_size: tuple[int, ...]) -> Tensor:
-        """Move boxes as `apply_boxes` does, for tensors."""
-        return self.apply_coords_torch(boxes.reshape(-1, 2, 2), original_size).reshape(-1, 4)
-
-
 def predictor(model: MedSam) -> SamPredictor:
     """Return segment-anything's interactive predictor for this model.
 
-    It resizes to the square, as MedSAM does.
+    It resizes to the square, as MedSAM or LiteMedSAM does.
     """
     from segment_anything import SamPredictor
 
     interactive = SamPredictor(model)
-    interactive.transform = SquareResize(model.arch.img_size)
+    interactive.transform = (PaddedResize if model.arch.frame.padded else SquareResize)(model.arch.img_size)
     return interactive

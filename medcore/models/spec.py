@@ -22,6 +22,7 @@ from medcore.models.sites import Block, Cost, Family, Site, by_family, from_fami
 if TYPE_CHECKING:
     from torch import nn
 
+    from medcore.data.frames.frame import Frame
     from medcore.models.encoder import AttentionMode
 
 
@@ -89,6 +90,14 @@ class Architecture(ABC):
             raise CheckpointError(f"{where}: pixel_std must hold three numbers from {LEAST_STD}, not {self.pixel_std}")
         if self.img_size > LARGEST_SIDE:
             raise CheckpointError(f"{where}: img_size must be at most {LARGEST_SIDE}, got {self.img_size}")
+
+    @property
+    def frame(self) -> Frame:
+        """Return how images come into the model's square."""
+        # imported here, so that a front can be read without torch
+        from medcore.data.frames.frame import Frame
+
+        return Frame(self.img_size)
 
     @property
     @abstractmethod

@@ -61,15 +61,21 @@ class WideBoxes:
 def in_model_frame(images: ImageSet, files: Sequence[str], boxes: WideBoxes) -> ImageSet:
     """Return the images with their masks in the model's square as truth, and with widened boxes.
 
+    Where the square is padded, the truth is what lies within the image.
+
     Args:
         images: images with exact boxes; a sample without foreground has the whole square as box.
         files: (N,) file names of the images, with their endings.
         boxes: how boxes are widened.
     """
+    masks = [
+        mask[:height, :width]
+        for mask, (height, width) in zip(images.masks, map(images.inner_size, range(len(images))), strict=True)
+    ]
     return replace(
         images,
-        truths=[mask == 1 for mask in images.masks],
-        voids=[mask == IGNORED for mask in images.masks] if images.voids else [],
+        truths=[mask == 1 for mask in masks],
+        voids=[mask == IGNORED for mask in masks] if images.voids else [],
         boxes=boxes.of(images.boxes, files, images.size),
         spacings=[],  # pixels of the square have other sizes than those of the file
     )

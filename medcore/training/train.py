@@ -319,7 +319,8 @@ def _augmented(
     for axis, wanted in ((3, settings.horizontal_flip), (2, settings.vertical_flip)):
         if wanted:
             chosen = random.random(len(indices)) < 0.5
-            pictures, masks = (flipped(part, chosen[share], axis) for part in (pictures, masks))
-            boxes = flipped_boxes(boxes, chosen, axis, images.size)
+            lengths = np.array([images.inner_size(index)[axis - 2] for index in np.asarray(indices)], np.intp)
+            pictures, masks = (flipped(part, chosen[share], axis, lengths[share]) for part in (pictures, masks))
+            boxes = flipped_boxes(boxes, chosen, axis, lengths)
     jittered = jitter_boxes(boxes.numpy(), random, settings.jitter, size=images.size)
     return pictures, masks, torch.from_numpy(jittered[share])

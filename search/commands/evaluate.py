@@ -81,7 +81,7 @@ def evaluate(
     """
     model = load(checkpoint, architecture)
     images, skipped = load_image_set(
-        folders, split, model.arch.img_size, save_splits=splits, deal_splits=splits is None, rules=rules
+        folders, split, model.arch.frame, save_splits=splits, deal_splits=splits is None, rules=rules
     )
     report_skipped(skipped)
     model = model.to(best_device())

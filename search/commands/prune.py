@@ -70,7 +70,7 @@ def prune(config: Config, out: Path, report: Report | None = None) -> dict[str, 
             info = {"stage": str(number), "config": hide_login(written.to_yaml()), "git": git_revision()}
             save((*earlier, config)[number].model.adapted, model.cpu(), info)
     pruned = _pruned(config, report)
-    images = load_split(config.datasets, config.data.report_split, pruned.arch.img_size)
+    images = load_split(config.datasets, config.data.report_split, pruned.arch.frame)
     report("evaluating", 0, 0)
     quality = summarise(evaluate(pruned, images, autocast=config.recovery.autocast))
     metrics = cost_metrics(pruned.spec) | removed(pruned.spec) | quality

@@ -73,7 +73,7 @@ def teacher_job(config: Config, images: ImageSet | None = None) -> TeacherJob:
         config: The study's configuration.
         images: The images; None to load those of the study.
     """
-    size = adapted_model(config.model).arch.img_size
+    size = adapted_model(config.model).arch.frame
     return TeacherJob(
         model=config.model,
         images=recovery_images(config.datasets, size) if images is None else images,
@@ -105,7 +105,7 @@ def study_jobs(config: Config, *, fixed_weights: bool = False, recovers: bool = 
 def _calibration(config: Config, images: ImageSet | None) -> ImageSet:
     if images is not None:
         return images
-    return calibration_images(config.datasets, adapted_model(config.model).arch.img_size)
+    return calibration_images(config.datasets, adapted_model(config.model).arch.frame)
 
 
 def job_resources(config: Config) -> Resources:

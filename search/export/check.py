@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
+from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet, box_of, load_image_set
 from medcore.errors import CheckpointError, MedcoreError
 from medcore.models.formats.precision import FLOAT32
@@ -29,7 +31,8 @@ IMAGES, LEAST_IOU, LEAST_ROUNDED_IOU = 20, 0.999, 0.99
 PATIENCE_SECONDS, LEAST_IMAGES = 120, 3
 
 Logits = npt.NDArray[np.float32]
-#: Runs an exported model: uint8 (3, S, S) and a box (4,), XYXY -> low-resolution logits (1, low, low).
+#: Runs an exported model: an image as it is within the square, uint8 (3, h, w), and a box (4,), XYXY -> low-resolution
+#: logits (1, low, low).
 Run = Callable[[npt.NDArray[np.uint8], npt.NDArray[np.float32]], Logits]
 
 
@@ -48,13 +51,13 @@ class CheckImages:
     precision: str = FLOAT32
 
 
-def check_images(study: Path, config: Mapping[str, Any], size: int) -> CheckImages:
+def check_images(study: Path, config: Mapping[str, Any], size: int | Frame) -> CheckImages:
     """Return images of the study, or embedded ones if its data are missing.
 
     Args:
         study: The study's folder.
         config: Its configuration as plain values, possibly of an older version, or empty.
-        size: Side of the model's square in pixels.
+        size: The model's frame, or the side of its square in pixels.
     """
     try:
         data = values_here(study, config)["data"]
@@ -73,9 +76,9 @@ def check_images(study: Path, config: Mapping[str, Any], size: int) -> CheckImag
     return CheckImages(images, f"images of the study's part {split}")
 
 
-def embedded_images(size: int) -> CheckImages:
-    """Return `IMAGES` embedded medical images of this size."""
-    pictures, masks = make("medical", IMAGES, size, seed=0)
+def embedded_images(size: int | Frame) -> CheckImages:
+    """Return `IMAGES` embedded medical images that fill the square of this size."""
+    pictures, masks = make("medical", IMAGES, Frame.of(size).side, seed=0)
     images = ImageSet(
         images=np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
         masks=masks.astype(np.uint8),
@@ -108,7 +111,9 @@ def compare(name: str, run: Run, model: MedSam, sample: CheckImages) -> str:
     with torch.inference_mode():
         for index in patiently(len(images)):
             ours.append(model.segment(images.tensor([index]), images.box_tensor([index]))[:, 0])
-            theirs.append(torch.from_numpy(np.asarray(run(images.images[index], images.boxes[index]))))
+            height, width = images.inner_size(index)
+            pixels = np.ascontiguousarray(images.images[index][:, :height, :width])
+            theirs.append(torch.from_numpy(np.asarray(run(pixels, images.boxes[index]))))
     compared = np.arange(len(ours))
     pairs = zip(*(masks_of(torch.cat(logits), images, compared) for logits in (ours, theirs)), strict=True)
     difference = float((torch.cat(ours) - torch.cat(theirs)).abs().max())
@@ -123,6 +128,8 @@ def running(model: MedSam) -> Run:
         image = torch.from_numpy(pixels)[None].float()
         low, high = image.amin(), image.amax()
         scaled = (image - low) / (high - low).clamp_min(1e-8)
+        side = model.arch.img_size
+        scaled = F.pad(scaled, (0, side - image.shape[-1], 0, side - image.shape[-2]))
         logits: Logits = model.segment(scaled, torch.from_numpy(box)[None])[0].numpy()
         return logits
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet
 from medcore.errors import CheckpointError, ConfigError
 from medcore.models.checkpoint import file_hash, load, read_info, save
@@ -71,7 +72,7 @@ def finetune(
     if (folder / CHECKPOINT).is_file():
         return _ended(folder, identity, say)
     model = load(checkpoint)
-    training, validation = _images(datasets, settings.train_split, model.arch.img_size)
+    training, validation = _images(datasets, settings.train_split, model.arch.frame)
     make_folder(folder)
     say(f"fine-tuning on {len(training)} images ({settings.train_split}), at most {settings.epochs} epochs")
     job = TrainingJob(
@@ -106,7 +107,7 @@ def _identity(datasets: Datasets, settings: FinetuneConfig, checkpoint: Path) ->
     }
 
 
-def _images(datasets: Datasets, train: str, size: int) -> tuple[ImageSet, ImageSet]:
+def _images(datasets: Datasets, train: str, size: int | Frame) -> tuple[ImageSet, ImageSet]:
     """Return the images to train on and those to validate with.
 
     Raises:

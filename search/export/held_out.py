@@ -192,7 +192,7 @@ def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[S
     saved = saved_study(study, values)
     section = saved.datasets.section
     require_apart(saved.datasets, section.report_split, section.search_split, section.calibration_split)
-    size = spec_from_json(read_info(checkpoint)["spec"]).arch.img_size
+    size = spec_from_json(read_info(checkpoint)["spec"]).arch.frame
     return saved, load_split(saved.datasets, section.report_split, size, deal_splits=False)
 
 

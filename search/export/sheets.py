@@ -58,7 +58,7 @@ class Sheets:
         self._images, _ = load_image_set(
             self._folders,
             datasets.section.search_split,
-            self._dense.arch.img_size,
+            self._dense.arch.frame,
             per_dataset=datasets.section.search_per_dataset,
             seed=datasets.seed,
             save_splits=datasets.splits,

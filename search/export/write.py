@@ -122,7 +122,7 @@ def _write(kind: ExportFormat, staging: Path, out: Path, model: MedSam, choice: 
     kind.write(target, in_precision(model, precision), info)
 
     def images() -> CheckImages:
-        return replace(check_images(choice.study, choice.config, model.arch.img_size), precision=precision)
+        return replace(check_images(choice.study, choice.config, model.arch.frame), precision=precision)
 
     checked = kind.check(target, model, images)
     names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())

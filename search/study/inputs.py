@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcore.budgets.prices import Prices
+from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet, Skipped, load_image_set
 from medcore.data.low_masks import NearestImageSet
 from medcore.errors import CheckpointError
@@ -155,7 +156,7 @@ def matching_base(model: ModelConfig) -> MedSam:
 
 
 def load_split(
-    datasets: Datasets, split: str, size: int, per_dataset: int | None = None, *, deal_splits: bool = True
+    datasets: Datasets, split: str, size: int | Frame, per_dataset: int | None = None, *, deal_splits: bool = True
 ) -> ImageSet:
     """Load the images of one split of all data sets.
 
@@ -164,7 +165,7 @@ def load_split(
     Args:
         datasets: The images of the study.
         split: Name of the split.
-        size: Side of the model's input square in pixels.
+        size: The model's frame, or the side of its square in pixels.
         per_dataset: At most this many images per data set; None for all.
         deal_splits: Whether to draw a split that is not defined yet. Where a study exists already, False makes it an
             error, because new splits could not be those of the study.
@@ -192,30 +193,30 @@ def report_skipped(skipped: Sequence[Skipped]) -> None:
         logger.warning("skipped %s: %s", entry.path, entry.reason)
 
 
-def calibration_images(datasets: Datasets, size: int) -> ImageSet:
+def calibration_images(datasets: Datasets, size: int | Frame) -> ImageSet:
     """Load the images for scores.
 
-    `size` is the side of the model's input square in pixels.
+    `size` is the model's frame, or the side of its square in pixels.
     """
     section = datasets.section
     return _training_images(datasets, size, section.calibration_per_dataset)
 
 
-def recovery_images(datasets: Datasets, size: int) -> ImageSet:
+def recovery_images(datasets: Datasets, size: int | Frame) -> ImageSet:
     """Load the images for recovery, from the same split as the calibration images.
 
-    `size` is the side of the model's input square in pixels.
+    `size` is the model's frame, or the side of its square in pixels.
     """
     section = datasets.section
     return _training_images(datasets, size, section.recovery_per_dataset)
 
 
-def _training_images(datasets: Datasets, size: int, per_dataset: int | None) -> ImageSet:
+def _training_images(datasets: Datasets, size: int | Frame, per_dataset: int | None) -> ImageSet:
     images = load_split(datasets, datasets.section.calibration_split, size, per_dataset)
     return NearestImageSet.of(images) if datasets.section.low_masks == "nearest" else images
 
 
-def search_images(datasets: Datasets, size: int, *, deal_splits: bool = True) -> ImageSet:
+def search_images(datasets: Datasets, size: int | Frame, *, deal_splits: bool = True) -> ImageSet:
     """Load the images on which trials are evaluated.
 
     The arguments are those of `load_split`.

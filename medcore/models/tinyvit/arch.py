@@ -26,6 +26,7 @@ from medcore.models.tinyvit.places import (
 from medcore.models.vit import CHANNELS, HEADS
 
 if TYPE_CHECKING:
+    from medcore.data.frames.frame import Frame
     from medcore.models.encoder import AttentionMode
     from medcore.models.tinyvit.encoder import TinyVitEncoder
 
@@ -47,6 +48,7 @@ class TinyVit(Architecture):
         merge_strides: strides of the merges between the stages, one number less than stages.
         mlp_ratio: hidden channels of an MLP, as a multiple of the stream's width.
         mbconv_expand_ratio: hidden channels of an MBConv block, alike.
+        padded: whether images keep their proportions and are padded to the square. If not, they fill it.
 
     Raises:
         MedcoreError: a field has the wrong type or contradicts another one.
@@ -66,6 +68,7 @@ class TinyVit(Architecture):
     mlp_ratio: float
     mbconv_expand_ratio: float
     out_chans: int
+    padded: bool = True
     decoder: DecoderSpec = field(default_factory=DecoderSpec)
     pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
@@ -91,6 +94,10 @@ class TinyVit(Architecture):
             if dim % heads:
                 raise CheckpointError(f"{where}: embed_dims {dim} is no multiple of num_heads {heads}")
         hidden = [self.mlp_dim(stage) for stage in range(1, stages)]
+        if not isinstance(self.padded, bool):
+            raise CheckpointError(f"{where}: padded must be true or false, not {self.padded!r:.40}")
+        if self.padded and any(self.pixel_mean):
+            raise CheckpointError(f"{where}: pixel_mean must be 0 where images are padded with zeros")
         if not all(1 <= channels <= LARGEST for channels in (*hidden, self.mbconv_dim)):
             raise CheckpointError(f"{where}: mlp_ratio or mbconv_expand_ratio makes 0 or over {LARGEST} channels")
 
@@ -106,6 +113,14 @@ class TinyVit(Architecture):
     def side(self, stage: int) -> int:
         """Return the tokens along one side of the image in a stage."""
         return self.img_size // self._shrinks[stage]
+
+    @property
+    def frame(self) -> Frame:
+        """Return how images come into the model's square."""
+        # imported here, so that a front can be read without torch
+        from medcore.data.frames.frame import Frame
+
+        return Frame(self.img_size, self.padded)
 
     @property
     def grid(self) -> int:

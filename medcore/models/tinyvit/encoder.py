@@ -194,7 +194,7 @@ class Attention(nn.Module):
         if self.mode == "plain" or q.device.type == "cpu":
             # on a CPU faster than the fused kernel, which gains nothing in small windows
             weights = ((q * self.head_dim**-0.5) @ k.transpose(-2, -1) + bias).softmax(dim=-1)
-            out = weights @ v
+            out: Tensor = weights @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(len(q), -1, -1, -1))
         # (B, H, N, d) -> (B, N, H·d)

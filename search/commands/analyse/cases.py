@@ -60,7 +60,7 @@ class Inputs:
 def gather(config: Config, seeds: Sequence[int], report_progress: Report | None = None) -> Inputs:
     """Compute all statistics once per seed. All seeds share the report images."""
     model = adapted_model(config.model)
-    report = load_split(config.datasets, config.data.report_split, model.arch.img_size)
+    report = load_split(config.datasets, config.data.report_split, model.arch.frame)
     by_seed: dict[int, Shared] = {}
     for seed in seeds:
         seeded = config.model_copy(update={"seed": seed})

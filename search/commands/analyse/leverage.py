@@ -14,6 +14,7 @@ import pandas as pd
 
 from medcore.budgets.limits import Limits
 from medcore.budgets.rule import rule, uniform
+from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet
 from medcore.errors import CheckpointError, ConfigError
 from medcore.models.cost import cost
@@ -83,7 +84,7 @@ def leverage(config: Config, out_folder: Path, report: Report | None = None, ima
         raise CheckpointError(f"{config.model.adapted}: leverage is measured from the dense model; this one is pruned")
     needs = Needs(fisher=True, profile="profile" in config.scoring.weights().needs)
     table = statistics(study_jobs(config, recovers=False), needs, report)
-    chosen = _some_images(config, adapted.arch.img_size, images)
+    chosen = _some_images(config, adapted.arch.frame, images)
     with on_device(adapted):
         rows = _walk(adapted, config, table, chosen, report)
     if not rows:
@@ -129,7 +130,7 @@ def _allocator(config: Config) -> str:
     return "rule" if config.budget.allocator == "rule" else "uniform"
 
 
-def _some_images(config: Config, size: int, count: int) -> ImageSet:
+def _some_images(config: Config, size: int | Frame, count: int) -> ImageSet:
     images = search_images(config.datasets, size)
     drawn = np.random.default_rng(config.seed).permutation(len(images))[:count]
     return images.subset(np.sort(drawn))

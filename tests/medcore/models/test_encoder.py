@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcore.data.frames.transforms import SquareResize
 from medcore.models import encoder
 from medcore.models.checkpoint import load
 from medcore.models.encoder import AttentionMode
-from medcore.models.sam import MedSam, SquareResize, build, build_empty, predictor
+from medcore.models.sam import MedSam, build, build_empty, predictor
 from medcore.models.spec import ModelSpec
 from medcore.models.vit import SamVit
 from tests.support.helpers import TINY, shared_dir, spec_of

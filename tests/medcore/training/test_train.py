@@ -146,9 +146,9 @@ def test_an_update_into_infinity_is_undone(monkeypatch):
 def test_flipped_boxes_are_the_flipped_masks_boxes(axis):
     images = random_images(6)
     batch = images.tensor(), images.mask_tensor(), images.box_tensor()
-    chosen = np.array([True, False, True, True, False, False])
-    pictures, masks = (flipped(part, chosen, axis) for part in batch[:2])
-    boxes = flipped_boxes(batch[2], chosen, axis, images.size)
+    chosen, lengths = np.array([True, False, True, True, False, False]), np.full(6, images.size)
+    pictures, masks = (flipped(part, chosen, axis, lengths) for part in batch[:2])
+    boxes = flipped_boxes(batch[2], chosen, axis, lengths)
     for index in range(6):
         expected = images.masks[index]
         if chosen[index]:
