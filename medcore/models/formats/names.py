@@ -21,7 +21,6 @@ _DEEPEST_PREFIX = 8
 #: Names that tell other models of the same family.
 _RELATIVES = {
     "image_encoder.trunk.": "SAM 2",
-    "image_encoder.layers.": "LiteMedSAM or MobileSAM (a TinyViT encoder)",
     "vision_model.": "a CLIP-like model of transformers",
 }
 

@@ -56,6 +56,10 @@ class TinyVit(Architecture):
 
     kind: ClassVar[str] = "tiny_vit"
     families: ClassVar[tuple[Family, ...]] = (BLOCKS, INTERIORS, HEADS, CHANNELS, MBCONV, MERGES)
+    # the classifier of MobileSAM's files
+    unused: ClassVar[tuple[str, ...]] = tuple(
+        f"image_encoder.{layer}.{name}" for layer in ("norm_head", "head") for name in ("weight", "bias")
+    )
 
     name: str
     img_size: int
