@@ -86,7 +86,8 @@ def _removed(arch: Architecture, family: Family, sparsity: float, weights: Array
 def _quotas(total: int, weights: Array, caps: Array) -> Array:
     """Return integers that sum to `total`, as (5.3) and (5.4) share it out.
 
-    The integers are proportional to `weights` up to the caps; head-room decides who gets the rest.
+    The integers are proportional to `weights` up to the caps; head-room decides who gets the rest. Where no site has
+    more than one group to give, as with whole blocks, those of the largest weights give it.
 
     Args:
         total: at most Σ caps.
@@ -96,6 +97,9 @@ def _quotas(total: int, weights: Array, caps: Array) -> Array:
     Returns:
         (S,) integers.
     """
+    if caps.max(initial=0) <= 1:
+        chosen = np.lexsort((np.arange(len(caps)), -weights, caps == 0))[:total]
+        return np.isin(np.arange(len(caps)), chosen).astype(np.int64)
     quotas = np.minimum(_apportion(total, np.where(caps > 0, weights, 0.0)), caps)
     room = caps - quotas
     # rest <= Σ room, so no site receives more than its room and one pass is enough
