@@ -34,7 +34,7 @@ from medcore.models.cut import pad
 from medcore.models.formats.huggingface import CONFIG, TIED, config_of, hf_names
 from medcore.models.sam import MedSam
 from medcore.models.spec import DEFAULT_KIND
-from medcore.models.standalone import SCRIPT
+from medcore.models.standalone import files_of
 from medcore.models.vit import SamVit
 
 MODEL, STRUCTURE, ENCODER, DECODER = "model.safetensors", "model.json", "encoder.onnx", "decoder.onnx"
@@ -54,24 +54,24 @@ def write_standalone(folder: Path, model: MedSam, info: Mapping[str, str] | None
 
     Args:
         folder: exists; files of the same names are replaced.
-        model: of segment-anything's kind.
+        model: of a kind that a loader knows.
         info: further metadata, as for `checkpoint.save`.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: the model is of another kind, which the loader does not know.
+        ConfigError: the model is of another kind.
         StorageError: the folder cannot be written.
     """
-    if model.arch.kind != DEFAULT_KIND:
-        raise ConfigError(f"the standalone loader rebuilds models of kind {DEFAULT_KIND} only, not {model.arch.kind}")
+    scripts = files_of(model.arch.kind)
     save(folder / MODEL, model, info)
     try:
-        shutil.copyfile(SCRIPT, folder / SCRIPT.name)
+        for name, source in scripts.items():
+            shutil.copyfile(source, folder / name)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
-    return [folder / MODEL, _write_structure(folder, model, info), folder / SCRIPT.name]
+    return [folder / MODEL, _write_structure(folder, model, info), *(folder / name for name in scripts)]
 
 
 def write_huggingface(folder: Path, model: MedSam, info: Mapping[str, str] | None = None) -> list[Path]:
@@ -121,9 +121,12 @@ def write_onnx(folder: Path, model: MedSam, info: Mapping[str, str] | None = Non
         The files.
 
     Raises:
-        MedcoreError: a package for ONNX is missing, or the model cannot be exported, or the folder cannot be written.
+        MedcoreError: a package for ONNX is missing, or the model cannot be exported, or its images are padded, or the
+            folder cannot be written.
     """
     require_onnx()
+    if model.arch.frame.padded:
+        raise ConfigError("the ONNX graph scales whole squares, but this model's are padded; take another format")
     structure = _write_structure(folder, model, info)  # first, because it fails at once where no file can be written
     arch = model.arch
     still = copy.deepcopy(model).cpu().float().eval()

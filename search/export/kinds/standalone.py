@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from medcore.models.export import MODEL, STRUCTURE, write_standalone
 from medcore.models.sam import MedSam
-from medcore.models.spec import DEFAULT_KIND
-from medcore.models.standalone import SCRIPT
+from medcore.models.standalone import FILES, SCRIPT
 from search.export.check import CheckImages, Logits, compare
 from search.export.format import DESCRIPTION, LOADER, WEIGHTS, ExportFormat
 
@@ -60,14 +59,20 @@ def _import(path: Path) -> ModuleType:
     An import statement would leave a compiled copy in the folder.
     """
     module = ModuleType(path.stem)
+    module.__file__ = str(path)
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
     return module
 
 
 FORMAT = ExportFormat(
     name="standalone",
-    kinds=(DEFAULT_KIND,),
-    files={MODEL: WEIGHTS, STRUCTURE: DESCRIPTION, SCRIPT.name: LOADER},
+    kinds=tuple(FILES),
+    files={
+        MODEL: WEIGHTS,
+        STRUCTURE: DESCRIPTION,
+        SCRIPT.name: LOADER,
+        **{name: "part of the loader" for scripts in FILES.values() for name in scripts if name != SCRIPT.name},
+    },
     write=write_standalone,
     check=check,
     usage=usage,
