@@ -145,7 +145,7 @@ def evaluate(
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="vit_b, a JSON file or a checkpoint")], as_json: Json = False
+    model: Annotated[str, typer.Argument(help="vit_b, lite_medsam, a JSON file or a checkpoint")], as_json: Json = False
 ) -> None:
     """Both FLOPs figures and the encoder's parameters."""
     status.doing("counting", logged=False)

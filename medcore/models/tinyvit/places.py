@@ -114,7 +114,7 @@ class BlockPlace(Place):
     def sites(self) -> Iterable[Site]:
         """Return the whole block, its attention and MLP as one group, its heads, and its channels."""
         local = 9 * self.dim
-        # the convolution between attention and MLP; it is not added to the stream, so no zeros silence the block
+        # the convolution between attention and MLP (9.7); it is not added to the stream, so no zeros silence the block
         block = Cost(local + 2 * self.dim, *[2 * self.side**2 * local] * 2)
         everything = (*self.inside, *self.outputs, *_conv_norm("local_conv"))
         yield self.whole(BLOCKS, everything, (), block, within=None)

@@ -18,7 +18,8 @@ class ModelConfig(Section):
     """The pair of checkpoints."""
 
     architecture: Expanded | None = Field(
-        None, description="vit_b, vit_l, vit_h or a JSON file; default: the JSON file next to the checkpoint"
+        None,
+        description="a name such as vit_b or lite_medsam, or a JSON file; default: the JSON file next to the checkpoint",
     )
     base: PathField = Field(description="the general model (θS)")
     adapted: PathField = Field(description="the medical model (θM), which is pruned")

@@ -116,7 +116,9 @@ def grid_budget(config: Config, arch: Architecture, sensitivity: np.ndarray, poi
 
     `sensitivity` is (L,).
     """
-    first, last = arch.families[0], arch.families[-1]
+    # the families that `lean` sets against each other, such as heads and channels
+    first = next((family for family in arch.families if family.lean > 0), arch.families[0])
+    last = next((family for family in arch.families if family.lean < 0), arch.families[-1])
     sparsity = dict(zip((first.name, last.name), point, strict=True))
     if _allocator(config) == "uniform":
         return uniform(arch, {family: 1 - share for family, share in sparsity.items()})
