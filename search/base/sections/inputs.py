@@ -19,7 +19,7 @@ class ModelConfig(Section):
 
     architecture: Expanded | None = Field(
         None,
-        description="a name such as vit_b or lite_medsam, or a JSON file; default: the JSON file next to the checkpoint",
+        description="such as vit_b or lite_medsam, or a JSON file; default: the JSON file next to the checkpoint",
     )
     base: PathField = Field(description="the general model (θS)")
     adapted: PathField = Field(description="the medical model (θM), which is pruned")
