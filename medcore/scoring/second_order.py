@@ -111,13 +111,25 @@ def _root(metric: Floats) -> Floats:
 
 
 def _ridge_inverse(covariance: Floats, ridge: float) -> Floats:
-    """Return P, the inverse of the covariance plus λ times its mean diagonal (12.3)."""
+    """Return P, the inverse of the covariance plus λ times its mean diagonal (12.3).
+
+    Inputs that hardly vary around a large mean have a covariance that rounding makes indefinite. λ then grows tenfold
+    until the sum is positive definite.
+    """
     symmetric = (covariance + covariance.T) / 2
     mean = float(np.trace(symmetric)) / len(symmetric)
     # inputs that never vary cost nothing to remove; any positive number serves
-    symmetric[np.diag_indices_from(symmetric)] += ridge * mean if mean > 0 else 1.0
-    # LAPACK fills the lower triangle only
-    factor = linalg.cholesky(symmetric, lower=True, overwrite_a=True, check_finite=False)
+    added = ridge * mean if mean > 0 else 1.0
+    symmetric[np.diag_indices_from(symmetric)] += added
+    while True:
+        try:
+            # LAPACK fills the lower triangle only
+            factor = linalg.cholesky(symmetric, lower=True, check_finite=False)
+            break
+        except linalg.LinAlgError:
+            more = 9 * added if added else np.finfo(np.float64).eps * mean
+            symmetric[np.diag_indices_from(symmetric)] += more
+            added += more
     lower = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
     inverse: Floats = np.tril(lower) + np.tril(lower, -1).T
     return inverse

@@ -113,3 +113,14 @@ def test_no_group_and_wrong_inputs() -> None:
         remove_all(covariance, metric, weight, 3)
     with pytest.raises(DataError, match="not finite"):
         remove_all(covariance * np.nan, metric, weight, 2)
+
+
+def test_a_covariance_that_rounding_makes_indefinite_gets_a_larger_ridge() -> None:
+    generator = np.random.default_rng(3)
+    weight = generator.normal(size=(4, 6))
+    covariance = 1e-6 * np.eye(6) - 1e-4 * np.diag([0, 0, 0, 0, 0, 1.0]) + 2e-4 * np.diag([1.0, 0, 0, 0, 0, 0])
+    removal = remove_all(covariance, np.eye(4), weight)
+    assert sorted(removal.order) == list(range(6)) and np.isfinite(removal.curve).all()
+    mean = np.trace(covariance) / 6
+    damped = covariance + 10 * mean * np.eye(6)
+    assert removal.curve[0] == pytest.approx(np.trace(weight @ damped @ weight.T))
