@@ -111,7 +111,7 @@ class PaddedResize:
     def apply_image(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Resize an image by area: uint8 (h, w, 3) -> uint8 (h', w', 3), the longest side S."""
         scale = self.side / max(image.shape[:2])
-        resized = image.astype(np.float32)
+        resized: np.ndarray[Any, Any] = image.astype(np.float32)
         for axis in (0, 1):
             old = image.shape[axis]
             new = max(1, int(old * scale + 0.5))
@@ -120,7 +120,8 @@ class PaddedResize:
             covered = np.minimum(starts + step, pixels + 1) - np.maximum(starts, pixels)
             shares = (covered.clip(0) / step).astype(np.float32)
             resized = np.moveaxis(np.tensordot(shares, resized, axes=(1, axis)), 0, axis)
-        return np.rint(resized).clip(0, 255).astype(np.uint8)
+        rounded: np.ndarray[Any, Any] = np.rint(resized).clip(0, 255).astype(np.uint8)
+        return rounded
 
     def apply_coords(self, coords: np.ndarray[Any, Any], original_size: tuple[int, ...]) -> np.ndarray[Any, Any]:
         """Move XY points (..., 2) of an image of size (h, w) to the square."""
