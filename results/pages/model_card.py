@@ -273,7 +273,7 @@ def _limits(export: Export) -> str:
             "Tested on the data sets above alone; other organs, cameras, scanners and populations are untested.",
             "It answers every box with a mask, also a box with nothing in it; its own IoU estimate is not calibrated.",
             "Pruning costs thin and ragged boundaries first, which Dice hardly shows: look at Boundary F1 and HD95.",
-            f"Images are squeezed into a square of {export.spec.arch.img_size} pixels: smaller details are lost.",
+            f"Images are resized to a square of {export.spec.arch.img_size} pixels: smaller details are lost.",
             "The licences of the two checkpoints and of the data sets apply to this model too.",
         )
     )

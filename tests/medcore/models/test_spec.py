@@ -13,7 +13,6 @@ import torch
 
 from medcore.errors import CheckpointError, MedcoreError
 from medcore.models.architectures import (
-    ARCHITECTURES,
     architecture_from,
     resolve_architecture,
     spec_from,
@@ -64,9 +63,10 @@ def test_families_do_not_share_a_stage() -> None:
         ModelSpec(arch, arch.dense_widths)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_official_architectures_resolve(name: str) -> None:
     arch = resolve_architecture(name)
+    assert isinstance(arch, SamVit)
     assert (arch.img_size, arch.grid, arch.head_dim) == (1024, 64, 64 if name != "vit_h" else 80)
 
 

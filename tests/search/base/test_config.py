@@ -144,7 +144,8 @@ def test_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_shipped_configurations_are_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MEDCORE_SHARED", "MEDCORE_DEMO", "SAM_CHECKPOINT", "MEDSAM_CHECKPOINT", "POLYPS"):
+    lite = ("LITE_MEDSAM_CHECKPOINT", "LITE_MEDSAM_DATA")
+    for name in ("MEDCORE_SHARED", "MEDCORE_DEMO", "SAM_CHECKPOINT", "MEDSAM_CHECKPOINT", "POLYPS", *lite):
         monkeypatch.setenv(name, "/somewhere")
     assert isinstance(load_config(path), Config)
 
