@@ -16,7 +16,6 @@ padded right and below; or the image is resized to all of it, if the structure s
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -29,12 +28,14 @@ from torch import Tensor
 
 
 def _sibling(name: str) -> ModuleType:
-    """Load a file of this folder as a module, whatever the program's search path is."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{name}.py: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Run a file of this folder as a module, whatever the program's search path is.
+
+    No compiled copy is left in the folder.
+    """
+    path = Path(__file__).with_name(f"{name}.py")
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), vars(module))
     return module
 
 
