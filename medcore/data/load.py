@@ -123,7 +123,11 @@ def load_image_set(
     decoded: list[Decoded] = []
     for each in selections:
         usable, broken = _decode_some(
-            each.listing.reader, each.samples, per_dataset, seed, decode=partial(decode, frame=Frame.of(size), rules=rules)
+            each.listing.reader,
+            each.samples,
+            per_dataset,
+            seed,
+            decode=partial(decode, frame=Frame.of(size), rules=rules),
         )
         _warn_of_masks(each.dataset, split, usable, broken)
         decoded += usable

@@ -62,7 +62,7 @@ class Surveyed(Loaded):
 
         for folder, listing in self.listings.items():
             members = splits_of(self.config, folder, listing).names
-            size = self.model.arch.img_size
+            size = self.model.arch.frame
             found.append(survey(folder, listing, members, data.rules, size, show=_SHOWN, on_image=count))
         return found
 
@@ -202,7 +202,7 @@ def _time(subject: Surveyed) -> Found:
     few, _ = load_image_set(
         config.data.folders,
         "all",
-        subject.model.arch.img_size,
+        subject.model.arch.frame,
         per_dataset=max(1, -(-max(_MEASURED, config.recovery.batch_size) // len(config.data.folders))),
         rules=config.data.rules,
     )

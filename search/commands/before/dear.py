@@ -54,7 +54,7 @@ class Loaded(Subject):
         Raises:
             DataError: None can be used.
         """
-        return search_images(self.config.datasets, self.model.arch.img_size)
+        return search_images(self.config.datasets, self.model.arch.frame)
 
     @cached_property
     def jobs(self) -> Jobs:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcore.data.formats.windows import ReadingRules
+from medcore.data.frames.frame import Frame
 from medcore.data.imagefile import box_of
 from medcore.data.labels import LabelMap, warnings_of
 from medcore.data.load import Decoded, decode, without_slices
@@ -80,7 +81,7 @@ def survey(
     listing: Listing,
     members: Mapping[str, Sequence[str]],
     rules: ReadingRules,
-    size: int,
+    size: int | Frame,
     *,
     show: int = 3,
     on_image: Callable[[], None] = lambda: None,
@@ -92,7 +93,7 @@ def survey(
         listing: Its samples.
         members: Names of images by split.
         rules: What the user says about masks and scans.
-        size: Side of the model's square in pixels.
+        size: The model's frame, or the side of its square in pixels.
         show: How many samples the picture gets, evenly spread.
         on_image: Called after each image.
     """
@@ -126,7 +127,7 @@ def survey(
     return found
 
 
-def _read(reader: Reader, samples: Sequence[Sample], rules: ReadingRules, size: int) -> Iterator[_Seen]:
+def _read(reader: Reader, samples: Sequence[Sample], rules: ReadingRules, size: int | Frame) -> Iterator[_Seen]:
     """Yield what each sample holds, in order, read in threads."""
     look = partial(_look, reader, rules=rules, size=size)
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -134,9 +135,9 @@ def _read(reader: Reader, samples: Sequence[Sample], rules: ReadingRules, size: 
             yield from pool.map(look, samples[start : start + _TOGETHER])
 
 
-def _look(reader: Reader, sample: Sample, *, rules: ReadingRules, size: int) -> _Seen:
+def _look(reader: Reader, sample: Sample, *, rules: ReadingRules, size: int | Frame) -> _Seen:
     watch = _Watch(reader)
-    found, skipped = decode(watch, sample, size=size, rules=rules)
+    found, skipped = decode(watch, sample, frame=Frame.of(size), rules=rules)
     return _Seen(found, skipped, watch.size, watch.values)
 
 
