@@ -4,8 +4,8 @@
 
 or, with this folder's files in the folder of the program:
 
-    from load_pruned import load, predictor
-    sam = predictor(load("model.safetensors"))        # segment_anything's own SamPredictor
+    from load_pruned import from_pretrained, predictor
+    sam = predictor(from_pretrained("folder"))        # segment_anything's own SamPredictor; load() takes a file
     sam.set_image(pixels)                             # uint8 (h, w, 3), RGB
     masks, _, _ = sam.predict(box=box, multimask_output=False)   # box: X0, Y0, X1, Y1 in pixels of that image
 
@@ -93,6 +93,18 @@ def load(path: str | Path) -> Any:
     )
     model.eval()
     return model
+
+
+def from_pretrained(folder: str | Path) -> Any:
+    """Load the only model of a folder, as `load` does.
+
+    Args:
+        folder: an export, or a downloaded repository; the model lies in it or in a folder inside it.
+
+    Raises:
+        ValueError: it is no folder, or holds no model or several; further errors as of `load`.
+    """
+    return _sam.from_pretrained(folder)
 
 
 def predictor(model: Any) -> Any:
@@ -246,10 +258,12 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) <= _LARGEST  # False for NaN
 
 
+# its functions that load a model load this kind
+_sam.load, _sam.predictor = load, predictor
+
 if __name__ == "__main__":
     if len(sys.argv) != 5:
         sys.exit(__doc__)
-    _sam.load, _sam.predictor = load, predictor
     try:
         _sam.main(*sys.argv[1:])
     except (ValueError, OSError) as wrong:

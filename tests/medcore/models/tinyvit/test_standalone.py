@@ -49,7 +49,7 @@ def test_logits_equal_medcores(folder: Path, script: Any, shape: tuple[int, int]
     picture = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
     both = []
     ours = predictor(prune(little_model(8), random_masks(DENSE, 8)))
-    for sam in (ours, script.predictor(script.load(folder / "model.safetensors"))):
+    for sam in (ours, script.predictor(script.from_pretrained(folder))):
         sam.set_image(picture)
         box = np.minimum(BOX, [shape[1], shape[0]] * 2)
         both.append(sam.predict(box=box, multimask_output=False, return_logits=True)[0][0])
@@ -106,6 +106,9 @@ def test_wrong_files_are_refused_in_one_line(folder: Path, script: Any, tmp_path
     refused("not finite", {**state, "image_encoder.neck.0.weight": state["image_encoder.neck.0.weight"] * np.inf})
     count = "image_encoder.patch_embed.seq.0.bn.num_batches_tracked"
     refused("holds torch.float32 instead of torch.int64", {**state, count: torch.tensor(1.0)})
+    with pytest.raises(ValueError, match=r"holds no .safetensors file"):
+        (tmp_path / "empty").mkdir()
+        script.from_pretrained(tmp_path / "empty")
     with pytest.raises(ValueError, match="not a model exported by medcore"):
         save_file(state, tmp_path / "bare.safetensors")
         script.load(tmp_path / "bare.safetensors")
