@@ -127,6 +127,8 @@ def _ridge_inverse(covariance: Floats, ridge: float) -> Floats:
             factor = linalg.cholesky(symmetric, lower=True, check_finite=False)
             break
         except linalg.LinAlgError:
+            if not np.isfinite(mean + added):
+                raise
             more = 9 * added if added else np.finfo(np.float64).eps * mean
             symmetric[np.diag_indices_from(symmetric)] += more
             added += more
