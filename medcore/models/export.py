@@ -124,9 +124,9 @@ def write_onnx(folder: Path, model: MedSam, info: Mapping[str, str] | None = Non
         MedcoreError: a package for ONNX is missing, or the model cannot be exported, or its images are padded, or the
             folder cannot be written.
     """
-    require_onnx()
     if model.arch.frame.padded:
         raise ConfigError("the ONNX graph scales whole squares, but this model's are padded; take another format")
+    require_onnx()
     structure = _write_structure(folder, model, info)  # first, because it fails at once where no file can be written
     arch = model.arch
     still = copy.deepcopy(model).cpu().float().eval()
