@@ -63,7 +63,7 @@ def run(plan: Plan, shared: Shared, config: Config, seed: int) -> dict[str, floa
             row |= {f"{phase.name}/{name}": phase.figures[name] for name in ("boundary_f1", "hd95", "band_error")}
     means = summarise(images)
     row |= {f"{END}/{name}": means[name] for name in ("boundary_f1", "hd95")}
-    report = load_split(config.datasets, config.data.report_split, shared.arch.img_size)
+    report = load_split(config.datasets, config.data.report_split, shared.arch.frame)
     measured = summarise(evaluate(model.to(best_device()), report, autocast=config.recovery.autocast))
     return {**row, "report/boundary_f1": measured["boundary_f1"]}
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the rows; what is there is not run again")
     arguments = parser.parse_args()
     config = config_of(arguments.config)
-    images = search_images(config.datasets, adapted_model(config.model).arch.img_size)
+    images = search_images(config.datasets, adapted_model(config.model).arch.frame)
     shared = prepare(trial_settings(config), study_jobs(config), images)
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -97,7 +97,7 @@ def compare(config_path: Path, out: Path, console: Console) -> None:
     config = load_config(config_path)
     # nothing is searched here, so the report images take the place of the search images
     adapted = adapted_model(config.model)
-    images = load_split(config.datasets, config.data.report_split, adapted.arch.img_size)
+    images = load_split(config.datasets, config.data.report_split, adapted.arch.frame)
     shared = prepare(trial_settings(config), study_jobs(config), images)
     # uniform and the rule's budgets meet shares of a counted figure also where the study's cost is measured time
     study, cost = config.folder, config.search.metric

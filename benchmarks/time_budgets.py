@@ -131,7 +131,7 @@ def rows_of(config: Config, table: TimeTable, shares: Sequence[float], rounds: i
     profile = statistics(jobs, Needs(fisher=False, profile=True)).profile
     assert profile is not None  # it was asked for
     streams = record_streams(adapted, jobs.scoring.calibration, RefitSettings())
-    images = load_split(config.datasets, config.data.report_split, adapted.arch.img_size)
+    images = load_split(config.datasets, config.data.report_split, adapted.arch.frame)
     models, where = {"dense": adapted}, {"dense": (1.0, "dense")}
     for pair in (pair_of(adapted.arch, profile.curves, share, prices) for share in shares):
         for method, spec in (("time", pair.by_time), ("FLOPs", pair.by_flops)):

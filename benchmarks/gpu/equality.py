@@ -74,12 +74,18 @@ def differences(arch: Architecture, count: int, device: torch.device) -> Iterato
 
 
 def relative_difference(one: Values, other: Values) -> float:
-    """Return the largest difference of arrays with the same names, relative to the largest value of `other`."""
+    """Return the largest difference of arrays with the same names, relative to the largest value of `other`.
+
+    Values that are not finite must be the same in both; otherwise the difference is infinite.
+    """
     apart, largest = 0.0, 0.0
     for name, expected in other.items():
-        wide = np.asarray(expected, np.float64)
-        apart = max(apart, float(np.abs(np.asarray(one[name], np.float64) - wide).max(initial=0.0)))
-        largest = max(largest, float(np.abs(wide).max(initial=0.0)))
+        here, wanted = np.asarray(one[name], np.float64), np.asarray(expected, np.float64)
+        finite = np.isfinite(wanted)
+        if not np.array_equal(here[~finite], wanted[~finite], equal_nan=True) or not np.isfinite(here[finite]).all():
+            return float("inf")
+        apart = max(apart, float(np.abs(here[finite] - wanted[finite]).max(initial=0.0)))
+        largest = max(largest, float(np.abs(wanted[finite]).max(initial=0.0)))
     return apart / max(largest, float(np.finfo(np.float64).tiny))
 
 
@@ -111,7 +117,8 @@ def _parts(images: ImageSet, autocast: bool) -> dict[str, Callable[[MedSam], Val
         return {name: terms.double().cpu().numpy() for name, terms in means.items()}
 
     def curves(model: MedSam) -> Values:
-        profile = build_profile(model.cpu(), profile_sums(model, images, everyone, everyone, seed=0))
+        sums = profile_sums(model, images, everyone, everyone, seed=0)  # before the model leaves its device
+        profile = build_profile(model.cpu(), sums)
         return {str(number): curve for number, curve in enumerate(profile.curves)}
 
     def refitted(model: MedSam) -> Values:

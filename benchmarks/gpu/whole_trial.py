@@ -33,7 +33,7 @@ def whole_trial(arch: Architecture, count: int, steps: int, device: torch.device
         write_inputs(Path(folder), arch, count)
         config = config_of(Path(folder), "trial", steps).absolute()
         settings, jobs = trial_settings(config), study_jobs(config)
-        images = search_images(config.datasets, adapted_model(config.model).arch.img_size)
+        images = search_images(config.datasets, adapted_model(config.model).arch.frame)
         shared: Shared = meter.run("statistics, teacher, streams", len(images), lambda: prepare(settings, jobs, images))
         domain = domain_of(shared)
         work = phases(decode(encode_fraction(FRACTION, domain), domain), shared, seed=0)

@@ -1,9 +1,9 @@
-"""Question: which dimensions of the search space earn their place?
+"""Question: which dimensions of the search space improve the result?
 
 Random points of a wide space run to their end without a scheduler, at a few shares of the cost. The value of a point
 is its Boundary F1 on the search images, less that of the pure knapsack with the same share and seed. For every seed,
 fANOVA says how much of the variance of these gains each dimension explains. A control that changes nothing shows how
-much that is by chance. Points of a dimension's best third say what the dimension can win.
+much that is by chance. The points of a dimension's best third, or of its best choice, say what it can win.
 
     OMP_NUM_THREADS=1 python -m benchmarks.search_arms.dimension_importance search/configs/polyps.yaml \\
         --work runs/importance --out results/published/importance
@@ -14,6 +14,7 @@ A stopped run continues with the same command.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from benchmarks.search_arms.figures import t_interval
+from medcore.errors import ConfigError
 from medcore.quality.evaluate import summarise
 from results.store.files import write_by_rename
 from search.base.config import Config, load_config, validate
@@ -92,11 +94,19 @@ def study_of(seed: int, count: int, shared: Shared, work: Path) -> optuna.Study:
 
 
 def _kept(file: Path, params: Params, shared: Shared, domain: Domain, seed: int) -> float:
-    """Return a trial's quality from its file, or run it and write the file."""
+    """Return a trial's quality from its file, or run it and write the file.
+
+    Raises:
+        ConfigError: The file is of other parameters or of another configuration.
+    """
+    asked = {"params": params, "settings": repr(dataclasses.replace(domain.settings, prices=None))}
     if not file.is_file():
         found = quality(params, shared, domain, seed)
-        write_by_rename(file, json.dumps({"boundary_f1": found, "params": params}).encode())
-    return float(json.loads(file.read_text())["boundary_f1"])
+        write_by_rename(file, json.dumps({"boundary_f1": found, **asked}).encode())
+    kept = json.loads(file.read_text())
+    if {name: kept[name] for name in asked} != json.loads(json.dumps(asked)):
+        raise ConfigError(f"{file}: of another configuration or other --shares; give another --work")
+    return float(kept["boundary_f1"])
 
 
 def importances(study: optuna.Study, names: Sequence[str]) -> Mapping[str, float]:
@@ -146,9 +156,10 @@ def _correlation(study: optuna.Study, name: str) -> float:
 
 
 def _best_third(study: optuna.Study, name: str) -> float:
-    """Return the largest mean gain over the thirds of a dimension's values."""
+    """Return the largest mean gain over the thirds of a dimension's values, or over the values if they are few."""
     points = _points(study, name)
-    thirds = pd.qcut(points["value"], 3, labels=False, duplicates="drop")
+    values = points["value"]
+    thirds = values if values.nunique() <= 3 else pd.qcut(values.rank(method="first"), 3, labels=False)
     return float(points.groupby(thirds)["gain"].mean().max())
 
 
@@ -156,7 +167,7 @@ def markdown(table: pd.DataFrame, seeds: int, trials: int) -> str:
     """Return the table for readers."""
     head = [
         f"| dimension | variance explained [95 % interval, {seeds} seeds] | above the control | correlation with the "
-        "gain | gain of its best third over the knapsack |",
+        "gain | gain of its best third or choice over the knapsack |",
         "|---|---|---|---|---|",
     ]
     lines = [
@@ -181,7 +192,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     config = config_of(arguments.config, arguments.shares)
-    images = search_images(config.datasets, adapted_model(config.model).arch.img_size)
+    images = search_images(config.datasets, adapted_model(config.model).arch.frame)
     shared = prepare(trial_settings(config), study_jobs(config), images)
     arguments.work.mkdir(parents=True, exist_ok=True)
     studies = []

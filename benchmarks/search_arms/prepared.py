@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.search_arms.charges import Charges
+from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet
 from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, record_streams
 from search.base.config import Config
@@ -46,8 +47,8 @@ class Prepared:
             charges: Where to charge processor seconds. Loading images is not charged.
         """
         settings, jobs = trial_settings(config), study_jobs(config)
-        size = adapted_model(config.model).arch.img_size
-        images, held_out = search_images(config.datasets, size), _report_images(config, size)
+        frame = adapted_model(config.model).arch.frame
+        images, held_out = search_images(config.datasets, frame), _report_images(config, frame)
         no_refit = settings.recovery.model_copy(update={"refit_images": 0})
         with charges.charged("teacher and search logits") as report:
             common = prepare(dataclasses.replace(settings, recovery=no_refit), jobs, images, report, needs=_NOTHING)
@@ -87,5 +88,5 @@ def parts_of(settings: TrialSettings) -> list[str]:
     return [part for part, is_used in used.items() if is_used]
 
 
-def _report_images(config: Config, size: int) -> ImageSet:
-    return load_split(config.datasets, config.data.report_split, size)
+def _report_images(config: Config, frame: Frame) -> ImageSet:
+    return load_split(config.datasets, config.data.report_split, frame)

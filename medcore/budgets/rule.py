@@ -80,14 +80,26 @@ def _removed(arch: Architecture, family: Family, sparsity: float, weights: Array
         )
     # sites of unequal width share a block's weight by their width
     widest = max(site.width for site, _ in pairs)
-    return _quotas(removed, np.array([weights[site.block] * (site.width / widest) for site, _ in pairs]), caps)
+    shared = np.array([weights[site.block] * (site.width / widest) for site, _ in pairs])
+    return _largest(removed, shared, caps) if widest == 1 else _quotas(removed, shared, caps)
+
+
+def _largest(total: int, weights: Array, caps: Array) -> Array:
+    """Take one group from each of the sites with the largest weights, for sites of one group such as whole blocks.
+
+    The arguments are those of `_quotas`. Equal weights go to the lower index.
+
+    Returns:
+        (S,) integers that sum to `total`.
+    """
+    chosen = np.lexsort((np.arange(len(caps)), -weights, caps == 0))[:total]
+    return np.isin(np.arange(len(caps)), chosen).astype(np.int64)
 
 
 def _quotas(total: int, weights: Array, caps: Array) -> Array:
     """Return integers that sum to `total`, as (5.3) and (5.4) share it out.
 
-    The integers are proportional to `weights` up to the caps; head-room decides who gets the rest. Where no site has
-    more than one group to give, as with whole blocks, those of the largest weights give it.
+    The integers are proportional to `weights` up to the caps; head-room decides who gets the rest.
 
     Args:
         total: at most Σ caps.
@@ -97,9 +109,6 @@ def _quotas(total: int, weights: Array, caps: Array) -> Array:
     Returns:
         (S,) integers.
     """
-    if caps.max(initial=0) <= 1:
-        chosen = np.lexsort((np.arange(len(caps)), -weights, caps == 0))[:total]
-        return np.isin(np.arange(len(caps)), chosen).astype(np.int64)
     quotas = np.minimum(_apportion(total, np.where(caps > 0, weights, 0.0)), caps)
     room = caps - quotas
     # rest <= Σ room, so no site receives more than its room and one pass is enough

@@ -32,7 +32,7 @@ def read_arrays(path: str | Path, format_name: str, what: str) -> tuple[Mapping[
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such {what}; compute it first") from None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a readable {what} ({error}); delete the file") from None
+        raise CheckpointError(f"{path}: not a readable {what} ({error}); compute it again") from None
     if metadata.get("format") != format_name:
-        raise CheckpointError(f"{path}: not a {what} of format {format_name}; delete the file")
+        raise CheckpointError(f"{path}: not a {what} of format {format_name}; compute it again")
     return metadata, arrays

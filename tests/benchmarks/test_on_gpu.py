@@ -52,4 +52,8 @@ def test_differences_are_relative_to_the_largest_value() -> None:
     one, other = {"a": np.array([1.0, 2.0]), "b": np.array([4.0])}, {"a": np.array([1.0, 2.5]), "b": np.array([5.0])}
     assert relative_difference(one, other) == pytest.approx(1 / 5)
     assert relative_difference(one, one) == 0
+    broken = {"a": np.array([np.nan, 2.0]), "b": np.array([5.0])}
+    assert relative_difference(broken, other) == relative_difference(other, broken) == np.inf
+    assert relative_difference(broken, broken) == 0
+    assert relative_difference({"b": np.array([np.inf, 5.0])}, {"b": np.array([np.inf, 1.0])}) == pytest.approx(4)
     assert Packing(4, 8, 60.0).per_hour == pytest.approx(480)
