@@ -46,7 +46,7 @@ def submit(
 
     The search runs there without this machine.
     """
-    shown.doing("sending the search to the cluster")
+    shown.doing("sending the search to the cluster", logged=False)
     from search.commands.cluster import jobs
     from search.tracking.trackers import given_tracking
 

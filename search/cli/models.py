@@ -56,7 +56,7 @@ def adapt(config: ConfigPath, ray_address: WorkersAddress = None) -> None:
     status.doing(LOADING, logged=False)
     from search.commands.adapt import adapt as run
 
-    status.doing("training")
+    status.doing("training", logged=False)
     say(f"wrote {run(load_config(config), lambda row: say(f'epoch {row}'), ray_address)}")
 
 
@@ -122,7 +122,7 @@ def evaluate(
     from search.commands import evaluate as command
 
     rules = reading_rules(labels, ignore, objects, smallest_object, window)
-    status.doing("evaluating")
+    status.doing("evaluating", logged=False)
     if by is None:
         frames = command.Frames(frame.value, WideBoxes(widen, box_seed))
         result = command.evaluate(
@@ -189,7 +189,7 @@ def latency(
     from search.cli.tables import latency_table, time_table_view
     from search.commands import latency as command
 
-    status.doing("measuring")
+    status.doing("measuring", logged=False)
     if table is not None:
         times = command.time_table(
             target, table, batch=batch.sizes[0], threads=threads or 1, architecture=arch, autocast=autocast, say=warn

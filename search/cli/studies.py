@@ -136,7 +136,7 @@ def report(
 
     It shows question, data, front, worst cases and what the chosen model gives up.
     """
-    status.doing("writing the report")
+    status.doing("writing the report", logged=False)
     from search.commands.report.report import report as write
 
     notes = write(
@@ -153,7 +153,7 @@ def sync(
     tracking_uri: _Where = None,
 ) -> None:
     """Send to MLflow what a search could not, because the server was away."""
-    status.doing("sending trials")
+    status.doing("sending trials", logged=False)
     from search.commands.sync import sync as run
 
     say(f"{run(study, tracking_uri, say)} trials are at the server")
@@ -198,7 +198,7 @@ def export(
 
     Check the written file before it appears. With --select front, write every member of the front.
     """
-    status.doing("exporting")
+    status.doing("exporting", logged=False)
     from results.stats.labels import text, title
     from search.cli.tables import exported_table
     from search.commands.export import FRONT, TABLE, ExportRequest, export_front

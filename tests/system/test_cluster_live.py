@@ -149,7 +149,7 @@ def test_every_problem_of_a_node_is_told_before_the_first_trial(
         done = shell.medcore("search", config, "--ray-address", nodes.address, "--tracking-uri", dead, cwd=tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    (message,) = done.stderr.splitlines()
+    *_, message = done.stderr.splitlines()  # what the command did comes before
     first, tracking, *lines = [part.strip() for part in re.split(r";? \(\d\) ", message)]
     assert first == "medcore: nothing was started, there are 5 problems:"
     assert tracking.startswith(f"MLflow at {dead} cannot be reached") and "medcore sync" in tracking

@@ -26,10 +26,10 @@ from medcore.quality.timing import Latency, Timing
 from results.pages.front_files import front_cells
 from results.pages.markdown import plain, table
 from results.store.front import Front
-from results.store.held_out import Measurement, write_measurement
+from results.store.held_out import Measurement, read_measurements, write_measurement
 from results.store.latency import Record, Setup, add_latency
 from results.store.study_info import read_study_info
-from results.store.trials import all_rows, compact, read_images, read_phases, write_images
+from results.store.trials import all_rows, compact, read_images, read_phases, read_study, write_images
 from search.base.config import load_config
 from search.base.terminal.console import PlainConsole
 from search.cli.tables import front_view
@@ -40,6 +40,8 @@ from search.commands.sync import _wanted_trials
 from search.study.saved import saved_study, saved_values
 from search.tracking import points
 from search.tracking.note import read_whole_note
+from search.tracking.pages.standing import Place, Standing
+from search.tracking.pages.study import study_page
 from search.tracking.trackers import saved_tracker
 from search.trials.ledger import IssuedTrial, all_issued, write_issued
 from tests.support.studies.tracked_study import make_study
@@ -139,7 +141,8 @@ def _tracking(study: Path) -> str:
         points.run_tags(row), points.run_params(row), points.run_name(row)
         points.run_points(row, read_phases(study, row.trial_id))
     points.front_ranks_of(rows, info), points.study_points(rows, info, 0)
-    text = points.description(read_whole_note(study), info, str(study))
+    standing = Standing(info, read_study(study), measured=read_measurements(study))
+    text = study_page(read_whole_note(study), standing, Place("#/front", folder=str(study)))
     _wanted_trials(study)
     return text
 

@@ -39,7 +39,7 @@ def attach_files(study: SentStudy, files: Mapping[str, Path]) -> None:
             copied(files, Path(folder))
             server.upload(run_id, Path(folder))
     except OSError as error:
-        raise TrackingError(f"a temporary copy of the files cannot be made ({error.strerror})") from error
+        raise TrackingError(f"a temporary copy of the files cannot be made ({error.strerror or error})") from error
 
 
 def copied(files: Mapping[str, Path], folder: Path) -> None:
@@ -80,7 +80,7 @@ def attach_sheet(study: SentStudy, trial_id: str, sheet: Path) -> None:
             shrink(Path(folder) / name)
             server.upload(run_id, Path(folder) / name)
     except OSError as error:
-        raise TrackingError(f"a temporary copy of {sheet} cannot be made ({error.strerror})") from error
+        raise TrackingError(f"a temporary copy of {sheet} cannot be made ({error.strerror or error})") from error
     server.set_tag(run_id, SHEET_TAG, name)
 
 

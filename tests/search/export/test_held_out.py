@@ -241,7 +241,7 @@ def test_the_report_shows_them(study: Path, tmp_path: Path) -> None:
     page = (tmp_path / "after.html").read_text()
     shown = page.split('id="held-out"')[1].split("<h2")[0]
     assert "<td>dense model, not recovered</td>" in shown and "<td>trial t0000</td>" in shown
-    assert f"{row.held_out['boundary_f1']:.4g} (" in shown
+    assert f"<td>{row.held_out['boundary_f1']:.4g}<span" in shown
 
 
 def test_fine_tuning_learns_and_is_not_done_twice(study: Path, made: Path, tmp_path: Path) -> None:

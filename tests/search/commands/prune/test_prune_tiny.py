@@ -34,7 +34,8 @@ def tiny(folder: Path, **sections: Any) -> Config:
 def test_the_defaults_are_a_knapsack_a_refit_and_a_recovery(tmp_path: Path) -> None:
     config, reports = tiny(tmp_path, budget={"fraction": 0.4}), []
     metrics = prune(config, tmp_path / "pruned.safetensors", lambda *report: reports.append(report))
-    assert dict.fromkeys(name for name, _, _ in reports) == {"profile": None, "teacher": None}
+    jobs = list(dict.fromkeys(name for name, _, _ in reports))
+    assert [job for job in jobs if job in ("scores", "profile", "teacher")] == ["profile", "teacher"]
     model = load(tmp_path / "pruned.safetensors")
     (profile,) = (
         Profile.load(path, ModelSpec.dense(TINY)) for path in (config.output / "cache").glob("profile-*.safetensors")
@@ -96,6 +97,6 @@ def test_one_backward_pass_is_enough_for_the_rule(tmp_path: Path) -> None:
 def test_score_writes_a_table_and_two_pictures(tmp_path: Path) -> None:
     config, reports = tiny(tmp_path), []
     table, heatmaps, curves = score(config, lambda *report: reports.append(report))
-    assert {name for name, _, _ in reports} == {"scores", "profile"}
+    assert {name for name, _, total in reports if total} == {"scores", "profile"}
     assert table.name.startswith("scores-") and (heatmaps.suffixes, curves.suffixes) == ([".png"], [".curves", ".png"])
     assert all(path.stat().st_size > 1000 for path in (table, heatmaps, curves))

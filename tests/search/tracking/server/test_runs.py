@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from medcore.errors import TrackingError
 from search.tracking.remote import send_report
@@ -116,7 +117,7 @@ def test_a_report_joins_the_parent_run_and_leaves_its_status(tmp_path: Path) -> 
     assert reason is not None and "tracking.json" in reason
     started(study).finish()
     sheet = tmp_path / "t0000.png"
-    sheet.write_bytes(b"a picture")
+    Image.new("RGB", (4, 4)).save(sheet)
     (tmp_path / "private.txt").write_text("lies next to the sheet")
     reason = send_report(study, tmp_path / "absent.html")
     assert reason is not None and "(No such file or directory)" in reason
