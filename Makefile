@@ -9,7 +9,7 @@ demo: $(STAMP)
 	$(BIN)/medcore demo
 
 test: $(STAMP)-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 test-slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow

@@ -1,8 +1,8 @@
 """Which test files share a process, and in which order files begin.
 
-Two processes run the suite. What is costly to start (a Ray, a cluster, a tracking server) or to import (MONAI, the
-packages of ONNX) is started or imported once if all files that need it run in one process. The longest work begins
-first, so that both processes end at about the same time.
+Three processes run the suite, because many tests wait. What is costly to start (a Ray, a cluster, a tracking server) or
+to import (MONAI, the packages of ONNX) is started or imported once if all files that need it run in one process. The
+longest work begins first, so that all processes end at about the same time.
 """
 
 from __future__ import annotations
