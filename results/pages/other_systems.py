@@ -91,7 +91,7 @@ def system_cells(chosen: TrialRow, quality: str) -> list[dict[str, str]]:
 
     Args:
         chosen: The trial of the chosen model.
-        quality: What is said of its quality.
+        quality: Its quality in words.
     """
     own = {
         "system": f"this study, trial {chosen.trial_id}",

@@ -32,6 +32,8 @@ from search.study.saved import saved_values
 from search.tracking.note import FILE
 from search.tracking.remote import results_folder, send_report
 
+_OLD_SHEETS = "--images 0: contact sheets that an earlier --log has sent are still in MLflow; delete them there"
+
 
 @dataclass(frozen=True)
 class _Study:
@@ -109,7 +111,7 @@ def report(
             make_folder(sheets)
         wanted = Rendering(folder, known.members, known.others, known.images, images)
         rendered = render(known.config, wanted, say) if known.config else Rendered()
-    notes = [*known.notes, *rendered.notes]
+    notes = [*known.notes, *rendered.notes, *([_OLD_SHEETS] if is_sent and not images else [])]
     write_report(_page(known, rendered, Call(study, out, images, tuple(select)), notes), out)
     with tempfile.TemporaryDirectory(prefix="medcore-") as temporary:
         files = [(sheets or Path(temporary)) / picture.name for picture in rendered.others]

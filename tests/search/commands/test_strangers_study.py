@@ -104,6 +104,8 @@ def test_an_export_contacts_no_server_that_only_the_study_names(
         export(ExportRequest(str(study), tmp_path / "m", format="mlflow", register="x"))
     (note,) = [each for each in report(str(study), tmp_path / "r.html", images=1, log=True) if "not sent" in each]
     assert "only a study names" in note and not seen
+    notes = report(str(study), tmp_path / "r.html", images=0, log=True)
+    assert any("contact sheets that an earlier --log has sent are still in MLflow" in each for each in notes)
     for words in (["sync", study], ["search", study / "config.yaml", "--resume"]):
         done = medcore(*words)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and not seen
