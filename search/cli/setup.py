@@ -49,6 +49,9 @@ def check(
     picture: Annotated[
         Path | None, typer.Option(help="File for a picture of a few masks; default: check.png in the study's folder.")
     ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, max=40, help="Samples of each data set in the picture; 0: no picture of a patient.")
+    ] = 4,
     resume: Annotated[bool, typer.Option("--resume", help="Check before a study is resumed.")] = False,
 ) -> None:
     """Check a configuration, its checkpoints and every image, and estimate time and disk.
@@ -59,7 +62,9 @@ def check(
     from search.commands.before.check import check as run
 
     settings = override(load_config(config), trials=None, name=name, tracking_uri=None)
-    checked = run(settings, resume=resume, ray_address=ray_address, picture=picture, report=status.report)
+    checked = run(
+        settings, resume=resume, ray_address=ray_address, picture=picture, images=images, report=status.report
+    )
     show(_checks_table(checked))
     if checked.surveys:
         show(_data_table(checked.surveys), _splits_table(checked.surveys))
@@ -144,8 +149,9 @@ def _forecast(checked: Checked) -> str:
     if checked.time is None or checked.need is None:
         return ""
     time, need = checked.time, checked.need
+    what, first = ("a search", "first") if not checked.finished else ("the rest of the search", "next")
     return (
-        f"a search takes about {duration(time.total)} on an idle machine and at most {size_text(need.most)} of disk: "
-        f"{duration(time.before)} before the first trial; a trial that runs to its end takes {duration(time.trial)}, "
+        f"{what} takes about {duration(time.total)} on an idle machine and at most {size_text(need.most)} of disk: "
+        f"{duration(time.before)} before the {first} trial; a trial that runs to its end takes {duration(time.trial)}, "
         f"{checked.at_once} at once"
     )

@@ -45,12 +45,12 @@ def search(
     Every trial goes to Parquet and MLflow.
     """
     status.doing(LOADING, logged=False)
-    from search.commands.before.cheap import require_cheap
+    from search.commands.before.quick import require_quick
 
     settings = load_config(config)
     given = _given_tracking(config, settings, tracking_uri)
     settings = override(settings, trials=trials, name=name, tracking_uri=given)
-    noted = require_cheap(settings, ray_address, resume)
+    noted = require_quick(settings, ray_address, resume)
 
     # after these checks, because the imports take seconds
     from search.cli.tables import front_view

@@ -19,9 +19,9 @@ from search.base.provenance import git_revision, machine
 from search.base.samplers import SamplerSettings
 from search.base.sections.search import KEEP_FRONT
 from search.base.terminal.status import Status
-from search.commands.before import dear
+from search.commands.before import slow
 from search.commands.before.checks import log_notes, require, run_checks
-from search.commands.before.dear import Loaded
+from search.commands.before.slow import Loaded
 from search.commands.open_study import describe, keep_images, open_study
 from search.commands.sections import job_resources, trial_settings
 from search.driver import preflight
@@ -111,19 +111,19 @@ def check_nodes(config: Config, ray_address: str | None = None) -> int:
     config = config.absolute()
     make_folder(config.folder)
     with connected(ray_address, job_resources(config)):
-        return dear.check_nodes(config, ray_address)
+        return slow.check_nodes(config, ray_address)
 
 
 def _check(subject: Loaded, report: Report | None, noted: Collection[str]) -> str:
-    """Run the dear checks, log their notes, and return how the trials divide up.
+    """Run the slow checks, log their notes, and return how the trials divide up.
 
     Raises:
         MedcoreError: A check has found a problem.
     """
-    found = run_checks(dear.BEFORE_SEARCH, subject, report)
+    found = run_checks(slow.BEFORE_SEARCH, subject, report)
     require(found.values())
     log_notes(found.values(), noted)
-    return found[dear.STARTS].text
+    return found[slow.STARTS].text
 
 
 def _prepare(config: Config, subject: Loaded, status: Status) -> Shared:

@@ -8,30 +8,33 @@ from pathlib import Path
 
 from medcore.data.load import load_image_set
 from medcore.data.splits import ALL
-from medcore.errors import DataError
+from medcore.devices import is_out_of_memory
+from medcore.errors import ConfigError, DataError, MedcoreError, brief
 from medcore.quality.figures import FIGURES, Metric
 from results.plots.samples import sample_picture
 from results.stats.labels import base_name
 from results.store.files import make_folder
+from results.store.trials import finished_ids
 from search.base.config import Config
+from search.base.device import release_memory
 from search.base.sections.space import CURVES
-from search.commands.before import dear
-from search.commands.before.cheap import CHEAP
+from search.commands.before import slow
 from search.commands.before.checks import Check, Found, Report, run_checks
-from search.commands.before.dear import Loaded, trials_at_once
-from search.commands.before.estimate import Amounts, Estimate, estimate
+from search.commands.before.estimate import Amounts, Estimate, estimate, unfinished
 from search.commands.before.inputs import splits_of
 from search.commands.before.measure import measure
+from search.commands.before.quick import QUICK
+from search.commands.before.slow import Loaded, trials_at_once
 from search.commands.before.survey import DataSurvey, survey
 from search.commands.sections import trial_settings
-from search.study.disk import Demand, DiskNeed, disk_need
+from search.study.disk import Demand, DiskNeed
 from search.study.needs import needs_of
 from search.trials.sampling.reach import counts, reachable_starts
 
 #: Images that the steps are measured on.
-_MEASURED = 4
+_IMAGES = 4
 #: Samples of each data set in the picture.
-_SHOWN = 4
+SHOWN = 4
 
 
 @dataclass
@@ -39,9 +42,11 @@ class Surveyed(Loaded):
     """What `medcore check` reads: every image once, instead of those that a search loads.
 
     Attributes:
+        shown: Samples of each data set in the picture.
         time: Seconds that the search takes, once they are measured.
     """
 
+    shown: int = SHOWN
     time: Estimate | None = None
 
     @cached_property
@@ -63,7 +68,7 @@ class Surveyed(Loaded):
         for folder, listing in self.listings.items():
             members = splits_of(self.config, folder, listing).names
             size = self.model.arch.frame
-            found.append(survey(folder, listing, members, data.rules, size, show=_SHOWN, on_image=count))
+            found.append(survey(folder, listing, members, data.rules, size, show=self.shown, on_image=count))
         return found
 
     def used(self, split: str, per_dataset: int | None) -> int:
@@ -76,19 +81,51 @@ class Surveyed(Loaded):
         sizes = [len(each.usable) if split == ALL else each.parts.get(split, 0) for each in self.surveys]
         return sum(size if per_dataset is None else min(size, per_dataset) for size in sizes)
 
+    @cached_property
+    def calibration(self) -> int:
+        """How many images the scores take."""
+        return self.used(self.config.data.calibration_split, self.config.data.calibration_per_dataset)
+
+    @cached_property
+    def recovery(self) -> int:
+        """How many images the recovery takes."""
+        return self.used(self.config.data.calibration_split, self.config.data.recovery_per_dataset)
+
+    @cached_property
+    def judged(self) -> int:
+        """How many images the trials are judged on."""
+        return self.used(self.config.data.search_split, self.config.data.search_per_dataset)
+
+    @cached_property
+    def finished(self) -> int:
+        """How many trials have ended.
+
+        Raises:
+            MedcoreError: Their table is damaged.
+        """
+        return len(finished_ids(self.config.folder))
+
     @property
+    def at_once(self) -> int:
+        """How many trials run at the same time."""
+        return min(trials_at_once(self.config), max(1, self.config.search.trials - self.finished))
+
+    @cached_property
     def amounts(self) -> Amounts:
-        """How much a search computes."""
+        """How much is still to be computed.
+
+        Raises:
+            ConfigError: A starting point that the user wrote is out of reach.
+        """
         config = self.config
-        data, search, recovery = config.data, config.search, config.recovery
+        search, recovery = config.search, config.recovery
         starts = reachable_starts(search, self.model.spec, search.prices(self.model.arch))
-        first, sampled, repeats = counts(search, len(starts.names))
-        judged = self.used(data.search_split, data.search_per_dataset)
+        first, sampled, repeats = unfinished(counts(search, len(starts.names)), self.finished)
         return Amounts(
-            calibration=self.used(data.calibration_split, data.calibration_per_dataset),
-            recovery=self.used(data.calibration_split, data.recovery_per_dataset),
-            search=judged,
-            looked=min(judged, search.scheduler_images or judged),
+            calibration=self.calibration,
+            recovery=self.recovery,
+            search=self.judged,
+            looked=min(self.judged, search.scheduler_images or self.judged),
             profiled=needs_of(trial_settings(config)).profile or CURVES in search.space.shape.values,
             refit_images=recovery.refit_images,
             steps=recovery.steps,
@@ -96,19 +133,20 @@ class Surveyed(Loaded):
             sampled=sampled,
             scheduler=search.scheduler,
             reduction=search.reduction,
-            at_once=min(trials_at_once(config), search.trials),
+            at_once=self.at_once,
+            prepared=self.finished > 0,
         )
 
     @property
     def demand(self) -> Demand:
         """What the search will write."""
-        return dear.demand_of(self, self.amounts.recovery, trials_at_once(self.config))
+        return slow.demand_of(self, self.recovery, trials_at_once(self.config))
 
-    @property
+    @cached_property
     def image_bytes(self) -> int:
         """Bytes of the images that the search holds."""
-        amounts, square = self.amounts, 4 * self.model.arch.img_size**2
-        held = amounts.search + amounts.calibration + amounts.recovery
+        square = 4 * self.model.arch.img_size**2
+        held = self.judged + self.calibration + self.recovery
         whole = sum(square * each.objects + each.truth_bytes for each in self.surveys)
         return round(held * whole / max(1, sum(len(each.usable) for each in self.surveys)))
 
@@ -121,9 +159,10 @@ class Checked:
         found: The outcome of each check, by its name.
         surveys: What each data folder holds; empty if the images could not be read.
         picture: A few samples as the model gets them; None if there are none.
-        need: Disk that the search takes; None if it could not be computed.
+        need: Disk that the search takes; None if it could not be computed or is not free.
         time: Seconds that the search takes; None if they could not be measured.
-        at_once: Trials that run at the same time.
+        at_once: Trials that run at the same time; 1 if the time is unknown.
+        finished: Trials that have ended already, which the time leaves out; 0 if the time is unknown.
     """
 
     found: dict[str, Found]
@@ -131,7 +170,8 @@ class Checked:
     picture: Path | None
     need: DiskNeed | None
     time: Estimate | None
-    at_once: int
+    at_once: int = 1
+    finished: int = 0
 
 
 def check(
@@ -140,6 +180,7 @@ def check(
     resume: bool = False,
     ray_address: str | None = None,
     picture: Path | None = None,
+    images: int = SHOWN,
     report: Report | None = None,
 ) -> Checked:
     """Check all that a search needs, and measure what it will take. No trial starts.
@@ -149,20 +190,30 @@ def check(
         resume: Whether the study may have trials.
         ray_address: The cluster, as the user gave it.
         picture: File for the picture; by default `check.png` in the study's folder.
+        images: Samples of each data set in the picture; 0 writes no picture.
         report: Called with the name of a job, and its finished and all pieces.
+
+    Raises:
+        ConfigError: A file for the picture is given, and no image may be in it.
     """
+    if picture is not None and not images:
+        raise ConfigError(f"--picture {picture}: it shows patients, which --images 0 rules out; leave one out")
     config = config.absolute()
-    subject = Surveyed(config, ray_address, resume, thorough=True, report=report)
-    found = run_checks(IN_CHECK, subject, known=run_checks(CHEAP, subject))
+    subject = Surveyed(config, ray_address, resume, thorough=True, report=report, shown=images)
+    found = run_checks(IN_CHECK, subject, known=run_checks(QUICK, subject))
     if found["model"].problems or found["images"].error is not None:
-        return Checked(found, [], None, None, None, 1)
+        return Checked(found, [], None, None, None)
     drawn = None
     if (shown := [sample for each in subject.surveys for sample in each.shown]) and not found["output"].problems:
         drawn = picture or config.folder / "check.png"
-        make_folder(drawn.parent)
-        sample_picture(shown, drawn, "Masks and boxes as the model gets them")
-    need = disk_need(subject.demand)
-    return Checked(found, subject.surveys, drawn, need, subject.time, subject.amounts.at_once)
+        try:
+            make_folder(drawn.parent)
+            sample_picture(shown, drawn, "Masks and boxes as the model gets them")
+        except MedcoreError as error:
+            found["picture"], drawn = Found.of_error(error), None
+    if subject.time is None:
+        return Checked(found, subject.surveys, drawn, subject.need, None)
+    return Checked(found, subject.surveys, drawn, subject.need, subject.time, subject.at_once, subject.finished)
 
 
 def _images(subject: Surveyed) -> Found:
@@ -197,13 +248,27 @@ def _without_spacing(subject: Surveyed) -> list[str]:
 
 
 def _time(subject: Surveyed) -> Found:
-    """Measure one step of each kind, and scale it."""
+    """Measure one step of each kind, and scale it; a step that memory cannot hold is a problem."""
+    try:
+        return _measured(subject)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory()
+        reason = (
+            f"out of memory while the steps of a search were measured ({brief(error, first=120)}); lower "
+            "recovery.batch_size or set recovery.autocast to true"
+        )
+        return Found("", problems=(reason,))
+
+
+def _measured(subject: Surveyed) -> Found:
     config = subject.config
     few, _ = load_image_set(
         config.data.folders,
         "all",
         subject.model.arch.frame,
-        per_dataset=max(1, -(-max(_MEASURED, config.recovery.batch_size) // len(config.data.folders))),
+        per_dataset=max(1, -(-max(_IMAGES, config.recovery.batch_size) // len(config.data.folders))),
         rules=config.data.rules,
     )
     if not len(few):
@@ -217,11 +282,11 @@ def _time(subject: Surveyed) -> Found:
     )
 
 
-#: What `medcore check` checks after the cheap checks.
+#: What `medcore check` checks after the quick checks.
 IN_CHECK = (
-    *dear.MODEL,
-    Check("server", dear.server, after=("server",)),
+    *slow.MODEL,
+    Check("server", slow.server, after=("server",)),
     Check("images", _images, after=("model", "images")),
-    *dear.STORAGE,
-    Check("time", _time, after=("model", "images")),
+    *slow.STORAGE,
+    Check("time", _time, after=("model", "images", slow.STARTS)),
 )

@@ -1,6 +1,6 @@
 """Checks before a search: a name, and a function that finds what is wrong.
 
-`cheap` lists those that take a moment, `dear` those that load models, read images, or wait for servers and nodes.
+`quick` lists those that take a moment, `slow` those that load models, read images, or wait for servers and nodes.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ class Amounts:
         scheduler: Name of the scheduler.
         reduction: Of halving: about one trial in so many continues after each fidelity.
         at_once: Trials that run at the same time.
+        prepared: Whether scores, profile and answers are kept from an earlier start of the study.
     """
 
     calibration: int
@@ -66,6 +67,7 @@ class Amounts:
     scheduler: str
     reduction: int
     at_once: int
+    prepared: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,21 @@ class Estimate:
         return self.before + self.trials
 
 
+def unfinished(counts: tuple[int, int, int], finished: int) -> tuple[int, int, int]:
+    """Return how many trials of each kind are left. The first kind ends first, then the second.
+
+    Args:
+        counts: Starting points, sampled trials and repeats of a whole search.
+        finished: Trials that have ended.
+    """
+    first, sampled, repeats = counts
+    later = max(0, finished - first)
+    last = max(0, later - sampled)
+    return max(0, first - finished), max(0, sampled - later), max(0, repeats - last)
+
+
 def estimate(times: StepTimes, amounts: Amounts) -> Estimate:
-    """Estimate how long a search takes.
+    """Estimate how long a search takes, or what is left of it.
 
     With halving, a sampled trial stops at the first fidelity, after its refit, unless it is one in `reduction`, and at
     the second, after a third of its recovery, unless it is one in `reduction` of those.
@@ -102,6 +117,8 @@ def estimate(times: StepTimes, amounts: Amounts) -> Estimate:
         + times.profile * metric
         + times.answer * (moments - metric + amounts.recovery)
     )
+    if amounts.prepared:
+        shared = 0.0
     # the shards of scores, profile and answers run at the same time; the rest runs in one process
     before = shared / amounts.at_once + times.answer * (amounts.search + refit_images)
     refit = times.refit + times.refit_image * refit_images if refit_images else 0.0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from medcore.data.formats.windows import ReadingRules
 from medcore.data.labels import UnclearMask, objects_in
@@ -19,6 +22,7 @@ from medcore.models.architectures import ARCHITECTURES, resolve_architecture
 from medcore.models.checkpoint import load
 from medcore.models.formats.content import is_transformers_folder
 from medcore.models.spec import Architecture
+from search.base.sections.fields import PathField
 from search.commands.before.inputs import some_of
 
 _ENDINGS = {".pth", ".pt", ".ckpt", ".bin", ".safetensors"}
@@ -27,6 +31,7 @@ _DEEPEST, _MOST = 4, 5000
 #: What the names of files say. A medical name may hold a general one, as in `medsam_vit_b`, so it is looked for first.
 _MEDICAL = re.compile(r"med|adapt|fine.?tun|clinic|polyp|lesion", re.IGNORECASE)
 _GENERAL = re.compile(r"(^|[^a-z])(sam|general|base|pretrain|original)", re.IGNORECASE)
+_PATH: TypeAdapter[Path] = TypeAdapter(PathField)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class Pair:
 
 
 def find(folder: Path) -> Found:
-    """Find checkpoints and data folders below a folder. Every checkpoint is loaded, so that it surely can be."""
+    """Find checkpoints and data folders below a folder. Every checkpoint is loaded to make sure that it loads."""
     found = Found()
     for place in _folders(folder):
         if is_transformers_folder(place):
@@ -158,6 +163,23 @@ def architecture_text(checkpoint: Checkpoint) -> str | None:
     return None
 
 
+def quoted(path: Path) -> str:
+    """Return a path as YAML reads it back, in one printable line."""
+    text = json.dumps(str(path), ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in text)
+
+
+def _unwritable(path: Path) -> str:
+    """Return why a configuration cannot name a path; empty if it can."""
+    try:
+        str(path).encode()
+        if _PATH.validate_python(str(path)) == path:
+            return ""
+    except ValueError:
+        pass
+    return f"{path}: a configuration cannot hold this name, because of a $ or a byte that is no UTF-8; rename it"
+
+
 def _role(path: Path, folder: Path) -> str:
     """Return `medical` or `general`, or an empty text if neither the file's name nor its folders' say."""
     for text in (path.stem, str(path.parent.relative_to(folder))):
@@ -190,6 +212,9 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _add_checkpoint(found: Found, path: Path) -> None:
+    if reason := _unwritable(path):
+        found.unused.append(reason)
+        return
     try:
         model = load(path)
     except MedcoreError as error:
@@ -199,6 +224,9 @@ def _add_checkpoint(found: Found, path: Path) -> None:
 
 
 def _add_data(found: Found, folder: Path) -> None:
+    if reason := _unwritable(folder):
+        found.unused.append(reason)
+        return
     try:
         listing = list_folder(folder)
     except MedcoreError as error:

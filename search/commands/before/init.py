@@ -11,11 +11,11 @@ from pathlib import Path
 
 from medcore.errors import CheckpointError, ConfigError, DataError, StorageError, one_line
 from medcore.files import replacing
-from search.base.config import load_config
+from search.base.config import Config, load_config
 from search.base.device import best_device
 from search.base.provenance import machine
-from search.commands.before.dear import free_memory
-from search.commands.before.found import Found, Pair, architecture_text, choose, find
+from search.commands.before.found import Checkpoint, Found, Pair, architecture_text, choose, find, quoted
+from search.commands.before.slow import free_memory
 from search.study.disk import size_text
 
 
@@ -41,7 +41,7 @@ def init(folder: Path, out: Path | None = None, *, force: bool = False) -> Writt
         force: Whether to replace the file.
 
     Raises:
-        ConfigError: There is no such folder, or the file exists.
+        ConfigError: There is no such folder, the file exists, or a name has a character that it cannot hold.
         CheckpointError: No checkpoint was found.
         DataError: No data folder was found.
         StorageError: The file cannot be written.
@@ -65,7 +65,7 @@ def init(folder: Path, out: Path | None = None, *, force: bool = False) -> Writt
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-            load_config(temporary)  # what is written can be read
+            _require_same(load_config(temporary), folder, found, pair)
     except OSError as error:
         raise StorageError(f"{path}: cannot be written ({error.strerror}); give another file with --out") from None
     return Written(path, lines)
@@ -85,12 +85,12 @@ def configuration(folder: Path, found: Found, pair: Pair, lines: list[str]) -> s
     parts = [
         *(f"# {_comment(line)}" for line in head),
         f"study: {json.dumps(name)}",
-        f"output: {_quoted(folder / 'runs')}  # every study has a folder of its own in there",
+        f"output: {quoted(folder / 'runs')}  # every study has a folder of its own in there",
         "model:",
         *_model(folder, pair),
         "data:",
         "  folders:",
-        *(f"    - {_quoted(each.path)}  # {each.images} images{_splits(each.splits)}" for each in found.data),
+        *(f"    - {quoted(each.path)}  # {each.images} images{_splits(each.splits)}" for each in found.data),
     ]
     if doubts := [f"{each.path.name}: {each.doubt}" for each in found.data if each.doubt]:
         parts += [f"  # {_comment(line)}" for line in doubts]
@@ -99,28 +99,44 @@ def configuration(folder: Path, found: Found, pair: Pair, lines: list[str]) -> s
         parts += ["recovery:", "  autocast: true  # bfloat16, because there is a GPU"]
     parts += ["search:", "  trials: 48  # more find a better front; `medcore check` says how long they take"]
     if pair.medical is None:
-        parts += ["adapt:", f"  out: {_quoted(folder / 'adapted.safetensors')}  # what `medcore adapt` writes"]
+        parts += ["adapt:", f"  out: {quoted(folder / 'adapted.safetensors')}  # what `medcore adapt` writes"]
     return "\n".join(parts) + "\n"
 
 
-def _model(folder: Path, pair: Pair) -> Iterator[str]:
+def _require_same(config: Config, folder: Path, found: Found, pair: Pair) -> None:
+    """Check that what was written names what was found."""
+    _, base, adapted = _chosen(folder, pair)
+    read_back = (config.model.base, config.model.adapted, *config.data.folders)
+    for read, there in zip(read_back, (base, adapted, *(each.path for each in found.data)), strict=True):
+        if read != there:
+            raise ConfigError(f"{there}: a configuration would read this name as {read}; rename it")
+
+
+def _chosen(folder: Path, pair: Pair) -> tuple[Checkpoint, Path, Path]:
+    """Return the checkpoint that tells the architecture, and the paths of the general and the medical one."""
     chosen = pair.medical or pair.general
     assert chosen is not None
+    adapted = folder / "adapted.safetensors" if pair.medical is None else pair.medical.path
+    return chosen, (pair.general or chosen).path, adapted
+
+
+def _model(folder: Path, pair: Pair) -> Iterator[str]:
+    chosen, base, adapted = _chosen(folder, pair)
     described = architecture_text(chosen)
     if described is not None:
-        text = described if os.sep not in described else _quoted(Path(described))
+        text = described if os.sep not in described else quoted(Path(described))
         yield f"  architecture: {text}  # the tensors have its shapes"
     general, medical = pair.general, pair.medical
     if general is None:
         yield "  # no general model was found; the default criterion reads only the medical one"
-        yield f"  base: {_quoted(chosen.path)}"
+        yield f"  base: {quoted(base)}"
     else:
-        yield f"  base: {_quoted(general.path)}  # the general model, {pair.reason}"
+        yield f"  base: {quoted(base)}  # the general model, {pair.reason}"
     if medical is None:
         yield "  # no medical model was found: `medcore adapt` makes it from the general one"
-        yield f"  adapted: {_quoted(folder / 'adapted.safetensors')}"
+        yield f"  adapted: {quoted(adapted)}"
     else:
-        yield f"  adapted: {_quoted(medical.path)}  # the medical model, which is pruned, {pair.reason}"
+        yield f"  adapted: {quoted(adapted)}  # the medical model, which is pruned, {pair.reason}"
 
 
 def _summary(found: Found, pair: Pair) -> Iterator[str]:
@@ -143,11 +159,6 @@ def _summary(found: Found, pair: Pair) -> Iterator[str]:
 
 def _splits(own: bool) -> str:
     return ", splits.json" if own else ", splits are dealt out and saved"
-
-
-def _quoted(path: Path) -> str:
-    """Return a path as YAML reads it back."""
-    return json.dumps(str(path), ensure_ascii=False)
 
 
 def _comment(text: str) -> str:

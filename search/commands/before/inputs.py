@@ -1,4 +1,4 @@
-"""Cheap checks of checkpoints, data folders and starting points: names, headers and a few masks, without torch."""
+"""Quick checks of checkpoints, data folders and starting points: names, headers and a few masks, without torch."""
 
 from __future__ import annotations
 

@@ -124,14 +124,24 @@ def _refit_times(config: Config, model: MedSam, cut: MedSam, images: ImageSet) -
 
 
 def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """Return a result and its seconds.
-
-    On a CPU these are seconds of its threads, so that other work on the machine does not count.
-    """
-    on_gpu = torch.cuda.is_available()
-    clock = time.perf_counter if on_gpu else time.process_time
-    start = clock()
+    """Return a result and its seconds."""
+    wall, process = time.perf_counter(), time.process_time()
     result = work()
-    if on_gpu:
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return result, (clock() - start) / (1 if on_gpu else torch.get_num_threads())
+        return result, time.perf_counter() - wall
+    return result, cpu_seconds(time.perf_counter() - wall, time.process_time() - process, torch.get_num_threads())
+
+
+def cpu_seconds(wall: float, process: float, threads: int) -> float:
+    """Return how long work takes on a CPU.
+
+    With one thread these are the seconds of the process, so that other work on the machine does not count. With several
+    threads some parts of the work use one thread only, and only wall time tells how long they take.
+
+    Args:
+        wall: Seconds on the clock.
+        process: Seconds of all threads of the process.
+        threads: Threads that the work may use.
+    """
+    return process if threads == 1 else max(wall, process / threads)

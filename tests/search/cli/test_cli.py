@@ -56,7 +56,7 @@ def test_search_says_how_to_go_on_with_everything_that_was_given(
         return Outcome(0, 0, 7, False, "")
 
     monkeypatch.setattr("search.commands.search.search", stopped)
-    monkeypatch.setattr("search.commands.before.cheap.require_cheap", lambda *_: ())
+    monkeypatch.setattr("search.commands.before.quick.require_quick", lambda *_: ())
     folder = tmp_path / "my studies"
     folder.mkdir()
     config = write_tiny_study(folder)

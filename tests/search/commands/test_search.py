@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 from search.base.config import TrackingConfig, load_config
-from search.commands.before.dear import tracking_problems
+from search.commands.before.slow import tracking_problems
 from search.tracking.tracker import TRACKERS
 from search.trials.ledger import IssuedTrial, write_issued
 from tests.support.helpers import held_port

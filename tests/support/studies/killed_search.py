@@ -123,7 +123,7 @@ class Child:
         with (
             mock.patch.multiple(experiment, **nothing, run_search=self.run_trials),
             mock.patch.object(experiment.preflight, "for_late_nodes", lambda *_: None),
-            mock.patch.object(experiment.dear, "check_nodes", lambda *_: 0),
+            mock.patch.object(experiment.slow, "check_nodes", lambda *_: 0),
             mock.patch.object(recovery_state, "PAUSE", 0),
             then(schedule, "refit", lambda *_: self._die_at(f"{self._trial} refit")),
             then(phases, "look", lambda *_: self._die_at(f"{self._trial} look")),

@@ -27,7 +27,7 @@ def search_here(config: Path) -> Outcome:
     with (
         mock.patch.multiple(experiment, **nothing, run_search=_run_trials),
         mock.patch.object(experiment.preflight, "for_late_nodes", lambda *_: None),
-        mock.patch.object(experiment.dear, "check_nodes", lambda *_: 0),
+        mock.patch.object(experiment.slow, "check_nodes", lambda *_: 0),
     ):
         return experiment.search(load_config(config))
 

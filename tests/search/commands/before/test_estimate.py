@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 
 from search.base.schedulers import HALVING, NONE
-from search.commands.before.estimate import Amounts, StepTimes, estimate
+from search.commands.before.estimate import Amounts, StepTimes, estimate, unfinished
+from search.commands.before.measure import cpu_seconds
 
 TIMES = StepTimes(answer=0.5, profile=2.0, fisher=3.0, refit=4.0, refit_image=0.25, step=1.5, evaluation=0.125)
 AMOUNTS = Amounts(
@@ -50,3 +51,26 @@ def test_trials_one_by_one_with_halving() -> None:
 def test_without_a_scheduler_all_trials_run_to_their_end() -> None:
     found = estimate(TIMES, dataclasses.replace(AMOUNTS, scheduler=NONE, at_once=1))
     assert found.trial == pytest.approx(14 + 30 * 1.5 + 16 * 0.125) and found.trials == pytest.approx(23 * found.trial)
+
+
+def test_what_is_left_of_a_search() -> None:
+    kinds = ["start"] * 4 + ["sampled"] * 5 + ["repeat"] * 2
+    for finished in range(13):
+        left = kinds[finished:]
+        assert unfinished((4, 5, 2), finished) == tuple(map(left.count, ("start", "sampled", "repeat")))
+    # scores, profile and answers are kept; the rest before the trials is computed at every start
+    found = estimate(TIMES, dataclasses.replace(AMOUNTS, prepared=True))
+    assert found.before == pytest.approx((16 + 40) * 0.5) and found.trials == estimate(TIMES, AMOUNTS).trials
+
+
+@pytest.mark.parametrize(
+    ("threads", "wall", "process", "seconds"),
+    [
+        (1, 9.0, 4.0, 4.0),  # other work on the machine does not count
+        (4, 9.0, 9.0, 9.0),  # one thread does it all
+        (4, 3.0, 11.0, 3.0),
+        (2, 3.0, 8.0, 4.0),
+    ],
+)
+def test_seconds_of_threads(threads: int, wall: float, process: float, seconds: float) -> None:
+    assert cpu_seconds(wall, process, threads) == seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medcore.errors import CheckpointError, ConfigError, DataError
+from medcore.errors import CheckpointError, ConfigError, DataError, printable
 from medcore.models.architectures import ARCHITECTURES
 from search.base.config import load_config
 from search.commands.before.found import Checkpoint, choose
@@ -81,6 +82,31 @@ def test_one_model_is_enough(project: Path) -> None:
     init(project, force=True)
     config = load_config(written.path)
     assert config.model.base == config.model.adapted == project / "weights" / "finetuned.safetensors"
+
+
+@pytest.mark.parametrize("name", ["a\x85b", "a\x7fb", 'a"b\\', "a\tb", "a: #b", "é中🙂", "a\u2028b", "a\ufeffb", "~"])
+def test_odd_names_are_read_back(name: str, project: Path) -> None:
+    (project / "data" / "polyps").rename(project / "data" / name)
+    (project / "weights").rename(project / name)
+    config = load_config(init(project).path)
+    assert config.data.folders == (project / "data" / name,)
+    assert config.model.base.parent == config.model.adapted.parent == project / name
+
+
+@pytest.mark.parametrize("name", [b"a$HOME", b"a$b", b"a\xffb"])
+def test_names_that_a_configuration_cannot_hold_are_listed(name: bytes, project: Path) -> None:
+    odd = project / "data" / os.fsdecode(name)
+    shutil.copytree(project / "data" / "polyps", odd)
+    shutil.copyfile(project / "weights" / "sam_tiny.safetensors", project / "weights" / f"{odd.name}.pth")
+    written = init(project)
+    config = load_config(written.path)
+    assert config.data.folders == (project / "data" / "polyps",)
+    assert config.model.base == project / "weights" / "sam_tiny.safetensors"
+    listed = [line for line in written.lines if line.endswith("; rename it")]
+    assert [printable(odd.name) in line for line in map(printable, listed)] == [True, True]
+    shutil.rmtree(project / "data" / "polyps")
+    done = medcore("init", project, "--force")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "rename it" in done.stderr
 
 
 def test_without_a_model_or_data_it_says_what_is_missing(project: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The dear checks: they load models, read images, ask servers and nodes."""
+"""The slow checks: they load models, read images, ask servers and nodes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from medcore.models.sam import MedSam
 from results.store.trials import finished_ids
 from search.base.config import Config
 from search.base.device import best_device
-from search.commands.before.cheap import SERVER_ADVICE, gpu_found
 from search.commands.before.checks import Check, Found, Subject
 from search.commands.before.inputs import starts_found
+from search.commands.before.quick import SERVER_ADVICE, gpu_found
 from search.commands.sections import job_resources, study_jobs, trial_settings
 from search.driver import preflight
 from search.driver.placement import rough_need
 from search.nodes.session import at_once, cluster_address, cores
-from search.study.disk import Demand, require_space, size_text
+from search.study.disk import Demand, DiskNeed, require_space, size_text
 from search.study.inputs import adapted_model, matching_base, same_architecture, search_images
 from search.study.needs import needs_of
 from search.study.prepare import Jobs
@@ -36,7 +36,13 @@ STARTS = "starting points"
 
 @dataclass
 class Loaded(Subject):
-    """What a search loads before its first trial; it is loaded when a check first asks for it."""
+    """What a search loads before its first trial; it is loaded when a check first asks for it.
+
+    Attributes:
+        need: Disk that the search takes, once the check of the disk has passed.
+    """
+
+    need: DiskNeed | None = None
 
     @cached_property
     def model(self) -> MedSam:
@@ -72,7 +78,7 @@ class Loaded(Subject):
         running = search.concurrency or at_once(job_resources(self.config))
         return demand_of(self, 0 if teacher_path(teacher).is_file() else len(teacher.images), running)
 
-    @property
+    @cached_property
     def image_bytes(self) -> int:
         """Bytes of the images that the search holds."""
         recovery, calibration = self.jobs.teacher.images, self.jobs.scoring.calibration
@@ -127,7 +133,7 @@ def disk(subject: Loaded) -> Found:
     """
     folder = subject.config.folder
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
-    need = require_space(there, subject.demand)
+    need = subject.need = require_space(there, subject.demand)
     return Found(f"at most {size_text(need.most)}, at least {size_text(need.least)}")
 
 
@@ -248,7 +254,7 @@ STORAGE = (
     Check("disk", disk, after=("model", "images")),
     Check("memory", memory, after=("model", "images")),
 )
-#: What `medcore search` checks after the cheap checks.
+#: What `medcore search` checks after the quick checks.
 BEFORE_SEARCH = (
     *MODEL,
     Check("nodes", nodes, after=("model",)),

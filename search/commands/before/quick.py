@@ -1,4 +1,4 @@
-"""The cheap checks: each takes a moment and needs neither torch nor Ray, so that mistakes show within seconds."""
+"""The quick checks: each takes a moment and needs neither torch nor Ray, so that mistakes show within seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from medcore.errors import ConfigError, StorageError
+from medcore.errors import ConfigError, StorageError, brief
 from medcore.quality.catalogue import metrics
 from medcore.quality.figures import FIGURES
 from results.stats.objectives import Direction
@@ -80,17 +80,17 @@ def objectives(subject: Subject) -> Found:
     known = {*costs, *qualities, *(f"{name}_{mean}" for name in qualities for mean in ("images", "worst"))}
     known |= {f"{name}/{dataset}" for name in qualities for dataset in datasets}
     wanted = config.search.objectives
-    figures = {name: FIGURES[name] for name in FIGURES}
     problems, notes = [], []
     for objective in wanted:
-        figure = figures.get(objective.name)
         if objective.name not in known:
             near = difflib.get_close_matches(objective.name, sorted(known), n=1)
             guess = f" (did you mean {near[0]}?)" if near else ""
             listed = ", ".join([*costs, *qualities])
             problems.append(f"search.objectives: unknown objective {objective.name}{guess}; known are {listed}")
-        elif figure is not None and figure.lower_is_better != (objective.direction is Direction.MIN):
-            better = "less" if figure.lower_is_better else "more"
+        elif objective.name in FIGURES and (less := FIGURES[objective.name].lower_is_better) != (
+            objective.direction is Direction.MIN
+        ):
+            better = "less" if less else "more"
             notes.append(
                 f"search.objectives: {objective.name} has direction {objective.direction.value}, but {better} is better"
             )
@@ -134,19 +134,19 @@ def has_gpu() -> bool:
 
 
 def server(subject: Subject) -> Found:
-    """Find a tracking server where nothing listens; whether it can be written is a dear check."""
+    """Find a tracking server where nothing listens; whether it can be written is a slow check."""
     config = subject.config
     uri = config.tracking.uri
     if uri is None:
         return Found("a file of the study's own")
     shown = hide_login(uri)
-    parts = urlsplit(uri)
-    if parts.scheme not in _PORTS or _has_trials(config.folder) or _has_proxy(parts.scheme, parts.hostname or ""):
-        return Found(shown)
     try:
-        port = parts.port or _PORTS[parts.scheme]
+        parts = urlsplit(uri)
+        port = _PORTS.get(parts.scheme) and (parts.port or _PORTS[parts.scheme])
     except ValueError as error:
-        raise ConfigError(f"tracking.uri: {shown}: {error}; mend the address") from None
+        raise ConfigError(f"tracking.uri: {shown}: {brief(error)}; mend the address") from None
+    if port is None or _has_trials(config.folder) or _has_proxy(parts.scheme, parts.hostname or ""):
+        return Found(shown)
     if not is_listening(f"{parts.hostname}:{port}", _PATIENCE):
         reason = f"tracking.uri: nothing answers at {shown}; {SERVER_ADVICE}"
         return Found("", problems=(reason,))
@@ -162,8 +162,8 @@ def cluster(subject: Subject) -> Found:
     return Found(address, problems=() if reason is None else (reason,))
 
 
-def require_cheap(config: Config, ray_address: str | None = None, resume: bool = False) -> tuple[str, ...]:
-    """Run the cheap checks before a search, log their notes and return them.
+def require_quick(config: Config, ray_address: str | None = None, resume: bool = False) -> tuple[str, ...]:
+    """Run the quick checks before a search, log their notes and return them.
 
     Args:
         config: The configuration.
@@ -173,7 +173,7 @@ def require_cheap(config: Config, ray_address: str | None = None, resume: bool =
     Raises:
         MedcoreError: A check has found a problem.
     """
-    found = run_checks(CHEAP, Subject(config.absolute(), ray_address, resume)).values()
+    found = run_checks(QUICK, Subject(config.absolute(), ray_address, resume)).values()
     require(found)
     return log_notes(found)
 
@@ -197,4 +197,4 @@ _BY_NAME = (
     Check("splits", inputs.parts, after=("images",)),
 )
 #: Masks are read only if all else is in order, because what reads them takes long to import.
-CHEAP: Sequence[Check] = (*_BY_NAME, Check("masks", inputs.masks, after=tuple(check.name for check in _BY_NAME)))
+QUICK: Sequence[Check] = (*_BY_NAME, Check("masks", inputs.masks, after=tuple(check.name for check in _BY_NAME)))

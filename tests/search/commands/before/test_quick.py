@@ -16,9 +16,9 @@ from PIL import Image
 
 from medcore.errors import ConfigError
 from search.base.config import load_config
-from search.commands.before import cheap
-from search.commands.before.cheap import require_cheap
+from search.commands.before import quick
 from search.commands.before.checks import Check, Found, require, run_checks
+from search.commands.before.quick import require_quick
 from search.nodes.problems import ManyProblems
 from search.trials.ledger import IssuedTrial, write_issued
 from tests.support.helpers import held_port
@@ -64,7 +64,7 @@ MISTAKES: dict[str, Mistake] = {
     "unknown objective": (
         lambda values: values["search"].update(objectives=[{"name": "boundry_f1", "direction": "max"}]),
         lambda folder: None,
-        "unknown objective boundry_f1 (did you mean boundary_f1?); known are flops,",
+        "unknown objective boundry_f1 (did you mean boundary_f1?); known are flops_fraction,",
     ),
     "missing base": (
         lambda values: values["model"].update(base="absent/sam.pth"),
@@ -116,7 +116,7 @@ MISTAKES: dict[str, Mistake] = {
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cheap, "has_gpu", lambda: False)
+    monkeypatch.setattr(quick, "has_gpu", lambda: False)
     change, prepare, words = MISTAKES[name]
     config = changed(tmp_path, change)
     prepare(tmp_path)
@@ -137,11 +137,18 @@ def test_a_server_and_a_cluster_that_do_not_listen(tmp_path: Path, monkeypatch: 
         assert f"tracking.uri: nothing answers at http://127.0.0.1:{port}; start it or fix its address" in done.stderr
         assert f"cannot reach Ray at 127.0.0.1:{port}: nothing listens there" in done.stderr
         write_issued(tmp_path / "runs" / "tiny", IssuedTrial("t0000", 0, 1, "dense", {}))
-        require_cheap(load_config(config))  # a study that has trials continues without its server
+        require_quick(load_config(config))  # a study that has trials continues without its server
         # a proxy alone knows whether the server answers
         monkeypatch.setattr("urllib.request.getproxies", lambda: {"http": "http://proxy:3128"})
         other = load_config(config).model_copy(update={"study": "other"})
-        require_cheap(other)
+        require_quick(other)
+
+
+@pytest.mark.parametrize("uri", ["http://[bad:5000", "http://host:port"])
+def test_an_address_that_is_none_is_one_line(uri: str, tmp_path: Path) -> None:
+    done = medcore("search", changed(tmp_path, lambda values: values.update(tracking={"uri": uri})))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"medcore: tracking.uri: {uri}: ") and "mend the address" in done.stderr
 
 
 def test_a_study_that_exists_is_resumed_only_if_the_user_says_so(tmp_path: Path) -> None:
@@ -151,13 +158,13 @@ def test_a_study_that_exists_is_resumed_only_if_the_user_says_so(tmp_path: Path)
     (folder / "config.yaml").write_text(config.read_text())
     done = medcore("search", config)
     assert done.returncode == 2 and "this study exists; add --resume to continue it" in done.stderr
-    require_cheap(load_config(config), resume=True)
+    require_quick(load_config(config), resume=True)
 
 
 def test_defaults_out_of_reach_are_skipped_with_a_note(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = changed(tmp_path, lambda values: values["search"].pop("warm_starts"))
     with caplog.at_level(logging.WARNING):
-        notes = require_cheap(load_config(config))
+        notes = require_quick(load_config(config))
     assert notes[0].startswith("search.warm_starts: skipped knapsack 0.05, 0.06, 0.08, 0.1, 0.15 of the flops_paper")
     assert [record.message for record in caplog.records] == list(notes)
 
@@ -166,7 +173,7 @@ def test_few_images_and_an_odd_direction_are_notes(tmp_path: Path) -> None:
     config = changed(
         tmp_path, lambda values: values["search"].update(objectives=[{"name": "dice", "direction": "min"}])
     )
-    assert require_cheap(load_config(config)) == (
+    assert require_quick(load_config(config)) == (
         "search.objectives: dice has direction min, but more is better",
         "only 10 search images: single images decide which trial is better, so add images if you can",
     )
