@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def _sibling(name: str) -> ModuleType:
@@ -186,6 +187,13 @@ class PrunedTinyVit(_sam.Sam):  # type: ignore[misc]
         low, high = x.amin(dim=(-3, -2, -1), keepdim=True), x.amax(dim=(-3, -2, -1), keepdim=True)
         scaled: Tensor = super().preprocess((x - low) / (high - low).clamp_min(1e-8))
         return scaled
+
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
+        """Upsample logits (P, K, low, low) to (P, K, *original_size), by way of the square if that is padded."""
+        if not self.padded:
+            return F.interpolate(masks, original_size, mode="bilinear", align_corners=False)
+        full: Tensor = super().postprocess_masks(masks, input_size, original_size)
+        return full
 
 
 def _shrink(arch: dict[str, Any]) -> int:

@@ -131,6 +131,17 @@ def test_masks_at_original_size_are_of_the_image_alone(images: ImageSet, low: in
         np.testing.assert_array_equal(mask, expected[0, 0].numpy())
 
 
+def test_an_image_without_padding_passes_the_square_too(images: ImageSet) -> None:
+    """A square image in a padded frame takes both steps of (1.3), and one in a frame that images fill takes one."""
+    logits = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(4))
+    truths = [np.ones((45, 45), bool)] * len(images)
+    square = replace(images, truths=truths, inner=[(32, 32)] * len(images))
+    full = F.interpolate(logits[None], (32, 32), mode="bilinear", align_corners=False)
+    for some, field in ((square, full), (replace(square, inner=[]), logits[None])):
+        expected = F.interpolate(field, (45, 45), mode="bilinear", align_corners=False)[0, 0] > 0
+        np.testing.assert_array_equal(masks_of(logits, some, np.array([0]))[0], expected.numpy())
+
+
 def test_the_models_frame_is_the_image_within_the_square(images: ImageSet) -> None:
     framed = in_model_frame(images, images.names, WideBoxes(0))
     assert [truth.shape for truth in framed.truths] == images.inner
