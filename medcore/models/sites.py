@@ -85,15 +85,17 @@ class Watch:
     Attributes:
         module: path of a module in the model.
         kind: "input": the groups are the module's input features. "change": the site has one group, and its output is
-            the difference between the module's output and its input.
+            the difference between the module's output and what is left of it without the group.
         axis: axis of the features in that tensor.
         inner: features of one group.
+        rest: path of the module that takes the same input where the group is gone. None: the input stays as it is.
     """
 
     module: str
     kind: Literal["input", "change"] = "input"
     axis: int = -1
     inner: int = 1
+    rest: str | None = None
 
 
 @dataclass(frozen=True)
