@@ -63,7 +63,8 @@ def test_logits_equal_medcores(folder: Path, script: Any, shape: tuple[int, int]
 @pytest.mark.parametrize("padded", [True, False])
 def test_logits_below_the_squares_size_equal_medcores(tmp_path: Path, padded: bool) -> None:
     """Small logits of a strided stem, where one resize and two differ."""
-    model = little_model(3, ModelSpec.dense(replace(LITTLE, img_size=64, stem_stride=2, padded=padded)))
+    arch = replace(LITTLE, img_size=64, stem_stride=2, window_sizes=(3, 3, 4, 4), padded=padded)
+    model = little_model(3, ModelSpec.dense(arch))
     assert model.arch.low_res < 64
     write_standalone(tmp_path, model)
     script: Any = _import(tmp_path / "load_pruned.py")
@@ -127,6 +128,8 @@ def test_wrong_files_are_refused_in_one_line(folder: Path, script: Any, tmp_path
     }.items():
         refused("structure", **{name: value})
     refused("structure", stem_stride=2, img_size=40)
+    for windows in ([3, 17, 4, 8], [3, 3, 4, 9], [3, 3, 4, 2**16]):
+        refused("structure.*window_sizes must be at most the tokens", window_sizes=windows)
     refused("size mismatch", {name: value for name, value in state.items() if "neck.0" not in name})
     refused("not finite", {**state, "image_encoder.neck.0.weight": state["image_encoder.neck.0.weight"] * np.inf})
     count = "image_encoder.patch_embed.seq.0.bn.num_batches_tracked"
