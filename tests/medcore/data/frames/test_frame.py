@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,30 @@ def test_a_new_pixel_is_the_mean_of_its_area(size: tuple[int, int]) -> None:
                 assert abs(found[row, column, channel] - mean) <= 0.5 + 1e-3
     np.testing.assert_array_equal(by_area(pixels, (20, 26)), pixels)
     np.testing.assert_array_equal(by_area(pixels, (10, 13)), np.rint(pixels.reshape(10, 2, 13, 2, 3).mean(axis=(1, 3))))
+
+
+@pytest.mark.parametrize("size", [(101, 67), (300, 450), (1, 1), (16, 17)])
+def test_bands_of_lines_give_what_whole_matrices_give(size: tuple[int, int]) -> None:
+    pixels = noise(4, height=203, width=333)
+
+    def shares(old: int, new: int) -> np.ndarray:
+        edges = np.arange(new + 1) * (old / new)
+        starts, ends = edges[:-1, None], edges[1:, None]
+        return np.clip(np.minimum(ends, np.arange(1, old + 1)) - np.maximum(starts, np.arange(old)), 0, 1) * new / old
+
+    expected = np.einsum("yh,hwc,xw->yxc", shares(203, size[0]), pixels, shares(333, size[1]), optimize=True)
+    found = by_area(pixels, size)
+    assert found.shape == (*size, 3) and np.abs(found - expected).max() <= 0.5 + 1e-4
+
+
+def test_a_large_picture_needs_no_matrix_of_its_sides() -> None:
+    """Shares of all 20000 rows in all 4000 new ones alone would take 320 MB."""
+    pixels = np.full((20000, 2, 3), 7, np.uint8)
+    tracemalloc.start()
+    found = by_area(pixels, (4000, 1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found == 7).all() and peak < 10e6
 
 
 def test_the_longest_side_becomes_the_squares() -> None:
