@@ -154,7 +154,7 @@ class Site:
         block: number of the block that it belongs to, in `Architecture.blocks`.
         width: groups of the dense model.
         tensors: what goes with its groups, in the order in which sums over them are added. If none of them carries
-            the output, `watch` names the module that is passed by where the group is gone.
+            the output, `watch` names the module to bypass if the group is cut.
         watch: where the outputs of its groups can be observed.
         cost: cost of one group.
         suffix: tells two sites of one family in one block apart.
