@@ -166,7 +166,9 @@ class MedSam(Sam):  # type: ignore[misc]
         return padded
 
     def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
-        """Upsample logits, in one bilinear step for an image that fills the square.
+        """Upsample logits bilinearly, in one step for an image that fills the square.
+
+        Where the architecture pads its square there are always two steps (1.3), also for an image without padding.
 
         Args:
             masks: logits (P, K, low, low).
@@ -176,7 +178,7 @@ class MedSam(Sam):  # type: ignore[misc]
         Returns:
             Logits (P, K, *original_size).
         """
-        if tuple(input_size) == (self.arch.img_size, self.arch.img_size):
+        if not self.arch.frame.padded and tuple(input_size) == (self.arch.img_size,) * 2:
             return F.interpolate(masks, original_size, mode="bilinear", align_corners=False)
         full: Tensor = super().postprocess_masks(masks, input_size, original_size)
         return full

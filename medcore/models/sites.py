@@ -85,15 +85,17 @@ class Watch:
     Attributes:
         module: path of a module in the model.
         kind: "input": the groups are the module's input features. "change": the site has one group, and its output is
-            the difference between the module's output and its input.
+            the difference between the module's output and what is left of it without the group.
         axis: axis of the features in that tensor.
         inner: features of one group.
+        rest: path of the module that takes the same input where the group is gone. None: the input stays as it is.
     """
 
     module: str
     kind: Literal["input", "change"] = "input"
     axis: int = -1
     inner: int = 1
+    rest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Site:
         block: number of the block that it belongs to, in `Architecture.blocks`.
         width: groups of the dense model.
         tensors: what goes with its groups, in the order in which sums over them are added. If none of them carries
-            the output, `watch` names the module that is passed by where the group is gone.
+            the output, `watch` names the module to bypass if the group is cut.
         watch: where the outputs of its groups can be observed.
         cost: cost of one group.
         suffix: tells two sites of one family in one block apart.

@@ -57,7 +57,8 @@ class Architecture(ABC):
     Attributes:
         kind: key in the registry of kinds, written into files.
         families: families of the sites, coarse groups before fine ones. A budget settles them in this order.
-        unused: names of tensors that published files hold besides the model's, and that change none of its outputs.
+        unused: names of tensors that published files hold in addition to the model's, and that change none of its
+            outputs.
         name: name of this size, such as "vit_b".
         img_size: side of the model's square in pixels.
         out_chans: width of the image embedding.

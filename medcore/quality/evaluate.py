@@ -53,7 +53,7 @@ def predict_masks(model: MedSam, images: ImageSet, indices: Indices, autocast: b
 def masks_of(logits: Tensor, images: ImageSet, indices: npt.NDArray[np.intp]) -> list[Mask]:
     """Return masks at original size of low-resolution logits.
 
-    Where the square is padded, logits are cut to the image in the size of the square, and then resized (1.3).
+    Where the images have sizes within the square, logits are first resized to the square and cut to the image (1.3).
 
     Args:
         logits: float (B, low, low), row i for image `indices[i]`.
@@ -69,7 +69,7 @@ def masks_of(logits: Tensor, images: ImageSet, indices: npt.NDArray[np.intp]) ->
         # (1, 1, low, low) -> (1, 1, h, w): the images differ in size
         size, inner, side = images.truths[index].shape, images.inner_size(index), images.size
         field = row[None, None]
-        if inner != (side, side):
+        if images.inner:
             field = F.interpolate(field, (side, side), mode="bilinear", align_corners=False)
             field = field[..., : inner[0], : inner[1]]
         full = F.interpolate(field, size=size, mode="bilinear", align_corners=False)

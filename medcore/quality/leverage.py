@@ -2,7 +2,8 @@
 
 A level set {z = 0} shifts by |δz| / |∇z| pixels under a small change δz, to first order. Logit fields are those of the
 model's frame: the low-resolution logits, upsampled bilinearly (align_corners=False) to the square of side S of images
-and true masks. So ∇z, τ and displacements are in pixels of that square, not of the original image.
+and true masks. So ∇z, τ and displacements are in pixels of that square, not of the original image. Where the square is
+padded, the frame of an image is its part of the square, and nothing beyond it counts.
 
 One step A → B removes ΔC percentage points of the dense encoder's parameters. For each image λ_bd95 is the 95th
 percentile, near the true boundary, of the predicted displacement, over ΔC; λ_reg is the mean over the whole frame of
@@ -14,7 +15,8 @@ to move), or a logit is not finite. `images` says how many count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,7 @@ __all__ = [
     "GridStep",
     "Leverage",
     "Point",
+    "Sizes",
     "boundary_displacement",
     "boundary_zone",
     "displacement",
@@ -57,6 +60,8 @@ __all__ = [
 
 Floats = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
+#: Height and width of each image within the square; empty if all images fill it.
+Sizes = Sequence[tuple[int, int]]
 #: Distances from the true boundary, in pixels, within which λ_bd95 is measured.
 TAUS = (3.0, 5.0)
 #: Steps that remove no more than this many percentage points of the parameters are skipped: λ divides by it.
@@ -112,14 +117,14 @@ class Leverage:
         return float("nan") if self.skipped else self.logit_change / self.removed_points
 
 
-def upsample(logits: Floats, side: int) -> Floats:
+def upsample(logits: Floats, side: int, inner: tuple[int, int] | None = None) -> Floats:
     """Upsample low-resolution logits (N, low, low) to float32 (N, side, side).
 
-    The interpolation is bilinear with align_corners=False.
+    The interpolation is bilinear with align_corners=False. With `inner`, the result is cut to this height and width.
     """
     fields = torch.from_numpy(np.asarray(logits, dtype=np.float32))[:, None]
     full: Floats = F.interpolate(fields, size=(side, side), mode="bilinear", align_corners=False)[:, 0].numpy()
-    return full
+    return full if inner is None else full[:, : inner[0], : inner[1]]
 
 
 def gradient_magnitude(field: Floats) -> Floats:
@@ -179,7 +184,7 @@ def boundary_zone(mask: npt.ArrayLike, tau: float) -> Bools:
 
 
 def step_leverage(
-    z_a: Floats, z_b: Floats, zones: Mapping[float, Bools], removed_points: float
+    z_a: Floats, z_b: Floats, zones: Mapping[float, Bools], removed_points: float, inner: Sizes = ()
 ) -> dict[float, Leverage]:
     """Return the leverage of one step at each τ.
 
@@ -188,22 +193,24 @@ def step_leverage(
         z_b: Low-resolution logits after, (N, low, low).
         zones: `boundary_zone` of the true masks in the model's square, (N, S, S), by τ.
         removed_points: ΔC of the step, percentage points of the dense encoder's parameters.
+        inner: Sizes of the images within the square.
     """
     values = {tau: np.full((2, len(z_a)), np.nan) for tau in zones}
     (side,) = {zone.shape[-1] for zone in zones.values()}
     for index, (low_a, low_b) in enumerate(zip(z_a, z_b, strict=True)):
-        fields = _moved(low_a, low_b, side)
+        height, width = inner[index] if inner else (side, side)
+        fields = _moved(low_a, low_b, side, (height, width))
         if fields is None:
             continue
         moved, change = fields
         for tau, zone in zones.items():
-            near = moved[zone[index]]
+            near = moved[zone[index, :height, :width]]
             if near.size:
                 values[tau][:, index] = np.percentile(near, _BOUNDARY_PERCENTILE), change
     return {tau: Leverage(near, change, removed_points) for tau, (near, change) in values.items()}
 
 
-def boundary_displacement(z_a: Floats, z_b: Floats, zone: Bools) -> npt.NDArray[np.float64]:
+def boundary_displacement(z_a: Floats, z_b: Floats, zone: Bools, inner: Sizes = ()) -> npt.NDArray[np.float64]:
     """Predict the displacement of each image's boundary in pixels.
 
     The displacement is the 95th percentile within the image's zone.
@@ -212,33 +219,36 @@ def boundary_displacement(z_a: Floats, z_b: Floats, zone: Bools) -> npt.NDArray[
         z_a: Low-resolution logits before, (N, low, low).
         z_b: Low-resolution logits after, (N, low, low).
         zone: As `boundary_zone` returns it, (N, S, S).
+        inner: Sizes of the images within the square.
 
     Returns:
         (N,), NaN for an image that does not count.
     """
-    displacements = np.full(len(z_a), np.nan)
-    for index, (low_a, low_b) in enumerate(zip(z_a, z_b, strict=True)):
-        fields = _moved(low_a, low_b, zone.shape[-1])
-        if fields is not None and zone[index].any():
-            displacements[index] = np.percentile(fields[0][zone[index]], _BOUNDARY_PERCENTILE)
-    return displacements
+    # the displacement does not depend on ΔC
+    return step_leverage(z_a, z_b, {0.0: zone}, 1.0, inner)[0.0].displacements
 
 
-def _moved(low_a: Floats, low_b: Floats, side: int) -> tuple[Floats, float] | None:
-    """Return displacements (side, side) and mean |z_B − z_A| of one image.
+def _moved(low_a: Floats, low_b: Floats, side: int, inner: tuple[int, int]) -> tuple[Floats, float] | None:
+    """Return displacements, of shape `inner`, and mean |z_B − z_A| of one image.
 
     The result is None if they are undefined. One image at a time, because the upsampled fields of all would fill
     gigabytes at S = 1024.
     """
-    # checked before upsampling, which leaves rounding errors in a constant
-    if not np.isfinite([low_a, low_b]).all() or np.ptp(low_a) == 0:
+    # the cells between which the image is interpolated, before upsampling leaves rounding errors in a constant
+    height, width = (math.ceil((pixels - 0.5) * len(low_a) / side - 0.5) + 1 for pixels in inner)
+    if not np.isfinite([low_a, low_b]).all() or np.ptp(low_a[:height, :width]) == 0:
         return None
-    a, b = upsample(np.stack([low_a, low_b]), side)
+    a, b = upsample(np.stack([low_a, low_b]), side, inner)
     return displacement(a, b), float(np.mean(np.abs(b - a), dtype=np.float64))
 
 
 def schedule_leverage(
-    z_dense: Floats, z_pruned: Floats, masks: npt.ArrayLike, removed_points: float, tau: float = TAUS[0]
+    z_dense: Floats,
+    z_pruned: Floats,
+    masks: npt.ArrayLike,
+    removed_points: float,
+    tau: float = TAUS[0],
+    inner: Sizes = (),
 ) -> dict[str, float]:
     """Return the leverage of one whole schedule, dense → pruned before recovery.
 
@@ -250,13 +260,14 @@ def schedule_leverage(
         masks: True masks in the model's square, (N, S, S), nonzero inside the object.
         removed_points: Percentage points of the dense encoder's parameters that the schedule removes.
         tau: Distance from the true boundary in pixels.
+        inner: Sizes of the images within the square.
 
     Returns:
         `leverage_bd95` (pixels a point), `leverage_reg` (logits a point) and `leverage_displacement_p95` (pixels),
         means over images. The first two are NaN if the schedule removes at most `LEAST_POINTS`, all three if no image
         counts.
     """
-    whole = step_leverage(z_dense, z_pruned, {tau: boundary_zone(masks, tau)}, removed_points)[tau]
+    whole = step_leverage(z_dense, z_pruned, {tau: boundary_zone(masks, tau)}, removed_points, inner)[tau]
     return {
         "leverage_bd95": whole.lambda_bd95,
         "leverage_reg": whole.lambda_reg,

@@ -31,7 +31,7 @@ def recording(model: nn.Module, spec: ModelSpec) -> Iterator[Activations]:
     handles = []
     for number, (site, width) in enumerate(zip(spec.arch.sites, spec.widths, strict=True)):
         if width:
-            handles.append(_watch(model.get_submodule(site.watch.module), site.watch, number, seen))
+            handles.append(_watch(model, site.watch, number, seen))
     try:
         yield seen
     finally:
@@ -39,12 +39,18 @@ def recording(model: nn.Module, spec: ModelSpec) -> Iterator[Activations]:
             handle.remove()
 
 
-def _watch(module: nn.Module, watch: Watch, number: int, seen: Activations) -> torch.utils.hooks.RemovableHandle:
+def _watch(model: nn.Module, watch: Watch, number: int, seen: Activations) -> torch.utils.hooks.RemovableHandle:
+    module = model.get_submodule(watch.module)
+    rest = None if watch.rest is None else model.get_submodule(watch.rest)
+
     def on_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[number] = _mean_norms(inputs[0].detach().movedim(watch.axis, -1), watch.inner)
 
     def on_change(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        change = (output - inputs[0]).detach().movedim(watch.axis, -1)
+        with torch.no_grad():
+            # no hook of that module sees this call
+            left = inputs[0] if rest is None else rest.forward(inputs[0])
+            change = (output - left).movedim(watch.axis, -1)
         seen[number] = _mean_norms(change, change.shape[-1])
 
     if watch.kind == "change":

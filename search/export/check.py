@@ -78,7 +78,8 @@ def check_images(study: Path, config: Mapping[str, Any], size: int | Frame) -> C
 
 def embedded_images(size: int | Frame) -> CheckImages:
     """Return `IMAGES` embedded medical images that fill the square of this size."""
-    pictures, masks = make("medical", IMAGES, Frame.of(size).side, seed=0)
+    frame = Frame.of(size)
+    pictures, masks = make("medical", IMAGES, frame.side, seed=0)
     images = ImageSet(
         images=np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
         masks=masks.astype(np.uint8),
@@ -86,6 +87,7 @@ def embedded_images(size: int | Frame) -> CheckImages:
         truths=list(masks),
         datasets=["embedded"] * IMAGES,
         names=[f"{index:04d}" for index in range(IMAGES)],
+        inner=[(frame.side, frame.side)] * IMAGES if frame.padded else [],
     )
     return CheckImages(images, "embedded images")
 

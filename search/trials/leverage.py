@@ -38,4 +38,5 @@ def predicted_leverage(shared: Shared, scores: PerSite, spec: ModelSpec) -> dict
     logits = low_logits(model, images, autocast=shared.settings.recovery.autocast)
     dense, before = cost(ModelSpec.dense(shared.arch)).encoder_params, cost(shared.start_spec).encoder_params
     removed = 100 * (before - cost(spec).encoder_params) / dense
-    return schedule_leverage(shared.teacher.logits[rows, 0].astype(np.float32), logits, images.masks, removed)
+    before_cut = shared.teacher.logits[rows, 0].astype(np.float32)
+    return schedule_leverage(before_cut, logits, images.masks, removed, inner=images.inner)

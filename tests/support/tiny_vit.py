@@ -12,7 +12,7 @@ from medcore.models.spec import DecoderSpec, ModelSpec
 from medcore.models.tinyvit.arch import TinyVit
 
 DECODER = DecoderSpec(depth=1, mlp_dim=32, num_heads=2, iou_head_depth=2, iou_head_hidden_dim=16)
-#: Windows that need padding in one stage, fit in the next, and are larger than the grid in the last.
+#: Windows that need padding in one stage, fit in the next, and are the whole grid in the last.
 LITTLE = TinyVit(
     name="little",
     img_size=32,
@@ -20,7 +20,7 @@ LITTLE = TinyVit(
     embed_dims=(8, 12, 16, 24),
     depths=(2, 1, 3, 1),
     num_heads=(1, 2, 4, 3),
-    window_sizes=(3, 3, 4, 9),
+    window_sizes=(3, 3, 4, 8),
     merge_strides=(2, 2, 1),
     mlp_ratio=2.5,
     mbconv_expand_ratio=2.0,

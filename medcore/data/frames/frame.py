@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,9 @@ from PIL import Image
 
 from medcore.data.imagefile import mask_to_square, to_square
 from medcore.losses import IGNORED
+
+#: Lines of a new picture that are computed at once.
+_LINES = 16
 
 
 @dataclass(frozen=True)
@@ -77,15 +82,26 @@ def by_area(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     Returns:
         Uint8 (*size, 3), rounded half to even.
     """
-    rows, columns = (_shares(old, new) for old, new in zip(pixels.shape, size, strict=False))
-    mean = np.einsum("yh,hwc->ywc", rows, pixels.astype(np.float32), optimize=True)
-    mean = np.einsum("xw,ywc->yxc", columns, mean, optimize=True)
-    return np.asarray(np.rint(mean).clip(0, 255), np.uint8)
+    height, width = size
+    # (h, w, 3) -> (height, w, 3) -> (width, height, 3)
+    mean = _mean_lines(_mean_lines(pixels, height).swapaxes(0, 1), width)
+    return np.asarray(np.rint(mean).clip(0, 255).swapaxes(0, 1), np.uint8, order="C")
 
 
-def _shares(old: int, new: int) -> NDArray[np.float32]:
-    """Return the share that each of `old` pixels has in the area of each of `new` ones, (new, old)."""
+def _mean_lines(lines: NDArray[Any], new: int) -> NDArray[np.float32]:
+    """Return the means of the lines that each new line covers, (old, n, 3) -> (new, n, 3).
+
+    A few new lines at a time, because each covers few of the old ones.
+    """
+    old, *rest = lines.shape
     step = old / new
-    starts, pixels = np.arange(new)[:, None] * step, np.arange(old)[None, :]
-    covered = np.minimum(starts + step, pixels + 1) - np.maximum(starts, pixels)
-    return np.asarray(covered.clip(0) / step, np.float32)
+    means = np.empty((new, *rest), np.float32)
+    for begin in range(0, new, _LINES):
+        end = min(begin + _LINES, new)
+        first, last = int(begin * step), min(old, math.ceil(end * step))
+        starts, pixels = np.arange(begin, end)[:, None] * step, np.arange(first, last)[None, :]
+        covered = np.minimum(starts + step, pixels + 1) - np.maximum(starts, pixels)
+        # the share of each old line in each new one
+        shares = np.asarray(covered.clip(0) / step, np.float32)
+        means[begin:end] = np.tensordot(shares, lines[first:last].astype(np.float32), axes=1)
+    return means

@@ -10,8 +10,8 @@ from medcore.models.spec import DEFAULT_KIND
 _HERE = Path(__file__).parent
 #: The loader of segment-anything's ViT.
 SCRIPT = _HERE / "load_pruned.py"
-#: For each kind of architecture the files to copy, by their names in the exported folder. Of all kinds `load_pruned.py`
-#: is the one to run.
+#: For each kind of architecture the files to copy, by their names in the exported folder. For every kind, run
+#: `load_pruned.py`.
 FILES = {
     DEFAULT_KIND: {SCRIPT.name: SCRIPT},
     "tiny_vit": {

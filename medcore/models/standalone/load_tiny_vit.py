@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def _sibling(name: str) -> ModuleType:
@@ -160,7 +161,7 @@ class PrunedTinyVit(_sam.Sam):  # type: ignore[misc]
             image_encoder=_encoder.TinyVitEncoder(arch, widths),
             prompt_encoder=_sam.PromptEncoder(
                 embed_dim=width,
-                image_embedding_size=(side // _shrink(arch),) * 2,
+                image_embedding_size=(side // _shrinks(arch)[-1],) * 2,
                 input_image_size=(side, side),
                 mask_in_chans=16,
             ),
@@ -187,13 +188,20 @@ class PrunedTinyVit(_sam.Sam):  # type: ignore[misc]
         scaled: Tensor = super().preprocess((x - low) / (high - low).clamp_min(1e-8))
         return scaled
 
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, ...], original_size: tuple[int, ...]) -> Tensor:
+        """Upsample logits (P, K, low, low) to (P, K, *original_size), by way of the square if that is padded."""
+        if not self.padded:
+            return F.interpolate(masks, original_size, mode="bilinear", align_corners=False)
+        full: Tensor = super().postprocess_masks(masks, input_size, original_size)
+        return full
 
-def _shrink(arch: dict[str, Any]) -> int:
-    """Return the pixels along one side of a token of the last stage."""
-    shrink: int = arch["stem_stride"] ** 2
+
+def _shrinks(arch: dict[str, Any]) -> list[int]:
+    """Return the pixels along one side of a token of each stage."""
+    shrinks = [arch["stem_stride"] ** 2]
     for stride in arch["merge_strides"]:
-        shrink *= stride
-    return shrink
+        shrinks.append(shrinks[-1] * stride)
+    return shrinks
 
 
 def _check_structure(spec: Any) -> None:
@@ -214,8 +222,9 @@ def _check_structure(spec: Any) -> None:
     dims, depths = _list(arch, "embed_dims", None, _LARGEST), _list(arch, "depths", None, _DEEPEST)
     stages = len(dims)
     heads = _list(arch, "num_heads", stages, _LARGEST)
-    _list(arch, "window_sizes", stages, _LARGEST)
+    windows = _list(arch, "window_sizes", stages, _LARGEST)
     _list(arch, "merge_strides", stages - 1, 2)
+    shrinks = _shrinks(arch)
     if not 2 <= stages == len(depths) or sum(depths) > _DEEPEST:
         raise ValueError(f"embed_dims and depths must hold a number a stage, at most {_DEEPEST} blocks together")
     for name in ("mlp_ratio", "mbconv_expand_ratio"):
@@ -227,7 +236,9 @@ def _check_structure(spec: Any) -> None:
             raise ValueError(f"{name} must hold three numbers from {least}, not {colours!r:.40}")
     if not isinstance(arch.get("padded"), bool):
         raise ValueError("padded must be true or false")
-    if dims[0] % 2 or arch["img_size"] % _shrink(arch) or any(d % h for d, h in zip(dims[1:], heads[1:], strict=True)):
+    if any(window > arch["img_size"] // shrink for window, shrink in zip(windows[1:], shrinks[1:], strict=True)):
+        raise ValueError(f"window_sizes must be at most the tokens along a side of their stage, not {windows!r:.40}")
+    if dims[0] % 2 or arch["img_size"] % shrinks[-1] or any(d % h for d, h in zip(dims[1:], heads[1:], strict=True)):
         raise ValueError("img_size is no multiple of the strides, or embed_dims none of num_heads")
     if arch["out_chans"] % 8 or arch["out_chans"] % (2 * decoder["num_heads"]):
         raise ValueError("out_chans is no multiple of 8 and of twice the decoder's num_heads")

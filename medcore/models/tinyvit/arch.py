@@ -44,7 +44,7 @@ class TinyVit(Architecture):
         embed_dims: widths of the residual stream.
         depths: blocks.
         num_heads: attention heads of a block.
-        window_sizes: sides of the windows in tokens.
+        window_sizes: sides of the windows in tokens, at most the side of the stage.
         merge_strides: strides of the merges between the stages, one number less than stages.
         mlp_ratio: hidden channels of an MLP, as a multiple of the stream's width.
         mbconv_expand_ratio: hidden channels of an MBConv block, alike.
@@ -97,6 +97,9 @@ class TinyVit(Architecture):
         for dim, heads in zip(self.embed_dims[1:], self.num_heads[1:], strict=True):
             if dim % heads:
                 raise CheckpointError(f"{where}: embed_dims {dim} is no multiple of num_heads {heads}")
+        for stage, window in enumerate(self.window_sizes[1:], start=1):
+            if window > (side := self.side(stage)):
+                raise CheckpointError(f"{where}: window_sizes {window} is more than the stage's {side} tokens")
         hidden = [self.mlp_dim(stage) for stage in range(1, stages)]
         if not isinstance(self.padded, bool):
             raise CheckpointError(f"{where}: padded must be true or false, not {self.padded!r:.40}")

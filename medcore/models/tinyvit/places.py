@@ -57,7 +57,13 @@ class Place(ABC):
         return f"{family.name}/{self.number:02d}"
 
     def whole(
-        self, family: Family, parts: Iterable[str], outputs: Iterable[str], cost: Cost, within: str | None
+        self,
+        family: Family,
+        parts: Iterable[str],
+        outputs: Iterable[str],
+        cost: Cost,
+        within: str | None,
+        rest: str | None = None,
     ) -> Site:
         """Return a site whose only group is all of some tensors.
 
@@ -67,12 +73,14 @@ class Place(ABC):
             outputs: those that carry what the group adds to the stream.
             cost: of what no other site holds.
             within: name of the site that holds this one.
+            rest: name of the module within the place that alone is left without the group.
         """
         tensors = (
             *(TensorSlice(f"{self.path}.{name}", axis=None) for name in parts),
             *(TensorSlice(f"{self.path}.{name}", axis=None, output=True) for name in outputs),
         )
-        return Site(family, self.number, 1, tensors, Watch(self.path, "change"), cost, within=within)
+        watch = Watch(self.path, "change", rest=rest and f"{self.path}.{rest}")
+        return Site(family, self.number, 1, tensors, watch, cost, within=within)
 
 
 def _conv_norm(name: str) -> list[str]:
@@ -120,7 +128,7 @@ class BlockPlace(Place):
         yield self.whole(BLOCKS, everything, (), block, within=None)
         # two normalisations and the output biases of proj and fc2
         interior = Cost(6 * self.dim, 0, 0)
-        yield self.whole(INTERIORS, self.inside, self.outputs, interior, within=self.named(BLOCKS))
+        yield self.whole(INTERIORS, self.inside, self.outputs, interior, self.named(BLOCKS), rest="local_conv")
         yield self._heads()
         yield self._channels()
 

@@ -54,7 +54,7 @@ class Segmenter:
             StorageError: The temporary file cannot be written.
         """
         size = case.shape[1:]
-        inner = self._transform.apply_image(np.zeros((*size, 3), np.uint8)).shape[:2]
+        inner = self._model.arch.frame.inner(*size)
 
         def encode(index: int) -> Tensor:
             return self._encode(picture(case.image(index), window))

@@ -151,9 +151,9 @@ def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
     spec = uniform_to_target(shared.arch, params["fraction"], config.search.metric, limits)
     cut = prune(adapted_model(config.model), select(mix(shared.table, weights, shared.arch), spec)).to(best_device())
     logits = low_logits(cut, report)
-    predicted = boundary_displacement(inputs.dense_logits, logits, boundary_zone(report.masks, TAUS[0]))
-    pairs = zip(inputs.dense_logits, logits, strict=True)
-    measured = [_contour_distance(old, new, shared.arch.img_size) for old, new in pairs]
+    zone = boundary_zone(report.masks, TAUS[0])
+    predicted = boundary_displacement(inputs.dense_logits, logits, zone, report.inner)
+    measured = contour_distances(inputs.dense_logits, logits, report)
     before, after = (evaluate_logits(each, report) for each in (inputs.dense_logits, logits))
     images = [
         {
@@ -173,9 +173,21 @@ def compare_displacements(trial: Mapping[str, Any], inputs: Inputs) -> TrialRow:
     return _write(trial, started, metrics, images)
 
 
-def _contour_distance(z_dense: np.ndarray, z_pruned: np.ndarray, side: int) -> float:
-    one, other = upsample(np.stack([z_dense, z_pruned]), side) > 0
-    return hd95(one, other)
+def contour_distances(z_dense: np.ndarray, z_pruned: np.ndarray, images: ImageSet) -> list[float]:
+    """Return HD95 between two models' masks of each image, in pixels of the square.
+
+    Where the square is padded, what lies in the padding does not count.
+
+    Args:
+        z_dense: Low-resolution logits of one model, (N, low, low).
+        z_pruned: Those of the other.
+        images: The images.
+    """
+    distances = []
+    for index, pair in enumerate(zip(z_dense, z_pruned, strict=True)):
+        one, other = upsample(np.stack(pair), images.size, images.inner_size(index)) > 0
+        distances.append(hd95(one, other))
+    return distances
 
 
 def _write(

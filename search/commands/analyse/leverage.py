@@ -30,6 +30,7 @@ from medcore.quality.leverage import (
     TAUS,
     GridStep,
     Point,
+    Sizes,
     boundary_zone,
     grid_points,
     grid_steps,
@@ -161,7 +162,7 @@ def _walk(
         known[point] = model
         for step in steps:
             if step.end == point:
-                rows += _measure(step, known[step.start], model, zones)
+                rows += _measure(step, known[step.start], model, zones, images.inner)
         later = set(points[done:])
         needed = {step.start for step in steps if step.end in later}
         known = {start: known[start] for start in known.keys() & needed}
@@ -170,7 +171,9 @@ def _walk(
     return rows
 
 
-def _measure(step: GridStep, a: Pruned, b: Pruned, zones: dict[float, npt.NDArray[np.bool_]]) -> list[dict[str, Any]]:
+def _measure(
+    step: GridStep, a: Pruned, b: Pruned, zones: dict[float, npt.NDArray[np.bool_]], inner: Sizes
+) -> list[dict[str, Any]]:
     """Return one row per τ.
 
     The row is None if a step removes too little or has no usable image.
@@ -190,6 +193,6 @@ def _measure(step: GridStep, a: Pruned, b: Pruned, zones: dict[float, npt.NDArra
             "lambda_bd95_images": (found.displacements / removed).tolist(),
             "lambda_reg_images": (found.changes / removed).tolist(),
         }
-        for tau, found in step_leverage(a.logits, b.logits, zones, removed).items()
+        for tau, found in step_leverage(a.logits, b.logits, zones, removed, inner).items()
         if found.images
     ]

@@ -17,6 +17,7 @@ from medcore.quality.leverage import (
     LEAST_POINTS,
     MLP_SPARSITIES,
     TAUS,
+    boundary_displacement,
     boundary_zone,
     displacement,
     gradient_magnitude,
@@ -151,6 +152,38 @@ def test_lambdas_by_brute_force() -> None:
         assert found[tau].lambda_bd95 == pytest.approx(np.mean(near95), rel=1e-4)
         assert found[tau].lambda_reg == pytest.approx(np.mean(everywhere), rel=1e-5)
         assert found[tau].images == 2
+
+
+@pytest.mark.parametrize("low", [16, 32])
+def test_padding_does_not_count(low: int) -> None:
+    """Each image alone, cut by hand, at two ratios between logits and square."""
+    a, b = (field.astype(np.float32) for field in random_fields(9, count=2, side=low))
+    masks, inner = np.stack([blob(32), blob(32).T]), [(18, 32), (32, 15)]
+    masks[0, 18:] = masks[1, :, 15:] = 255
+    zones = {tau: boundary_zone(masks, tau) for tau in TAUS}
+    found = step_leverage(a, b, zones, 2.0, inner)
+    moved95, changes = {tau: [] for tau in TAUS}, []
+    for index, (height, width) in enumerate(inner):
+        one, other = (upsample(each[index : index + 1], 32)[0, :height, :width] for each in (a, b))
+        changes.append(np.abs(other - one).mean())
+        for tau in TAUS:
+            near = boundary_zone(masks[index, :height, :width], tau)
+            moved95[tau].append(np.percentile(displacement(one, other)[near], 95))
+    for tau in TAUS:
+        assert found[tau].displacements == pytest.approx(moved95[tau], rel=1e-6)
+        assert found[tau].changes == pytest.approx(changes, rel=1e-6)
+    assert boundary_displacement(a, b, zones[3.0], inner) == pytest.approx(moved95[3.0], rel=1e-6)
+    assert schedule_leverage(a, b, masks, 2.0, inner=inner)["leverage_reg"] == pytest.approx(np.mean(changes) / 2)
+
+
+def test_an_image_whose_field_changes_in_the_padding_alone_does_not_count() -> None:
+    a, b = random_fields(10, count=1, side=16)
+    mask = blob(32)[None]
+    # rows 0..17 of the square lie between cells 0..9
+    a[0, :10] = 0.3
+    assert np.isnan(step_leverage(a, b, {3.0: boundary_zone(mask, 3)}, 1.0, [(18, 32)])[3.0].changes).all()
+    a[0, 9] = 0.4
+    assert step_leverage(a, b, {3.0: boundary_zone(mask, 3)}, 1.0, [(18, 32)])[3.0].images == 1
 
 
 # first order against contours

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from medcore.data.low_masks import NearestImageSet
 from medcore.losses import IGNORED
 from medcore.models.sam import predictor
 from medcore.quality.evaluate import evaluate, masks_of
+from medcore.quality.metrics import all_metrics
 from medcore.quality.model_frame import WideBoxes, in_model_frame
 from medcore.training.flips import flipped, flipped_boxes
 from tests.support.image_files import blob, image_folder, noise
@@ -54,6 +56,30 @@ def test_a_new_pixel_is_the_mean_of_its_area(size: tuple[int, int]) -> None:
                 assert abs(found[row, column, channel] - mean) <= 0.5 + 1e-3
     np.testing.assert_array_equal(by_area(pixels, (20, 26)), pixels)
     np.testing.assert_array_equal(by_area(pixels, (10, 13)), np.rint(pixels.reshape(10, 2, 13, 2, 3).mean(axis=(1, 3))))
+
+
+@pytest.mark.parametrize("size", [(101, 67), (300, 450), (1, 1), (16, 17)])
+def test_bands_of_lines_give_what_whole_matrices_give(size: tuple[int, int]) -> None:
+    pixels = noise(4, height=203, width=333)
+
+    def shares(old: int, new: int) -> np.ndarray:
+        edges = np.arange(new + 1) * (old / new)
+        starts, ends = edges[:-1, None], edges[1:, None]
+        return np.clip(np.minimum(ends, np.arange(1, old + 1)) - np.maximum(starts, np.arange(old)), 0, 1) * new / old
+
+    expected = np.einsum("yh,hwc,xw->yxc", shares(203, size[0]), pixels, shares(333, size[1]), optimize=True)
+    found = by_area(pixels, size)
+    assert found.shape == (*size, 3) and np.abs(found - expected).max() <= 0.5 + 1e-4
+
+
+def test_a_large_picture_needs_no_matrix_of_its_sides() -> None:
+    """Shares of all 20000 rows in all 4000 new ones alone would take 320 MB."""
+    pixels = np.full((20000, 2, 3), 7, np.uint8)
+    tracemalloc.start()
+    found = by_area(pixels, (4000, 1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found == 7).all() and peak < 10e6
 
 
 def test_the_longest_side_becomes_the_squares() -> None:
@@ -122,13 +148,28 @@ def test_a_sample_without_object_has_its_image_as_box(folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("low", [32, 16])
 def test_masks_at_original_size_are_of_the_image_alone(images: ImageSet, low: int) -> None:
-    logits = torch.randn(4, low, low, generator=torch.Generator().manual_seed(2))
-    chosen = np.array([3, 1])
-    for row, (index, mask) in enumerate(zip(chosen, masks_of(logits[:2], images, chosen), strict=True)):
-        height, width = images.inner[index]
-        full = F.interpolate(logits[row][None, None], (32, 32), mode="bilinear", align_corners=False)
-        expected = F.interpolate(full[..., :height, :width], images.truths[index].shape, mode="bilinear") > 0
-        np.testing.assert_array_equal(mask, expected[0, 0].numpy())
+    """Fields by hand: positive in the padding alone, negative there alone, and positive in the image's left half."""
+    for index in (3, 1):
+        height, width = (-(-pixels * low // 32) for pixels in images.inner[index])
+        inside = torch.zeros(low, low, dtype=torch.bool)
+        inside[:height, :width] = True
+        left = torch.arange(low) < images.inner[index][1] * low // 64
+        fields = torch.stack([~inside, inside, left.expand(low, low)]).float() * 2 - 1
+        nothing, everything, half = masks_of(fields, images, np.array([index] * 3))
+        rows, columns = images.truths[index].shape
+        assert nothing.shape == (rows, columns) and not nothing.any() and everything.all()
+        np.testing.assert_array_equal(half, np.tile(np.arange(columns) < columns // 2, (rows, 1)))
+
+
+def test_an_image_without_padding_passes_the_square_too(images: ImageSet) -> None:
+    """A square image in a padded frame takes both steps of (1.3), and one in a frame that images fill takes one."""
+    logits = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(4))
+    truths = [np.ones((45, 45), bool)] * len(images)
+    square = replace(images, truths=truths, inner=[(32, 32)] * len(images))
+    full = F.interpolate(logits[None], (32, 32), mode="bilinear", align_corners=False)
+    for some, field in ((square, full), (replace(square, inner=[]), logits[None])):
+        expected = F.interpolate(field, (45, 45), mode="bilinear", align_corners=False)[0, 0] > 0
+        np.testing.assert_array_equal(masks_of(logits, some, np.array([0]))[0], expected.numpy())
 
 
 def test_the_models_frame_is_the_image_within_the_square(images: ImageSet) -> None:
@@ -137,8 +178,16 @@ def test_the_models_frame_is_the_image_within_the_square(images: ImageSet) -> No
     for index, truth in enumerate(framed.truths):
         height, width = images.inner[index]
         np.testing.assert_array_equal(truth, images.masks[index, :height, :width] == 1)
-    rows = evaluate(little_model(), framed)
-    assert all(0 <= row["dice"] <= 1 for row in rows)
+    model = little_model()
+    with torch.no_grad():
+        # one logit a pixel of the square
+        found = model.segment(framed.tensor(), framed.box_tensor())[:, 0].numpy() > 0
+    rows = evaluate(model, framed)
+    for index, (row, (height, width)) in enumerate(zip(rows, framed.inner, strict=True)):
+        mask = found[index, :height, :width]
+        assert 0 < mask.mean() < 1 and found[index].sum() > mask.sum()
+        labels = {"dataset": framed.datasets[index], "name": framed.names[index]}
+        assert row == labels | all_metrics(mask, images.masks[index, :height, :width] == 1)
 
 
 def test_the_interactive_predictor_sees_the_same(images: ImageSet, folder: Path) -> None:

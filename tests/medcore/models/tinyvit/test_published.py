@@ -162,6 +162,11 @@ def test_architectures_go_through_json_and_wrong_ones_are_one_line() -> None:
     for name, value in wrong.items():
         with pytest.raises(MedcoreError, match=name):
             architecture_from({**fields, name: value})
+    for windows in ([7, 129, 14, 7], [7, 7, 14, 2**16]):
+        with pytest.raises(MedcoreError, match=r"window_sizes \d+ is more than the stage's (128|64) tokens"):
+            architecture_from({**fields, "window_sizes": windows})
+    # the first number means nothing, and a window may be the whole image
+    assert architecture_from({**fields, "window_sizes": [999, 128, 64, 64]}) != LITE
     with pytest.raises(MedcoreError, match="even"):
         architecture_from({**fields, "embed_dims": [63, 128, 160, 320]})
     with pytest.raises(MedcoreError, match="depths"):

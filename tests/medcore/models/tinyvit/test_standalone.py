@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,15 +16,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from medcore.errors import MedcoreError
 from medcore.models.checkpoint import read_info
 from medcore.models.cut import prune
 from medcore.models.export import write_onnx, write_standalone
 from medcore.models.sam import predictor
+from medcore.models.spec import ModelSpec
 from search.export.kinds.standalone import _import
 from tests.support.studies.study_files import environment
-from tests.support.tiny_vit import DENSE, little_model, random_masks
+from tests.support.tiny_vit import DENSE, LITTLE, little_model, random_masks
 
 BOX = np.array([6.0, 10.0, 70.0, 44.0])
 
@@ -44,7 +47,7 @@ def script(folder: Path) -> Iterator[ModuleType]:
     yield _import(folder / "load_pruned.py")
 
 
-@pytest.mark.parametrize("shape", [(50, 90), (64, 20)])
+@pytest.mark.parametrize("shape", [(50, 90), (64, 20), (45, 45), (32, 32)])
 def test_logits_equal_medcores(folder: Path, script: Any, shape: tuple[int, int]) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)
     both = []
@@ -55,6 +58,29 @@ def test_logits_equal_medcores(folder: Path, script: Any, shape: tuple[int, int]
         both.append(sam.predict(box=box, multimask_output=False, return_logits=True)[0][0])
     assert both[0].shape == shape and not list(folder.glob("__pycache__"))
     np.testing.assert_allclose(both[0], both[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_logits_below_the_squares_size_equal_medcores(tmp_path: Path, padded: bool) -> None:
+    """Small logits of a strided stem, where one resize and two differ."""
+    arch = replace(LITTLE, img_size=64, stem_stride=2, window_sizes=(3, 3, 4, 4), padded=padded)
+    model = little_model(3, ModelSpec.dense(arch))
+    assert model.arch.low_res < 64
+    write_standalone(tmp_path, model)
+    script: Any = _import(tmp_path / "load_pruned.py")
+    exported = script.load(tmp_path / "model.safetensors")
+    for number, shape in enumerate([(90, 90), (64, 64), (50, 90)]):
+        picture = np.random.default_rng(number).integers(0, 255, (*shape, 3), dtype=np.uint8)
+        both = []
+        for sam in (predictor(model), script.predictor(exported)):
+            sam.set_image(picture)
+            both.append(sam.predict(box=BOX, multimask_output=False, return_logits=True))
+        np.testing.assert_allclose(both[0][0], both[1][0], atol=1e-4)
+        low, inner = torch.from_numpy(both[0][2])[None], model.arch.frame.inner(*shape)
+        if padded:
+            low = F.interpolate(low, (64, 64), mode="bilinear", align_corners=False)[..., : inner[0], : inner[1]]
+        expected = F.interpolate(low, shape, mode="bilinear", align_corners=False)
+        np.testing.assert_array_equal(both[0][0], expected[0].numpy())
 
 
 def test_it_runs_where_medcore_is_not(folder: Path, tmp_path: Path) -> None:
@@ -102,6 +128,8 @@ def test_wrong_files_are_refused_in_one_line(folder: Path, script: Any, tmp_path
     }.items():
         refused("structure", **{name: value})
     refused("structure", stem_stride=2, img_size=40)
+    for windows in ([3, 17, 4, 8], [3, 3, 4, 9], [3, 3, 4, 2**16]):
+        refused("structure.*window_sizes must be at most the tokens", window_sizes=windows)
     refused("size mismatch", {name: value for name, value in state.items() if "neck.0" not in name})
     refused("not finite", {**state, "image_encoder.neck.0.weight": state["image_encoder.neck.0.weight"] * np.inf})
     count = "image_encoder.patch_embed.seq.0.bn.num_batches_tracked"

@@ -16,6 +16,7 @@ from medcore.models.cut import prune
 from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from medcore.models.stream import observe, trunk_of
+from medcore.scoring.activations import recording
 from medcore.scoring.fisher import calibration_sums
 from medcore.scoring.job import build_table
 from medcore.scoring.moments import profile_sums
@@ -113,6 +114,33 @@ def test_every_criterion_has_a_score_for_every_group(spec: ModelSpec, images: Im
             for row, width in enumerate(widths):
                 assert np.isfinite(array[..., row, :width]).all(), (statistic, family.name)
         assert table.widths(family.name) == widths
+
+
+@SPECS
+def test_activations_of_blocks_and_interiors_are_what_they_change(spec: ModelSpec, images: ImageSet) -> None:
+    """Against the blocks run one after the other, block by block and part by part."""
+    model = little_model(6, spec)
+    with torch.no_grad(), recording(model, spec) as seen:
+        model.encode(images.tensor())
+    found = 0
+    with torch.no_grad():
+        x = model.image_encoder.patch_embed(images.tensor())
+        for stage, layer in enumerate(model.image_encoder.layers):
+            for index, block in enumerate(layer.blocks):
+                number = sum(LITTLE.depths[:stage]) + stage + index
+                before, x = x, block(x)
+                for family, left in (("blocks", before), ("interiors", getattr(block, "local_conv", None))):
+                    place = PLACES.get(f"{family}/{number:02d}")
+                    if place is None or not spec.widths[place]:
+                        assert place not in seen
+                        continue
+                    rest = left if isinstance(left, Tensor) else left(before)
+                    found += 1
+                    assert float(seen[place]) == pytest.approx(float((x - rest).norm(dim=-1).mean()), rel=1e-5)
+            x = x if layer.downsample is None else layer.downsample(x)
+    assert found == sum(spec.family("blocks")) + sum(spec.family("interiors"))
+    both = [[float(seen[PLACES[f"{family}/{number:02d}"]]) for family in ("blocks", "interiors")] for number in (3, 5)]
+    assert all(block != pytest.approx(interior, rel=0.01) for block, interior in both)
 
 
 @SPECS

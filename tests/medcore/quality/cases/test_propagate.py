@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ import torch
 from medcore.data.formats.npz_case import Case, read_case, whole_cases
 from medcore.data.readers import list_folder
 from medcore.errors import CheckpointError, StorageError
-from medcore.models.sam import MedSam, SquareResize, build, predictor
-from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
-from medcore.quality.cases import segment
+from medcore.models.sam import MedSam, PaddedResize, SquareResize, build, predictor
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.cases.propagate import Boxes, next_box, propagate
 from medcore.quality.cases.segment import Segmenter
 from medcore.quality.cases.shelf import Shelf
 from tests.support.helpers import TINY
+from tests.support.tiny_vit import LITTLE
 from tests.support.toy.arch import Toy
 from tests.support.volume_files import balls, challenge_folder
 
+#: A padded square whose logits are smaller than it.
+SMALL_LOGITS = replace(LITTLE, img_size=64, stem_stride=2, window_sizes=(3, 3, 4, 4))
 SHAPE = (12, 30, 40)
 MARGIN = (1.5, 2.0)
 
@@ -119,7 +121,7 @@ def test_the_next_box_is_the_mask_and_a_margin_within_the_image() -> None:
     assert next_box(mask, (3, 2)).tolist() == [0, 0, 30, 20]
 
 
-def model_of(arch: SamVit | Toy) -> MedSam:
+def model_of(arch: Architecture) -> MedSam:
     torch.manual_seed(1)
     return build(ModelSpec.dense(arch))
 
@@ -130,21 +132,11 @@ def case_of(folder: Path, name: str) -> Case:
     return read_case(next(case for case in cases if case.name == name))
 
 
-def padding(model: MedSam) -> Any:
-    """A predictor that keeps the proportions of images and pads them, as segment-anything's own does."""
-    sam = predictor(model)
-    from segment_anything.utils.transforms import ResizeLongestSide  # needs what `predictor` has imported
-
-    sam.transform = ResizeLongestSide(model.arch.img_size)
-    return sam
-
-
 def shown_by_the_predictor(sam: Any, case: Case) -> np.ndarray:
     """The same through segment-anything's own predictor, which encodes each slice for each object."""
     labels = np.zeros(case.shape, np.uint16)
     height, width = case.shape[1:]
-    fills = isinstance(sam.transform, SquareResize)
-    margin = 3 / 256 * np.array([width, height] if fills else [max(height, width)] * 2)
+    margin = 3 / 256 * np.array([max(height, width)] * 2 if sam.model.arch.frame.padded else [width, height])
 
     def mask_of(index: int, box: np.ndarray) -> np.ndarray:
         sam.set_image(
@@ -170,27 +162,25 @@ def shown_by_the_predictor(sam: Any, case: Case) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["3DBox_CT_0000", "3DBox_MR_0002", "2DBox_US_0001"])
-@pytest.mark.parametrize(
-    ("arch", "transformed"),
-    [(TINY, predictor), (Toy(), predictor), (TINY, padding)],
-    ids=["vit", "toy", "vit with padding"],
-)
+@pytest.mark.parametrize("arch", [TINY, Toy(), SMALL_LOGITS], ids=["vit", "toy", "padded TinyViT"])
 def test_a_model_encodes_each_slice_once_and_finds_what_the_predictor_finds(
-    arch: SamVit | Toy,
-    transformed: Callable[[MedSam], Any],
-    name: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    arch: Architecture, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segment, "predictor", transformed)
     model, case = model_of(arch), case_of(challenge_folder(tmp_path / "s"), name)
-    expected = shown_by_the_predictor(transformed(model), case)
+    segmenter = Segmenter(model)
+    transform = segmenter._transform
+    assert isinstance(transform, PaddedResize if arch is SMALL_LOGITS else SquareResize)
+    expected = shown_by_the_predictor(predictor(model), case)
     assert 0 < np.mean(expected > 0) < 1
     batches: list[int] = []
+    resize = transform.apply_image
     model.image_encoder.register_forward_pre_hook(lambda _, inputs: batches.append(len(inputs[0])))
-    found = Segmenter(model).segment(case)
+    resized: list[np.ndarray] = []
+    monkeypatch.setattr(transform, "apply_image", lambda pixels: resized.append(pixels) or resize(pixels))
+    found = segmenter.segment(case)
     # objects are decoded together, which may round a logit near zero to the other side
     assert np.mean(found != expected) < 1e-3
+    assert len(resized) == len(batches)
     assert batches == [1] * int(case.boxes[:, 5].max() - case.boxes[:, 2].min() + 1)
 
 

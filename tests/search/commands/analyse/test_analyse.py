@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
+from medcore.data.imageset import ImageSet
 from medcore.errors import MedcoreError
 from medcore.scoring.criteria import CRITERIA
 from results.pages.analysis import write_criteria, write_displacement, write_leverage
 from results.stats.intervals import macro_interval
 from results.store.trials import read_study
 from search.cli.main import app
+from search.commands.analyse.cases import contour_distances
 from tests.support.machines.command_line import medcore
 from tests.support.studies.study_files import write_tiny_study
 
@@ -90,6 +93,21 @@ def test_displacement_table_ranks_images_and_models(tmp_path: Path) -> None:
     assert table.loc["all", "images_measured_px"] == pytest.approx(np.mean(expected), rel=1e-4)
     means = known.groupby("trial_id")[["predicted_px", "measured_px"]].median()
     assert table.loc["all", "models_measured_px"] == pytest.approx(spearmanr(means).statistic, rel=1e-4)
+
+
+def test_measured_displacements_are_those_within_the_image() -> None:
+    """Masks that differ below the image alone do not differ; a row that moves by two pixels within it does."""
+    first = np.full((1, 16, 16), -1.0, np.float32)
+    first[0, :4] = 1
+    other = first.copy()
+    other[0, 9:] = 1
+    pixels = np.zeros((1, 16, 16), np.uint8)
+    corners = np.zeros((1, 4), np.float32)
+    images = ImageSet(np.stack([pixels] * 3, axis=1), pixels, corners, [pixels[0] > 0], ["a"], ["1"], inner=[(9, 16)])
+    assert contour_distances(first, other, images) == [0.0]
+    assert contour_distances(first, other, replace(images, inner=[]))[0] > 5
+    other[0, 4:6] = 1
+    assert contour_distances(first, other, images) == [2.0]
 
 
 def test_leverage_table_has_a_row_a_model_and_seed(tmp_path: Path) -> None:
