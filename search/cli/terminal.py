@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from medcore.errors import StorageError, one_line
 from search.base.terminal.console import PlainConsole
 from search.base.terminal.status import Status
 
-console = PlainConsole()
+console = PlainConsole(result=True)
 errors = PlainConsole(stderr=True)
 #: What the command does right now.
 status = Status(errors)
@@ -28,9 +29,11 @@ _MOST = 4000
 def say(text: str) -> None:
     """Print plain lines, unwrapped, so that paths stay whole. Control codes become escapes.
 
-    Lines for a terminal go through the console of the live area, which prints them above it.
+    Lines for a terminal go through the console of the live area, which prints them above it. The command continues if
+    standard output has lost its reader, because these lines are no result.
     """
-    (errors if status.is_live and sys.stdout.isatty() else console).print(text, soft_wrap=True)
+    with suppress(SystemExit):  # of the broken pipe
+        (errors if status.is_live and sys.stdout.isatty() else console).print(text, soft_wrap=True)
 
 
 def warn(text: str) -> None:

@@ -29,7 +29,7 @@ from search.driver.job import Execution, Hooks, SearchJob, Task
 from search.driver.kept import Weights
 from search.driver.outcome import Outcome
 from search.driver.placement import placed
-from search.driver.progress.search_progress import SearchProgress
+from search.driver.progress.search_progress import SearchProgress, harmless
 from search.driver.run import run_search
 from search.nodes.session import cluster_address, connected
 from search.study.inputs import Shared
@@ -62,13 +62,13 @@ def search(
         ray_address: A running cluster; None takes `RAY_ADDRESS`, else a Ray of this process's own.
         command: What the user types to resume, for the message of an interrupted search.
         status: Shows what the search does; by default one of its own, on standard error.
-        say: Receives one-line messages for people.
+        say: Receives one-line messages for people. Its errors do not end the search.
         noted: Notes of checks that the user has seen already.
 
     Raises:
         MedcoreError: The study exists or has another configuration, or the checks before the first trial fail.
     """
-    config, status = config.absolute(), status or Status()
+    config, status, say = config.absolute(), status or Status(), harmless(say)
     with only_driver(config.folder), status:
         status.doing("reading checkpoints")
         open_study(config, resume)
@@ -167,11 +167,12 @@ def _run(
             weights = Weights(folder, job.objectives, job.finalists) if removes else None
 
             def ended(row: TrialRow) -> None:
-                shown.ended(row)
+                harmless(shown.ended)(row)
                 if weights is not None:
                     weights.ended(row)
 
-            task, hooks = Task(trial_phases, {"shared": shared}), Hooks(ended, shown.started, shown.phase)
+            task = Task(trial_phases, {"shared": shared})
+            hooks = Hooks(ended, harmless(shown.started), harmless(shown.phase))
             outcome = run_search(job, task, execution, hooks, resume=resume, resume_command=command)
             if weights is not None:
                 weights.sweep(complete=outcome.complete)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -17,10 +18,41 @@ class PlainConsole(Console):
 
     Names, reasons and paths come from files of other people. Brackets in them are no markup, colons are no emoji, and a
     control code is written as its escape. Colours come from styles only.
+
+    Text that cannot be written is lost, because the terminal is closed, a pipe has no reader, or a disk is full. The
+    command continues. Only its result must be written.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, result: bool = False, **options: Any) -> None:
+        """Write to standard output, unless `options` say otherwise.
+
+        Args:
+            result: Whether this console writes a command's result. Then an `OSError` is raised, and a broken pipe ends
+                the command quietly.
+            options: Those of rich's `Console`.
+        """
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+        self._result = result
+
+    def __exit__(self, *error: Any) -> None:
+        """Write what was printed; rich calls this at the end of each print."""
+        try:
+            super().__exit__(*error)
+        except OSError:
+            if self._result:
+                raise
+            with suppress(OSError), self.capture():  # empties rich's buffer, which would grow
+                pass
+
+    def on_broken_pipe(self) -> None:
+        """Write nothing any more.
+
+        Raises:
+            SystemExit: This console writes a command's result. Standard output then goes to the null device.
+        """
+        self.quiet = True
+        if self._result:
+            super().on_broken_pipe()
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return text with escapes in place of control codes, before its width is measured."""

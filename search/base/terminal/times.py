@@ -17,11 +17,13 @@ class Countdown:
 
     The shown time counts down with the clock and approaches the computed one exponentially. It follows fast while
     little is known and near the end, and slowly between, where a single surprise should move little.
+
+    Several threads may update it without a lock.
     """
 
     def __init__(self) -> None:
-        self._shown: float | None = None
-        self._first = self._at = 0.0
+        # the shown time, when the first one was shown, and when this one was: assigned at once
+        self._last: tuple[float, float, float] | None = None
 
     def update(self, now: float, left: float | None) -> float | None:
         """Return what to show.
@@ -30,15 +32,20 @@ class Countdown:
             now: Seconds, monotonic.
             left: The estimate as computed now, in seconds; None if there is none yet.
         """
-        if left is None or self._shown is None:
-            self._shown, self._first = left, now
-        else:
-            passed = max(0.0, now - self._at)
-            counted = max(0.0, self._shown - passed)
-            follow = -math.expm1(-passed / max(_LEAST, _SHARE * min(left, now - self._first)))
-            self._shown = counted + (left - counted) * follow
-        self._at = now
-        return self._shown
+        last = self._last
+        if left is None:
+            self._last = None
+            return None
+        if last is None:
+            self._last = left, now, now
+            return left
+        shown, first, at = last
+        passed = max(0.0, now - at)
+        counted = max(0.0, shown - passed)
+        follow = -math.expm1(-passed / max(_LEAST, _SHARE * min(left, max(0.0, now - first))))
+        shown = counted + (left - counted) * follow
+        self._last = shown, first, now
+        return shown
 
 
 def duration(seconds: float) -> str:

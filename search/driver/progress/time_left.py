@@ -81,7 +81,10 @@ def _rest(known: Sequence[float], passed: float) -> float:
 
 
 class Pace:
-    """The trials of one search, as far as their times go."""
+    """The trials of one search, as far as their times go.
+
+    One thread counts trials. Others may ask meanwhile, without a lock: what is counted is replaced, never changed.
+    """
 
     def __init__(self, trials: int, full: int = 0) -> None:
         """Count no trial yet.
@@ -92,25 +95,26 @@ class Pace:
         """
         self._trials = trials
         self._full = full
-        self._ended: list[EndedTrial] = []
+        self._ended: tuple[EndedTrial, ...] = ()
         self._running: dict[str, float] = {}
         self._places = 1
 
     def start(self, trial_id: str, now: float) -> None:
         """Count a trial that starts at `now`. A second start of a trial changes nothing."""
-        self._running.setdefault(trial_id, now)
+        self._running = {**self._running, trial_id: self._running.get(trial_id, now)}
         self._places = len(self._running)
 
     def end(self, trial_id: str, status: str, now: float, *, sampled: bool = True) -> None:
         """Count a trial that ends at `now`; see `EndedTrial`."""
         self._places = max(1, len(self._running))
-        begin = self._running.pop(trial_id, now)  # a trial of an earlier start may have ended before it was seen
-        self._ended.append(EndedTrial(status, now - begin, sampled))
+        begin = self._running.get(trial_id, now)  # a trial of an earlier start may have ended before it was seen
+        self._running = {known: since for known, since in self._running.items() if known != trial_id}
+        self._ended = (*self._ended, EndedTrial(status, now - begin, sampled))
 
     def left(self, now: float) -> float | None:
         """Return how long the rest takes, in seconds; None until a trial has ended."""
-        passed = [now - begin for begin in self._running.values()]
-        waiting = max(0, self._trials - len(self._ended) - len(passed))
+        ended, passed = self._ended, [now - begin for begin in self._running.values()]
+        waiting = max(0, self._trials - len(ended) - len(passed))
         if not waiting and not passed:
             return 0.0
-        return seconds_left(self._ended, passed, waiting, full=min(self._full, waiting), places=self._places)
+        return seconds_left(ended, passed, waiting, full=min(self._full, waiting), places=self._places)

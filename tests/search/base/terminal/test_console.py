@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.table import Table
@@ -47,3 +51,51 @@ def test_a_log_record_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         logging.makeLogRecord({"levelno": logging.WARNING, "levelname": "WARNING", "msg": f"a\x1b[1m\nb: {command}"})
     )
     assert out.getvalue() == f"WARNING  a\\x1b[1m b: {command}\n"
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full for a while."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_text_for_a_full_disk_is_lost_but_a_result_is_not() -> None:
+    out = Full()
+    console = PlainConsole(file=out)
+    console.print("lost")
+    out.full = False
+    console.print("written")
+    assert out.getvalue() == "written\n"
+    out.full = True
+    with pytest.raises(OSError, match="No space left"):
+        PlainConsole(file=out, result=True).print("result")
+
+
+def without_reader(stream: str, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code with the modules `sys` and `terminal`, whose standard output or error is a pipe that has no reader."""
+    read, write = os.pipe()
+    os.close(read)
+    out, err = (write if name == stream else subprocess.PIPE for name in ("stdout", "stderr"))
+    command = [sys.executable, "-c", f"import sys; from search.cli import terminal; {code}"]
+    try:
+        return subprocess.run(command, stdout=out, stderr=err, text=True, check=False)
+    finally:
+        os.close(write)
+
+
+def test_a_result_without_a_reader_ends_the_command_quietly() -> None:
+    ended = without_reader("stdout", "terminal.show('a', 'b'); sys.stderr.write('not reached')")
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_a_command_continues_without_readers_of_what_it_says() -> None:
+    said = without_reader("stdout", "terminal.say('a'); terminal.say('b'); sys.stderr.write('reached')")
+    assert (said.returncode, said.stderr) == (0, "reached")
+    code = "terminal.status.doing('a'); terminal.warn('b'); terminal.show('result')"
+    shown = without_reader("stderr", code)
+    assert (shown.returncode, shown.stdout) == (0, "result\n")

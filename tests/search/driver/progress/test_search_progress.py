@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import logging
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -12,7 +18,9 @@ from results.stats.objectives import Objective
 from results.store.trial_row import TrialRow
 from search.base.terminal.console import PlainConsole
 from search.base.terminal.status import Status
-from search.driver.progress.search_progress import SearchProgress
+from search.driver.progress import search_progress
+from search.driver.progress.front import Member, front_members
+from search.driver.progress.search_progress import SearchProgress, harmless
 from tests.support.screen import Screen
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
@@ -126,3 +134,65 @@ def test_what_runs_and_a_part_of_the_front_is_shown() -> None:
         # eight of twelve, evenly, with both ends; 0, 1.57, 3.14, 4.71, 6.29, 7.86, 9.43 and 11 rounded
         assert [line.split()[0] for line in table] == [f"t{n:04d}" for n in (0, 2, 3, 5, 6, 8, 9, 11)]
         assert table[0].split()[1:] == ["5.0", "%", "0.525", "19.5", "px"]
+
+
+class Broken(io.StringIO):
+    """A stream that cannot be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "gone"), BrokenPipeError()])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_search_continues_without_standard_error(error: OSError, terminal: bool) -> None:
+    stdout = sys.stdout
+    console = PlainConsole(file=Broken(error), width=80, height=24, force_terminal=terminal)
+    with SearchProgress(OBJECTIVES, 3, status=Status(console, lambda: 60.0)) as progress:
+        for number in range(2):
+            progress.started(f"t000{number}")
+        progress.phase("t0000", "heads")
+        progress.ended(TrialRow("t0000", 0, "failed", "ValueError: odd"))
+        progress.ended(row("t0001", cost=2.0, quality=0.5))
+        assert progress.line().startswith("1/3 done, 1 failed, 0 running · best cost 2 (t0001), quality 0.5 (t0001)")
+    assert sys.stdout is stdout
+
+
+def test_a_warning_while_the_front_is_computed_does_not_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a warning redraws the live area, in the thread that computes."""
+    out = io.StringIO()
+
+    def warned(*arguments: Any) -> list[Member]:
+        sys.stderr.write(warnings.formatwarning("odd", RuntimeWarning, "x.py", 7, ""))
+        return front_members(*arguments)
+
+    def end_a_trial() -> None:
+        with SearchProgress(OBJECTIVES, 2, status=Status(console, lambda: 60.0)) as progress:
+            progress.started("t0000")
+            monkeypatch.setattr(search_progress, "front_members", warned)
+            progress.ended(row("t0000", cost=2.0, quality=0.5))
+            lines.append(progress.line())
+
+    lines: list[str] = []
+    monkeypatch.setattr(sys, "stderr", out)
+    console = PlainConsole(stderr=True, width=80, height=24, force_terminal=True, color_system=None)
+    thread = threading.Thread(target=end_a_trial, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert lines[0].startswith("1/2 done") and "x.py:7: RuntimeWarning: odd" in out.getvalue()
+
+
+def test_an_error_of_a_display_is_logged_only(caplog: pytest.LogCaptureFixture) -> None:
+    def show(trial_id: str) -> None:
+        raise ValueError(f"cannot draw {trial_id}")
+
+    with caplog.at_level(logging.DEBUG, logger=search_progress.__name__):
+        harmless(show)("t0007")
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG and record.exc_info is not None
+    assert str(record.exc_info[1]) == "cannot draw t0007"
