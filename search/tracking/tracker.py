@@ -46,6 +46,9 @@ class Destination:
 class Tracker(Protocol):
     """Follow a study elsewhere. A tracker is created from a `Destination` only.
 
+    A tracker may also have a property `page: str | None`. It is a line on where the study can be looked at, without a
+    login, and None before that is known.
+
     Attributes:
         name: The tracker in messages.
     """
@@ -55,10 +58,6 @@ class Tracker(Protocol):
     @property
     def address(self) -> str:
         """Where the study goes, without a login."""
-
-    @property
-    def page(self) -> str | None:
-        """A line on where the study can be looked at, without a login; None before that is known."""
 
     def __init__(self, destination: Destination) -> None: ...
 
@@ -147,10 +146,16 @@ class Announcement:
         self._told = False
 
     def tell(self) -> None:
-        """Say it, unless that was done or it is not known yet."""
-        if not self._told and (line := self._tracker.page):
-            self._told = True
-            self._say(line)
+        """Say it, unless that was done or it is not known yet.
+
+        An error is logged, because a study does not depend on this line.
+        """
+        try:
+            if not self._told and (line := getattr(self._tracker, "page", None)):
+                self._told = True
+                self._say(line)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - of a plug-in, or of a closed standard output
+            logger.debug("no line on where the study is in %s: %r", self._tracker.name, error)
 
 
 class TrackingThread:

@@ -34,7 +34,7 @@ _NAME, _SINCE = "attributes.`Run Name`", "runDateAndNestInfo"
 _WIDTHS = {_NAME: 230, _SINCE: 50}
 #: How the line begins that says where the front is.
 LINK = "front in MLflow: "
-#: Where `mlflow ui` listens unless it is told otherwise.
+#: Where `mlflow ui` listens by default.
 _LOCAL = "http://127.0.0.1:5000"
 
 

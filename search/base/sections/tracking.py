@@ -14,6 +14,7 @@ _OF_A_STUDY = ("study.json", "tracking.json", "trials")
 #: Values of `tracking.models`.
 KNEE: Final = "knee"
 FRONT: Final = "front"
+NONE: Final = "none"
 
 
 class TrackingConfig(Section):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medcore.errors import printable
 from results.pages.markdown import code, plain
-from search.tracking.pages.text import END, take_command
+from search.tracking.pages.text import END, server_command, take_command
 
 
 @dataclass(frozen=True)
@@ -28,28 +26,41 @@ class Entry:
     line: str
 
 
-def experiment_page(studies: Sequence[Entry], server: str | None, address: str) -> str:
+@dataclass(frozen=True)
+class Newest:
+    """Where the model of an experiment's newest study is.
+
+    Attributes:
+        address: The study, as commands take it; empty if it has no model.
+        server: Address of the server without a login if the study is there; None if it is a folder.
+    """
+
+    address: str = ""
+    server: str | None = None
+
+
+def experiment_page(studies: Sequence[Entry], newest: Newest, room: int) -> str:
     """Return the description of an experiment.
 
     Args:
-        studies: The newest first.
-        server: As in `Place`.
-        address: The newest study at that server, as commands take it.
+        studies: The newest first. The oldest ones are left out if there is no room for them.
+        newest: Where the model of the first one is.
+        room: Most characters, as long as there is at least one study.
     """
+    texts = (_page(studies[:count], newest) for count in range(len(studies), 1, -1))
+    return next((text for text in texts if len(text) <= room), _page(studies[:1], newest))
+
+
+def _page(studies: Sequence[Entry], newest: Newest) -> str:
     # MLflow shows the first line, and the rest after a click
     lines = [
         f"**[front of {plain(each.name)}]({each.front})** · {plain(each.line)} · [table and commands]({each.run})<br>"
         for each in studies
     ]
-    given = [] if server is None else [printable(f"export MLFLOW_TRACKING_URI={shlex.quote(server)}")]
+    if newest.address:
+        given = [] if newest.server is None else [server_command(newest.server)]
+        lines += ["", "Take the knee of the first one:", "", "```", *given, take_command(newest.address), "```"]
     lines += [
-        "",
-        "Take the knee of the first one, if its search has ended:",
-        "",
-        "```",
-        *given,
-        take_command(address),
-        "```",
         "",
         "These are studies of MedCore search: how far can each block of a segmentation model be pruned without losing "
         "the boundary? Each run below a study's run is a trial; its figure "

@@ -53,7 +53,7 @@ class _Line:
 
 
 def front_lines(standing: Standing, place: Place, room: int) -> list[str]:
-    """Return the table of the front, in at most `room` characters as long as one member fits.
+    """Return the table of the front, in at most `room` characters as long as it has at least one member.
 
     It ends with the dense model, which has also a line after the recovery of all trials unless that is on the front.
     """
@@ -72,9 +72,17 @@ def front_lines(standing: Standing, place: Place, room: int) -> list[str]:
         ends.append(_Line(RECOVERED, _figures(row, names), str(runs_in(recovered)), row.origin or ""))
     lines = [_member(row, names, standing, place, held.get(row.trial_id)) for row in members]
     first, last = ([line.cells(names, main) for line in part] for part in (lines, ends))
-    shown = _fitting(first, room - len(_table(head, last)))
-    more = [f"{len(first) - shown} further members: {code('front.csv')} among the artifacts.", ""]
-    return [_table(head, [*first[:shown], *last]), "", *(more if shown < len(first) else [])]
+    free = room - len("\n".join([_table(head, last), ""]))
+    shown = _fitting(first, free)
+    if shown == len(first):
+        return [_table(head, [*first, *last]), ""]
+    shown = _fitting(first, free - len("\n".join(["", *_further(len(first))])))
+    return [_table(head, [*first[:shown], *last]), "", *_further(len(first) - shown)]
+
+
+def _further(count: int) -> list[str]:
+    """Return lines on members that the table leaves out."""
+    return [f"{count} further members: {code('front.csv')} among the artifacts.", ""]
 
 
 def _names(standing: Standing, members: Sequence[TrialRow]) -> list[str]:

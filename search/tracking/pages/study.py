@@ -16,18 +16,19 @@ from results.store.held_out import held_out_means
 from search.tracking.note import StudyNote
 from search.tracking.pages.front import front_lines
 from search.tracking.pages.standing import Place, Standing
-from search.tracking.pages.text import COSTS, END, MOST, cell, short, take_command, with_dense
+from search.tracking.pages.text import COSTS, END, cell, server_command, short, take_command, with_dense
 
 
-def study_page(note: StudyNote, standing: Standing, place: Place, picture: str = "") -> str:
+def study_page(note: StudyNote, standing: Standing, place: Place, room: int, picture: str = "") -> str:
     """Return the description of a study's run.
 
-    It has question, state, front, knee, held-out figures, and how to take a model.
+    It has question, state, front, knee, held-out figures, and how to take a model if there is one.
 
     Args:
         note: How the study was described at its start.
         standing: How it stands.
         place: Where it is.
+        room: Most characters, as long as the table has at least one member of the front.
         picture: Address of the front's picture, relative to the server; empty if there is none.
     """
     info, params = standing.info, note.params
@@ -38,8 +39,7 @@ def study_page(note: StudyNote, standing: Standing, place: Place, picture: str =
     state = plain(standing.state(params.get("search.trials", "?")))
     first = [
         f"**[The front in the table of runs]({place.front})** · {state}",
-        *_knee_lines(standing),
-        f"Take it: {code(_commands(place, standing.knee)[-1])}",
+        *_knee_lines(standing, place),
     ]
     head = [
         "<br>".join(first),
@@ -50,11 +50,7 @@ def study_page(note: StudyNote, standing: Standing, place: Place, picture: str =
     ]
     tail = [
         *_held_out_lines(standing),
-        "**Take a model:**",
-        "",
-        "```",
-        *_commands(place, standing.knee),
-        "```",
+        *_take_lines(standing, place),
         *(f"- trial {plain(key)} is registered as {code(f'models:/{name}')}" for key, name in place.registered.items()),
         "",
         f"- objectives: {plain(goals)}",
@@ -67,18 +63,26 @@ def study_page(note: StudyNote, standing: Standing, place: Place, picture: str =
         END,
     ]
     rest = "\n".join(tail)
-    return "\n".join([*head, *front_lines(standing, place, MOST - len(rest) - len("\n".join(head))), rest])
+    return "\n".join([*head, *front_lines(standing, place, room - len("\n".join([*head, "", rest]))), rest])
 
 
-def _knee_lines(standing: Standing) -> list[str]:
-    """Return a line on the knee."""
+def _knee_lines(standing: Standing, place: Place) -> list[str]:
+    """Return a line on the knee, and one on how to take it."""
     best = standing.chosen
     if best is None:
         return []
     quality = [name for name in names_of(standing.info.objectives) if not is_cost(name)]
     names = [name for name in (*COSTS, *quality) if best.figure(name) is not None]
     figures = ", ".join(with_dense(name, best, standing.info) for name in names)
-    return [f"**Knee: {plain(best.trial_id)}**, {figures}"]
+    take = code(_commands(place, best.trial_id)[-1])
+    return [f"**Knee: {plain(best.trial_id)}**, {figures}", f"Take it: {take}"]
+
+
+def _take_lines(standing: Standing, place: Place) -> list[str]:
+    """Return the commands that show the front and take its knee; none without a front."""
+    if standing.knee is None:
+        return []
+    return ["**Take a model:**", "", "```", *_commands(place, standing.knee), "```"]
 
 
 def _held_out_lines(standing: Standing) -> list[str]:
@@ -92,7 +96,7 @@ def _held_out_lines(standing: Standing) -> list[str]:
     return [*lines, ""] if lines else []
 
 
-def _commands(place: Place, best: str | None) -> list[str]:
+def _commands(place: Place, best: str) -> list[str]:
     """Return the commands that show the front and take its knee; the last one takes it.
 
     The study's folder has all models. The server has some of them, and none before the search has ended.
@@ -103,6 +107,6 @@ def _commands(place: Place, best: str | None) -> list[str]:
     """
     if place.server is None:
         return [printable(shlex.join(["medcore", "front", place.folder])), take_command(place.folder)]
-    given = f"export MLFLOW_TRACKING_URI={shlex.quote(place.server)}"
-    show = shlex.join(["medcore", "front", place.address])
-    return [printable(given), printable(show), take_command(place.address if best in place.models else place.folder)]
+    show = printable(shlex.join(["medcore", "front", place.address]))
+    take = take_command(place.address if best in place.models else place.folder)
+    return [server_command(place.server), show, take]

@@ -19,20 +19,27 @@ from results.store.trial_row import TrialRow
 END = "<!-- medcore writes what is above this line; your own text below it stays -->"
 #: How a description of earlier versions began after the study's name. It had no such line.
 _EARLIER = ": how far each block of"
-#: Most characters of a description; MLflow takes 8000 in the tag of a run and cuts the rest.
+#: Most characters in the tag of a run, which MLflow cuts, and in that of an experiment, which old servers refuse.
+LONGEST, LONGEST_OF_EXPERIMENT = 8000, 5000
+#: Most characters of a run's description as medcore writes it, so that users have room for words of their own.
 MOST = 7000
 #: Costs in tables, the FLOPs that run first.
 COSTS = ("flops_fraction", "flops_paper_fraction")
 
 
-def merged(earlier: str | None, text: str) -> str:
-    """Return a description with the user's own words of the earlier one below it."""
+def own_words(earlier: str | None) -> str:
+    """Return the user's own words in a description, as they follow a new one; empty if there are none."""
     if not earlier:
-        return text
+        return ""
     before, mark, own = earlier.partition(END)
     if not mark:
         own = "" if _EARLIER in before.partition("\n")[0] else f"\n\n{before}"
-    return text + own if own.strip() else text
+    return own if own.strip() else ""
+
+
+def room_above(own: str) -> int:
+    """Return how many characters a run's description may have above a user's own words."""
+    return min(MOST, LONGEST - len(own))
 
 
 def one_line(row: TrialRow) -> str:
@@ -44,6 +51,11 @@ def one_line(row: TrialRow) -> str:
 def take_command(study: str) -> str:
     """Return the command that takes a study's knee."""
     return printable(shlex.join(["medcore", "export", study, "--select", "knee", "--out", "best.safetensors"]))
+
+
+def server_command(server: str) -> str:
+    """Return the command that names a server to the commands after it."""
+    return printable(f"export MLFLOW_TRACKING_URI={shlex.quote(server)}")
 
 
 def with_dense(name: str, row: TrialRow, info: StudyInfo) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: Seconds that a server may take to store a model of a gigabyte.
 _UPLOAD_SECONDS = "600"
-#: Stored with an experiment for a moment, for the same reason.
+#: Stored with an experiment for a moment, to find out whether the server stores files.
 _PROBE_FILE = "medcore-was-here.txt"
 
 

@@ -5,10 +5,12 @@ Everything is written only if it changed, so a second call sends nothing.
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,13 +29,14 @@ from search.base.sections.tracking import FRONT, KNEE
 from search.tracking import view
 from search.tracking.delivery import Deadline
 from search.tracking.note import StudyNote, own_uri
-from search.tracking.pages.experiment import Entry, experiment_page
+from search.tracking.pages.experiment import Entry, Newest, experiment_page
 from search.tracking.pages.standing import Place, Standing
 from search.tracking.pages.study import study_page
-from search.tracking.pages.text import merged, one_line
+from search.tracking.pages.text import LONGEST, LONGEST_OF_EXPERIMENT, one_line, own_words, room_above
 from search.tracking.pages.trial import ON_FRONT, member, trial_page
 from search.tracking.points import Point, clean_key, run_metrics, run_times
 from search.tracking.server.records import (
+    AT_SERVER,
     BUDGET_TAG,
     KNEE_TAG,
     MODEL_TAG,
@@ -42,9 +45,12 @@ from search.tracking.server.records import (
     SHEET_TAG,
     STANDING_TAG,
     STUDY_TAG,
+    TAKE_TAG,
     Run,
 )
 from search.tracking.server.runs import StudyRuns
+
+logger = logging.getLogger(__name__)
 
 #: Most studies that the description of an experiment lists, the newest.
 _MOST_STUDIES = 15
@@ -60,6 +66,7 @@ class Described:
         uri: The server, with its login.
         runs: The study's runs there.
         deadline: Ends the sending between two requests.
+        crowded: Runs whose description was left as it is, because it has no room above the user's own words.
     """
 
     folder: Path
@@ -67,6 +74,7 @@ class Described:
     uri: str
     runs: StudyRuns
     deadline: Deadline
+    crowded: set[str] = field(default_factory=set)
 
     def standing(self, rows: Sequence[TrialRow], trials: pd.DataFrame, end: str) -> Standing:
         """Return how the study stands.
@@ -89,10 +97,11 @@ class Described:
             TrackingError: The server is away.
             OutOfTimeError: The deadline has passed.
         """
-        self._send_view(standing.info)
         self._send_trials({row.trial_id: row for row in rows}, standing)
         parents = self._parents()
         self._send_study(standing, parents)
+        # last what old servers may refuse: they keep short tags of experiments only
+        self._send_view(standing.info)
         self._send_experiment(standing, parents)
 
     @property
@@ -124,7 +133,8 @@ class Described:
             if trial_id in rows and (trial_id in records or was_on_front):
                 notes = self._notes(trial_id, row_of(records[trial_id]), best) if trial_id in records else []
                 page = view.run_page(runs.experiment_id, runs.parent)
-                self._set_note(runs.children[trial_id], tags, trial_page(rows[trial_id], standing.info, page, notes))
+                text = trial_page(rows[trial_id], standing.info, page, notes)
+                self._set_note(runs.children[trial_id], tags, _always(text))
         for record in standing.trials.to_dict("records"):
             if record["trial_id"] in records or any(is_finite(record.get(name)) for name in (SEEDS, view.LATENCY)):
                 self._send_figures(row_of(record))
@@ -185,17 +195,35 @@ class Described:
 
     def _send_study(self, standing: Standing, parents: Sequence[Run]) -> None:
         runs = self.runs
-        text = study_page(self.note, standing, self._place(parents), runs.picture)
-        self._set_note(runs.parent, runs.parent_tags, text)
-        line = self._line(standing)
-        if runs.parent_tags.get(STANDING_TAG) != line:
-            runs.server.set_tag(runs.parent, STANDING_TAG, line)
-            runs.parent_tags[STANDING_TAG] = line
+        place, tags = self._place(parents), runs.parent_tags
+        write = functools.partial(study_page, self.note, standing, place, picture=runs.picture)
+        self._set_note(runs.parent, tags, write)
+        for name, value in ((STANDING_TAG, self._line(standing)), (TAKE_TAG, self._take(standing))):
+            if tags.get(name, "") != value:
+                runs.server.set_tag(runs.parent, name, value)
+                tags[name] = value
 
     def _line(self, standing: Standing) -> str:
         best = standing.chosen
         knee = "" if best is None else f"knee {one_line(best)} · "
         return knee + standing.state(self.note.params.get("search.trials", "?"))
+
+    def _take(self, standing: Standing) -> str:
+        """Return the value of the tag that says where the model of the knee is; empty without a front."""
+        if standing.knee is None:
+            return ""
+        is_there = self._server is not None and MODEL_TAG in self.runs.tags.get(standing.knee, {})
+        return AT_SERVER if is_there else str(self.folder)
+
+    def _newest(self, standing: Standing, parents: Sequence[Run]) -> Newest:
+        """Return where the model of the experiment's newest study is, which may be another study than this one."""
+        if not parents:
+            return Newest()
+        run = parents[0]
+        take = self._take(standing) if run.run_id == self.runs.parent else run.tags.get(TAKE_TAG, "")
+        if take != AT_SERVER:
+            return Newest(take)
+        return Newest(_address(self.note.experiment, run.name, run.run_id, parents), self._server)
 
     def _send_experiment(self, standing: Standing, parents: Sequence[Run]) -> None:
         runs = self.runs
@@ -208,11 +236,9 @@ class Described:
             )
             for run in parents[:_MOST_STUDIES]
         ]
-        server, address = self._server, str(self.folder)
-        if server is not None and parents:
-            address = _address(self.note.experiment, parents[0].name, parents[0].run_id, parents)
         earlier = runs.server.experiment_tags(runs.experiment_id).get(NOTE_TAG)
-        text = merged(earlier, experiment_page(entries, server, address))
+        own = own_words(earlier)
+        text = experiment_page(entries, self._newest(standing, parents), LONGEST_OF_EXPERIMENT - len(own)) + own
         if text != earlier:
             runs.server.set_experiment_tag(runs.experiment_id, NOTE_TAG, text)
 
@@ -221,13 +247,36 @@ class Described:
         """The server without a login; None for the file in the study's own folder."""
         return None if self.uri == own_uri(self.folder) else hide_login(self.uri)
 
-    def _set_note(self, run_id: str, tags: dict[str, str], text: str) -> None:
-        """Set the description of a run if it changed; what a user wrote below it stays."""
-        if tags.get(NOTE_TAG, "").startswith(text):
+    def _set_note(self, run_id: str, tags: dict[str, str], write: Callable[[int], str]) -> None:
+        """Set the description of a run if it changed; what a user wrote below it stays.
+
+        Args:
+            run_id: The run.
+            tags: Its tags as they are known, which are kept up to date.
+            write: Returns the description, given how many characters it may have.
+        """
+        known = tags.get(NOTE_TAG, "")
+        if known.startswith(write(room_above(own_words(known)))):
             return
-        text = merged(self.runs.server.run(run_id).tags.get(NOTE_TAG), text)
+        own = own_words(self.runs.server.run(run_id).tags.get(NOTE_TAG))
+        text = write(room_above(own)) + own
+        if len(text) > LONGEST:
+            if run_id not in self.crowded:
+                logger.warning(
+                    "the description of run %s is not brought up to date: your own text below it leaves no room of the "
+                    "%d characters that MLflow keeps; shorten it",
+                    run_id,
+                    LONGEST,
+                )
+                self.crowded.add(run_id)
+            return
         self.runs.server.set_tag(run_id, NOTE_TAG, text)
         tags[NOTE_TAG] = text
+
+
+def _always(text: str) -> Callable[[int], str]:
+    """Return a description that is the same however much room it has."""
+    return lambda _: text
 
 
 def _address(experiment: str, name: str, run_id: str, parents: Sequence[Run]) -> str:

@@ -26,6 +26,8 @@ REGISTERED_TAG = "medcore.registered"
 PICTURE_TAG = "medcore.picture"
 #: Tag of the study's run: a line on how the study stands, for the description of the experiment.
 STANDING_TAG = "medcore.standing"
+#: Tag of the study's run: where the model of its knee is, either the study's folder or `AT_SERVER`.
+TAKE_TAG, AT_SERVER = "medcore.take", "server"
 #: Tag with the description of a run or an experiment, in Markdown.
 NOTE_TAG = "mlflow.note.content"
 

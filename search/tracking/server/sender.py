@@ -83,7 +83,8 @@ class Sender:
         server.log(parent, [], params)
         if note.datasets:
             server.log_datasets(parent, note.datasets)
-        self.send_texts([], pd.DataFrame(), "RUNNING")
+        if NOTE_TAG not in present.tags:
+            self.send_texts([], pd.DataFrame(), "RUNNING")
         self.files.send(self.runs, ["config.yaml", "scores.png"])
         if not self._delivery.files_refused:
             server.set_tag(parent, _DESCRIBED, "true")
@@ -168,6 +169,8 @@ class Sender:
     def send_texts(self, rows: Sequence[TrialRow], trials: pd.DataFrame, end: str) -> None:
         """Bring descriptions and the view of the front up to date.
 
+        A server may refuse them while it still accepts runs, which is no error.
+
         Args:
             rows: The rows of all runs that have ended.
             trials: The same as a table in which a repeated trial has one row.
@@ -179,7 +182,21 @@ class Sender:
         """
         standing = self._described.standing(rows, trials, end)
         self.files.send_of_front(self.runs, standing)
-        self._described.send(rows, standing)
+        for is_last in (False, True):  # one connection that broke proves nothing about the server
+            try:
+                self._described.send(rows, standing)
+            except TrackingError as error:
+                self.runs.check_alive()
+                if is_last:
+                    self._delivery.warn_once(
+                        "texts",
+                        "MLflow at %s refuses descriptions (%s): trials are sent without them",
+                        hide_login(self.runs.server.uri),
+                        error,
+                    )
+            else:
+                self._delivery.settle("texts")
+                return
 
     def end(self, status: End) -> None:
         """End the parent run.
@@ -250,24 +267,42 @@ class StudyFiles:
                 return
             runs.set_tag(trial_id, BUDGET_TAG, BUDGET)
 
-    def send_models(self, runs: StudyRuns, trial_ids: Collection[str]) -> None:
+    def send_models(self, runs: StudyRuns, trial_ids: Collection[str]) -> bool:
         """Send the models of trials that have not been sent. They may be large.
+
+        A server may refuse a model, for example because of its size, while it still takes other files.
+
+        Returns:
+            Whether a model was sent.
 
         Raises:
             MedcoreError: The server is away, or a row of the study is corrupt.
             OutOfTimeError: The deadline has passed.
         """
-        for trial_id in trial_ids:
+        sent = False
+        for trial_id in () if self._delivery.files_refused else trial_ids:
             row = read_row(self._study_dir, trial_id)
             if row is None or trial_id not in runs.children or MODEL_TAG in runs.tags.get(trial_id, {}):
                 continue
             file = checkpoint_file(self._study_dir, row)
-            if file.is_file():
-                self._deadline.check()
-                self._upload(runs, file, runs.children[trial_id], large=True)
-                if self._delivery.files_refused:
-                    return
+            if not file.is_file():
+                continue
+            self._deadline.check()
+            try:
+                runs.server.upload(runs.children[trial_id], file, large=True)
+            except TrackingError as error:
+                runs.check_alive()
+                self._delivery.warn_once(
+                    "models",
+                    "MLflow at %s did not store the model of trial %s (%s); it is in the study's folder",
+                    hide_login(runs.server.uri),
+                    trial_id,
+                    error,
+                )
+            else:
                 runs.set_tag(trial_id, MODEL_TAG, file.name)
+                sent = True
+        return sent
 
     def send(self, runs: StudyRuns, names: Sequence[str]) -> None:
         """Send those of the study's files that exist, the configuration without logins.
@@ -294,12 +329,12 @@ class StudyFiles:
                 copied(files, Path(folder))
                 self._upload(runs, Path(folder))
 
-    def _upload(self, runs: StudyRuns, path: Path, run_id: str | None = None, *, large: bool = False) -> None:
+    def _upload(self, runs: StudyRuns, path: Path, run_id: str | None = None) -> None:
         """Add a file or folder to a run, by default that of the study."""
         if self._delivery.files_refused:
             return
         try:
-            runs.server.upload(run_id or runs.parent, path, large=large)
+            runs.server.upload(run_id or runs.parent, path)
         except TrackingError as error:
             runs.check_alive()
             self._delivery.files_refused = True

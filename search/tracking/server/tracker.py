@@ -13,13 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
+
 from medcore.errors import MedcoreError, TrackingError
 from results.store.held_out import Measurement, held_out_files
-from results.store.study_info import read_study_info
+from results.store.study_info import StudyInfo, read_study_info
 from results.store.trial_row import TrialRow
 from results.store.trials import finished_ids, read_row
 from search.base.logins import hide_login
-from search.base.sections.tracking import KNEE
+from search.base.sections.tracking import NONE
 from search.tracking import points
 from search.tracking.delivery import Deadline, Delivery, OutOfTimeError, UploadSchedule, exclusive
 from search.tracking.note import MLFLOW, StudyNote, destination_uri, own_uri, read_note, sync_command, write_note
@@ -78,7 +80,7 @@ class MlflowTracker:
 
     @property
     def page(self) -> str | None:
-        """Where the front can be looked at, as `Tracker.page`."""
+        """A line on where the front can be looked at, without a login; None before that is known."""
         if not self._experiment_id:
             return None
         return link_line(self.uri, front_page(self._experiment_id, self.study_id))
@@ -249,7 +251,7 @@ class MlflowTracker:
         self._delivery.uncertain |= self._delivery.files_refused
         if end_as:
             if self._delivery.uncertain:  # a request that failed may have created a second run later
-                sender = self._connect()
+                sender = self._open()
             sender.end(end_as)
 
     def _send_study(self, sender: Sender, rows: list[TrialRow], end_as: End | None) -> None:
@@ -263,11 +265,17 @@ class MlflowTracker:
             sender.tag_ranks(ranks)
             if not self._delivery.corrupt:
                 trials = sender.files.send_front(sender.runs, info.objectives, self._run_name)
-                if end_as and self.uri != own_uri(self._dir):
-                    wanted = self._description().params.get("tracking.models", KNEE)
-                    sender.files.send_models(sender.runs, models_of(wanted, info, trials))
                 sender.send_texts(rows, trials, end_as or "RUNNING")
+                if end_as and self._send_models(sender, info, trials):
+                    sender.send_texts(rows, trials, end_as)  # they say where models are
             self._uploads.uploaded(len(rows), begun)
+
+    def _send_models(self, sender: Sender, info: StudyInfo, trials: pd.DataFrame) -> bool:
+        """Send the models that the configuration names to a server, and return whether one was sent."""
+        if self.uri == own_uri(self._dir):
+            return False
+        wanted = self._description().params.get("tracking.models", NONE)  # studies of earlier versions sent none
+        return sender.files.send_models(sender.runs, models_of(wanted, info, trials))
 
     def _read_rows(self) -> None:
         for trial_id in finished_ids(self._dir) - self._rows.keys():
@@ -278,6 +286,13 @@ class MlflowTracker:
 
     def _connect(self) -> Sender:
         """Find or create the study's runs, and describe the study on its parent run."""
+        sender = self._open()
+        sender.describe()
+        self._sender = sender
+        return sender
+
+    def _open(self) -> Sender:
+        """Find or create the study's runs."""
         note = self._description()
         # MLflow would repeat a request that creates a run, and a server that is only slow then creates two
         server = Server(self.uri, retries=0)
@@ -288,7 +303,4 @@ class MlflowTracker:
         if self._searching:  # another process must not restart a run that its search has ended
             server.set_running(runs.parent)
         self._experiment_id = runs.experiment_id
-        sender = Sender(Described(self._dir, note, self.uri, runs, self._deadline), self._delivery)
-        sender.describe()
-        self._sender = sender
-        return sender
+        return Sender(Described(self._dir, note, self.uri, runs, self._deadline), self._delivery)

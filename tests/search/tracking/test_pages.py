@@ -11,10 +11,10 @@ from results.store.held_out import Measurement
 from results.store.study_info import StudyInfo, study_info
 from results.store.trial_row import TrialRow
 from search.tracking.note import StudyNote
-from search.tracking.pages.experiment import Entry, experiment_page
+from search.tracking.pages.experiment import Entry, Newest, experiment_page
 from search.tracking.pages.standing import Place, Standing
 from search.tracking.pages.study import study_page
-from search.tracking.pages.text import END, MOST, merged
+from search.tracking.pages.text import END, LONGEST, MOST, own_words, room_above
 from search.tracking.pages.trial import trial_page
 from tests.support.studies.repeated_study import INFO
 
@@ -47,7 +47,7 @@ def test_a_study_shows_front_knee_and_how_to_take_it() -> None:
     place = Place(**{**vars(SERVER), "runs": {"t0001": "#/run1"}, "models": frozenset({"t0001"})})
     measured = [measurement(None, 0.88), measurement("t0001", 0.61)]
     standing = Standing(info(), trials(3), Counter(done=3, failed=1), measured, "FINISHED")
-    lines = study_page(NOTE, standing, place, "get-artifact?path=front.png").splitlines()
+    lines = study_page(NOTE, standing, place, MOST, "get-artifact?path=front.png").splitlines()
     assert standing.knee == "t0001"
     first = lines[0].split("<br>")
     assert first[0] == (
@@ -68,30 +68,34 @@ def test_a_study_shows_front_knee_and_how_to_take_it() -> None:
 
 
 def test_a_model_that_the_server_lacks_is_taken_from_the_folder() -> None:
-    page = study_page(NOTE, Standing(info(), trials(3)), SERVER)
+    page = study_page(NOTE, Standing(info(), trials(3)), SERVER, MOST)
     assert "the search runs; 0 of 30 trials ended" in page
     assert "medcore export /runs/s --select knee --out best.safetensors" in page
-    own = study_page(NOTE, Standing(info(), trials(3)), Place("#/front", folder="/my runs/s"))
+    own = study_page(NOTE, Standing(info(), trials(3)), Place("#/front", folder="/my runs/s"), MOST)
     assert "medcore front '/my runs/s'" in own and "MLFLOW_TRACKING_URI" not in own
 
 
-def test_a_long_front_is_cut_to_what_mlflow_takes_and_says_so() -> None:
+@pytest.mark.parametrize("own", ["", "w" * 3000])
+def test_a_long_front_is_cut_to_what_mlflow_takes_and_says_so(own: str) -> None:
+    """A user's own words take room from the table."""
     runs = {f"t{i:04d}": "#/experiments/1/runs/" + 32 * "a" for i in range(200)}
-    page = study_page(NOTE, Standing(info(), trials(200)), Place(**{**vars(SERVER), "runs": runs}))
+    page = study_page(NOTE, Standing(info(), trials(200)), Place(**{**vars(SERVER), "runs": runs}), room_above(own))
     shown = page.count("[t0")
-    assert 10 < shown < 200 and f"{200 - shown} further members: `front.csv` among the artifacts." in page
-    assert len(page) <= MOST + 100 and page.endswith(END)
+    assert 5 < shown < 200 and f"{200 - shown} further members: `front.csv` among the artifacts." in page
+    assert len(page) <= MOST and len(page) + len(own) <= LONGEST and page.endswith(END)
+    assert len(page) > room_above(own) - 200  # no row more would fit
 
 
 def test_a_doubtful_time_is_not_shown() -> None:
     timed = trials(3).assign(latency_ms=[10.0, 11.0, 12.0])
-    assert "| 11&emsp; |" in study_page(NOTE, Standing(info(), timed), SERVER).replace("**", "")
-    page = study_page(NOTE, Standing(info(), timed.assign(latency_doubt=[None, "busy", None])), SERVER)
+    assert "| 11&emsp; |" in study_page(NOTE, Standing(info(), timed), SERVER, MOST).replace("**", "")
+    page = study_page(NOTE, Standing(info(), timed.assign(latency_doubt=[None, "busy", None])), SERVER, MOST)
     assert "| 11&emsp; |" not in page.replace("**", "") and "| 12&emsp; |" in page
 
 
-def test_an_empty_front_is_said() -> None:
-    assert "The front is empty so far" in study_page(NOTE, Standing(info(), pd.DataFrame()), SERVER)
+def test_an_empty_front_is_said_and_offers_no_model() -> None:
+    page = study_page(NOTE, Standing(info(), pd.DataFrame()), SERVER, MOST)
+    assert "The front is empty so far" in page and "medcore export" not in page and "Take" not in page
 
 
 def test_a_trial_shows_its_budget_as_bars() -> None:
@@ -121,13 +125,24 @@ def test_a_trial_shows_its_budget_as_bars() -> None:
 )
 def test_a_user_s_own_words_stay(earlier: str | None, kept: str) -> None:
     text = f"new words\n\n{END}"
-    assert merged(earlier, text) == text + kept
-    assert merged(merged(earlier, text), text) == text + kept
+    assert own_words(earlier) == own_words(text + own_words(earlier)) == kept
 
 
 def test_an_experiment_begins_with_its_newest_study() -> None:
     entries = [Entry("new", "#/f1", "#/r1", "knee t0001"), Entry("old", "#/f2", "#/r2", "complete")]
-    lines = experiment_page(entries, "http://h", "mlflow:medcore/new").splitlines()
+    lines = experiment_page(entries, Newest("mlflow:medcore/new", "http://h"), 5000).splitlines()
     assert lines[0] == "**[front of new](#/f1)** · knee t0001 · [table and commands](#/r1)<br>"
     assert "[front of old](#/f2)" in lines[1]
-    assert "medcore export mlflow:medcore/new --select knee --out best.safetensors" in lines and lines[-1] == END
+    take = "medcore export mlflow:medcore/new --select knee --out best.safetensors"
+    assert lines[-1] == END and lines[lines.index(take) - 1] == "export MLFLOW_TRACKING_URI=http://h"
+    assert "MLFLOW_TRACKING_URI" not in experiment_page(entries, Newest("/runs/new"), 5000)
+    assert "medcore export" not in experiment_page(entries, Newest(), 5000)
+
+
+def test_an_experiment_leaves_out_its_oldest_studies_if_there_is_no_room() -> None:
+    entries = [Entry(f"s{i}", f"#/f{i}", f"#/r{i}", 350 * "x") for i in range(15)]
+    page = experiment_page(entries, Newest("/runs/s0"), 3000)
+    shown = page.count("[front of s")
+    assert 1 < shown < 15 and f"[front of s{shown - 1}]" in page and len(page) <= 3000
+    assert len(experiment_page(entries[: shown + 1], Newest("/runs/s0"), 10_000)) > 3000
+    assert experiment_page(entries, Newest(), 0).count("[front of s") == 1

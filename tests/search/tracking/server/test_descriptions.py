@@ -57,6 +57,7 @@ def test_descriptions_follow_the_study(tmp_path: Path, store: str, written: list
     assert "the search runs; 2 of 4 trials ended (2 done)" in parent.data.tags[NOTE]
     assert "**[t0000](#/experiments/1/runs/" in parent.data.tags[NOTE] and " knee**" in parent.data.tags[NOTE]
     assert "knee t0000: BF1 0.8000 · the search runs" in experiment_note(store)
+    assert f"medcore export {folder} --select knee" in experiment_note(store)
     runs = children(store)
     assert "**On the front**, and its knee" in runs["t0000"].data.tags[NOTE]
     assert runs["t0001"].data.tags[NOTE].startswith("**t0001**, sampled, of the study [s](#/experiments/1/runs/")
@@ -104,10 +105,11 @@ def test_what_is_added_later_is_described(tmp_path: Path, store: str) -> None:
     """A report with a contact sheet, and held-out figures of a model that is at the server."""
     folder = write_study_of_one(tmp_path)
     tracker = mlflow_tracker(folder, store)
-    tracker.start({"search": {"trials": 1}})
+    tracker.start({"search": {"trials": 1}, "tracking": {"models": "knee"}})
     assert tracker.finish() is None
     run = children(store)["t0000"]
     assert "Its model is `model.safetensors` among the artifacts." in run.data.tags[NOTE]
+    assert "medcore export mlflow:medcore/s --select knee" in experiment_note(store)
     assert f"![budget](get-artifact?path=budget.png&run_uuid={run.info.run_id})" in run.data.tags[NOTE]
     files = {item.path for item in MlflowClient(store).list_artifacts(run.info.run_id)}
     assert files == {"model.safetensors", "budget.png"}
