@@ -42,6 +42,7 @@ from search.tracking import points
 from search.tracking.note import read_whole_note
 from search.tracking.pages.standing import Place, Standing
 from search.tracking.pages.study import study_page
+from search.tracking.pages.text import LONGEST
 from search.tracking.trackers import saved_tracker
 from search.trials.ledger import IssuedTrial, all_issued, write_issued
 from tests.support.studies.tracked_study import make_study
@@ -142,7 +143,7 @@ def _tracking(study: Path) -> str:
         points.run_points(row, read_phases(study, row.trial_id))
     points.front_ranks_of(rows, info), points.study_points(rows, info, 0)
     standing = Standing(info, read_study(study), measured=read_measurements(study))
-    text = study_page(read_whole_note(study), standing, Place("#/front", folder=str(study)))
+    text = study_page(read_whole_note(study), standing, Place("#/front", folder=str(study)), LONGEST)
     _wanted_trials(study)
     return text
 

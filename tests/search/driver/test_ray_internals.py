@@ -18,6 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from search.driver import ray_internals as internals
 from search.nodes.session import _ENVIRONMENT
+from tests.support.studies.searches import wait_until
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -84,6 +85,14 @@ class StopAtOnce(FIFOScheduler):
         self._seen.events.append(("scheduler", internals.failures_of(trial)))
 
 
+def is_dead(worker: Any) -> bool:
+    try:
+        ray.get(worker.__ray_ready__.remote(), timeout=60)
+    except RayActorError:
+        return True
+    return False
+
+
 def test_internals_of_ray_tune(tmp_path: Path) -> None:
     seen = Seen()
     scheduler = StopAtOnce(seen)
@@ -107,8 +116,7 @@ def test_internals_of_ray_tune(tmp_path: Path) -> None:
     assert (result["figures/quality"], result["figures/part/one"]) == (0.5, 1.0)
     assert seen.after is None
     internals.kill_workers([])
-    with pytest.raises(RayActorError):
-        ray.get(seen.worker.__ray_ready__.remote(), timeout=60)
+    wait_until(lambda: is_dead(seen.worker), 60)
 
 
 def test_ray_reads_the_variables_that_a_search_sets() -> None:
