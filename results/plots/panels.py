@@ -113,7 +113,7 @@ def panels(df: pd.DataFrame, objectives: Sequence[Objective]) -> tuple[pd.DataFr
 def _knee(losses: Floats, front: Bools) -> int:
     """Return the row that the rule `knee` takes of losses (N, K), whose front is marked."""
     members = np.flatnonzero(front)
-    # the order of `front_table`, by which equal rows are told apart
+    # the order of `front_table`, which distinguishes equal rows
     members = members[np.lexsort(losses[members].T[::-1])]
     return int(members[knee(losses[members])])
 

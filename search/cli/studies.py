@@ -159,6 +159,7 @@ def sync(
     say(f"{run(study, tracking_uri, say)} trials are at the server")
 
 
+# long because each option is a parameter with its help
 def export(
     study: Annotated[str, typer.Argument(help="Folder of a study, or mlflow:EXPERIMENT/RUN, see docs/export.md")],
     out: Annotated[Path, typer.Option(help="File to write (.safetensors) or, for the other formats, folder.")],

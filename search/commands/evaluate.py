@@ -132,11 +132,7 @@ def by_modality(
     Raises:
         DataError: A folder holds no such archives, or no case can be used.
     """
-    for folder in folders:
-        if folder.is_dir() and not isinstance(reader_of(folder), NpzFolders):
-            raise DataError(
-                f"{folder}: no .npz archives of the MedSAM challenge with imgs and gts, which --by modality needs"
-            )
+    _require_archives(folders)
     selections = select(folders, split, splits, deal_splits=splits is None)
     samples, skipped = [], [entry for each in selections for entry in each.skipped]
     for each in selections:
@@ -164,6 +160,14 @@ def by_modality(
         "cases": rows,
         **cost_metrics(model.spec),
     }
+
+
+def _require_archives(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not isinstance(reader_of(folder), NpzFolders):
+            raise DataError(
+                f"{folder}: no .npz archives of the MedSAM challenge with imgs and gts, which --by modality needs"
+            )
 
 
 def modality_figures(rows: Rows) -> dict[str, Any]:

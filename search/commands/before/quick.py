@@ -99,7 +99,7 @@ def objectives(subject: Subject) -> Found:
 
 
 def gpu(subject: Subject) -> Found:
-    """Find a GPU that is asked for and absent."""
+    """Find out whether the settings ask for a GPU that this machine lacks."""
     return gpu_found(subject, has_gpu(), "this machine shows no GPU")
 
 
@@ -112,7 +112,7 @@ def gpu_found(subject: Subject, exists: bool, absent: str) -> Found:
         absent: What to say if it has none.
 
     Raises:
-        ConfigError: A share of a GPU is asked for, and there is none.
+        ConfigError: The settings ask for a share of a GPU, and there is none.
     """
     share = subject.config.search.gpus_per_trial
     if subject.ray_address or os.environ.get("RAY_ADDRESS"):

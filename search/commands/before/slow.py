@@ -97,7 +97,7 @@ def model(subject: Loaded) -> Found:
 
 
 def gpu(subject: Loaded) -> Found:
-    """Find a GPU that is asked for and that torch cannot use."""
+    """Find out whether the settings ask for a GPU that torch cannot use."""
     return gpu_found(subject, best_device().type == "cuda", "torch sees no GPU on this machine")
 
 

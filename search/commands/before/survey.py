@@ -27,7 +27,7 @@ from results.plots.samples import Shown
 _TOGETHER = 256
 #: Masks that are looked at together for what is suspicious about them.
 _COMPARED = 500
-#: Values of masks that are told apart.
+#: Values of masks that the survey distinguishes.
 _VALUES = 12
 
 
