@@ -74,6 +74,8 @@ class _Table(HTMLParser):
         self.rows: dict[int, Cells] = {}
         self._row: Cells | None = None
         self._cell = ""
+        #: Blocks open from the cell inwards; 0 between cells, where the page has text of its own.
+        self._depth = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         known = dict(attrs)
@@ -81,9 +83,15 @@ class _Table(HTMLParser):
             place = known.get("row-index")
             self._row = None if place is None else self.rows.setdefault(int(place), {})
         if known.get("role") == "gridcell":
-            self._cell = str(known.get("col-id"))
+            self._cell, self._depth = str(known.get("col-id")), 0
+        if tag == "div" and (self._depth or known.get("role") == "gridcell"):
+            self._depth += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "div" and self._depth:
+            self._depth -= 1
 
     def handle_data(self, data: str) -> None:
         # the sample of a run's colour is no text of the cell
-        if self._row is not None and data.strip() and not re.fullmatch("#[0-9a-f]{6}", data):
+        if self._row is not None and self._depth and data.strip() and not re.fullmatch("#[0-9a-f]{6}", data):
             self._row[self._cell] = self._row.get(self._cell, "") + data
