@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
+import platform
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -125,9 +127,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 def mixed_precision(device: torch.device, enabled: bool) -> torch.autocast:
     """Return bfloat16 autocast on the device (CPU or CUDA), or no autocast.
 
-    bfloat16 has the range of float32, so the loss needs no scaling.
+    bfloat16 has the range of float32, so the loss needs no scaling. A processor without instructions for it takes
+    tens of times as long as in float32, so there float32 runs, and a warning says so once.
     """
+    if enabled and not is_fast_in_bfloat16(device):
+        _warn_of_float32()
+        enabled = False
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
+
+
+@functools.cache
+def is_fast_in_bfloat16(device: torch.device) -> bool:
+    """Return whether bfloat16 is worth while on a device; only x86 processors without AVX-512 are known not to be."""
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    if device.type != "cpu" or not is_x86 or not torch.backends.mkldnn.is_available():
+        return True
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@functools.cache
+def _warn_of_float32() -> None:
+    logger.warning(
+        "this processor has no instructions for bfloat16, in which it would take tens of times as long; running in "
+        "float32 in spite of autocast"
+    )
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from medcore.devices import device_of, mixed_precision
+from medcore.devices import device_of
 from medcore.models.sam import MedSam
 from medcore.quality.timing import Latency, Timing, timing_of
 
@@ -226,7 +226,7 @@ class _Calls:
 
     def _call(self) -> tuple[_Clocks, _Clocks, _Clocks]:
         """Segment the images; return the clocks before, after the encoder, and at the end."""
-        with torch.inference_mode(), mixed_precision(self._device, self._autocast):
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
             start = self._clocks()
             embeddings = self._model.encode(self._images)
             encoded = self._clocks()
@@ -244,7 +244,7 @@ class _Calls:
         resident: int = sum(tensor.nbytes for tensor in tensors)
 
         def segment() -> Tensor:
-            with torch.inference_mode(), mixed_precision(self._device, self._autocast):
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                 return self._model.segment(self._images, self._boxes)
 
         return resident + extra_bytes(segment, self._device)

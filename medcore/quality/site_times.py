@@ -14,7 +14,6 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import nn
 
-from medcore.devices import mixed_precision
 from medcore.errors import MedcoreError
 from medcore.models.sites import Site
 from medcore.models.spec import Architecture, ModelSpec
@@ -122,7 +121,7 @@ def _call(spec: ModelSpec, images: torch.Tensor, autocast: bool) -> Callable[[],
     encoder: nn.Module = spec.arch.build_encoder(spec, "fast").to(images.device).eval()
 
     def call() -> object:
-        with torch.inference_mode(), mixed_precision(images.device, autocast):
+        with torch.inference_mode(), torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
             return encoder(images)
 
     return call
