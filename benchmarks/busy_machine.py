@@ -28,9 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from medcore.models.checkpoint import save
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.sam import build
-from medcore.models.spec import DecoderSpec, ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.spec import ModelSpec
+from medcore.models.vit.arch import SamVit
 from medcore.synthetic.write import write_folder
 
 #: Variables of each way; a user's own value takes the place of medcore's. GNU's default is this number.

@@ -33,7 +33,7 @@ from benchmarks.gpu.speed import Speed, speeds
 from benchmarks.gpu.whole_trial import whole_trial
 from benchmarks.size_transfer import Step
 from medcore.models.architectures import resolve_architecture
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from medcore.quality.latency import Effort, device_name
 from results.store.files import write_by_rename
 from search.base.device import best_device

@@ -8,9 +8,10 @@ import torch
 import yaml
 
 from medcore.models.checkpoint import save
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.sam import build
-from medcore.models.spec import DecoderSpec, ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.spec import ModelSpec
+from medcore.models.vit.arch import SamVit
 from medcore.synthetic.write import write_folder
 
 _MODEL = SamVit(

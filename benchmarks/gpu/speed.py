@@ -14,7 +14,7 @@ from medcore.budgets.targets import uniform_to_target
 from medcore.devices import mixed_precision
 from medcore.models.sam import MedSam, build
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from medcore.quality.latency import Effort, compare, take_turns
 
 # isort: split

@@ -15,7 +15,7 @@ from medcore.models.sites import Site
 from medcore.models.spec import Architecture, ModelSpec
 
 #: Figures of `medcore.models.cost` that a budget can meet.
-Metric = Literal["flops_paper", "flops", "encoder_params"]
+Metric = Literal["flops_paper", "flops", "encoder_params", "call_flops", "decoder_flops", "decoder_params"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 Floats = Sequence[float] | npt.NDArray[np.float64]
@@ -106,6 +106,21 @@ def group_costs(arch: Architecture, metric: Metric) -> GroupCosts:
     groups = np.array([getattr(site.cost, metric) for site in arch.sites], dtype=np.float64)
     dense = float(getattr(cost(ModelSpec.dense(arch)), metric))
     return GroupCosts(groups, dense, float(getattr(arch.fixed, metric)))
+
+
+def costless(arch: Architecture, metric: Metric) -> npt.NDArray[np.bool_]:
+    """Mark the sites whose groups, with all that lies in them, cost nothing in one figure, (S,).
+
+    To cut them would buy nothing, so budgets that meet this figure leave them whole.
+    """
+    totals: dict[str, float] = {}
+    costs = group_costs(arch, metric).groups
+    # sites come after the site that holds them
+    for site, own in reversed(list(zip(arch.sites, costs, strict=True))):
+        totals[site.name] = totals.get(site.name, 0.0) + float(own)
+        if site.within is not None:
+            totals[site.within] = totals.get(site.within, 0.0) + totals[site.name]
+    return np.array([totals[site.name] == 0 for site in arch.sites], dtype=bool)
 
 
 def smallest_fraction(

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from medcore.budgets.limits import DECIMAL, Floats, Limits, Metric, check_blocks, group_costs, with_rule_minima
+from medcore.budgets.limits import (
+    DECIMAL,
+    Floats,
+    Limits,
+    Metric,
+    check_blocks,
+    costless,
+    group_costs,
+    with_rule_minima,
+)
 from medcore.budgets.rule import rule
 from medcore.errors import ConfigError
 from medcore.models.sites import Family
@@ -24,7 +33,7 @@ def rule_to_target(
     The cost is at most `fraction` of the dense encoder's, and close to it. The last family leads, and the others follow
     at their own pace until they cannot grow. The last two blocks are protected unless `protected` is given. They lose
     this protection if the target is out of reach with it, as in the paper's second stage. Families that the rule does
-    not cut by default stay whole.
+    not cut by default, or that cost nothing in `metric`, stay whole.
 
     A slightly lower sparsity may meet the target too. One more group to remove can make the rounded quotas move others
     between blocks where they cost more or less, so the cost does not fall strictly with the sparsity.
@@ -40,7 +49,7 @@ def rule_to_target(
     Raises:
         MedcoreError: the rule's minima cost more than the target, or `protected` names a block that does not exist.
     """
-    if not any(family.sparsity for family in arch.families):
+    if not _families(arch, metric):
         raise ConfigError(f"budget: MedCore's rule removes nothing of {arch.name}; use another allocator")
     depth = len(arch.blocks)
     if protected is None:
@@ -55,8 +64,7 @@ def rule_to_target(
         f"{family.least_count} {family.singular}"
         if family.least_count
         else f"{100 * family.least_share:g} % of the {family.name}"
-        for family in arch.families
-        if family.sparsity
+        for family in _families(arch, metric)
     )
     raise ConfigError(
         f"budget: the rule cannot reach a {metric} fraction of {fraction:g} with {minima} kept in each block; "
@@ -72,7 +80,7 @@ def _bisected(
     Returns:
         The budget; None if even the highest sparsity misses the target.
     """
-    families = [family for family in arch.families if family.sparsity]
+    families = _families(arch, metric)
     gone, most = ({family.name: share(arch, family, limits) for family in families} for share in (_gone, _most))
     leader = families[-1]
     pace = {family.name: family.sparsity / leader.sparsity for family in families}
@@ -94,6 +102,12 @@ def _bisected(
         else:
             low = middle + 1
     return at(low)
+
+
+def _families(arch: Architecture, metric: Metric) -> list[Family]:
+    """Return the families that the rule cuts by default, if they cost anything in this figure."""
+    counted = {site.family for site, free in zip(arch.sites, costless(arch, metric), strict=True) if not free}
+    return [family for family in arch.families if family.sparsity and family in counted]
 
 
 def _most(arch: Architecture, family: Family, limits: Limits) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from medcore.budgets.limits import Floats, Limits, Metric, group_costs
+from medcore.budgets.limits import Floats, Limits, Metric, costless, group_costs
 from medcore.errors import ConfigError
 from medcore.models.sites import Family
 from medcore.models.spec import Architecture, ModelSpec
@@ -38,7 +38,8 @@ def to_target(
     """Find the budget of a given cost that is shaped by preferences of sites.
 
     The scale at which all families together come closest to the target settles the first family. The others then
-    move along the same order to close what is left of a group's cost, one family after the other.
+    move along the same order to close what is left of a group's cost, one family after the other. Sites that cost
+    nothing in this figure stay whole.
 
     Guarantees, if families come with falling cost of a group: the cost misses the target by at most half a group of the
     last family, or of the one before it if the last is at its limits. Counts of the first family are monotone in
@@ -65,7 +66,7 @@ def to_target(
     _check_multiple(arch, limits)
     most = np.array(limits.widths(arch)) // steps
     least = np.minimum(-(-np.array([limits.least(site) for site in arch.sites]) // steps), most)
-    kept = np.array([site.block in blocks for site in arch.sites])
+    kept = np.array([site.block in blocks for site in arch.sites]) | costless(arch, metric)
     least[kept] = most[kept]
     sites = _Scale(
         widths=np.array(arch.dense_widths) // steps,

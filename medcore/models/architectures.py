@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from medcore.errors import CheckpointError
+from medcore.models.decoder.places import FAMILIES as DECODER_FAMILIES
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import construct, is_number
 from medcore.models.sites import Family
-from medcore.models.spec import DEFAULT_KIND, Architecture, DecoderSpec, ModelSpec
+from medcore.models.spec import DEFAULT_KIND, Architecture, ModelSpec
 from medcore.models.tinyvit.arch import TinyVit
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from medcore.registry import Registry
 
 #: Classes of architecture by the `kind` that files hold.
@@ -66,11 +68,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def families() -> dict[str, Family]:
-    """Return the families of all registered kinds by name.
+    """Return the families of all registered kinds, and of the mask decoder, by name.
 
     Settings derive their keys from them.
     """
-    return {family.name: family for kind in KINDS.names() for family in KINDS[kind].families}
+    encoders = {family.name: family for kind in KINDS.names() for family in KINDS[kind].encoder_families}
+    return encoders | {family.name: family for family in DECODER_FAMILIES}
 
 
 def architecture_from(fields: Mapping[str, Any], where: str = "architecture") -> Architecture:

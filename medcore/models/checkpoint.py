@@ -21,7 +21,6 @@ from medcore.errors import CheckpointError
 from medcore.files import cannot_write, replacing
 from medcore.models.architectures import ARCHITECTURES, spec_from_json
 from medcore.models.cut import prune
-from medcore.models.encoder import AttentionMode
 from medcore.models.formats.content import Content, all_files, read_content, read_metadata, weight_files
 from medcore.models.formats.names import match, missing
 from medcore.models.formats.pickled import damaged
@@ -32,6 +31,7 @@ from medcore.models.formats.text import some
 from medcore.models.masks import pack_kept, unpack_kept
 from medcore.models.sam import MedSam, adopt, build_empty
 from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.vit.encoder import AttentionMode
 
 FORMAT = "medcore-1"
 #: Key of the metadata that says which groups of the dense model a pruned one has kept.

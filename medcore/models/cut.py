@@ -1,17 +1,46 @@
-"""Remove groups physically (`prune`), silence them (`mask_model`), or fill up with zeros (`pad`); all agree."""
+"""Remove groups physically (`prune`), silence them (`mask_model`), or fill up with zeros (`pad`); all agree.
+
+`with_parts` says of which parts of a model groups can be removed.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medcore.models.flows import like_output
 from medcore.models.groups import kept_entries
-from medcore.models.masks import narrowed
+from medcore.models.masks import keep_all, masks_without_outputs, narrowed
 from medcore.models.sam import MedSam, adopt, build_empty
-from medcore.models.sites import PerSite
+from medcore.models.sites import PerSite, by_family, from_families
 from medcore.models.spec import ModelSpec
+
+
+def with_parts(model: MedSam, parts: Sequence[str], where: str = "model") -> MedSam:
+    """Return the same model, of which other parts can be pruned.
+
+    Args:
+        model: dense or pruned; the result has the same tensors.
+        parts: as `Architecture.parts`.
+        where: place of the model, for messages.
+
+    Raises:
+        CheckpointError: see `ModelSpec.with_parts`.
+    """
+    if tuple(parts) == model.arch.parts:
+        return model
+    other = copy.copy(model)
+    other.spec = model.spec.with_parts(parts, where)
+    if model.kept is not None:
+        whole = by_family(other.arch.sites, keep_all(ModelSpec.dense(other.arch)))
+        known = by_family(model.arch.sites, model.kept)
+        kept = {family: known.get(family, masks) for family, masks in whole.items()}
+        other.kept = tuple(from_families(other.arch.sites, kept))
+    return other
 
 
 def prune(model: MedSam, masks: PerSite) -> MedSam:
@@ -55,6 +84,20 @@ def prune(model: MedSam, masks: PerSite) -> MedSam:
     return smaller
 
 
+def without_outputs(model: MedSam, names: Collection[str], where: str = "model") -> MedSam:
+    """Return a model without outputs of its decoder that have no part in the answer to a box.
+
+    Args:
+        model: dense or pruned.
+        names: of outputs in `FREE`.
+        where: place of the model, for messages.
+
+    Raises:
+        CheckpointError: see `masks_without_outputs`.
+    """
+    return prune(model, masks_without_outputs(model.spec, names, where)) if names else model
+
+
 def mask_model(model: MedSam, masks: PerSite) -> MedSam:
     """Copy a model and multiply the output of every group whose mask is False by 0.
 
@@ -89,8 +132,8 @@ def mask_model(model: MedSam, masks: PerSite) -> MedSam:
     return silenced
 
 
-def _pass_by(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-    return inputs[0]
+def _pass_by(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
+    return like_output(output, inputs)
 
 
 def pad(model: MedSam) -> MedSam:
@@ -99,19 +142,21 @@ def pad(model: MedSam) -> MedSam:
     The groups that are left come first at each site, in their order. `model` stays as it is.
 
     Args:
-        model: dense or pruned, of sites that keep their tensors when they lose all groups.
+        model: dense or pruned; its sites keep their tensors when they lose all groups.
 
     Returns:
         A dense model on the same device, in the same mode, that shares no tensor with `model`.
 
     Raises:
-        ValueError: a group of the architecture is a whole tensor, which has no place for zeros.
+        ValueError: a group that is gone is a whole tensor, which has no place for zeros.
     """
     state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     for site, width in zip(model.arch.sites, model.spec.widths, strict=True):
         for part in site.tensors:
             if part.axis is None:
-                raise ValueError(f"{part.name} is a group as a whole")
+                if width:
+                    continue
+                raise ValueError(f"{part.name} is gone as a whole")
             tensor = state[part.name].movedim(part.axis, 0)
             # (outer·width·inner, ...) -> (outer, width, inner, ...)
             wide = tensor.new_zeros(part.outer, site.width, part.inner, *tensor.shape[1:])

@@ -35,7 +35,7 @@ from medcore.models.formats.huggingface import CONFIG, TIED, config_of, hf_names
 from medcore.models.sam import MedSam
 from medcore.models.spec import DEFAULT_KIND
 from medcore.models.standalone import files_of
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 
 MODEL, STRUCTURE, ENCODER, DECODER = "model.safetensors", "model.json", "encoder.onnx", "decoder.onnx"
 #: What to do where onnx, onnxscript or onnxruntime is missing.
@@ -64,7 +64,7 @@ def write_standalone(folder: Path, model: MedSam, info: Mapping[str, str] | None
         ConfigError: the model is of another kind.
         StorageError: the folder cannot be written.
     """
-    scripts = files_of(model.arch.kind)
+    scripts = files_of(model.arch)
     save(folder / MODEL, model, info)
     try:
         for name, source in scripts.items():
@@ -89,13 +89,17 @@ def write_huggingface(folder: Path, model: MedSam, info: Mapping[str, str] | Non
         The files.
 
     Raises:
-        ConfigError: the model is of another kind, which a SamModel cannot be.
+        ConfigError: the model is of another kind, or has lost a whole layer or output, which a SamModel cannot.
         StorageError: the folder cannot be written.
     """
     arch = model.arch
     if not isinstance(arch, SamVit):
         raise ConfigError(f"a SamModel has an encoder of kind {DEFAULT_KIND}, not {arch.kind}; export another format")
-    state = {name: tensor.detach().cpu() for name, tensor in pad(model).state_dict().items()}
+    try:
+        whole = pad(model)
+    except ValueError as error:
+        raise ConfigError(f"a SamModel has a whole decoder, but {error}; export another format") from None
+    state = {name: tensor.detach().cpu() for name, tensor in whole.state_dict().items()}
     named = {theirs: state[own].contiguous() for own, theirs in hf_names(state).items()}
     named |= {copy: named[original].clone() for copy, original in TIED.items()}
     try:

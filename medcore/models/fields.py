@@ -33,7 +33,7 @@ def check_fields(values: Any, where: str) -> None:
 
     Raises:
         MedcoreError: a text is empty, a number is not positive and finite or too large, or a tuple holds anything but
-            finite numbers.
+            finite numbers or texts.
     """
     hints = typing.get_type_hints(type(values))
     for field in dataclasses.fields(values):
@@ -49,7 +49,10 @@ def check_fields(values: Any, where: str) -> None:
             raise CheckpointError(f"{where}: {field.name} must be a positive, finite number, not {value!r:.40}")
         if kind in (int, float) and value > most:
             raise CheckpointError(f"{where}: {field.name} must be at most {most}")
-        if typing.get_origin(kind) is tuple:
+        if typing.get_origin(kind) is tuple and typing.get_args(kind)[0] is str:
+            if not (isinstance(value, tuple) and all(isinstance(item, str) for item in value)):
+                raise CheckpointError(f"{where}: {field.name} must be a list of texts, not {value!r:.40}")
+        elif typing.get_origin(kind) is tuple:
             whole = typing.get_args(kind)[0] is int
             kinds, words = ((int,), "whole numbers") if whole else ((int, float), "finite numbers")
             if not (isinstance(value, tuple) and all(is_number(item, *kinds) for item in value)):

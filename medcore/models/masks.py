@@ -6,12 +6,14 @@ Within a site the lowest scores go first (method §5).
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 
 import numpy as np
 
 from medcore.errors import CheckpointError
+from medcore.models.decoder.places import FREE, OUTPUTS
 from medcore.models.sites import Array, PerSite, Site, by_family, from_families
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import DECODER, Architecture, ModelSpec
 
 
 def select(scores: PerSite, spec: ModelSpec) -> PerSite:
@@ -41,6 +43,26 @@ def select(scores: PerSite, spec: ModelSpec) -> PerSite:
 def keep_all(spec: ModelSpec) -> PerSite:
     """Return masks that keep every group of a model with the widths of `spec`."""
     return tuple(np.ones(width, dtype=bool) for width in spec.widths)
+
+
+def masks_without_outputs(spec: ModelSpec, names: Collection[str], where: str) -> PerSite:
+    """Return masks that keep all but some outputs of the decoder, which have no part in the answer to a box.
+
+    Args:
+        spec: widths of the model.
+        names: of outputs in `medcore.models.decoder.places.FREE`.
+        where: place of the model, for messages.
+
+    Raises:
+        CheckpointError: the decoder is none of the model's parts, or an output is unknown.
+    """
+    if unknown := sorted(set(names) - FREE.keys()):
+        raise CheckpointError(f"{where}: no output {', '.join(unknown)} to leave out; known are {', '.join(FREE)}")
+    if DECODER not in spec.arch.parts:
+        raise CheckpointError(f"{where}: outputs are left out of a decoder that can be pruned; add {DECODER} to parts")
+    gone = {path for name in names for path in FREE[name]}
+    sites = zip(spec.arch.sites, spec.widths, strict=True)
+    return tuple(np.full(width, site.family != OUTPUTS or site.watch.module not in gone) for site, width in sites)
 
 
 def narrowed(kept: PerSite, masks: PerSite) -> PerSite:

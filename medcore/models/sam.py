@@ -15,10 +15,13 @@ from torch.nn import functional as F
 
 from medcore.compat import NoRandomNumbers, defer_init, import_torchvision
 from medcore.data.frames.transforms import PaddedResize, SquareResize
-from medcore.models.encoder import AttentionMode
+from medcore.errors import CheckpointError
+from medcore.models.decoder.places import OUTPUTS
+from medcore.models.decoder.transformer import TwoWayTransformer, Widths, narrow_outputs
 from medcore.models.masks import keep_all
 from medcore.models.sites import PerSite
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import DECODER, ENCODER, Architecture, ModelSpec
+from medcore.models.vit.encoder import AttentionMode
 
 # the package's `__init__` imports torchvision, which takes about as long as torch and which only `predictor` needs
 defer_init("segment_anything", before=import_torchvision)
@@ -27,7 +30,6 @@ from segment_anything.modeling import (  # noqa: E402
     MaskDecoder,
     PromptEncoder,
     Sam,
-    TwoWayTransformer,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +37,24 @@ if TYPE_CHECKING:
 
 
 class PairwiseMaskDecoder(MaskDecoder):  # type: ignore[misc]
-    """segment-anything's mask decoder, for batches of (embedding, prompt) pairs."""
+    """segment-anything's mask decoder of unequal widths, for batches of (embedding, prompt) pairs.
+
+    Args:
+        arch: the dense architecture.
+        widths: groups that are left, by family.
+    """
+
+    def __init__(self, arch: Architecture, widths: Widths) -> None:
+        shape = arch.decoder
+        super().__init__(
+            transformer_dim=arch.out_chans,
+            transformer=TwoWayTransformer(arch.out_chans, shape.num_heads, widths),
+            iou_head_depth=shape.iou_head_depth,
+            iou_head_hidden_dim=shape.iou_head_hidden_dim,
+        )
+        narrow_outputs(self, widths)
+        #: Whether masks 1 to 3 can be had.
+        self.has_all_masks = all(widths[OUTPUTS.name][:-1])
 
     def forward(
         self,
@@ -55,8 +74,13 @@ class PairwiseMaskDecoder(MaskDecoder):  # type: ignore[misc]
             multimask_output: whether to return all output masks but mask 0, or mask 0 alone.
 
         Returns:
-            Logits (P, K, 4g, 4g) and predicted IoUs (P, K).
+            Logits (P, K, 4g, 4g) and predicted IoUs (P, K), which are NaN if their output was cut.
+
+        Raises:
+            CheckpointError: several masks are wanted of a model that has lost some.
         """
+        if multimask_output and not self.has_all_masks:
+            raise CheckpointError("this model has lost some of masks 1 to 3; ask for one mask (multimask_output=False)")
         kept = range(1, self.num_mask_tokens) if multimask_output else range(1)
         return self.predict_masks(
             image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, masks=kept
@@ -103,10 +127,10 @@ class PairwiseMaskDecoder(MaskDecoder):  # type: ignore[misc]
 
 
 class MedSam(Sam):  # type: ignore[misc]
-    """segment-anything's model with an image encoder of unequal widths.
+    """segment-anything's model with an image encoder and a mask decoder of unequal widths.
 
     Attributes:
-        spec: architecture and the widths of the encoder's blocks.
+        spec: architecture and the widths of the blocks.
         attention: how the encoder computes attention.
         kept: bool over the dense groups of each site, which of them the model has. None: it is pruned, and no record
             says which groups it kept.
@@ -116,7 +140,6 @@ class MedSam(Sam):  # type: ignore[misc]
 
     def __init__(self, spec: ModelSpec, attention: AttentionMode = "fast") -> None:
         arch = spec.arch
-        decoder = arch.decoder
         super().__init__(
             image_encoder=arch.build_encoder(spec, attention),
             prompt_encoder=PromptEncoder(
@@ -125,17 +148,7 @@ class MedSam(Sam):  # type: ignore[misc]
                 input_image_size=(arch.img_size, arch.img_size),
                 mask_in_chans=16,
             ),
-            mask_decoder=PairwiseMaskDecoder(
-                transformer_dim=arch.out_chans,
-                transformer=TwoWayTransformer(
-                    depth=decoder.depth,
-                    embedding_dim=arch.out_chans,
-                    num_heads=decoder.num_heads,
-                    mlp_dim=decoder.mlp_dim,
-                ),
-                iou_head_depth=decoder.iou_head_depth,
-                iou_head_hidden_dim=decoder.iou_head_hidden_dim,
-            ),
+            mask_decoder=PairwiseMaskDecoder(arch, spec.whole_budget),
             pixel_mean=list(arch.pixel_mean),
             pixel_std=list(arch.pixel_std),
         )
@@ -149,6 +162,12 @@ class MedSam(Sam):  # type: ignore[misc]
     def arch(self) -> Architecture:
         """Return the dense architecture."""
         return self.spec.arch
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """Return the parts that can be pruned, which recovery trains."""
+        modules = {ENCODER: self.image_encoder, DECODER: self.mask_decoder}
+        return [modules[part] for part in self.arch.parts]
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Scale each image to [0, 1] by its extremes, normalise and pad it (1.1).
@@ -229,6 +248,13 @@ class MedSam(Sam):  # type: ignore[misc]
             Logits (B, 1, low, low).
         """
         return self.decode(self.encode(images), boxes)
+
+    def run_parts(self, images: Tensor, boxes: Tensor) -> None:
+        """Run the parts that can be pruned, for those who watch them; arguments as for `segment`."""
+        if DECODER in self.arch.parts:
+            self.segment(images, boxes.to(images))
+        else:
+            self.encode(images)
 
 
 def build(spec: ModelSpec, attention: AttentionMode = "fast") -> MedSam:

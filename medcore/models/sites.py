@@ -7,11 +7,14 @@ cutting, scoring, pricing and drawing are loops over sites, so that a new encode
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import numpy.typing as npt
+
+from medcore.errors import CheckpointError
 
 Array = npt.NDArray[Any]
 
@@ -85,14 +88,15 @@ class Watch:
     Attributes:
         module: path of a module in the model.
         kind: "input": the groups are the module's input features. "change": the site has one group, and its output is
-            the difference between the module's output and what is left of it without the group.
+            the difference between the module's output and what is left of it without the group. "output": the site
+            has one group, and its output is the module's.
         axis: axis of the features in that tensor.
         inner: features of one group.
         rest: path of the module that takes the same input where the group is gone. None: the input stays as it is.
     """
 
     module: str
-    kind: Literal["input", "change"] = "input"
+    kind: Literal["input", "change", "output"] = "input"
     axis: int = -1
     inner: int = 1
     rest: str | None = None
@@ -121,28 +125,39 @@ class LinearOutput:
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of the image encoder on one image, or of a part of it (method §9).
+    """Cost of the image encoder on one image and of the mask decoder on one box, or of a part of them (method §9).
 
     One multiply-add is two FLOPs.
 
     Attributes:
-        encoder_params: number of parameters.
+        encoder_params: number of parameters of the encoder.
         flops: what runs, as `torch.utils.flop_counter` counts it: padded windows, relative-position products and
             neck included.
         flops_paper: patch embedding, qkv, attention products over unpadded windows, proj and MLP only.
+        decoder_params: number of parameters of the mask decoder.
+        decoder_flops: what of the mask decoder runs for one box and one mask.
     """
 
     encoder_params: int
     flops: int
     flops_paper: int
+    decoder_params: int = 0
+    decoder_flops: int = 0
+
+    @property
+    def call_flops(self) -> int:
+        """Return the FLOPs of a whole call: one image and one box."""
+        return self.flops_for(1)
+
+    def flops_for(self, boxes: int) -> int:
+        """Return the FLOPs of one image with so many boxes."""
+        return self.flops + boxes * self.decoder_flops
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.encoder_params + other.encoder_params, self.flops + other.flops, self.flops_paper + other.flops_paper
-        )
+        return Cost(*map(operator.add, astuple(self), astuple(other)))
 
     def __mul__(self, count: int) -> Cost:
-        return Cost(count * self.encoder_params, count * self.flops, count * self.flops_paper)
+        return Cost(*(count * figure for figure in astuple(self)))
 
 
 @dataclass(frozen=True)
@@ -229,3 +244,27 @@ def from_families(sites: Sequence[Site], values: Mapping[str, Sequence[Any]]) ->
     if any(queues.values()):
         raise ValueError("a family has more values than sites")
     return ordered
+
+
+def check_sites(name: str, families: Sequence[Family], sites: Sequence[Site]) -> None:
+    """Check that an architecture lists its sites family by family, then by block.
+
+    Args:
+        name: of the architecture, for messages.
+        families: its families in order.
+        sites: its sites in order.
+
+    Raises:
+        CheckpointError: a family has no site or no stage of its own, or a site is in the wrong place.
+    """
+    order = {family.name: place for place, family in enumerate(families)}
+    named = {site.family.name for site in sites}
+    if idle := order.keys() - named:
+        raise CheckpointError(f"architecture {name}: {', '.join(sorted(idle))} has no site")
+    if unlisted := named - order.keys():
+        raise CheckpointError(f"architecture {name}: list {', '.join(sorted(unlisted))} in its families")
+    if len({family.stage for family in families}) < len(families):
+        raise CheckpointError(f"architecture {name}: give each family a name and a stage of its own")
+    places = [(order[site.family.name], site.block) for site in sites]
+    if places != sorted(places):
+        raise CheckpointError(f"architecture {name}: list the sites family by family, then by block")

@@ -16,36 +16,22 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from medcore.errors import CheckpointError
+from medcore.models.decoder.places import FAMILIES as DECODER_FAMILIES
+from medcore.models.decoder.places import DecoderPlaces
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import LARGEST_SIDE, LEAST_STD, LONGEST_TEXT, check_fields
-from medcore.models.sites import Block, Cost, Family, Site, by_family, from_families
+from medcore.models.sites import Block, Cost, Family, Site, by_family, check_sites, from_families
 
 if TYPE_CHECKING:
     from torch import nn
 
     from medcore.data.frames.frame import Frame
-    from medcore.models.encoder import AttentionMode
+    from medcore.models.vit.encoder import AttentionMode
 
 
-@dataclass(frozen=True)
-class DecoderSpec:
-    """Shape of segment-anything's mask decoder.
-
-    Attributes:
-        depth: layers of the two-way transformer.
-        mlp_dim: hidden width of its MLPs.
-        num_heads: heads of its attention.
-        iou_head_depth: layers of the IoU head.
-        iou_head_hidden_dim: hidden width of the IoU head.
-    """
-
-    depth: int = 2
-    mlp_dim: int = 2048
-    num_heads: int = 8
-    iou_head_depth: int = 3
-    iou_head_hidden_dim: int = 256
-
-    def __post_init__(self) -> None:
-        check_fields(self, "decoder")
+#: Parts of a model whose groups can be pruned.
+ENCODER, DECODER = "encoder", "decoder"
+PARTS = (ENCODER, DECODER)
 
 
 class Architecture(ABC):
@@ -56,19 +42,22 @@ class Architecture(ABC):
 
     Attributes:
         kind: key in the registry of kinds, written into files.
-        families: families of the sites, coarse groups before fine ones. A budget settles them in this order.
+        encoder_families: families of the encoder's sites, coarse groups before fine ones. A budget settles them in
+            this order.
         unused: names of tensors that published files hold in addition to the model's, and that change none of its
             outputs.
         name: name of this size, such as "vit_b".
         img_size: side of the model's square in pixels.
         out_chans: width of the image embedding.
         decoder: shape of the mask decoder.
+        parts: what can be pruned, `ENCODER`, `DECODER` or both in this order. The sites of the others are none of the
+            model's, and their cost is fixed.
         pixel_mean: three numbers, subtracted from the colours of an image in [0, 1].
         pixel_std: three numbers, by which the result is divided.
     """
 
     kind: ClassVar[str]
-    families: ClassVar[tuple[Family, ...]]
+    encoder_families: ClassVar[tuple[Family, ...]]
     unused: ClassVar[tuple[str, ...]] = ()
 
     name: str
@@ -77,6 +66,7 @@ class Architecture(ABC):
     decoder: DecoderSpec
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
+    parts: tuple[str, ...] = (ENCODER,)
 
     def __post_init__(self) -> None:
         where = f"architecture {self.name!s:.{LONGEST_TEXT}}" if str(self.name).isprintable() else "architecture"
@@ -86,6 +76,10 @@ class Architecture(ABC):
             raise CheckpointError(
                 f"{where}: out_chans {self.out_chans} is no multiple of 8 and of twice the decoder's num_heads, "
                 f"{2 * self.decoder.num_heads}"
+            )
+        if not self.parts or self.parts != tuple(part for part in PARTS if part in self.parts):
+            raise CheckpointError(
+                f"{where}: parts must be {ENCODER}, {DECODER} or both in this order, not {list(self.parts)!r:.60}"
             )
         if len(self.pixel_mean) != 3:
             raise CheckpointError(f"{where}: pixel_mean must hold three numbers, not {self.pixel_mean}")
@@ -109,30 +103,71 @@ class Architecture(ABC):
 
     @property
     @abstractmethod
-    def blocks(self) -> tuple[Block, ...]:
-        """Return the L blocks of the model, in the order of the forward pass."""
+    def encoder_blocks(self) -> tuple[Block, ...]:
+        """Return the blocks of the encoder, in the order of the forward pass."""
 
     @property
     @abstractmethod
+    def encoder_sites(self) -> tuple[Site, ...]:
+        """Return all sites of the encoder, family by family, by block within a family.
+
+        Families have the order of `encoder_families`.
+        """
+
+    @property
+    def encoder_trunk(self) -> tuple[str, ...]:
+        """Return paths of modules that the encoder's residual stream passes one after another (method §11).
+
+        Each takes what the one before it returns. Together they hold all sites that have a linear output.
+        """
+        refit = {site.block for site in self.encoder_sites if site.output is not None}
+        return tuple(block.path for number, block in enumerate(self.encoder_blocks) if number in refit)
+
+    @property
+    @abstractmethod
+    def encoder_fixed(self) -> Cost:
+        """Return the cost of what no pruning removes from the encoder."""
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """Return the families of the sites, those of the encoder first."""
+        own = self.encoder_families if ENCODER in self.parts else ()
+        return (*own, *(DECODER_FAMILIES if DECODER in self.parts else ()))
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Return the L blocks of what can be pruned, in the order of the forward pass."""
+        own = self.encoder_blocks if ENCODER in self.parts else ()
+        return (*own, *(self.decoder_places.blocks if DECODER in self.parts else ()))
+
+    @cached_property
     def sites(self) -> tuple[Site, ...]:
         """Return all sites, family by family, by block within a family.
 
         Families have the order of `families`.
         """
+        own = self.encoder_sites if ENCODER in self.parts else ()
+        return (*own, *(self.decoder_places.sites if DECODER in self.parts else ()))
 
     @property
-    def trunk(self) -> tuple[str, ...]:
-        """Return paths of modules that the residual stream passes one after another (method §11).
+    def trunks(self) -> tuple[tuple[str, ...], ...]:
+        """Return chains of modules, in the order of the forward pass; each takes what the one before it returns."""
+        own = (self.encoder_trunk,) if ENCODER in self.parts else ()
+        return (*own, *((self.decoder_places.trunk,) if DECODER in self.parts else ()))
 
-        Each takes what the one before it returns. Together they hold all sites that have a linear output.
-        """
-        refit = {site.block for site in self.sites if site.output is not None}
-        return tuple(block.path for number, block in enumerate(self.blocks) if number in refit)
-
-    @property
-    @abstractmethod
+    @cached_property
     def fixed(self) -> Cost:
         """Return the cost of what no pruning removes."""
+        encoder, decoder = self.encoder_fixed, self.decoder_places.fixed
+        if ENCODER not in self.parts:
+            encoder = sum((site.cost * site.width for site in self.encoder_sites), start=encoder)
+        return encoder + (decoder if DECODER in self.parts else self.decoder_places.dense)
+
+    @property
+    def decoder_places(self) -> DecoderPlaces:
+        """Return where the mask decoder's blocks and sites are."""
+        first = len(self.encoder_blocks) if ENCODER in self.parts else 0
+        return DecoderPlaces(self.decoder, self.out_chans, self.grid, first)
 
     @abstractmethod
     def build_encoder(self, spec: ModelSpec, attention: AttentionMode) -> nn.Module:
@@ -174,8 +209,10 @@ class Architecture(ABC):
         return {family.name: family for family in self.families}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain fields, with `kind` unless it is the default kind."""
+        """Return plain fields, with `kind` and `parts` unless they are the default ones."""
         fields = dataclasses.asdict(typing.cast(Any, self))
+        if self.parts == (ENCODER,):
+            fields.pop("parts", None)
         return fields if self.kind == DEFAULT_KIND else {"kind": self.kind, **fields}
 
 
@@ -203,7 +240,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         sites = self.arch.sites
-        _check_sites(self.arch)
+        check_sites(self.arch.name, self.arch.families, sites)
         if len(self.widths) != len(sites):
             raise CheckpointError(f"spec: {len(self.widths)} widths for {len(sites)} sites")
         for site, width in zip(sites, self.widths, strict=True):
@@ -246,6 +283,30 @@ class ModelSpec:
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {str(error).removeprefix('spec: ')}") from None
 
+    def with_parts(self, parts: Sequence[str], where: str = "spec") -> ModelSpec:
+        """Return the same widths where other parts of the model can be pruned.
+
+        Args:
+            parts: as `Architecture.parts`.
+            where: place of the spec, for messages.
+
+        Raises:
+            CheckpointError: the architecture has no such parts, or a part that was cut is not among them.
+        """
+        if tuple(parts) == self.arch.parts:
+            return self
+        try:
+            arch: Architecture = dataclasses.replace(typing.cast(Any, self.arch), parts=tuple(parts))
+        except TypeError:
+            raise CheckpointError(f"{where}: models of kind {self.arch.kind} have the part {ENCODER} only") from None
+        whole, mine = self.whole_budget, {family.name for family in arch.families}
+        if cut := [name for name, widths in self.budget.items() if name not in mine and widths != _dense(self, name)]:
+            raise CheckpointError(
+                f"{where}: the model has lost {' and '.join(cut)} already, so parts must hold "
+                f"{' and '.join(self.arch.parts)}"
+            )
+        return ModelSpec.of(arch, {name: whole[name] for name in mine}, where)
+
     @property
     def is_dense(self) -> bool:
         """Return whether no group is gone."""
@@ -256,6 +317,13 @@ class ModelSpec:
         """Return the widths by family, as files and rows hold them."""
         return by_family(self.arch.sites, self.widths)
 
+    @property
+    def whole_budget(self) -> dict[str, list[int]]:
+        """Return the widths by family, also those of a part that cannot be pruned and so is dense."""
+        arch = self.arch
+        sites = (*arch.encoder_sites, *arch.decoder_places.sites)
+        return by_family(sites, [site.width for site in sites]) | self.budget
+
     def family(self, name: str) -> tuple[int, ...]:
         """Return the widths of one family's sites.
 
@@ -265,23 +333,13 @@ class ModelSpec:
         return tuple(self.budget[name])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain fields: `arch`, and one list of widths a family."""
-        return {"arch": self.arch.to_dict(), **self.budget}
+        """Return plain fields: `arch`, and one list of widths a family of what can be pruned and of the encoder."""
+        return {"arch": self.arch.to_dict(), **(self.budget if ENCODER in self.arch.parts else self.whole_budget)}
 
     def to_json(self) -> str:
         """Return `to_dict` as one line."""
         return json.dumps(self.to_dict())
 
 
-def _check_sites(arch: Architecture) -> None:
-    order = {family.name: place for place, family in enumerate(arch.families)}
-    named = {site.family.name for site in arch.sites}
-    if idle := order.keys() - named:
-        raise CheckpointError(f"architecture {arch.name}: {', '.join(sorted(idle))} has no site")
-    if unlisted := named - order.keys():
-        raise CheckpointError(f"architecture {arch.name}: list {', '.join(sorted(unlisted))} in its families")
-    if len({family.stage for family in arch.families}) < len(arch.families):
-        raise CheckpointError(f"architecture {arch.name}: give each family a name and a stage of its own")
-    places = [(order[site.family.name], site.block) for site in arch.sites]
-    if places != sorted(places):
-        raise CheckpointError(f"architecture {arch.name}: list the sites family by family, then by block")
+def _dense(spec: ModelSpec, family: str) -> list[int]:
+    return ModelSpec.dense(spec.arch).budget[family]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medcore.errors import CheckpointError
+from medcore.models.flows import Flow, flow_of
 from medcore.models.sam import MedSam
 from medcore.models.sites import LinearOutput
 
@@ -91,10 +92,12 @@ class TrunkModule:
     Attributes:
         path: its path in the model.
         branches: its branches, in the order of the forward pass. A block that was cut as a whole has none.
+        starts: whether the model gives it other tensors than the module before it returns.
     """
 
     path: str
     branches: tuple[Branch, ...]
+    starts: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,8 @@ def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
         CheckpointError: a site's output lies outside of the architecture's trunk.
     """
     arch, present = model.arch, {name for name, _ in model.named_modules()}
-    trunk, placed = [], 0
-    for path in arch.trunk:
+    trunk, placed, starts = [], 0, {chain[0] for chain in arch.trunks if chain}
+    for path in (path for chain in arch.trunks for path in chain):
         branches = []
         for number, (site, width) in enumerate(zip(arch.sites, model.spec.widths, strict=True)):
             if site.output is None or not site.output.module.startswith(f"{path}."):
@@ -128,46 +131,47 @@ def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
             placed += 1
             if site.output.module in present:
                 branches.append(_branch(number, site.name, width, site.output, path))
-        trunk.append(TrunkModule(path, tuple(branches)))
+        trunk.append(TrunkModule(path, tuple(branches), starts=path in starts))
     if placed != sum(site.output is not None for site in arch.sites):
         raise CheckpointError(f"architecture {arch.name}: every linear output must lie in exactly one trunk module")
     return tuple(trunk)
 
 
-def stream_into(model: MedSam, path: str, images: Tensor) -> Tensor:
-    """Return the input that a trunk module gets for some images.
+def flow_into(model: MedSam, path: str, images: Tensor, boxes: Tensor) -> Flow:
+    """Return the tensors that a trunk module gets for some images.
 
     What follows in the model does not run.
 
     Args:
         model: the model.
         path: path of the trunk module.
-        images: (B, 3, S, S), as `MedSam.encode` takes them.
+        images: (B, 3, S, S), as `MedSam.segment` takes them.
+        boxes: (B, 4), alike.
 
     Returns:
-        (B, …, C).
+        The stream (B, …, C), and what else the module takes.
     """
 
-    def stop(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        raise _Reached(inputs[0])
+    def stop(_module: nn.Module, inputs: Flow) -> None:
+        raise _Reached(inputs)
 
     handle = model.get_submodule(path).register_forward_pre_hook(stop)
     try:
-        model.encode(images)
+        model.segment(images, boxes)
     except _Reached as reached:
-        return reached.stream
+        return reached.flow
     finally:
         handle.remove()
-    raise CheckpointError(f"architecture {model.arch.name}: the encoder does not run {path}")
+    raise CheckpointError(f"architecture {model.arch.name}: the model does not run {path}")
 
 
-def observe(trunk: TrunkModule, module: nn.Module, stream: Tensor) -> tuple[list[BranchPass], Tensor]:
+def observe(trunk: TrunkModule, module: nn.Module, flow: Flow) -> tuple[list[BranchPass], Flow]:
     """Run a trunk module and return what its branches do.
 
     Args:
         trunk: path and branches.
         module: the module itself, possibly a copy.
-        stream: its input, (B, …, C).
+        flow: its input, the stream (B, …, C) first.
 
     Returns:
         One record per branch, in the order of `trunk.branches`, and the output of the module.
@@ -176,11 +180,11 @@ def observe(trunk: TrunkModule, module: nn.Module, stream: Tensor) -> tuple[list
         CheckpointError: the branches run in another order, or features and stream do not have the same tokens.
     """
     with _watching(trunk, module, len(trunk.branches)) as seen:
-        output: Tensor = module(stream)
-    return _passes(trunk, module, stream, seen), output
+        output = flow_of(module(*flow))
+    return _passes(trunk, module, flow[0], seen), output
 
 
-def observe_branch(trunk: TrunkModule, module: nn.Module, stream: Tensor, place: int) -> BranchPass:
+def observe_branch(trunk: TrunkModule, module: nn.Module, flow: Flow, place: int) -> BranchPass:
     """Run a trunk module as far as one of its branches, and return what that branch does.
 
     Arguments and errors are those of `observe`; `place` is the branch's number in `trunk.branches`.
@@ -188,8 +192,8 @@ def observe_branch(trunk: TrunkModule, module: nn.Module, stream: Tensor, place:
     with _watching(trunk, module, place + 1) as seen:
         if seen.expected:
             with suppress(_Reached):
-                module(stream)
-    return _passes(trunk, module, stream, seen)[place]
+                module(*flow)
+    return _passes(trunk, module, flow[0], seen)[place]
 
 
 @dataclass
@@ -222,7 +226,7 @@ def _watching(trunk: TrunkModule, module: nn.Module, count: int) -> Iterator[_Se
     def leave(number: int, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.through[number] = inputs[0], output
         if not is_whole and number == seen.expected[-1]:
-            raise _Reached(output)
+            raise _Reached((output,))
 
     handles = []
     for number in seen.expected:
@@ -275,8 +279,8 @@ def _branch(number: int, name: str, width: int, output: LinearOutput, path: str)
 
 
 class _Reached(Exception):
-    """Ends a forward pass at the place whose tensor is wanted."""
+    """Ends a forward pass at the place whose tensors are wanted."""
 
-    def __init__(self, stream: Tensor) -> None:
+    def __init__(self, flow: Flow) -> None:
         super().__init__()
-        self.stream = stream
+        self.flow = flow

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 # importing the metrics registers them
 import medcore.quality.metrics  # noqa: F401
 from medcore.quality.figures import FIGURES, GROUPS, Figure, Metric
+
+_OF_THE_ENCODER = ("flops_fraction", "flops_paper_fraction", "encoder_params_fraction")
 
 
 def metrics() -> list[Metric]:
@@ -62,3 +66,12 @@ def latency_names() -> list[str]:
 def cost_shares() -> list[str]:
     """Return the figures that give a computed cost as a share of the dense model's."""
     return [name for name in FIGURES if FIGURES[name].group == "cost" and FIGURES[name].kind == "share"]
+
+
+def known_costs(figures: Collection[str]) -> list[str]:
+    """Return the shares of `cost_shares` that a table of models has a column for.
+
+    Args:
+        figures: names of the models' figures. Those of the encoder have a column in any case.
+    """
+    return [name for name in cost_shares() if name in figures or name in _OF_THE_ENCODER]

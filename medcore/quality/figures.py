@@ -154,6 +154,48 @@ _add_lower(
 )
 _add_lower("cost", "encoder_params", "Encoder parameters", "", "count", meaning="Weights of the image encoder.")
 _add_lower(
+    "cost",
+    "call_flops_fraction",
+    "FLOPs of a call left",
+    "of dense",
+    "share",
+    meaning="FLOPs of the pruned image encoder for one image and of the pruned mask decoder for one box, as a share of "
+    "the dense model's.",
+)
+_add_lower(
+    "cost",
+    "decoder_flops_fraction",
+    "Decoder FLOPs left",
+    "of dense",
+    "share",
+    meaning="FLOPs of the pruned mask decoder for one box as a share of the dense decoder's.",
+)
+_add_lower(
+    "cost",
+    "decoder_params_fraction",
+    "Decoder parameters left",
+    "of dense",
+    "share",
+    meaning="Weights of the pruned mask decoder as a share of the dense decoder's.",
+)
+_add_lower(
+    "cost",
+    "call_flops",
+    "FLOPs of a call",
+    "FLOPs",
+    "count",
+    meaning="Floating-point operations of the image encoder for one image and of the mask decoder for one box.",
+)
+_add_lower(
+    "cost",
+    "decoder_flops",
+    "Decoder FLOPs",
+    "FLOPs",
+    "count",
+    meaning="Floating-point operations of the mask decoder for one box and one mask; a multiply-add is two.",
+)
+_add_lower("cost", "decoder_params", "Decoder parameters", "", "count", meaning="Weights of the mask decoder.")
+_add_lower(
     "leverage",
     "leverage_bd95",
     "Boundary leverage",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medcore.models.flows import flow_of
 from medcore.models.sites import Watch
 from medcore.models.spec import ModelSpec
 
@@ -46,15 +48,21 @@ def _watch(model: nn.Module, watch: Watch, number: int, seen: Activations) -> to
     def on_input(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         seen[number] = _mean_norms(inputs[0].detach().movedim(watch.axis, -1), watch.inner)
 
-    def on_change(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def on_change(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         with torch.no_grad():
             # no hook of that module sees this call
-            left = inputs[0] if rest is None else rest.forward(inputs[0])
-            change = (output - left).movedim(watch.axis, -1)
-        seen[number] = _mean_norms(change, change.shape[-1])
+            left = flow_of(inputs if rest is None else rest.forward(inputs[0]))
+            changes = [(new - old).movedim(watch.axis, -1) for new, old in zip(flow_of(output), left, strict=True)]
+        # tokens and image of a decoder's layer count together
+        seen[number] = torch.stack([_mean_norms(change, change.shape[-1]) for change in changes]).sum(dim=0)
+
+    def on_output(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[number] = _mean_norms(output.detach(), output.shape[-1])
 
     if watch.kind == "change":
         return module.register_forward_hook(on_change)
+    if watch.kind == "output":
+        return module.register_forward_hook(on_output)
     return module.register_forward_pre_hook(on_input)
 
 

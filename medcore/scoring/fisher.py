@@ -1,4 +1,4 @@
-"""Boundary-aware Fisher information of the encoder's blocks, for every boundary weight at once (method §3).
+"""Boundary-aware Fisher information of the model's blocks, for every boundary weight at once (method §3).
 
 The loss is affine in the boundary weight w, so its gradient is g_r + w·g_b and, with means over images,
 F(w) = A + 2w·B + w²·C, A = E[g_r²], B = E[g_r·g_b], C = E[g_b²]. Two backward passes an image give all three. Where one
@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError, DataError
 from medcore.losses import boundary_band, score_loss_parts
+from medcore.models.flows import flow_of, like_output
 from medcore.models.groups import gate_gradients
 from medcore.models.sam import MedSam
 from medcore.scoring.activations import Activations, recording
@@ -116,8 +118,9 @@ def _gradients_for(model: nn.Module, parameters: list[Tensor]) -> Iterator[None]
         model.train(training)
 
 
-def _through(gate: Tensor, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output + (gate - 1) * (output - inputs[0])
+def _through(gate: Tensor, _module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
+    pairs = zip(flow_of(output), inputs, strict=True)
+    return like_output(output, [new if new is old else new + (gate - 1) * (new - old) for new, old in pairs])
 
 
 class _Collector:

@@ -192,7 +192,7 @@ def profile_sums(
                 gradients = _gradients(model, images, index, seed, seen)
             else:
                 with torch.no_grad():
-                    model.encode(images.tensor([index]).to(_like(model)))
+                    model.run_parts(images.tensor([index]).to(_like(model)), images.box_tensor([index]))
             _add(sums, images.names[index], seen, gradients)
             seen.clear()
             if progress is not None:

@@ -21,7 +21,7 @@ from medcore.models.architectures import spec_from
 from medcore.models.fields import is_number
 from medcore.models.sites import by_family
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from medcore.scoring.stored import read_arrays
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _families(header: Mapping[str, Any], arrays: Mapping[str, Floats], where: st
     if header["spec"] is not None:
         return families_of(spec_from(header["spec"], where))
     families = {}
-    for family in SamVit.families:
+    for family in SamVit.encoder_families:
         magnitude = arrays.get(f"magnitude_{family.name}")
         if magnitude is None or magnitude.ndim != 2:
             raise CheckpointError(f"{where}: score table lacks magnitude_{family.name}; score again")

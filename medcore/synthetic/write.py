@@ -19,8 +19,8 @@ from medcore.data.split_files import FILE_NAME, SplitFile, write_split_file
 from medcore.data.splits import FRACTIONS, make_splits
 from medcore.errors import ConfigError, StorageError
 from medcore.files import replacing
-from medcore.models.spec import DecoderSpec
-from medcore.models.vit import SamVit
+from medcore.models.decoder.spec import DecoderSpec
+from medcore.models.vit.arch import SamVit
 from medcore.synthetic.scenes import general_scene, medical_scene
 from medcore.synthetic.shapes import Shape
 from medcore.synthetic.textures import Field

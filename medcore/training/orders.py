@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from medcore.errors import ConfigError
-from medcore.models.architectures import KINDS
+from medcore.models.architectures import families as known_families
 from medcore.models.sites import Family
 
 #: Course of a learning rate over a training.
@@ -58,7 +58,7 @@ def orders(families: Sequence[Family]) -> tuple[str, ...]:
 
 def all_orders() -> tuple[str, ...]:
     """Return the names of the orders of all registered architectures."""
-    return tuple(dict.fromkeys(name for kind in KINDS for name in orders(KINDS[kind].families)))
+    return orders(tuple(known_families().values()))
 
 
 def phase_names(order: str, families: Sequence[Family]) -> list[tuple[str, tuple[Family, ...]]]:

@@ -1,4 +1,4 @@
-"""A short training of a pruned encoder against the boundary and the unpruned teacher (method §6, §13)."""
+"""A short training of a pruned model against the boundary and the unpruned teacher (method §6, §13)."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def recover(
     on_step: OnStep | None = None,
     file: RecoveryFile | None = None,
 ) -> RecoveryLog:
-    """Train the encoder of `model` in place by the recovery loss (6.2), without a pause.
+    """Train what can be pruned of `model` in place by the recovery loss (6.2), without a pause.
 
     Arguments and errors are those of `recover_in_parts`. A pause would not change the result.
 
@@ -213,12 +213,13 @@ def recover_in_parts(
     on_step: OnStep | None = None,
     file: RecoveryFile | None = None,
 ) -> Iterator[RecoveryLog]:
-    """Train the encoder of a model in place by the recovery loss (6.2), and pause on the way.
+    """Train what can be pruned of a model in place by the recovery loss (6.2), and pause on the way.
 
-    Decoder and prompt encoder stay as they are. The boxes are exact, because the teacher's answers were made with exact
-    ones. The global random state is neither read nor changed. The result is the last encoder, or the mean over the last
-    steps. A non-finite loss or gradient ends the recovery with the last good copy of the encoder. A batch that does not
-    fit into memory is cut into microbatches, whose gradients add up to the batch's.
+    Other parts of the model stay as they are, the prompt encoder always. The boxes are exact, because the teacher's
+    answers were made with exact ones. The global random state is neither read nor changed. The result has the last
+    weights, or their mean over the last steps. A non-finite loss or gradient ends the recovery with the last good copy
+    of the weights. A batch that does not fit into memory is cut into microbatches, whose gradients add up to the
+    batch's.
 
     Args:
         run: what to train, on what and how.
@@ -244,7 +245,7 @@ def recover_in_parts(
             "compute the teacher on the same, non-empty images"
         )
     stops = sorted(stop for stop in set(pauses) if 0 < stop <= settings.mean_start(settings.steps))
-    with only_training(model, [model.image_encoder]) as parameters:
+    with only_training(model, model.parts) as parameters:
         state = _first_state(run, parameters, stops)
         if file is not None:
             file.load(state)

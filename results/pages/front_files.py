@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medcore.quality.catalogue import cost_shares
+from medcore.quality.catalogue import cost_shares, known_costs
 from medcore.quality.figures import FIGURES
 from results.pages import markdown
 from results.pages.markdown import plain
@@ -64,7 +64,7 @@ def front_numbers(front: Front) -> pd.DataFrame:
     Costs and widths are shares, quality comes with its intervals over images. Time and memory are there if a member was
     timed, the number of runs and intervals over them if a member is repeated.
     """
-    costs, times, families = cost_shares(), _times(front), _families(front)
+    costs, times, families = known_costs(front.info.dense), _times(front), _families(front)
     figures = [*costs, *times, *front.quality]
     rows = [_row(member, front, figures) for member in front.members]
     dense: dict[str, Any] = {"trial": "", "origin": NOT_RECOVERED, "chose": ""} | dict.fromkeys(families, 1.0)

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from medcore.errors import printable
-from medcore.quality.catalogue import cost_shares, figures, headlines, latency_names
+from medcore.quality.catalogue import cost_shares, figures, headlines, known_costs, latency_names
 from results.pages.compared import Compared, change_rows, change_sentences
 from results.pages.glossary import glossary, tips
 from results.pages.noise import noise_sentences, recovered_sentence, repeats_sentence
@@ -186,7 +186,12 @@ def _front_picture(report: Report) -> Picture | None:
 
 def _glossary(report: Report) -> dict[str, str]:
     """Return explanations of the words and figures that the page has."""
-    names = [*cost_shares(), *report.front.quality, *report.loss["metric"], *report.front.info.dense]
+    names = [
+        *known_costs(report.front.info.dense),
+        *report.front.quality,
+        *report.loss["metric"],
+        *report.front.info.dense,
+    ]
     names += latency_names() if timed_on(report.front.members) else []
     terms = ["Dense model", "Pareto front", "Knee", "Hypervolume", "Search images", "Held-out images", "95 % interval"]
     return glossary(names, terms)

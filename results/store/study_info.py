@@ -20,7 +20,7 @@ from pydantic import (
 
 from medcore.errors import MedcoreError
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from results.stats.objectives import Objective, names_of, read_objectives
 from results.store.files import LARGEST, is_finite, read_json, write_json
 from results.store.latency import dense_columns, latest, read_latency
@@ -134,7 +134,7 @@ def earlier_families() -> tuple[FamilyTitle, ...]:
 
     Such studies pruned a ViT image encoder.
     """
-    return tuple(FamilyTitle(name=family.name, title=family.title) for family in SamVit.families)
+    return tuple(FamilyTitle(name=family.name, title=family.title) for family in SamVit.encoder_families)
 
 
 def study_info(fields: Mapping[str, Any], where: str = "study") -> StudyInfo:

@@ -145,19 +145,25 @@ def evaluate(
 
 
 def cost(
-    model: Annotated[str, typer.Argument(help="vit_b, lite_medsam, a JSON file or a checkpoint")], as_json: Json = False
+    model: Annotated[str, typer.Argument(help="vit_b, lite_medsam, a JSON file or a checkpoint")],
+    boxes: Annotated[int, typer.Option(help="Boxes of a call: one image, and so many boxes.")] = 1,
+    as_json: Json = False,
 ) -> None:
-    """Both FLOPs figures and the encoder's parameters."""
+    """Parameters and FLOPs of the encoder for an image, of the decoder for a box, and of a whole call."""
     status.doing("counting", logged=False)
     from search.commands.cost import cost as run
 
-    result = run(model)
+    result = run(model, boxes)
+    call = "one box" if boxes == 1 else f"{boxes} boxes"
+    decoder = f"{result['decoder_params'] / 1e6:.2f} M parameters, {result['decoder_flops'] / 1e9:.2f} G a box"
 
     def lines() -> Text:
         return Text(
             f"{model}: {result['encoder_params'] / 1e6:.2f} M encoder parameters\n"
             f"flops        {result['flops'] / 1e9:.2f} G  (as they run: padded windows, relative positions, neck)\n"
-            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (by the paper's count: unpadded windows, no neck)"
+            f"flops_paper  {result['flops_paper'] / 1e9:.2f} G  (by the paper's count: unpadded windows, no neck)\n"
+            f"decoder      {decoder}\n"
+            f"call         {result['call_flops'] / 1e9:.2f} G  (one image and {call})"
         )
 
     print_result(result, as_json, lines)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from medcore.errors import ConfigError
 from medcore.models.architectures import resolve_architecture
 from medcore.models.checkpoint import load
+from medcore.models.cost import cost as model_cost
 from medcore.models.formats.content import is_checkpoint
 from medcore.models.spec import ModelSpec
 from search.study.inputs import cost_metrics
@@ -15,15 +17,24 @@ from search.study.inputs import cost_metrics
 _ENDINGS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
 
-def cost(target: str) -> dict[str, Any]:
-    """Return the parameters and both FLOPs figures of a model.
+def cost(target: str, boxes: int = 1) -> dict[str, Any]:
+    """Return the parameters and FLOPs of a model: of its encoder, of its decoder, and of a whole call.
 
     Args:
         target: Name of an architecture, its JSON file, or a checkpoint.
+        boxes: Number of boxes of a call.
+
+    Raises:
+        MedcoreError: The number is not positive, or nothing is known by this name.
     """
+    if boxes < 1:
+        raise ConfigError(f"cost: a call has at least one box, not {boxes}")
     path = Path(target)
     if is_checkpoint(path) or path.suffix in _ENDINGS:
         spec = load(path).spec
     else:
         spec = ModelSpec.dense(resolve_architecture(target))
-    return {"model": target, **cost_metrics(spec), **spec.budget}
+    found = model_cost(spec)
+    decoder = {"decoder_params": found.decoder_params, "decoder_flops": found.decoder_flops}
+    call = {"boxes": boxes, "call_flops": found.flops_for(boxes)}
+    return {"model": target, **cost_metrics(spec), **decoder, **call, **spec.budget}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medcore.budgets.limits import Metric
 from medcore.budgets.prices import Prices
 from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet, Skipped, load_image_set
@@ -18,9 +19,9 @@ from medcore.data.low_masks import NearestImageSet
 from medcore.errors import CheckpointError
 from medcore.models.checkpoint import load
 from medcore.models.cost import cost
-from medcore.models.cut import prune
+from medcore.models.cut import prune, with_parts, without_outputs
 from medcore.models.sam import MedSam
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import DECODER, Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.score_table import ScoreTable
 from medcore.training.refit.dense_streams import DenseStreams
@@ -94,9 +95,9 @@ class Shared:
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path, architecture: str | None) -> MedSam:
+def _load(path: Path, architecture: str | None, parts: tuple[str, ...], drop: tuple[str, ...]) -> MedSam:
     """Return a model of the pair. Each worker process keeps it between its trials."""
-    return load(path, architecture)
+    return without_outputs(with_parts(load(path, architecture), parts, str(path)), drop, str(path))
 
 
 def adapted_model(model: ModelConfig) -> MedSam:
@@ -104,12 +105,12 @@ def adapted_model(model: ModelConfig) -> MedSam:
 
     All callers in this process share it, so they must not change it.
     """
-    return _load(model.adapted, model.architecture)
+    return _load(model.adapted, model.architecture, model.parts, model.drop)
 
 
 def base_model(model: ModelConfig) -> MedSam:
     """Return θS, the general model; shared like `adapted_model`."""
-    return _load(model.base, model.architecture)
+    return _load(model.base, model.architecture, model.parts, model.drop)
 
 
 def same_architecture(model: ModelConfig) -> None:
@@ -234,16 +235,13 @@ def dense_metrics(model: ModelConfig, images: ImageSet, *, autocast: bool) -> di
 
 
 def cost_metrics(spec: ModelSpec) -> dict[str, float]:
-    """Return both FLOPs figures and the encoder's parameters.
+    """Return both FLOPs figures and the parameters of the encoder, and those of the decoder if it can be pruned.
 
-    Each figure is given as a number and as a fraction of the dense encoder's.
+    Each figure is given as a number and as a fraction of the dense model's.
     """
     this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
-    return {
-        "flops": this.flops,
-        "flops_paper": this.flops_paper,
-        "encoder_params": this.encoder_params,
-        "flops_fraction": this.flops / dense.flops,
-        "flops_paper_fraction": this.flops_paper / dense.flops_paper,
-        "encoder_params_fraction": this.encoder_params / dense.encoder_params,
-    }
+    figures: tuple[Metric, ...] = ("flops", "flops_paper", "encoder_params")
+    if DECODER in spec.arch.parts:
+        figures += ("call_flops", "decoder_flops", "decoder_params")
+    numbers = {name: getattr(this, name) for name in figures}
+    return numbers | {f"{name}_fraction": getattr(this, name) / getattr(dense, name) for name in figures}

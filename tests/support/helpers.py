@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.sam import MedSam, build
-from medcore.models.spec import DecoderSpec, ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.spec import ModelSpec
+from medcore.models.vit.arch import SamVit
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from functools import partial
 from torch import nn
 
 import medcore.models.sam  # noqa: F401 - makes torchvision importable, which comes first
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 
 # isort: split
 from segment_anything.modeling import ImageEncoderViT

@@ -11,7 +11,7 @@ from scipy import ndimage
 from medcore.data.load import ImageSet
 from medcore.models.sam import MedSam, build
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from medcore.scoring.score_table import ScoreTable, families_of
 from tests.support.helpers import TINY, spec_of
 

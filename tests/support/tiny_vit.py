@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.sam import MedSam, build
 from medcore.models.sites import PerSite
-from medcore.models.spec import DecoderSpec, ModelSpec
+from medcore.models.spec import ModelSpec
 from medcore.models.tinyvit.arch import TinyVit
 
 DECODER = DecoderSpec(depth=1, mlp_dim=32, num_heads=2, iou_head_depth=2, iou_head_hidden_dim=16)

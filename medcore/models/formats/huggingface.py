@@ -15,9 +15,9 @@ from typing import Any
 
 from medcore.errors import CheckpointError, shown
 from medcore.models.architectures import ARCHITECTURES
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import is_number
-from medcore.models.spec import DecoderSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 #: Weights in several files, and as written before safetensors.

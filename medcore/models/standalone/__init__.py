@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medcore.errors import ConfigError
-from medcore.models.spec import DEFAULT_KIND
+from medcore.models.spec import DECODER, DEFAULT_KIND, Architecture
 
 _HERE = Path(__file__).parent
 #: The loader of segment-anything's ViT.
@@ -22,12 +22,16 @@ FILES = {
 }
 
 
-def files_of(kind: str) -> dict[str, Path]:
-    """Return the files to copy for a kind of architecture, by their names in the exported folder.
+#: The mask decoder of unequal widths, for models whose decoder can be pruned.
+DECODER_FILES = {"sam_decoder.py": _HERE.parent / "decoder" / "transformer.py"}
+
+
+def files_of(arch: Architecture) -> dict[str, Path]:
+    """Return the files to copy for an architecture, by their names in the exported folder.
 
     Raises:
-        ConfigError: no loader knows the kind.
+        ConfigError: no loader knows its kind.
     """
-    if kind not in FILES:
-        raise ConfigError(f"the standalone loader rebuilds models of kind {' and '.join(FILES)} only, not {kind}")
-    return FILES[kind]
+    if arch.kind not in FILES:
+        raise ConfigError(f"the standalone loader rebuilds models of kind {' and '.join(FILES)} only, not {arch.kind}")
+    return FILES[arch.kind] | (DECODER_FILES if DECODER in arch.parts else {})

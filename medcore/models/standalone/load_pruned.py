@@ -10,14 +10,16 @@ or, with this file in the folder of the program:
     masks, _, _ = sam.predict(box=box, multimask_output=False)   # box: X0, Y0, X1, Y1 in pixels of that image
 
 The structure (architecture, and the heads and MLP channels that each block keeps) is read from the file's own
-metadata. The model is segment_anything's `Sam` with narrower linear layers; its images are resized to a square,
-not padded, and min-max scaled to [0, 1], as it was trained. Not a medical device.
+metadata. The model is segment_anything's `Sam` with narrower linear layers; its images are resized to a square, not
+padded, and min-max scaled to [0, 1], as it was trained. If the mask decoder can be pruned too, `sam_decoder.py` holds
+it. Not a medical device.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import runpy
 import sys
 import warnings
 from functools import partial
@@ -34,8 +36,7 @@ from torch.nn import functional as F
 try:
     import torchvision  # noqa: F401
 except RuntimeError as error:
-    # torchvision's compiled operators do not fit this torch; prompted prediction needs none of them, so it is enough
-    # that the two for which torchvision registers shapes are declared
+    # torchvision's compiled operators do not fit this torch; prediction needs none, but two have to be declared
     if "torchvision::nms does not exist" not in str(error):
         raise
     _DECLARED = Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -50,10 +51,8 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 #: Largest whole number of a structure, largest side of an image, and most layers: nothing larger is ever built.
 _LARGEST, _LARGEST_SIDE, _DEEPEST = 2**16, 2**13, 512
 #: Fields of the architecture and of its decoder that are positive whole numbers, with their limits.
-_ARCH = dict.fromkeys(("patch_size", "embed_dim", "num_heads", "out_chans", "window_size"), _LARGEST) | {
-    "img_size": _LARGEST_SIDE,
-    "depth": _DEEPEST,
-}
+_ARCH = dict.fromkeys(("patch_size", "embed_dim", "num_heads", "out_chans", "window_size"), _LARGEST)
+_ARCH |= {"img_size": _LARGEST_SIDE, "depth": _DEEPEST}
 _DECODER = dict.fromkeys(("mlp_dim", "num_heads", "iou_head_hidden_dim"), _LARGEST) | dict.fromkeys(
     ("depth", "iou_head_depth"), _DEEPEST
 )
@@ -77,10 +76,10 @@ def load(path: str | Path) -> PrunedSam:
     try:
         spec = json.loads(metadata["spec"])
         _check_structure(spec)
+        with torch.device("meta"):  # shapes alone, so that the file's tensors are the only ones
+            model = PrunedSam(spec)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not the structure of a model ({error})") from None
-    with torch.device("meta"):  # shapes alone, so that the file's tensors are the only ones
-        model = PrunedSam(spec)
     expected, given = ({key: tuple(value.shape) for key, value in each.items()} for each in (model.state_dict(), state))
     if wrong := sorted(name for name in expected.keys() | given.keys() if expected.get(name) != given.get(name)):
         name = wrong[0]
@@ -224,17 +223,29 @@ def _check_structure(spec: Any) -> None:
             raise ValueError(f"{name} must hold {blocks} whole numbers in 0..{most}, not {counts!r:.40}")
 
 
-class PrunedSam(Sam):  # type: ignore[misc]
-    """segment_anything's model with blocks of unequal width.
+def mask_decoder(spec: dict[str, Any]) -> MaskDecoder:
+    """Return the mask decoder of a structure; `sam_decoder.py` knows those of unequal widths."""
+    width, shape = spec["arch"]["out_chans"], spec["arch"]["decoder"]
+    decoder = MaskDecoder(
+        transformer_dim=width,
+        transformer=TwoWayTransformer(shape["depth"], width, shape["num_heads"], shape["mlp_dim"]),
+        iou_head_depth=shape["iou_head_depth"],
+        iou_head_hidden_dim=shape["iou_head_hidden_dim"],
+    )
+    if "decoder" in str(spec["arch"].get("parts")):
+        runpy.run_path(str(Path(__file__).with_name("sam_decoder.py")))["narrow"](decoder, spec)
+    return decoder
 
-    Images are prepared as MedSAM does.
+
+class PrunedSam(Sam):  # type: ignore[misc]
+    """segment_anything's model with blocks of unequal width; images are prepared as MedSAM does.
 
     Args:
         spec: {"arch": fields of the dense architecture, "heads": [...], "channels": [...]}, one number a block.
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        arch, decoder = spec["arch"], spec["arch"]["decoder"]
+        arch = spec["arch"]
         grid = arch["img_size"] // arch["patch_size"]
         encoder = ImageEncoderViT(
             **{name: arch[name] for name in ("img_size", "patch_size", "embed_dim", "depth", "num_heads")},
@@ -253,17 +264,7 @@ class PrunedSam(Sam):  # type: ignore[misc]
                 input_image_size=(arch["img_size"], arch["img_size"]),
                 mask_in_chans=16,
             ),
-            mask_decoder=MaskDecoder(
-                transformer_dim=arch["out_chans"],
-                transformer=TwoWayTransformer(
-                    depth=decoder["depth"],
-                    embedding_dim=arch["out_chans"],
-                    num_heads=decoder["num_heads"],
-                    mlp_dim=decoder["mlp_dim"],
-                ),
-                iou_head_depth=decoder["iou_head_depth"],
-                iou_head_hidden_dim=decoder["iou_head_hidden_dim"],
-            ),
+            mask_decoder=mask_decoder(spec),
             pixel_mean=arch["pixel_mean"],
             pixel_std=arch["pixel_std"],
         )

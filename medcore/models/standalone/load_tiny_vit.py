@@ -73,10 +73,10 @@ def load(path: str | Path) -> Any:
     try:
         spec = json.loads(metadata["spec"])
         _check_structure(spec)
+        with torch.device("meta"):  # shapes alone, so that the file's tensors are the only ones
+            model = PrunedTinyVit(spec)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not the structure of a model ({error})") from None
-    with torch.device("meta"):  # shapes alone, so that the file's tensors are the only ones
-        model = PrunedTinyVit(spec)
     expected = model.state_dict()
     shapes, given = ({key: tuple(value.shape) for key, value in each.items()} for each in (expected, state))
     if wrong := sorted(name for name in shapes.keys() | given.keys() if shapes.get(name) != given.get(name)):
@@ -154,7 +154,7 @@ class PrunedTinyVit(_sam.Sam):  # type: ignore[misc]
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        arch, decoder = spec["arch"], spec["arch"]["decoder"]
+        arch = spec["arch"]
         side, width = arch["img_size"], arch["out_chans"]
         widths = {name: counts for name, counts in spec.items() if name != "arch"}
         super().__init__(
@@ -165,17 +165,7 @@ class PrunedTinyVit(_sam.Sam):  # type: ignore[misc]
                 input_image_size=(side, side),
                 mask_in_chans=16,
             ),
-            mask_decoder=_sam.MaskDecoder(
-                transformer_dim=width,
-                transformer=_sam.TwoWayTransformer(
-                    depth=decoder["depth"],
-                    embedding_dim=width,
-                    num_heads=decoder["num_heads"],
-                    mlp_dim=decoder["mlp_dim"],
-                ),
-                iou_head_depth=decoder["iou_head_depth"],
-                iou_head_hidden_dim=decoder["iou_head_hidden_dim"],
-            ),
+            mask_decoder=_sam.mask_decoder(spec),
             pixel_mean=arch["pixel_mean"],
             pixel_std=arch["pixel_std"],
         )

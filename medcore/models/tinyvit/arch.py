@@ -9,9 +9,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, ClassVar
 
 from medcore.errors import CheckpointError
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import DEEPEST, LARGEST
 from medcore.models.sites import Block, Cost, Family, Site
-from medcore.models.spec import Architecture, DecoderSpec, ModelSpec
+from medcore.models.spec import ENCODER, Architecture, ModelSpec
 from medcore.models.tinyvit.places import (
     BLOCKS,
     INTERIORS,
@@ -23,12 +24,12 @@ from medcore.models.tinyvit.places import (
     Place,
     sites_of,
 )
-from medcore.models.vit import CHANNELS, HEADS
+from medcore.models.vit.arch import CHANNELS, HEADS
 
 if TYPE_CHECKING:
     from medcore.data.frames.frame import Frame
-    from medcore.models.encoder import AttentionMode
     from medcore.models.tinyvit.encoder import TinyVitEncoder
+    from medcore.models.vit.encoder import AttentionMode
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class TinyVit(Architecture):
     """
 
     kind: ClassVar[str] = "tiny_vit"
-    families: ClassVar[tuple[Family, ...]] = (BLOCKS, INTERIORS, HEADS, CHANNELS, MBCONV, MERGES)
+    encoder_families: ClassVar[tuple[Family, ...]] = (BLOCKS, INTERIORS, HEADS, CHANNELS, MBCONV, MERGES)
     # the classifier of MobileSAM's files
     unused: ClassVar[tuple[str, ...]] = tuple(
         f"image_encoder.{layer}.{name}" for layer in ("norm_head", "head") for name in ("weight", "bias")
@@ -76,6 +77,7 @@ class TinyVit(Architecture):
     decoder: DecoderSpec = field(default_factory=DecoderSpec)
     pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    parts: tuple[str, ...] = (ENCODER,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,7 +137,7 @@ class TinyVit(Architecture):
         return self.side(-1)
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def encoder_blocks(self) -> tuple[Block, ...]:
         """Return the blocks of all stages, each stage followed by its merge."""
         return tuple(place.block for place in self.places)
 
@@ -145,17 +147,17 @@ class TinyVit(Architecture):
         return tuple(self._places())
 
     @cached_property
-    def sites(self) -> tuple[Site, ...]:
+    def encoder_sites(self) -> tuple[Site, ...]:
         """Return all sites, family by family."""
-        return sites_of(self.places, self.families)
+        return sites_of(self.places, self.encoder_families)
 
     @property
-    def trunk(self) -> tuple[str, ...]:
+    def encoder_trunk(self) -> tuple[str, ...]:
         """Return the paths of all blocks and merges."""
-        return tuple(block.path for block in self.blocks)
+        return tuple(block.path for block in self.encoder_blocks)
 
     @cached_property
-    def fixed(self) -> Cost:
+    def encoder_fixed(self) -> Cost:
         """Return the cost of stem, neck and all else that stays (9.8)."""
         first, last, out = self.embed_dims[0], self.embed_dims[-1], self.out_chans
         half, area = first // 2, 1 if self.stem_stride == 1 else 9
@@ -182,7 +184,7 @@ class TinyVit(Architecture):
         # imported here, so that a front can be read without torch
         from medcore.models.tinyvit.encoder import TinyVitEncoder
 
-        return TinyVitEncoder(asdict(self), spec.budget, attention)
+        return TinyVitEncoder(asdict(self), spec.whole_budget, attention)
 
     @cached_property
     def _shrinks(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ at a time.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -20,8 +20,9 @@ from torch import Tensor
 from medcore.data.load import ImageSet
 from medcore.devices import device_of
 from medcore.errors import DataError
+from medcore.models.flows import Flow
 from medcore.models.sam import MedSam
-from medcore.models.stream import TrunkModule, observe, stream_into, trunk_of
+from medcore.models.stream import TrunkModule, flow_into, observe, trunk_of
 from medcore.training.loop import check_range
 from medcore.training.refit.scratch import Floats, collect
 
@@ -141,25 +142,27 @@ class LiveStreams:
     @torch.no_grad()
     def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
         """Compute and yield the streams of one trunk module after the other."""
-        trunk = trunk_of(self.model)
-        stream = first_stream(self.model, trunk[0].path, self.images, self.batch_size)
-        for module in trunk:
-            *after, stream = self._run(module, stream, device)
+        flow: list[Floats] = []
+        for module in trunk_of(self.model):
+            if module.starts:
+                flow = first_flow(self.model, module.path, self.images, self.batch_size)
+            results = self._run(module, flow, device)
+            after, flow = results[: len(module.branches)], results[len(module.branches) :]
             yield {branch.site: StreamAfter.of(values) for branch, values in zip(module.branches, after, strict=True)}
 
     @torch.no_grad()
-    def _run(self, trunk: TrunkModule, stream: Floats, device: torch.device) -> list[Floats]:
-        """Return the stream after each branch of a module, and the module's output."""
+    def _run(self, trunk: TrunkModule, flow: list[Floats], device: torch.device) -> list[Floats]:
+        """Return the stream after each branch of a module, and then the module's output."""
         module = self.model.get_submodule(trunk.path)
         if device_of(self.model) != device:
             # other work may use the model meanwhile, so it stays on its own device
             module = copy.deepcopy(module).to(device)
 
         def work(rows: slice) -> list[Tensor]:
-            passes, output = observe(trunk, module, torch.tensor(stream[rows], device=device))
-            return [*(each.after for each in passes), output]
+            passes, output = observe(trunk, module, tensors(flow, rows, device))
+            return [*(each.after for each in passes), *output]
 
-        return collect(len(stream), self.batch_size, work)
+        return collect(len(self.images), self.batch_size, work)
 
 
 def record_streams(
@@ -182,8 +185,12 @@ def record_streams(
     chosen = evenly_chosen(images, settings.images)
     live = LiveStreams(chosen, model, settings.batch_size)
     trunk = trunk_of(model)
-    one = first_stream(model, trunk[0].path, chosen.subset([0]), 1)
-    if one.nbytes * len(chosen) * sum(len(module.branches) for module in trunk) > most:
+    one, size = chosen.subset([0]), 0
+    for module in trunk:
+        if module.starts:
+            stream = max(array.nbytes for array in first_flow(model, module.path, one, 1))
+        size += stream * len(chosen) * len(module.branches)
+    if size > most:
         return live
     return RecordedStreams(chosen, tuple(live.by_module(device_of(model))), model.spec.widths)
 
@@ -207,8 +214,8 @@ def even_places(total: int, count: int) -> npt.NDArray[np.intp]:
 
 
 @torch.no_grad()
-def first_stream(model: MedSam, path: str, images: ImageSet, batch_size: int) -> Floats:
-    """Return the stream that enters a trunk module, (N, …, C).
+def first_flow(model: MedSam, path: str, images: ImageSet, batch_size: int) -> list[Floats]:
+    """Return what enters a trunk module: the stream (N, …, C) first.
 
     Args:
         model: the model.
@@ -218,8 +225,13 @@ def first_stream(model: MedSam, path: str, images: ImageSet, batch_size: int) ->
     """
     device = device_of(model)
 
-    def work(rows: slice) -> list[Tensor]:
+    def work(rows: slice) -> Flow:
         indices = range(len(images))[rows]
-        return [stream_into(model, path, images.tensor(indices).to(device))]
+        return flow_into(model, path, images.tensor(indices).to(device), images.box_tensor(indices).to(device))
 
-    return collect(len(images), batch_size, work)[0]
+    return collect(len(images), batch_size, work)
+
+
+def tensors(flow: Sequence[Floats], rows: slice, device: torch.device) -> Flow:
+    """Return copies of some images' rows of a flow."""
+    return tuple(torch.tensor(array[rows], device=device) for array in flow)

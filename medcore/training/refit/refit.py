@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from medcore.devices import Microbatches, device_of
 from medcore.errors import DataError
+from medcore.models.flows import Flow, flow_of
 from medcore.models.sam import MedSam
 from medcore.models.stream import Branch, TrunkModule, linear_map, observe_branch, set_linear_map, trunk_of
 from medcore.training.loop import all_finite
-from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, StreamAfter, first_stream
+from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, StreamAfter, first_flow, tensors
 from medcore.training.refit.least_squares import Moments, Origin, Sums
 from medcore.training.refit.scratch import Floats, batches, collect
 
@@ -109,17 +110,19 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
     if not numbers:
         return log
     first, last = numbers[0], numbers[-1]
-    stream = first_stream(model, trunk[first].path, streams.images, settings.batch_size)
+    flow: list[Floats] = []
     for number, (entry, dense) in enumerate(zip(trunk, streams.by_module(device_of(model)), strict=True)):
         if not first <= number <= last:
             continue
+        if entry.starts or number == first:
+            flow = first_flow(model, entry.path, streams.images, settings.batch_size)
         module = model.get_submodule(entry.path)
-        run = _ModuleRun(entry, module, stream, settings, device_of(model))
+        run = _ModuleRun(entry, module, flow, settings, device_of(model))
         for place, branch in enumerate(entry.branches):
             if branch.site in wanted:
                 log.branches.append(_fit(run, place, dense[branch.site]))
-        if number < last:
-            stream = run.output()
+        if number < last and not trunk[number + 1].starts:
+            flow = run.output()
     return log
 
 
@@ -148,25 +151,24 @@ def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...], before: tuple[in
 
 @dataclass(frozen=True)
 class _ModuleRun:
-    """A trunk module of the cut model, with the stream that enters it, (N, …, C)."""
+    """A trunk module of the cut model, with what enters it: the stream (N, …, C) first."""
 
     trunk: TrunkModule
     module: nn.Module
-    stream: Floats
+    flow: list[Floats]
     settings: RefitSettings
     device: torch.device
 
     def tokens(self, place: int, rows: slice, dense: StreamAfter) -> tuple[Tensor, Tensor]:
         """Return features (T, K) and targets (T, C) of a branch for some images (11.1)."""
-        stream = torch.tensor(self.stream[rows], device=self.device)
-        branch = observe_branch(self.trunk, self.module, stream, place)
+        branch = observe_branch(self.trunk, self.module, tensors(self.flow, rows, self.device), place)
         target = dense.batch(rows, self.device) - branch.before
         return branch.features.flatten(0, -2), target.flatten(0, -2)
 
     def moments(self, place: int, dense: StreamAfter) -> Moments:
         """Return the moments of a branch over all images, one batch at a time."""
         microbatches = Microbatches()
-        count = len(self.stream)
+        count = len(self.flow[0])
         total: Sums | None = None
         origin: Origin | None = None
 
@@ -186,14 +188,13 @@ class _ModuleRun:
         assert total is not None and origin is not None
         return Moments.of(total, origin)
 
-    def output(self) -> Floats:
-        """Return what the module adds up to now, (N, …, C)."""
+    def output(self) -> list[Floats]:
+        """Return what the module passes on now: the stream (N, …, C) first."""
 
-        def work(rows: slice) -> list[Tensor]:
-            result: Tensor = self.module(torch.tensor(self.stream[rows], device=self.device))
-            return [result]
+        def work(rows: slice) -> Flow:
+            return flow_of(self.module(*tensors(self.flow, rows, self.device)))
 
-        return collect(len(self.stream), self.settings.batch_size, work)[0]
+        return collect(len(self.flow[0]), self.settings.batch_size, work)
 
 
 def _fit(run: _ModuleRun, place: int, dense: StreamAfter) -> BranchFit:

@@ -61,7 +61,7 @@ class FamilySection(Section):
         the plug-in can be read without it.
         """
         flat: dict[str, Any] = {}
-        known, own = families(), {family.name for family in KINDS[DEFAULT_KIND].families}
+        known, own = families(), {family.name for family in KINDS[DEFAULT_KIND].encoder_families}
         for name, value in handler(self).items():
             if name in self.by_family:
                 default, given = self.by_family[name], getattr(self, name)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from medcore.data.formats.windows import PRESETS, ReadingRules, Window, check_window
 from medcore.data.mask_rules import Objects
+from medcore.models.spec import DECODER, ENCODER, PARTS
 from search.base.sections.fields import Expanded, PathField, Section, as_saved_before
 
 
@@ -21,8 +22,38 @@ class ModelConfig(Section):
         None,
         description="such as vit_b or lite_medsam, or a JSON file; default: the JSON file next to the checkpoint",
     )
+    parts: tuple[Literal["encoder", "decoder"], ...] = Field(
+        ("encoder",),
+        min_length=1,
+        description="what can be pruned and trains in recoveries: encoder, decoder, or both",
+    )
+    drop: tuple[Literal["masks", "iou"], ...] = Field(
+        (),
+        description="outputs of the decoder to leave out from the start, which changes no mask: masks (all but the "
+        "first, so that no prompt gets several), iou (predicted IoUs); parts must hold decoder",
+    )
     base: PathField = Field(description="the general model (θS)")
     adapted: PathField = Field(description="the medical model (θM), which is pruned")
+
+    @field_validator("parts")
+    @classmethod
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a part twice")
+        return tuple(part for part in PARTS if part in value)
+
+    @model_validator(mode="after")
+    def _drops_of_a_decoder(self) -> ModelConfig:
+        if self.drop and DECODER not in self.parts:
+            raise ValueError("drop leaves out outputs of the decoder, so parts must hold decoder")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what earlier versions do not know if it has its default."""
+        values: dict[str, Any] = handler(self)
+        later: dict[str, Any] = {"parts": (ENCODER,), "drop": ()}
+        return {key: value for key, value in values.items() if key not in later or getattr(self, key) != later[key]}
 
     def absolute(self) -> ModelConfig:
         """Return the same checkpoints with absolute paths."""

@@ -15,6 +15,7 @@ from medcore.data.splits import Splits, read_splits
 from medcore.errors import CheckpointError, DataError
 from medcore.files import not_a_file
 from medcore.models.architectures import resolve_architecture, spec_from_json
+from medcore.models.masks import masks_without_outputs
 from medcore.models.spec import ModelSpec
 from search.base.config import Config
 from search.base.sections.inputs import ModelConfig
@@ -55,6 +56,17 @@ def start_of(model: ModelConfig) -> ModelSpec | None:
     Raises:
         MedcoreError: The architecture is unknown or its description is wrong.
     """
+    spec = _written(model)
+    if spec is None:
+        return None
+    spec = spec.with_parts(model.parts, str(model.adapted))
+    if not model.drop:
+        return spec
+    masks = masks_without_outputs(spec, model.drop, str(model.adapted))
+    return ModelSpec(spec.arch, tuple(int(mask.sum()) for mask in masks))
+
+
+def _written(model: ModelConfig) -> ModelSpec | None:
     path = model.adapted
     spec = _header(path).get("__metadata__", {}).get("spec") if path.is_file() else None
     if isinstance(spec, str):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from medcore.models.export import MODEL, STRUCTURE, write_standalone
 from medcore.models.sam import MedSam
-from medcore.models.standalone import FILES, SCRIPT
+from medcore.models.standalone import DECODER_FILES, FILES, SCRIPT
 from search.export.check import CheckImages, Logits, compare
 from search.export.format import DESCRIPTION, LOADER, WEIGHTS, ExportFormat
 
@@ -71,7 +71,12 @@ FORMAT = ExportFormat(
         MODEL: WEIGHTS,
         STRUCTURE: DESCRIPTION,
         SCRIPT.name: LOADER,
-        **{name: "part of the loader" for scripts in FILES.values() for name in scripts if name != SCRIPT.name},
+        **{
+            name: "part of the loader"
+            for scripts in (*FILES.values(), DECODER_FILES)
+            for name in scripts
+            if name != SCRIPT.name
+        },
     },
     write=write_standalone,
     check=check,

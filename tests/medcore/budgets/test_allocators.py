@@ -17,7 +17,7 @@ from medcore.budgets.rule import rule
 from medcore.budgets.targets import to_target, uniform_to_target
 from medcore.errors import ConfigError, MedcoreError
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from tests.support.helpers import TINY
 
 SENSITIVITY = np.array([0.5, 2.0, 1.0, 4.0])

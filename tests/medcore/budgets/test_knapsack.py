@@ -15,7 +15,7 @@ from medcore.budgets.knapsack import (
     scaled_curves,
     smallest_share,
 )
-from medcore.budgets.limits import METRICS, Limits, Metric, smallest_fraction
+from medcore.budgets.limits import Limits, Metric, smallest_fraction
 from medcore.budgets.prices import Prices, linear_prices
 from medcore.budgets.targets import to_target
 from medcore.errors import ConfigError
@@ -23,9 +23,12 @@ from medcore.models.architectures import ARCHITECTURES
 from medcore.models.cost import cost
 from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from tests.support.helpers import TINY
 from tests.support.toy.samples import DENSE, PLACES, TOY
+
+#: Figures in which every group of these encoders costs something.
+METRICS: tuple[Metric, ...] = ("flops_paper", "flops", "encoder_params")
 
 VIT_B = ARCHITECTURES["vit_b"]
 #: Small enough to try all budgets: two blocks of two heads and four channels.

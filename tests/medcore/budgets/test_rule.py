@@ -9,7 +9,7 @@ from medcore.errors import MedcoreError
 from medcore.models.architectures import ARCHITECTURES
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from tests.support.helpers import TINY, halves, spec_of
 
 VIT_B = ARCHITECTURES["vit_b"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medcore.budgets.allocators import ALLOCATORS, BY_SPARSITY, Request
-from medcore.budgets.limits import METRICS, Limits, Metric, group_costs, smallest_fraction
+from medcore.budgets.limits import Limits, Metric, group_costs, smallest_fraction
 from medcore.budgets.rule import rule, uniform
 from medcore.budgets.rule_target import rule_to_target
 from medcore.budgets.targets import per_site, to_target, uniform_to_target
@@ -20,6 +20,9 @@ from medcore.models.sites import Family, Site
 from medcore.models.spec import ModelSpec
 from tests.support.toy.arch import Toy
 from tests.support.toy.samples import DENSE, PLACES, TOY, random_spec
+
+#: Figures in which every group of these encoders costs something.
+METRICS: tuple[Metric, ...] = ("flops_paper", "flops", "encoder_params")
 
 ALL = len(TOY.sites)
 #: Default sparsities of the families that MedCore cuts.
@@ -208,10 +211,10 @@ STAGES = Family("stages", "Stages", "stage", stage="stages", elective=True)
 class Staged(Toy):
     """The toy with a group around its last two blocks; for budgets only."""
 
-    families: ClassVar[tuple[Family, ...]] = (STAGES, *Toy.families)
+    encoder_families: ClassVar[tuple[Family, ...]] = (STAGES, *Toy.encoder_families)
 
     @property
-    def sites(self) -> tuple[Site, ...]:  # type: ignore[override]
+    def encoder_sites(self) -> tuple[Site, ...]:  # type: ignore[override]
         first = dataclasses.replace(TOY.sites[0], family=STAGES, block=2)
         blocks = [
             dataclasses.replace(site, within="stages/02" if site.block > 1 else None)

@@ -13,7 +13,7 @@ from medcore.models.architectures import ARCHITECTURES
 from medcore.models.cost import cost
 from medcore.models.sam import build_empty
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from tests.support.helpers import TINY, halves, spec_of
 from tests.support.reference_encoder import reference_encoder
 

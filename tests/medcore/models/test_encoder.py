@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medcore.data.frames.transforms import SquareResize
-from medcore.models import encoder
 from medcore.models.checkpoint import load
-from medcore.models.encoder import AttentionMode
 from medcore.models.sam import MedSam, build, build_empty, predictor
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit import encoder
+from medcore.models.vit.arch import SamVit
+from medcore.models.vit.encoder import AttentionMode
 from tests.support.helpers import TINY, shared_dir, spec_of
 from tests.support.reference_encoder import reference_encoder
 

@@ -21,7 +21,7 @@ from medcore.models.architectures import (
 from medcore.models.sam import build
 from medcore.models.sites import Site
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import HEADS, SamVit
+from medcore.models.vit.arch import HEADS, SamVit
 from tests.support.helpers import TINY, spec_of
 from tests.support.toy.samples import TOY
 
@@ -46,8 +46,8 @@ def test_architectures_list_their_sites_in_order(
 ) -> None:
     class Reordered(SamVit):
         @property
-        def sites(self) -> tuple[Site, ...]:
-            return tuple(order(super().sites))
+        def encoder_sites(self) -> tuple[Site, ...]:
+            return tuple(order(super().encoder_sites))
 
     arch = Reordered(**{field.name: getattr(TINY, field.name) for field in fields(TINY)})
     with pytest.raises(CheckpointError, match=message):
@@ -56,7 +56,7 @@ def test_architectures_list_their_sites_in_order(
 
 def test_families_do_not_share_a_stage() -> None:
     class Merged(SamVit):
-        families = tuple(replace(family, stage="all") for family in TINY.families)
+        encoder_families = tuple(replace(family, stage="all") for family in TINY.families)
 
     arch = Merged(**{field.name: getattr(TINY, field.name) for field in fields(TINY)})
     with pytest.raises(CheckpointError, match="a stage of its own"):

@@ -15,7 +15,7 @@ from medcore.models.cut import prune
 from medcore.models.sam import MedSam, build
 from medcore.models.sites import LinearOutput
 from medcore.models.spec import ModelSpec
-from medcore.models.stream import observe, observe_branch, stream_into, trunk_of
+from medcore.models.stream import flow_into, observe, observe_branch, trunk_of
 from tests.support.helpers import TINY
 from tests.support.toy.arch import Toy
 from tests.support.toy.samples import random_masks as toy_masks
@@ -55,10 +55,10 @@ def test_a_vits_streams_are_those_computed_by_hand() -> None:
         [f"heads/{block:02d}", f"channels/{block:02d}"] for block in range(TINY.depth)
     ]
     for block, module in enumerate(trunk):
-        x = stream_into(model, module.path, images)
+        (x,) = flow_into(model, module.path, images, IMAGES.box_tensor())
         assert torch.equal(x, expected[2 * block])
         part = model.get_submodule(module.path)
-        passes, output = observe(module, part, x)
+        passes, (output,) = observe(module, part, (x,))
         assert torch.equal(output, expected[2 * block + 2])
         for place, each in enumerate(passes):
             assert torch.equal(each.before, expected[2 * block + place])
@@ -66,7 +66,7 @@ def test_a_vits_streams_are_those_computed_by_hand() -> None:
             layer, width = module.branches[place].linear_of(part), module.branches[place].width
             assert each.features.shape[-1] == width * (TINY.head_dim if place == 0 else 1)
             torch.testing.assert_close(layer(each.features), each.after - each.before, rtol=1e-4, atol=1e-5)
-            alone = observe_branch(module, part, x, place)
+            alone = observe_branch(module, part, (x,), place)
             assert all(
                 torch.equal(getattr(alone, name), getattr(each, name)) for name in ("before", "features", "after")
             )
@@ -78,11 +78,11 @@ def test_a_vits_streams_are_those_computed_by_hand() -> None:
 def test_a_toys_streams_follow_each_other(seed: int) -> None:
     model = toy_model(seed)
     model = prune(model, toy_masks(model.spec, seed))
-    x = stream_into(model, trunk_of(model)[0].path, IMAGES.tensor())
+    (x,) = flow_into(model, trunk_of(model)[0].path, IMAGES.tensor(), IMAGES.box_tensor())
     for number, module in enumerate(trunk_of(model)):
         is_whole = bool(model.spec.family("blocks")[number])
         assert len(module.branches) == (2 if is_whole else 0)
-        passes, output = observe(module, model.get_submodule(module.path), x)
+        passes, (output,) = observe(module, model.get_submodule(module.path), (x,))
         for each, following in itertools.pairwise(passes):
             assert torch.equal(each.after, following.before)
         assert torch.equal(passes[0].before if passes else output, x)
@@ -94,11 +94,11 @@ def test_a_toys_streams_follow_each_other(seed: int) -> None:
 def test_only_what_is_wanted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model()
     module = trunk_of(model)[1]
-    x = stream_into(model, module.path, IMAGES.tensor())
+    (x,) = flow_into(model, module.path, IMAGES.tensor(), IMAGES.box_tensor())
     block = model.get_submodule(module.path)
-    (expected, _), _ = observe(module, block, x)
+    (expected, _), _ = observe(module, block, (x,))
     monkeypatch.setattr(block.mlp, "forward", None)  # calling it would fail
-    found = observe_branch(module, block, x, 0)
+    found = observe_branch(module, block, (x,), 0)
     assert torch.equal(found.features, expected.features) and torch.equal(found.before, expected.before)
 
 
@@ -106,17 +106,17 @@ def test_only_what_is_wanted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_windows_that_move_the_tokens_are_refused() -> None:
     model = build(ModelSpec.dense(TINY), "plain")
     first, second = trunk_of(model)[:2]
-    x = stream_into(model, first.path, IMAGES.tensor())
+    (x,) = flow_into(model, first.path, IMAGES.tensor(), IMAGES.box_tensor())
     with pytest.raises(CheckpointError, match=r"heads/00: .* attention 'fast'"):
-        observe(first, model.get_submodule(first.path), x)
-    observe(second, model.get_submodule(second.path), x)  # the whole image is one window
+        observe(first, model.get_submodule(first.path), (x,))
+    observe(second, model.get_submodule(second.path), (x,))  # the whole image is one window
 
 
 class Swapped(Toy):
     """Names the MLP's output for the heads, and the other way round."""
 
     @property
-    def sites(self):  # type: ignore[no-untyped-def]
+    def encoder_sites(self):  # type: ignore[no-untyped-def]
         swap = {"toy_heads": "lin2", "hidden": "proj"}
 
         def swapped(site):  # type: ignore[no-untyped-def]
@@ -128,21 +128,21 @@ class Swapped(Toy):
                 site, output=LinearOutput(f"{path}.{swap[site.family.name]}", f"{path}.{stream}")
             )
 
-        return tuple(map(swapped, super().sites))
+        return tuple(map(swapped, super().encoder_sites))
 
 
 @torch.no_grad()
 def test_sites_that_run_in_another_order_are_refused() -> None:
     model = build(ModelSpec.dense(Swapped()))
     module = trunk_of(model)[0]
-    x = stream_into(model, module.path, IMAGES.tensor())
+    (x,) = flow_into(model, module.path, IMAGES.tensor(), IMAGES.box_tensor())
     with pytest.raises(CheckpointError, match="must run the sites in their order"):
-        observe(module, model.get_submodule(module.path), x)
+        observe(module, model.get_submodule(module.path), (x,))
 
 
 def test_what_cannot_be_watched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = toy_model()
-    monkeypatch.setattr(Toy, "trunk", ("image_encoder.blocks.0", "image_encoder.blocks.1"))
+    monkeypatch.setattr(Toy, "encoder_trunk", ("image_encoder.blocks.0", "image_encoder.blocks.1"))
     with pytest.raises(CheckpointError, match="exactly one trunk module"):
         trunk_of(model)
     monkeypatch.undo()
@@ -151,6 +151,6 @@ def test_what_cannot_be_watched_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     block.proj = nn.Linear(block.proj.in_features, block.proj.out_features, bias=False)
     with pytest.raises(CheckpointError, match=r"toy_heads/01: .* linear layer with a bias"):
         module.branches[0].linear_of(block)
-    monkeypatch.setattr(model.image_encoder, "forward", lambda images: images)
+    monkeypatch.setattr(model, "segment", lambda images, _boxes: images)
     with pytest.raises(CheckpointError, match=r"does not run image_encoder\.blocks\.0"):
-        stream_into(model, module.path, torch.from_numpy(np.zeros((1, 3, 64, 64), np.float32)))
+        flow_into(model, module.path, torch.from_numpy(np.zeros((1, 3, 64, 64), np.float32)), torch.zeros(1, 4))

@@ -76,11 +76,14 @@ def test_lists_are_derived_in_a_fixed_order() -> None:
     ]
     assert catalogue.headlines() == ["boundary_f1", "hd95", "dice"] and catalogue.worst_by() == "hd95"
     assert catalogue.shown() == [*["boundary_f1", "dice", "iou", "nsd", "nsd_mm", "hd95", "assd", "hd95_mm", "assd_mm"]]
-    assert catalogue.cost_shares() == ["flops_fraction", "flops_paper_fraction", "encoder_params_fraction"]
+    assert catalogue.cost_shares() == [
+        *["flops_fraction", "flops_paper_fraction", "encoder_params_fraction"],
+        *["call_flops_fraction", "decoder_flops_fraction", "decoder_params_fraction"],
+    ]
     names = [figure.name for figure in catalogue.figures()]
     assert (
         names[:2] == ["flops_fraction", "flops_paper_fraction"]
-        and names[6:15] == catalogue.shown()
+        and names[12:21] == catalogue.shown()
         and names[-1] == "gpu_memory_mb"
     )
     assert len(names) == len(set(names)) == len(FIGURES.names())

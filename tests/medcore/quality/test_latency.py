@@ -52,7 +52,8 @@ def test_a_model_is_timed_on_batches_of_images_with_a_box_each(autocast: bool) -
     model.decode = watched  # type: ignore[method-assign]
     found = measure(model, 3, threads=1, autocast=autocast, effort=SHORT)
     assert 20 <= found.encoder.median_ms < found.whole.median_ms
-    assert found.encoder.cpu_ms is not None and found.encoder.cpu_ms < 20  # sleeping takes no processor
+    # sleeping takes no processor
+    assert found.encoder.cpu_ms is not None and found.encoder.cpu_ms < found.encoder.median_ms - 15
     assert shapes == {((3, TINY.out_chans, TINY.grid, TINY.grid), (3, 4))}
     assert model.training is False and all(parameter.grad is None for parameter in model.parameters())
 

@@ -16,7 +16,7 @@ from medcore.errors import MedcoreError
 from medcore.models.architectures import ARCHITECTURES
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from medcore.training.refit.dense_streams import DenseStreams, ModuleStreams
 from search.base.config import load_config
 from search.base.device import host_peak

@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from medcore.errors import MedcoreError
 from medcore.models.architectures import KINDS
-from medcore.models.encoder import AttentionMode
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.spec import Architecture, DecoderSpec, ModelSpec
+from medcore.models.spec import ENCODER, Architecture, ModelSpec
+from medcore.models.vit.encoder import AttentionMode
 
 BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
 HEADS = Family("toy_heads", "Toy heads", "toy head", stage="toy_heads", lean=1, least_count=1, sparsity=0.5)
@@ -45,7 +46,7 @@ class Toy(Architecture):
     """
 
     kind: ClassVar[str] = "toy"
-    families: ClassVar[tuple[Family, ...]] = (BLOCKS, HEADS, STEM, HIDDEN)
+    encoder_families: ClassVar[tuple[Family, ...]] = (BLOCKS, HEADS, STEM, HIDDEN)
 
     name: str = "toy"
     img_size: int = 64
@@ -60,6 +61,7 @@ class Toy(Architecture):
     )
     pixel_mean: tuple[float, ...] = (0.4, 0.5, 0.6)
     pixel_std: tuple[float, ...] = (0.2, 0.3, 0.4)
+    parts: tuple[str, ...] = (ENCODER,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,13 +73,13 @@ class Toy(Architecture):
         return self.img_size // 8
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def encoder_blocks(self) -> tuple[Block, ...]:
         inner = (Block(f"image_encoder.blocks.{number}", attends_globally=True) for number in range(len(self.heads)))
         return (Block("image_encoder.stem"), *inner)
 
     @cached_property
-    def sites(self) -> tuple[Site, ...]:
-        numbers = range(1, len(self.blocks))
+    def encoder_sites(self) -> tuple[Site, ...]:
+        numbers = range(1, len(self.encoder_blocks))
         return (
             *map(self._block_site, numbers),
             *map(self._head_site, numbers),
@@ -86,7 +88,7 @@ class Toy(Architecture):
         )
 
     @cached_property
-    def fixed(self) -> Cost:
+    def encoder_fixed(self) -> Cost:
         # bias of the stem's second convolution; neck with bias
         flops = 2 * self.grid**2 * self.dim * self.out_chans
         return Cost(self.dim + (self.dim + 1) * self.out_chans, flops, flops)
@@ -96,7 +98,7 @@ class Toy(Architecture):
 
     def _block_site(self, block: int) -> Site:
         """All of a block but what belongs to its heads and channels costs no FLOPs."""
-        path = self.blocks[block].path
+        path = self.encoder_blocks[block].path
         inside = ("norm1.weight", "norm1.bias", "qkv.weight", "qkv.bias", "biases", "norm2.weight", "norm2.bias")
         outputs = ("proj.weight", "proj.bias", "lin2.weight", "lin2.bias")
         tensors = (
@@ -106,7 +108,7 @@ class Toy(Architecture):
         return Site(BLOCKS, block, 1, tensors, Watch(path, "change"), Cost(6 * self.dim, 0, 0))
 
     def _head_site(self, block: int) -> Site:
-        path, rows, tokens = self.blocks[block].path, 3 * self.head_dim, self.grid**2
+        path, rows, tokens = self.encoder_blocks[block].path, 3 * self.head_dim, self.grid**2
         tensors = (
             TensorSlice(f"{path}.qkv.weight", axis=0, inner=rows),
             TensorSlice(f"{path}.qkv.bias", axis=0, inner=rows),
@@ -127,7 +129,7 @@ class Toy(Architecture):
         )
 
     def _stem_site(self) -> Site:
-        path, tokens = self.blocks[0].path, self.grid**2
+        path, tokens = self.encoder_blocks[0].path, self.grid**2
         names = ("conv1.weight", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
         tensors = (
             *(TensorSlice(f"{path}.{name}", axis=0) for name in names),
@@ -139,7 +141,7 @@ class Toy(Architecture):
         return Site(STEM, 0, self.stem, tensors, Watch(f"{path}.conv2", axis=1), cost)
 
     def _hidden_site(self, block: int) -> Site:
-        path, tokens = self.blocks[block].path, self.grid**2
+        path, tokens = self.encoder_blocks[block].path, self.grid**2
         tensors = (
             TensorSlice(f"{path}.lin1.weight", axis=0),
             TensorSlice(f"{path}.lin1.bias", axis=0),
@@ -171,7 +173,7 @@ class ToyEncoder(nn.Module):
                 ToyBlock(arch, kept[f"toy_heads/{number:02d}"], kept[f"hidden/{number:02d}"])
                 if kept[f"blocks/{number:02d}"]
                 else nn.Identity()
-                for number in range(1, len(arch.blocks))
+                for number in range(1, len(arch.encoder_blocks))
             )
         self.neck = nn.Conv2d(arch.dim, arch.out_chans, kernel_size=1)
 

@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medcore.errors import MedcoreError
 from medcore.models.architectures import ARCHITECTURES, architecture_from, resolve_architecture
-from medcore.models.cost import cost
+from medcore.models.cost import Cost, cost
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.sam import MedSam, build, build_empty
-from medcore.models.spec import DecoderSpec, ModelSpec
+from medcore.models.spec import ModelSpec
 from medcore.models.tinyvit.arch import TinyVit
 
 
@@ -92,11 +93,21 @@ def test_the_gflops_of_the_paper_add_the_normalisations() -> None:
     assert (norms + 29_804_681_000) / 1e9 == pytest.approx(30.04, abs=0.005)
 
 
-def test_a_swift_medsam_encoder_is_a_budget_of_blocks() -> None:
-    whole = ModelSpec.dense(LITE)
-    for arch, kept in ((V1, [1] * 8 + [0] * 2 + [1] * 2), (V2, [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1])):
-        spec = ModelSpec.of(LITE, {**whole.budget, "blocks": kept})
-        assert cost(spec) == cost(ModelSpec.dense(arch))
+@pytest.mark.parametrize(
+    ("arch", "kept", "channels"),
+    [(V1, [1] * 8 + [0] * 2 + [1] * 2, 1024), (V2, [1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1], 256)],
+    ids=["v1", "v2"],
+)
+def test_a_swift_medsam_is_a_budget_of_blocks_layers_and_channels(
+    arch: TinyVit, kept: list[int], channels: int
+) -> None:
+    """All but a layer of the IoU head, and the heads, whose number changes no tensor."""
+    lite = dataclasses.replace(LITE, parts=("encoder", "decoder"))
+    decoder = {"decoder_layers": [1, 0], "decoder_channels": [channels, 0]}
+    found = cost(ModelSpec.of(lite, {**ModelSpec.dense(lite).budget, "blocks": kept, **decoder}))
+    layer = 256 * 257
+    expected = cost(ModelSpec.dense(arch)) + Cost(0, 0, 0, layer, 2 * 256 * 256)
+    assert found == expected
 
 
 def test_groups_cost_what_was_counted_on_the_public_module() -> None:

@@ -219,7 +219,7 @@ def test_streams_are_seen_where_they_are(spec: ModelSpec, images: ImageSet) -> N
         stream = model.image_encoder.patch_embed(images.tensor())
         for entry in trunk_of(model):
             module = model.get_submodule(entry.path)
-            passes, output = observe(entry, module, stream)
+            passes, (output,) = observe(entry, module, (stream,))
             assert torch.equal(output, module(stream))
             for branch, seen in zip(entry.branches, passes, strict=True):
                 site = LITTLE.sites[branch.site]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from medcore.models.vit import SamVit
+    from medcore.models.vit.arch import SamVit
 
 AttentionMode = Literal["fast", "plain"]
 

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from medcore.errors import CheckpointError
+from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import LARGEST
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.spec import Architecture, DecoderSpec, ModelSpec
+from medcore.models.spec import ENCODER, Architecture, ModelSpec
 
 if TYPE_CHECKING:
-    from medcore.models.encoder import AttentionMode, ImageEncoder
+    from medcore.models.vit.encoder import AttentionMode, ImageEncoder
 
 #: Default sparsities are the paper's operating point 0.5/0.7; its other one is 0.84/0.95.
 HEADS = Family("heads", "Attention heads", "head", stage="heads", lean=1, least_count=1, sparsity=0.5)
@@ -40,7 +41,7 @@ class SamVit(Architecture):
     """
 
     kind: ClassVar[str] = "sam_vit"
-    families: ClassVar[tuple[Family, ...]] = (HEADS, CHANNELS)
+    encoder_families: ClassVar[tuple[Family, ...]] = (HEADS, CHANNELS)
 
     name: str
     img_size: int
@@ -55,6 +56,7 @@ class SamVit(Architecture):
     decoder: DecoderSpec = field(default_factory=DecoderSpec)
     pixel_mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    parts: tuple[str, ...] = (ENCODER,)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,7 +90,7 @@ class SamVit(Architecture):
         return 0 if block in self.global_attn_indexes else self.window_size
 
     @cached_property
-    def blocks(self) -> tuple[Block, ...]:
+    def encoder_blocks(self) -> tuple[Block, ...]:
         """Return the transformer's blocks."""
         return tuple(
             Block(f"image_encoder.blocks.{number}", window == 0, f"windows of {window}" if window else "whole image")
@@ -96,13 +98,13 @@ class SamVit(Architecture):
         )
 
     @cached_property
-    def sites(self) -> tuple[Site, ...]:
+    def encoder_sites(self) -> tuple[Site, ...]:
         """Return the attentions of all blocks, then their MLPs."""
         heads = [self._head_site(block) for block in range(self.depth)]
         return (*heads, *(self._channel_site(block) for block in range(self.depth)))
 
     @cached_property
-    def fixed(self) -> Cost:
+    def encoder_fixed(self) -> Cost:
         """Return the cost of patch embedding, neck and all else that stays (9.3, 9.4)."""
         tokens = self.grid**2
         patch_weights = 3 * self.patch_size**2 * self.embed_dim
@@ -125,13 +127,14 @@ class SamVit(Architecture):
     def build_encoder(self, spec: ModelSpec, attention: AttentionMode) -> ImageEncoder:
         """Build the ViT encoder with the widths of `spec`."""
         # imported here, so that a front can be read without torch
-        from medcore.models.encoder import ImageEncoder
+        from medcore.models.vit.encoder import ImageEncoder
 
-        return ImageEncoder(self, spec.family(HEADS.name), spec.family(CHANNELS.name), attention)
+        widths = spec.whole_budget
+        return ImageEncoder(self, tuple(widths[HEADS.name]), tuple(widths[CHANNELS.name]), attention)
 
     def _head_site(self, block: int) -> Site:
         """Return the attention of a block: rows of Q, K and V, columns of proj (9.1)."""
-        path, width = f"{self.blocks[block].path}.attn", self.head_dim
+        path, width = f"{self.encoder_blocks[block].path}.attn", self.head_dim
         tensors = (
             TensorSlice(f"{path}.qkv.weight", axis=0, outer=3, inner=width),
             TensorSlice(f"{path}.qkv.bias", axis=0, outer=3, inner=width),
@@ -148,12 +151,12 @@ class SamVit(Architecture):
             flops_paper=2 * self.grid**2 * width * (4 * self.embed_dim + 2 * side**2),
         )
         watch = Watch(f"{path}.proj", inner=width)
-        output = LinearOutput(f"{path}.proj", f"{self.blocks[block].path}.norm1", inner=width)
+        output = LinearOutput(f"{path}.proj", f"{self.encoder_blocks[block].path}.norm1", inner=width)
         return Site(HEADS, block, self.num_heads, tensors, watch, cost, output=output)
 
     def _channel_site(self, block: int) -> Site:
         """Return the MLP of a block: rows of lin1, columns of lin2 (9.2)."""
-        path = f"{self.blocks[block].path}.mlp"
+        path = f"{self.encoder_blocks[block].path}.mlp"
         tensors = (
             TensorSlice(f"{path}.lin1.weight", axis=0),
             TensorSlice(f"{path}.lin1.bias", axis=0),
@@ -161,7 +164,7 @@ class SamVit(Architecture):
         )
         flops = 4 * self.grid**2 * self.embed_dim
         cost = Cost(encoder_params=2 * self.embed_dim + 1, flops=flops, flops_paper=flops)
-        output = LinearOutput(f"{path}.lin2", f"{self.blocks[block].path}.norm2")
+        output = LinearOutput(f"{path}.lin2", f"{self.encoder_blocks[block].path}.norm2")
         return Site(CHANNELS, block, self.mlp_dim, tensors, Watch(f"{path}.lin2"), cost, output=output)
 
     def _side(self, block: int) -> int:
