@@ -72,7 +72,9 @@ def families() -> dict[str, Family]:
 
     Settings derive their keys from them.
     """
-    encoders = {family.name: family for kind in KINDS.names() for family in KINDS[kind].encoder_families}
+    kinds = [KINDS[name] for name in KINDS.names()]
+    encoders = {family.name: family for kind in kinds for family in kind.encoder_families}
+    encoders |= {kind.whole_blocks.name: kind.whole_blocks for kind in kinds if kind.whole_blocks is not None}
     return encoders | {family.name: family for family in DECODER_FAMILIES}
 
 

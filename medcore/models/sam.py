@@ -165,9 +165,9 @@ class MedSam(Sam):  # type: ignore[misc]
 
     @property
     def parts(self) -> list[nn.Module]:
-        """Return the parts that can be pruned, which recovery trains."""
+        """Return the modules that can be pruned, which recovery trains."""
         modules = {ENCODER: self.image_encoder, DECODER: self.mask_decoder}
-        return [modules[part] for part in self.arch.parts]
+        return [module for part, module in modules.items() if part in self.arch.parts]
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Scale each image to [0, 1] by its extremes, normalise and pad it (1.1).

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from medcore.models.vit.encoder import AttentionMode
 
 
-#: Parts of a model whose groups can be pruned.
-ENCODER, DECODER = "encoder", "decoder"
-PARTS = (ENCODER, DECODER)
+#: Parts of a model whose groups can be pruned: whole blocks of the encoder, what is in them, and the mask decoder.
+BLOCKS, ENCODER, DECODER = "blocks", "encoder", "decoder"
+PARTS = (BLOCKS, ENCODER, DECODER)
 
 
 class Architecture(ABC):
@@ -44,20 +44,22 @@ class Architecture(ABC):
         kind: key in the registry of kinds, written into files.
         encoder_families: families of the encoder's sites, coarse groups before fine ones. A budget settles them in
             this order.
+        whole_blocks: the family of whole blocks, for an encoder that has them as groups only if `BLOCKS` is a part.
         unused: names of tensors that published files hold in addition to the model's, and that change none of its
             outputs.
         name: name of this size, such as "vit_b".
         img_size: side of the model's square in pixels.
         out_chans: width of the image embedding.
         decoder: shape of the mask decoder.
-        parts: what can be pruned, `ENCODER`, `DECODER` or both in this order. The sites of the others are none of the
-            model's, and their cost is fixed.
+        parts: what can be pruned, some of `PARTS` in this order; `BLOCKS` only with `ENCODER`. The sites of the others
+            are none of the model's, and their cost is fixed.
         pixel_mean: three numbers, subtracted from the colours of an image in [0, 1].
         pixel_std: three numbers, by which the result is divided.
     """
 
     kind: ClassVar[str]
     encoder_families: ClassVar[tuple[Family, ...]]
+    whole_blocks: ClassVar[Family | None] = None
     unused: ClassVar[tuple[str, ...]] = ()
 
     name: str
@@ -79,8 +81,11 @@ class Architecture(ABC):
             )
         if not self.parts or self.parts != tuple(part for part in PARTS if part in self.parts):
             raise CheckpointError(
-                f"{where}: parts must be {ENCODER}, {DECODER} or both in this order, not {list(self.parts)!r:.60}"
+                f"{where}: parts must be some of {', '.join(PARTS)} in this order, not {list(self.parts)!r:.60}"
             )
+        if BLOCKS in self.parts and (ENCODER not in self.parts or self.whole_blocks is None):
+            reason = f"need {ENCODER}" if self.whole_blocks else f"are none of kind {self.kind}"
+            raise CheckpointError(f"{where}: parts: {BLOCKS} {reason}")
         if len(self.pixel_mean) != 3:
             raise CheckpointError(f"{where}: pixel_mean must hold three numbers, not {self.pixel_mean}")
         if len(self.pixel_std) != 3 or min(self.pixel_std) < LEAST_STD:
@@ -132,6 +137,8 @@ class Architecture(ABC):
     def families(self) -> tuple[Family, ...]:
         """Return the families of the sites, those of the encoder first."""
         own = self.encoder_families if ENCODER in self.parts else ()
+        if self.whole_blocks is not None and BLOCKS in self.parts:
+            own = (self.whole_blocks, *own)
         return (*own, *(DECODER_FAMILIES if DECODER in self.parts else ()))
 
     @cached_property
@@ -299,13 +306,12 @@ class ModelSpec:
             arch: Architecture = dataclasses.replace(typing.cast(Any, self.arch), parts=tuple(parts))
         except TypeError:
             raise CheckpointError(f"{where}: models of kind {self.arch.kind} have the part {ENCODER} only") from None
-        whole, mine = self.whole_budget, {family.name for family in arch.families}
+        whole = ModelSpec.dense(arch).budget
+        mine = {name: widths for name, widths in self.whole_budget.items() if name in whole}
         if cut := [name for name, widths in self.budget.items() if name not in mine and widths != _dense(self, name)]:
-            raise CheckpointError(
-                f"{where}: the model has lost {' and '.join(cut)} already, so parts must hold "
-                f"{' and '.join(self.arch.parts)}"
-            )
-        return ModelSpec.of(arch, {name: whole[name] for name in mine}, where)
+            parts = " and ".join(self.arch.parts)
+            raise CheckpointError(f"{where}: the model has lost {' and '.join(cut)}, so parts must hold {parts}")
+        return ModelSpec.of(arch, whole | mine, where)
 
     @property
     def is_dense(self) -> bool:
@@ -320,8 +326,7 @@ class ModelSpec:
     @property
     def whole_budget(self) -> dict[str, list[int]]:
         """Return the widths by family, also those of a part that cannot be pruned and so is dense."""
-        arch = self.arch
-        sites = (*arch.encoder_sites, *arch.decoder_places.sites)
+        sites = (*self.arch.encoder_sites, *self.arch.decoder_places.sites)
         return by_family(sites, [site.width for site in sites]) | self.budget
 
     def family(self, name: str) -> tuple[int, ...]:

@@ -11,8 +11,7 @@ or, with this file in the folder of the program:
 
 The structure (architecture, and the heads and MLP channels that each block keeps) is read from the file's own
 metadata. The model is segment_anything's `Sam` with narrower linear layers; its images are resized to a square, not
-padded, and min-max scaled to [0, 1], as it was trained. If the mask decoder can be pruned too, `sam_decoder.py` holds
-it. Not a medical device.
+padded, and min-max scaled to [0, 1]. `sam_decoder.py` holds a mask decoder that can be pruned. Not a medical device.
 """
 
 from __future__ import annotations
@@ -217,8 +216,8 @@ def _check_structure(spec: Any) -> None:
         raise ValueError("img_size is no multiple of patch_size, or embed_dim none of num_heads")
     if arch["out_chans"] % 8 or arch["out_chans"] % (2 * decoder["num_heads"]):
         raise ValueError("out_chans is no multiple of 8 and of twice the decoder's num_heads")
-    for name, most in (("heads", arch["num_heads"]), ("channels", int(width * ratio))):
-        counts = spec.get(name)
+    for name, most in (("heads", arch["num_heads"]), ("channels", int(width * ratio)), ("blocks", 1)):
+        counts = spec.get(name, [1] * blocks if name == "blocks" else None)
         if not isinstance(counts, list) or len(counts) != blocks or not all(_is_count(each, most) for each in counts):
             raise ValueError(f"{name} must hold {blocks} whole numbers in 0..{most}, not {counts!r:.40}")
 
@@ -254,8 +253,11 @@ class PrunedSam(Sam):  # type: ignore[misc]
             qkv_bias=True,
             use_rel_pos=True,
         )
-        for block, heads, channels in zip(encoder.blocks, spec["heads"], spec["channels"], strict=True):
-            _narrow(block, heads, channels, arch["embed_dim"], arch["embed_dim"] // arch["num_heads"])
+        left = spec.get("blocks", [1] * arch["depth"])
+        for number, (heads, channels) in enumerate(zip(spec["heads"], spec["channels"], strict=True)):
+            _narrow(encoder.blocks[number], heads, channels, arch["embed_dim"], arch["embed_dim"] // arch["num_heads"])
+            if not left[number]:
+                encoder.blocks[number] = nn.Identity()
         super().__init__(
             image_encoder=encoder,
             prompt_encoder=PromptEncoder(
@@ -286,7 +288,6 @@ class BiasOnly(nn.Module):
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__()
-        # names and shapes of the tensors stay those of segment_anything's attention
         self.qkv, self.proj = attention.qkv, attention.proj
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 

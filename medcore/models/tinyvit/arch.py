@@ -14,7 +14,6 @@ from medcore.models.fields import DEEPEST, LARGEST
 from medcore.models.sites import Block, Cost, Family, Site
 from medcore.models.spec import ENCODER, Architecture, ModelSpec
 from medcore.models.tinyvit.places import (
-    BLOCKS,
     INTERIORS,
     MBCONV,
     MERGES,
@@ -24,7 +23,7 @@ from medcore.models.tinyvit.places import (
     Place,
     sites_of,
 )
-from medcore.models.vit.arch import CHANNELS, HEADS
+from medcore.models.vit.arch import BLOCKS, CHANNELS, HEADS
 
 if TYPE_CHECKING:
     from medcore.data.frames.frame import Frame

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.vit.arch import CHANNELS, HEADS
+from medcore.models.vit.arch import BLOCKS, CHANNELS, HEADS
 
-BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
 INTERIORS = Family("interiors", "Block interiors", "interior", stage="interiors", offset=2.0, elective=True)
 MBCONV = Family(
     "mbconv", "MBConv channels", "MBConv channel", stage="mbconv", least_share=0.05, sparsity=0.5, rounded=True

@@ -10,6 +10,7 @@ from medcore.errors import CheckpointError
 from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import LARGEST
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
+from medcore.models.spec import BLOCKS as WHOLE
 from medcore.models.spec import ENCODER, Architecture, ModelSpec
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ CHANNELS = Family(
 )
 
 
+BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
+
+
 @dataclass(frozen=True)
 class SamVit(Architecture):
     """A dense SAM-style model.
@@ -42,6 +46,7 @@ class SamVit(Architecture):
 
     kind: ClassVar[str] = "sam_vit"
     encoder_families: ClassVar[tuple[Family, ...]] = (HEADS, CHANNELS)
+    whole_blocks: ClassVar[Family | None] = BLOCKS
 
     name: str
     img_size: int
@@ -99,9 +104,10 @@ class SamVit(Architecture):
 
     @cached_property
     def encoder_sites(self) -> tuple[Site, ...]:
-        """Return the attentions of all blocks, then their MLPs."""
-        heads = [self._head_site(block) for block in range(self.depth)]
-        return (*heads, *(self._channel_site(block) for block in range(self.depth)))
+        """Return the blocks as a whole if they are a part, the attentions of all blocks, then their MLPs."""
+        numbers = range(self.depth)
+        whole = map(self._block_site, numbers if WHOLE in self.parts else ())
+        return (*whole, *map(self._head_site, numbers), *map(self._channel_site, numbers))
 
     @cached_property
     def encoder_fixed(self) -> Cost:
@@ -110,8 +116,8 @@ class SamVit(Architecture):
         patch_weights = 3 * self.patch_size**2 * self.embed_dim
         neck_weights = self.out_chans * (self.embed_dim + 9 * self.out_chans)
         params = patch_weights + self.embed_dim * (1 + tokens) + neck_weights + 4 * self.out_chans
-        # two normalisations, the output biases of proj and lin2, two relative-position tables
-        params += sum(6 * self.embed_dim + 2 * (2 * self._side(b) - 1) * self.head_dim for b in range(self.depth))
+        if WHOLE not in self.parts:
+            params += sum(map(self._rest_of_block, range(self.depth)))
         return Cost(params, 2 * tokens * (patch_weights + neck_weights), 2 * tokens * patch_weights)
 
     @property
@@ -129,8 +135,28 @@ class SamVit(Architecture):
         # imported here, so that a front can be read without torch
         from medcore.models.vit.encoder import ImageEncoder
 
-        widths = spec.whole_budget
-        return ImageEncoder(self, tuple(widths[HEADS.name]), tuple(widths[CHANNELS.name]), attention)
+        return ImageEncoder(self, spec.whole_budget, attention)
+
+    def _rest_of_block(self, block: int) -> int:
+        """Return the parameters of two normalisations, output biases of proj and lin2, relative-position tables."""
+        return 6 * self.embed_dim + 2 * (2 * self._side(block) - 1) * self.head_dim
+
+    def _block_site(self, block: int) -> Site:
+        """Return all of a block, of which nothing is left without it, not even biases."""
+        path = self.encoder_blocks[block].path
+        linear = ("attn.qkv", "mlp.lin1", "norm1", "norm2")
+        inside = [f"{layer}.{name}" for layer in linear for name in ("weight", "bias")]
+        inside += ["attn.rel_pos_h", "attn.rel_pos_w"]
+        outputs = [f"{layer}.{name}" for layer in ("attn.proj", "mlp.lin2") for name in ("weight", "bias")]
+        tensors = (
+            *(TensorSlice(f"{path}.{name}", axis=None) for name in inside),
+            *(TensorSlice(f"{path}.{name}", axis=None, output=True) for name in outputs),
+        )
+        return Site(BLOCKS, block, 1, tensors, Watch(path, "change"), Cost(self._rest_of_block(block), 0, 0))
+
+    def _within(self, block: int) -> str | None:
+        """Return the name of the site that holds the heads and channels of a block."""
+        return f"{BLOCKS.name}/{block:02d}" if WHOLE in self.parts else None
 
     def _head_site(self, block: int) -> Site:
         """Return the attention of a block: rows of Q, K and V, columns of proj (9.1)."""
@@ -152,7 +178,7 @@ class SamVit(Architecture):
         )
         watch = Watch(f"{path}.proj", inner=width)
         output = LinearOutput(f"{path}.proj", f"{self.encoder_blocks[block].path}.norm1", inner=width)
-        return Site(HEADS, block, self.num_heads, tensors, watch, cost, output=output)
+        return Site(HEADS, block, self.num_heads, tensors, watch, cost, within=self._within(block), output=output)
 
     def _channel_site(self, block: int) -> Site:
         """Return the MLP of a block: rows of lin1, columns of lin2 (9.2)."""
@@ -165,7 +191,8 @@ class SamVit(Architecture):
         flops = 4 * self.grid**2 * self.embed_dim
         cost = Cost(encoder_params=2 * self.embed_dim + 1, flops=flops, flops_paper=flops)
         output = LinearOutput(f"{path}.lin2", f"{self.encoder_blocks[block].path}.norm2")
-        return Site(CHANNELS, block, self.mlp_dim, tensors, Watch(f"{path}.lin2"), cost, output=output)
+        watch, within = Watch(f"{path}.lin2"), self._within(block)
+        return Site(CHANNELS, block, self.mlp_dim, tensors, watch, cost, within=within, output=output)
 
     def _side(self, block: int) -> int:
         """Return the tokens along one side of what the block attends to."""

@@ -14,7 +14,7 @@ its output bias (method §2). Parameters have segment-anything's names.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -36,17 +36,14 @@ class ImageEncoder(nn.Module):
 
     Args:
         arch: the dense architecture.
-        heads: attention heads that each of the L blocks keeps.
-        channels: MLP channels that each of the L blocks keeps.
+        widths: what each of the L blocks keeps: `heads`, `channels`, and `blocks` where it can go as a whole.
         attention: how attention is computed.
 
     Raises:
         ValueError: `attention` is unknown.
     """
 
-    def __init__(
-        self, arch: SamVit, heads: Sequence[int], channels: Sequence[int], attention: AttentionMode = "fast"
-    ) -> None:
+    def __init__(self, arch: SamVit, widths: Mapping[str, Sequence[int]], attention: AttentionMode = "fast") -> None:
         super().__init__()
         if attention not in ("fast", "plain"):
             raise ValueError(f"attention must be 'fast' or 'plain', not {attention!r}")
@@ -54,9 +51,11 @@ class ImageEncoder(nn.Module):
         self.patch_embed = PatchEmbed(arch.embed_dim, arch.patch_size)
         self.pos_embed = nn.Parameter(torch.empty(1, arch.grid, arch.grid, arch.embed_dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        left = widths.get("blocks", [1] * arch.depth)
+        pairs = zip(left, widths["heads"], widths["channels"], strict=True)
         self.blocks = nn.ModuleList(
-            Block(arch, index, heads_kept, channels_kept, attention)
-            for index, (heads_kept, channels_kept) in enumerate(zip(heads, channels, strict=True))
+            Block(arch, index, heads, channels, attention) if is_left else nn.Identity()
+            for index, (is_left, heads, channels) in enumerate(pairs)
         )
         self.neck = nn.Sequential(
             nn.Conv2d(arch.embed_dim, arch.out_chans, kernel_size=1, bias=False),

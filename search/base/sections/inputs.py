@@ -22,10 +22,11 @@ class ModelConfig(Section):
         None,
         description="such as vit_b or lite_medsam, or a JSON file; default: the JSON file next to the checkpoint",
     )
-    parts: tuple[Literal["encoder", "decoder"], ...] = Field(
+    parts: tuple[Literal["blocks", "encoder", "decoder"], ...] = Field(
         ("encoder",),
         min_length=1,
-        description="what can be pruned and trains in recoveries: encoder, decoder, or both",
+        description="what can be pruned and trains in recoveries: encoder, decoder, or both; blocks: whole blocks of a "
+        "ViT, too",
     )
     drop: tuple[Literal["masks", "iou"], ...] = Field(
         (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from medcore.models.cut import prune, with_parts
 from medcore.models.decoder.transformer import narrow
 from medcore.models.export import MODEL, write_huggingface, write_standalone
 from medcore.models.sam import MedSam, predictor
-from medcore.models.spec import DECODER, ENCODER
+from medcore.models.spec import BLOCKS, DECODER, ENCODER
 from tests.support.decoders import ALONE, BOTH, inputs, masks_of, masks_without, model_with_decoder
 from tests.support.tiny_vit import little_model
 
@@ -42,7 +43,9 @@ def logits(interactive: Any, several: bool = False) -> np.ndarray[Any, Any]:
 
 
 def pruned(name: str) -> MedSam:
-    if name == "tiny_vit":
+    if name == "blocks":
+        dense = with_parts(model_with_decoder(3, replace(BOTH, parts=(ENCODER,))), (BLOCKS, ENCODER, DECODER))
+    elif name == "tiny_vit":
         dense = with_parts(little_model(2), (ENCODER, DECODER))
     else:
         dense = model_with_decoder(3, BOTH if name == "both" else ALONE)
@@ -50,7 +53,7 @@ def pruned(name: str) -> MedSam:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["both", "alone", "tiny_vit"])
+@pytest.mark.parametrize("name", ["both", "alone", "blocks", "tiny_vit"])
 def test_a_file_gives_the_model_back(name: str, tmp_path: Path) -> None:
     model = pruned(name)
     save(tmp_path / "model.safetensors", model)
@@ -60,7 +63,7 @@ def test_a_file_gives_the_model_back(name: str, tmp_path: Path) -> None:
     assert all(np.array_equal(one, two) for one, two in zip(again.kept or (), model.kept or (), strict=True))
 
 
-@pytest.mark.parametrize("name", ["both", "alone", "tiny_vit"])
+@pytest.mark.parametrize("name", ["both", "alone", "blocks", "tiny_vit"])
 def test_segment_anything_runs_it_without_medcore(name: str, tmp_path: Path) -> None:
     model = pruned(name)
     files = {path.name for path in write_standalone(tmp_path, model)}
