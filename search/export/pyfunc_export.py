@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -19,8 +20,8 @@ from PIL import Image
 from medcore.models.checkpoint import save
 from medcore.models.export import MODEL
 from medcore.models.sam import MedSam, predictor
-from medcore.models.spec import DEFAULT_KIND
-from medcore.models.standalone import SCRIPT
+from medcore.models.spec import DECODER, DEFAULT_KIND
+from medcore.models.standalone import DECODER_FILES, SCRIPT
 from medcore.quality.metrics import iou
 from medcore.synthetic.write import make
 from search.export.check import CheckImages, agreement, patiently
@@ -41,6 +42,7 @@ FILES = {
     CODE.name: "what MLflow runs; its first lines describe input and output",
     f"artifacts/{MODEL}": WEIGHTS,
     f"artifacts/{SCRIPT.name}": LOADER,
+    **{f"artifacts/{name}": "part of the loader" for name in DECODER_FILES},
     "requirements.txt": "the packages that it needs, in the versions that it was checked with",
     "conda.yaml": "the same for conda",
     "python_env.yaml": "the same for virtualenv, with Python's version",
@@ -100,9 +102,13 @@ def write_mlflow(folder: Path, model: MedSam, info: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix=".weights-", dir=folder.parent) as temporary:
         weights = Path(temporary) / MODEL
         save(weights, model, info)
+        artifacts = {"model": weights, "loader": SCRIPT}
+        for name, source in DECODER_FILES.items() if DECODER in model.arch.parts else ():
+            # MLflow keeps the names of the files
+            artifacts[name] = Path(shutil.copyfile(source, Path(temporary) / name))
         content = ModelFolder(
             script=CODE,
-            artifacts={"model": weights, "loader": SCRIPT},
+            artifacts=artifacts,
             inputs=_INPUTS,
             outputs=_OUTPUTS,
             example=example,

@@ -222,7 +222,7 @@ class NoOutput(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return NaN, (P, C) -> (P, outputs)."""
-        return x.new_full((len(x), self.outputs), math.nan)
+        return x.new_full((x.shape[0], self.outputs), math.nan)
 
 
 def narrow(decoder: Any, spec: Mapping[str, Any]) -> None:
