@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from medcore.compat import NoRandomNumbers, defer_init, import_torchvision
 from medcore.data.frames.transforms import PaddedResize, SquareResize
 from medcore.errors import CheckpointError
+from medcore.models.decoder.places import FAMILIES as DECODER_FAMILIES
 from medcore.models.decoder.places import OUTPUTS
 from medcore.models.decoder.transformer import TwoWayTransformer, Widths, narrow_outputs
 from medcore.models.masks import keep_all
@@ -164,10 +165,17 @@ class MedSam(Sam):  # type: ignore[misc]
         return self.spec.arch
 
     @property
-    def parts(self) -> list[nn.Module]:
-        """Return the modules that can be pruned, which recovery trains."""
-        modules = {ENCODER: self.image_encoder, DECODER: self.mask_decoder}
-        return [module for part, module in modules.items() if part in self.arch.parts]
+    def trained(self) -> list[nn.Module]:
+        """Return what a recovery trains: the encoder or the decoder or both, where groups are gone.
+
+        Outputs without a part in the mask do not count. If no group is gone, it is the encoder if that can be pruned.
+        """
+        sites = zip(self.arch.sites, self.spec.widths, strict=True)
+        cut = [site for site, width in sites if width < site.width]
+        free = {site.name for site in cut if site.family == OUTPUTS}
+        gone = {site.family in DECODER_FAMILIES for site in cut if not {site.name, site.within} & free}
+        both = {False: self.image_encoder, True: self.mask_decoder}
+        return [both[is_decoder] for is_decoder in sorted(gone or {ENCODER not in self.arch.parts})]
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Scale each image to [0, 1] by its extremes, normalise and pad it (1.1).

@@ -183,7 +183,7 @@ def recover(
     on_step: OnStep | None = None,
     file: RecoveryFile | None = None,
 ) -> RecoveryLog:
-    """Train what can be pruned of `model` in place by the recovery loss (6.2), without a pause.
+    """Train what was cut of `model` in place by the recovery loss (6.2), without a pause.
 
     Arguments and errors are those of `recover_in_parts`. A pause would not change the result.
 
@@ -213,7 +213,7 @@ def recover_in_parts(
     on_step: OnStep | None = None,
     file: RecoveryFile | None = None,
 ) -> Iterator[RecoveryLog]:
-    """Train what can be pruned of a model in place by the recovery loss (6.2), and pause on the way.
+    """Train what was cut of a model in place by the recovery loss (6.2), and pause on the way.
 
     Other parts of the model stay as they are, the prompt encoder always. The boxes are exact, because the teacher's
     answers were made with exact ones. The global random state is neither read nor changed. The result has the last
@@ -245,7 +245,7 @@ def recover_in_parts(
             "compute the teacher on the same, non-empty images"
         )
     stops = sorted(stop for stop in set(pauses) if 0 < stop <= settings.mean_start(settings.steps))
-    with only_training(model, model.parts) as parameters:
+    with only_training(model, model.trained) as parameters:
         state = _first_state(run, parameters, stops)
         if file is not None:
             file.load(state)

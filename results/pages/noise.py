@@ -34,7 +34,8 @@ def start_sentence(info: StudyInfo) -> str:
     """Say that a study pruned a model that was pruned already; empty if it was dense."""
     if info.start is None:
         return ""
-    shares = " and ".join(f"{info.start_share(family.name):.0%} of the {family.name}" for family in info.prunable())
+    left = {family.name: info.start_share(family.name) for family in info.prunable()}
+    shares = " and ".join(f"{share:.0%} of the {name}" for name, share in left.items() if share < 1)
     return (
         f"The model of this study was pruned already: it had {shares}. What is called the dense model here is that "
         "model as it came; shares of cost and of groups are of the dense encoder."

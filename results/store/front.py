@@ -50,6 +50,10 @@ class Uncertainty:
     images: tuple[float, float] | None
 
 
+#: Most families that a narrow table has columns for.
+_MOST_FAMILIES = 4
+
+
 @dataclass(frozen=True)
 class Front:
     """The front of a study's finished trials. A repeated trial counts once, with the means over its runs.
@@ -77,6 +81,11 @@ class Front:
     seed_noise: Mapping[str, SeedNoise] = field(default_factory=dict)
     dethroned: tuple[Candidate, ...] = ()
     recovered: Mapping[str, Any] | None = None
+
+    def shown_families(self) -> list[str]:
+        """Return the families that a narrow table has columns for: all, unless they are too many for any."""
+        names = [family.name for family in self.info.prunable()]
+        return names if len(names) <= _MOST_FAMILIES else []
 
     @cached_property
     def members(self) -> tuple[TrialRow, ...]:

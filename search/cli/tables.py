@@ -33,6 +33,8 @@ _ABSENT = "–"
 _DOUBTED = " ?"
 #: What is left of the FLOPs as they run comes first, the paper's count second.
 _COSTS = ("flops_fraction", "flops_paper_fraction", "flops", "flops_paper", "encoder_params")
+#: The share that counts where the decoder is pruned as well.
+_CALL = "call_flops_fraction"
 
 
 def exported_table(members: Sequence[Exported]) -> Table:
@@ -121,12 +123,12 @@ def front_table(front: Front) -> Table:
 
     Shares are of the dense encoder.
     """
-    families = [family.name for family in front.info.prunable()]
+    families = front.shown_families()
+    kept = f"{', '.join(families)}: kept" if families else "what each member keeps of its families is in the report"
     table = Table(
         title=f"{printable(front.info.name)}: {len(front.members)} of {front.done} trials on the front "
         f"({front.not_done}), hypervolume {front.hypervolume:.4g}",
-        caption=f"{title('flops_fraction')}: of the dense encoder's, as they run and by the paper's count; "
-        f"{', '.join(families)}: kept",
+        caption=f"{title('flops_fraction')}: of the dense encoder's, as they run and by the paper's count; {kept}",
         box=SIMPLE_HEAD,
         padding=0,  # all columns together just fit a terminal of 80
         pad_edge=False,
@@ -134,7 +136,7 @@ def front_table(front: Front) -> Table:
     table.add_column("trial", no_wrap=True)
     table.add_column("origin", no_wrap=True)
     # the two FLOPs shares stand for every cost figure, which would be too wide here
-    costs = (title("flops_fraction"), "paper's count")
+    costs = (title("flops_fraction"), "paper's count", *([title(_CALL)] if _CALL in front.info.dense else []))
     for name in (*costs, *families, *(printable(column_title(metric)) for metric in front.quality)):
         # a head may break between words, but not within one
         table.add_column(name, justify="right", min_width=max(map(len, name.split())))
@@ -329,7 +331,7 @@ def _figures(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _costs(row: Mapping[str, Any]) -> list[str]:
-    shares = (row.get(name) for name in ("flops_fraction", "flops_paper_fraction"))
+    shares = (row.get(name) for name in ("flops_fraction", "flops_paper_fraction", *({_CALL} & row.keys())))
     return [_ABSENT if share is None else f"{share:.1%}" for share in shares]
 
 
