@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from rich.console import Console
 from scipy.stats import spearmanr
 
@@ -111,6 +110,8 @@ def _kept(file: Path, params: Params, shared: Shared, domain: Domain, seed: int)
 
 def importances(study: optuna.Study, names: Sequence[str]) -> Mapping[str, float]:
     """Return the share of the gains' variance that each dimension explains."""
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # imports scikit-learn
+
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=list(names))
 
 

@@ -15,7 +15,6 @@ import kubernetes_validate
 import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.scripts.scripts import start as ray_start
 
 from tests.deploy.cluster_files import CLUSTER, FILES, PINS, ROOT, name
 from tests.support.kuberay_schema import RAY_CLUSTER, RAY_JOB
@@ -55,6 +54,8 @@ def test_rays_validator_refuses_a_misspelt_key() -> None:
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=name)
 def test_launchers_start_ray_with_a_token_on_loopback(path: Path) -> None:
+    from ray.scripts.scripts import start as ray_start  # imports Ray Serve, so only here
+
     config = prepare_config(load(path))
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     known = {option for parameter in ray_start.params for option in parameter.opts}

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.scripts.scripts
 import typer
-from ray.scripts.symmetric_run import curate_and_validate_ray_start_args
 
 from search.cli.main import app
 
@@ -127,6 +125,8 @@ def test_slurm_starts_ray_with_a_token_and_the_search_on_it(tmp_path: Path) -> N
     assert not list(tmp_path.glob(".medcore-*"))
 
     # what stands between symmetric-run and -- is accepted by Ray itself
+    from ray.scripts.symmetric_run import curate_and_validate_ray_start_args  # imports Ray Serve, so only here
+
     words = shlex.split(start)[2:]
     assert curate_and_validate_ray_start_args(words[: words.index("--")]) == [
         "--disable-usage-stats",
@@ -177,10 +177,12 @@ def test_readme_calls_of_medcore_have_existing_options() -> None:
 
 
 def test_readme_calls_of_ray_have_existing_options() -> None:
+    from ray.scripts.scripts import cli  # imports Ray Serve, so only here
+
     found = calls("ray")
     assert len(found) >= 10
     for call in found:
-        check_call(ray.scripts.scripts.cli, call)
+        check_call(cli, call)
 
 
 def test_manifests_and_script_call_medcore_with_existing_options() -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ from safetensors.torch import load_file, save_file
 from medcore.models.checkpoint import save
 from medcore.models.sam import MedSam, build, predictor
 from medcore.models.spec import ModelSpec
-from medcore.models.standalone import load_pruned
+from medcore.models.standalone import SCRIPT
 from tests.support.helpers import TINY, spec_of
 from tests.support.studies.study_files import environment
 
-SCRIPT = Path(load_pruned.__file__)
+if TYPE_CHECKING:
+    from segment_anything import SamPredictor
+
 BOX = (6, 10, 70, 44)
 #: Unequal widths, one block without heads, another without channels, and one with neither.
 SPECS = {
@@ -33,6 +36,14 @@ SPECS = {
     "empty block": spec_of(TINY, heads=(0, 3, 1, 2), channels=(0, 7, 48, 3)),
     "dense": ModelSpec.dense(TINY),
 }
+
+
+@pytest.fixture(scope="module")
+def load_pruned() -> ModuleType:
+    """The script as a module. It imports torchvision, which processes that only collect tests need not wait for."""
+    from medcore.models.standalone import load_pruned
+
+    return load_pruned
 
 
 @pytest.fixture
@@ -46,7 +57,7 @@ def random_model(spec: ModelSpec) -> MedSam:
     return build(spec)
 
 
-def logits_of(sam: load_pruned.SamPredictor, picture: np.ndarray) -> np.ndarray:
+def logits_of(sam: SamPredictor, picture: np.ndarray) -> np.ndarray:
     """Logits (50, 90) at the picture's size."""
     sam.set_image(picture)
     logits: np.ndarray = sam.predict(box=np.array(BOX), multimask_output=False, return_logits=True)[0][0]
@@ -54,7 +65,7 @@ def logits_of(sam: load_pruned.SamPredictor, picture: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_logits_equal_medcores(name: str, picture: np.ndarray, tmp_path: Path) -> None:
+def test_logits_equal_medcores(load_pruned: ModuleType, name: str, picture: np.ndarray, tmp_path: Path) -> None:
     model = random_model(SPECS[name])
     save(tmp_path / "model.safetensors", model)
     ours = logits_of(predictor(model), picture)
@@ -90,7 +101,7 @@ numpy.save("logits.npy", sam.predict(box=numpy.array({BOX}), multimask_output=Fa
     assert np.array_equal(mask > 0, expected > 0)
 
 
-def test_a_folder_gives_its_only_model(tmp_path: Path) -> None:
+def test_a_folder_gives_its_only_model(load_pruned: ModuleType, tmp_path: Path) -> None:
     """The folder is an export, an MLflow model, or a snapshot of a repository in the Hub's cache."""
     blob, snapshot = tmp_path / "cache" / "blobs" / "0f1e", tmp_path / "cache" / "snapshots" / "35e5"
     for folder in (blob.parent, snapshot, tmp_path / "mlflow" / "artifacts"):
@@ -136,7 +147,7 @@ def test_the_script_imports_nothing_of_this_project() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_safetensors_reader_equals_the_package(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_safetensors_reader_equals_the_package(load_pruned: ModuleType, dtype: torch.dtype, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     state = {"a": torch.randn(3, 5).to(dtype), "none": torch.empty(0, 4, dtype=dtype), "b": torch.randn(7).to(dtype)}
     save_file(state, path, metadata={"format": "x"})
@@ -145,7 +156,7 @@ def test_safetensors_reader_equals_the_package(dtype: torch.dtype, tmp_path: Pat
     assert all(torch.equal(read[name], tensor) for name, tensor in load_file(path).items())
 
 
-def test_wrong_files_are_refused(tmp_path: Path) -> None:
+def test_wrong_files_are_refused(load_pruned: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_file({"a": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="not a model exported by medcore"):
@@ -235,7 +246,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = 
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_edited_files_are_refused_before_anything_is_built(name: str, tmp_path: Path) -> None:
+def test_edited_files_are_refused_before_anything_is_built(load_pruned: ModuleType, name: str, tmp_path: Path) -> None:
     change, words = WRONG[name]
     path = tmp_path / "m.safetensors"
     edited(path, change)
@@ -245,7 +256,7 @@ def test_edited_files_are_refused_before_anything_is_built(name: str, tmp_path: 
     assert words in message and str(path) in message and message.isprintable() and len(message) < 500
 
 
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_refused(load_pruned: ModuleType, tmp_path: Path) -> None:
     model = random_model(SPECS["dense"])
     with torch.no_grad():
         model.image_encoder.neck[0].weight[0, 0] = torch.nan  # type: ignore[index]
@@ -254,7 +265,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         load_pruned.load(tmp_path / "m.safetensors")
 
 
-def test_loading_builds_no_dense_model(tmp_path: Path) -> None:
+def test_loading_builds_no_dense_model(load_pruned: ModuleType, tmp_path: Path) -> None:
     """The encoder of segment-anything is dense until it is narrowed; here that would take 0.5 GB."""
     arch = dataclasses.replace(TINY, mlp_ratio=2700.0, depth=40, global_attn_indexes=(1,))
     path = tmp_path / "m.safetensors"

@@ -34,9 +34,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "tests/system/nodes/test_odd_node.py",
         "tests/system/nodes/test_unlike_gpus.py",
     ),
-    "ONNX": (
+    "ONNX and torchvision, which both import torch's compiler": (
         "tests/medcore/models/test_export.py",
         "tests/search/export/test_formats.py",
+        "tests/search/export/test_huggingface.py",
+        "tests/medcore/models/formats/test_huggingface.py",
+        "tests/medcore/models/formats/test_random_edits.py",
+        "tests/medcore/models/test_standalone.py",
+        "tests/medcore/models/test_toy_arch.py",
     ),
     "tracking server": (
         "tests/search/export/test_pyfunc.py",
