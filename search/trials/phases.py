@@ -210,6 +210,7 @@ def schedule_of(
         average=recovery.average,
         loss=recovery.loss,
         complexity=recovery.complexity,
+        terms=recovery.terms,
     )
     return Schedule(
         targets,

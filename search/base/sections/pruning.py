@@ -13,8 +13,18 @@ from medcore.budgets.prices import TIME, Prices, linear_prices
 from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.training.orders import TOGETHER, LossVariant, MaskSize, RateSchedule, all_orders, recovery_rate
+from medcore.training.terms.registry import LOSS_TERMS
 from search.base.sections.families import FamilySection
-from search.base.sections.fields import Fraction, NotNegative, PathField, Section, Share, as_saved_before, choice
+from search.base.sections.fields import (
+    Fraction,
+    NotNegative,
+    PathField,
+    Section,
+    Share,
+    as_saved_before,
+    choice,
+    keys_among,
+)
 from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times, counted, prices_of
 
 #: Keys of the section `recovery` before refits existed, and what later keys meant then.
@@ -47,6 +57,10 @@ class RecoveryConfig(Section):
     refit_ridge: NotNegative = Field(1e-3, description="ridge of the refit, in units of the mean variance")
     loss: LossVariant = Field("text", description="text: (6.2); released: Dice and frequencies of the released code")
     complexity: MaskSize = Field("square", description="masks whose complexity weighs the images (6.1)")
+    terms: Annotated[dict[str, NotNegative], keys_among(LOSS_TERMS)] = Field(
+        default_factory=dict,
+        description="weights of further terms of the loss: directional (6.6); a term left out weighs 0",
+    )
     autocast: bool = Field(False, description="run the model in bfloat16")
     save_every: int = Field(
         50,
