@@ -25,3 +25,10 @@ def _directional(_model: MedSam) -> LossTerm:
     from medcore.training.terms.directional import Directional
 
     return Directional()
+
+
+@LOSS_TERMS.register("lomix")
+def _lomix(model: MedSam) -> LossTerm:
+    from medcore.training.terms.lomix import LoMix
+
+    return LoMix(model)

@@ -59,7 +59,7 @@ class RecoveryConfig(Section):
     complexity: MaskSize = Field("square", description="masks whose complexity weighs the images (6.1)")
     terms: Annotated[dict[str, NotNegative], keys_among(LOSS_TERMS)] = Field(
         default_factory=dict,
-        description="weights of further terms of the loss: directional (6.6); a term left out weighs 0",
+        description="weights of further terms of the loss: directional (6.6), lomix (6.9); a term left out weighs 0",
     )
     autocast: bool = Field(False, description="run the model in bfloat16")
     save_every: int = Field(
