@@ -123,5 +123,6 @@ class Directional(LossTerm):
 
     def __call__(self, seen: Seen) -> Tensor:
         """Return (6.6); the image is the mean of its colours, reduced to the logits' size by areas."""
-        grey = F.adaptive_avg_pool2d(seen.images.mean(dim=1, keepdim=True), seen.logits.shape[-2:])
+        height, width = seen.logits.shape[-2:]
+        grey = F.adaptive_avg_pool2d(seen.images.mean(dim=1, keepdim=True), (height, width))
         return directional_distance(seen.logits, seen.mask, seen.teacher_logits, grey)

@@ -13,6 +13,7 @@ from medcore.budgets.prices import TIME, Prices, linear_prices
 from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.training.orders import TOGETHER, LossVariant, MaskSize, RateSchedule, all_orders, recovery_rate
+from medcore.training.plans.registry import PLANS, ROUNDS
 from medcore.training.terms.registry import LOSS_TERMS
 from search.base.sections.families import FamilySection
 from search.base.sections.fields import (
@@ -30,6 +31,8 @@ from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times,
 #: Keys of the section `recovery` before refits existed, and what later keys meant then.
 _KEYS = frozenset({"steps", "head_share", "batch_size", "lr", "lambdas", "lr_schedule", "autocast", "save_every"})
 _BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0}
+#: What a plan with its own ranking decides, by the setting that others have for it.
+_OWN = {"order": "order of cuts", "rescore": "scores", "stages": "way to one budget"}
 #: Allocators that meet counted costs only, or none.
 _COUNTED_ONLY = (*BY_SPARSITY, "uniform", "to_target")
 
@@ -188,6 +191,11 @@ class BudgetConfig(FamilySection):
 class ScheduleConfig(Section):
     """When the groups are cut (method §6)."""
 
+    plan: Annotated[str, choice(PLANS)] = Field(
+        ROUNDS,
+        description="rounds: equal steps; plateau: chances to cut in the first 40 % of the recovery, taken when the "
+        "loss stands still and taken back when it rises (6.10)",
+    )
     order: Annotated[str, choice(all_orders)] = Field(
         TOGETHER, description="together, or the family whose pruning comes first"
     )
@@ -200,6 +208,15 @@ class ScheduleConfig(Section):
         description="model that scores, sensitivities and teacher of a stage belong to: the one at the start of the "
         "run, or that of the stage before; previous: the steps are spread evenly over the stages",
     )
+
+    @model_validator(mode="after")
+    def _sound(self) -> ScheduleConfig:
+        if PLANS[self.plan].own_ranking:
+            standard = {"order": TOGETHER, "rescore": False, "stages": ()}
+            for name, value in standard.items():
+                if getattr(self, name) != value:
+                    raise ValueError(f"plan {self.plan} has its own {_OWN[name]}; leave out {name}")
+        return self
 
     def absolute(self) -> ScheduleConfig:
         """Return the same schedule with absolute paths."""
