@@ -19,8 +19,9 @@ Models run on the device of their parameters. Nothing here writes a file but `ex
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from medcore.budgets.knapsack import knapsack_budget
 from medcore.budgets.limits import Limits, Metric
@@ -151,6 +152,7 @@ def recover(
     lr: float | None = None,
     autocast: bool = False,
     seed: int = 0,
+    terms: Mapping[str, float] = MappingProxyType({}),
 ) -> recovery.RecoveryLog:
     """Train the encoder of a pruned model against the masks and the dense model, in place (method §6, §13).
 
@@ -162,14 +164,14 @@ def recover(
         lr: Learning rate; None for the rate of the share of FLOPs that is left (13.3).
         autocast: Whether to run in bfloat16.
         seed: Decides which images each step takes.
+        terms: Weights of further terms of the loss, by their names in `medcore.training.terms.registry.LOSS_TERMS`.
 
     Returns:
         The log of each step.
     """
     left = cost(pruned.spec).flops_paper / cost(ModelSpec.dense(pruned.arch)).flops_paper
-    settings = recovery.RecoverySettings(
-        steps, recovery_rate(left) if lr is None else lr, warmup=min(5, steps), average=0.5, autocast=autocast
-    )
+    rate = recovery_rate(left) if lr is None else lr
+    settings = recovery.RecoverySettings(steps, rate, warmup=min(5, steps), average=0.5, autocast=autocast, terms=terms)
     return recovery.recover(pruned, images, compute_teacher(dense, images), settings, seed)
 
 

@@ -56,7 +56,7 @@ def soft_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B,), one loss an image.
     """
-    z, y, _ = _counted(_full_precision(logits), mask)
+    z, y, _ = _counted(full_precision(logits), mask)
     probability, truth = z.sigmoid().flatten(1), y.flatten(1)
     overlap = (probability * truth).sum(dim=1)
     size = probability.square().sum(dim=1) + truth.square().sum(dim=1)
@@ -82,7 +82,7 @@ def score_loss_parts(logits: Tensor, mask: Tensor, band: Tensor) -> tuple[Tensor
     if logits.shape[0] != 1 or logits.shape != mask.shape or logits.shape != band.shape:
         shapes = [tuple(tensor.shape) for tensor in (logits, mask, band)]
         raise ValueError(f"logits, mask and band of one image expected, each (1, 1, h, w), got {shapes}")
-    z, y, _ = _counted(_full_precision(logits), mask)
+    z, y, _ = _counted(full_precision(logits), mask)
     cross_entropy = F.binary_cross_entropy_with_logits(z, y, reduction="none")
     region = cross_entropy.sum() + soft_dice_loss(z, y).sum()
     return region, (_like(band, z) * cross_entropy).sum()
@@ -100,7 +100,7 @@ def segmentation_loss(logits: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    z, y, scale = _counted(_resize(_full_precision(logits), mask), mask)
+    z, y, scale = _counted(_resize(full_precision(logits), mask), mask)
     return soft_dice_loss(z, y).mean() + F.binary_cross_entropy_with_logits(z, y) * scale
 
 
@@ -118,7 +118,7 @@ def high_frequency_distance(logits: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    z, y, _ = _counted(_full_precision(logits), mask)
+    z, y, _ = _counted(full_precision(logits), mask)
     # the transform is linear, so one transform of the difference is enough
     spectrum = torch.fft.fft2(z.sigmoid() - y)
     height, width = spectrum.shape[-2:]
@@ -139,7 +139,7 @@ def released_dice_loss(logits: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B,), one loss an image.
     """
-    z, y, _ = _counted(_full_precision(logits), mask)
+    z, y, _ = _counted(full_precision(logits), mask)
     probability, truth = z.sigmoid().flatten(1), y.flatten(1)
     overlap = (probability * truth).sum(dim=1)
     return 1 - 2 * overlap / (probability.sum(dim=1) + truth.sum(dim=1) + RELEASED_SMOOTH)
@@ -157,7 +157,7 @@ def released_frequency_distance(logits: Tensor, mask: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    z, y, _ = _counted(_full_precision(logits), mask)
+    z, y, _ = _counted(full_precision(logits), mask)
     spectrum = torch.fft.rfft2(z.sigmoid() - y)
     rows = torch.fft.fftfreq(logits.shape[-2], device=logits.device, dtype=torch.float64)
     columns = torch.fft.rfftfreq(logits.shape[-1], device=logits.device, dtype=torch.float64)
@@ -196,9 +196,9 @@ def recovery_loss(
         segmentation = ½·BCE + ½·Dice, boundary = mean((1 + 4·band)·BCE), embedding = MSE,
         boundary_logits = mean(band·(z − z_teacher)²), frequency = `high_frequency_distance`.
     """
-    z = _full_precision(logits_low)
+    z = full_precision(logits_low)
     z_full, truth_full, scale = _counted(_resize(z, mask_full), mask_full)
-    features = _full_precision(embedding)
+    features = full_precision(embedding)
     shift, low = z - _like(teacher_logits, z), _like(mask_low, z)
     weights = 1 + 4 * boundary_band(_like(mask_full, z))
     terms = {
@@ -232,7 +232,8 @@ def _scale(ignored: Tensor) -> Tensor:
     return ignored.numel() / (~ignored).sum().clamp(min=1)
 
 
-def _full_precision(tensor: Tensor) -> Tensor:
+def full_precision(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or as it is if it is float64."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 

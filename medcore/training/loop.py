@@ -16,6 +16,8 @@ from medcore.training.orders import RateSchedule
 
 #: Share of the learning rate that a cosine schedule ends on (method §6).
 COSINE_FLOOR = 0.01
+#: Key of a parameter group's own factor on the learning rate.
+RATE_FACTOR = "rate_factor"
 SCHEDULES: tuple[str, ...] = get_args(RateSchedule)
 
 
@@ -81,9 +83,9 @@ class AdamW(torch.optim.AdamW):
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give all parameter groups the learning rate `rate`."""
+    """Give each parameter group the learning rate `rate`, times the factor that it has as `RATE_FACTOR`."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,23 +18,24 @@ from torch import Tensor
 from medcore.data.imageset import boundary_complexity
 from medcore.data.load import ImageSet
 from medcore.devices import device_of, mixed_precision
-from medcore.errors import ConfigError, DataError
+from medcore.errors import DataError
 from medcore.losses import recovery_loss
 from medcore.models.sam import MedSam
 from medcore.training.loop import (
+    RATE_FACTOR,
     AdamW,
     LastGood,
     RunningMean,
     all_finite,
-    check_range,
-    check_schedule,
     only_training,
     rate_factor,
     set_rate,
 )
-from medcore.training.orders import LossVariant, MaskSize
+from medcore.training.recovery_settings import RecoverySettings
 from medcore.training.recovery_state import RecoveryFile, RecoveryLog, RecoveryState
 from medcore.training.teacher import Teacher, compute_teacher
+from medcore.training.terms.registry import LOSS_TERMS
+from medcore.training.terms.term import LossTerm, Seen
 
 __all__ = ["RecoveryFile", "RecoveryLog", "RecoverySettings", "Teacher", "compute_teacher", "recover"]
 
@@ -42,61 +45,6 @@ TERMS = ("segmentation", "boundary", "embedding", "boundary_logits", "frequency"
 LEAST_COMPLEXITY = 1e-4
 #: Called after every step with the 0-based step, the total loss and its unweighted terms.
 OnStep = Callable[[int, float, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class RecoverySettings:
-    """Settings of a recovery. The defaults are the reference's (method §6).
-
-    Attributes:
-        steps: number of steps.
-        lr: learning rate.
-        batch_size: images of a step.
-        lambdas: weights of boundary BCE, embedding, boundary logits and spectrum (6.2).
-        weight_decay: of AdamW.
-        schedule: course of the learning rate, "constant" or "cosine" (to 1 %).
-        warmup: steps of linear rise before it.
-        average: share of the last steps whose weights are averaged into the result (13.2); 0 keeps the last weights.
-        autocast: whether to run the model in bfloat16; losses and weights stay in float32.
-        loss: "text", or "released" for the Dice and the frequency term of MedCore's released code.
-        complexity: masks whose complexity (6.1) weighs the images: those in the model's "square", or the "low" ones.
-
-    Raises:
-        MedcoreError: a value is out of range.
-    """
-
-    steps: int = 100
-    lr: float = 1e-5
-    batch_size: int = 4
-    lambdas: tuple[float, float, float, float] = (1.0, 0.5, 2.0, 0.5)
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    warmup: int = 0
-    average: float = 0.0
-    autocast: bool = False
-    loss: LossVariant = "text"
-    complexity: MaskSize = "square"
-
-    def __post_init__(self) -> None:
-        check_range(
-            "recovery",
-            steps=(self.steps, 0, math.inf),
-            lr=(self.lr, 0, math.inf),
-            batch_size=(self.batch_size, 1, math.inf),
-            weight_decay=(self.weight_decay, 0, math.inf),
-            warmup=(self.warmup, 0, math.inf),
-            average=(self.average, 0, 1),
-        )
-        check_schedule("recovery", self.schedule)
-        if len(self.lambdas) != 4 or not all(0 <= value < math.inf for value in self.lambdas):
-            raise ConfigError(f"recovery: lambdas must be four numbers of at least 0, got {self.lambdas}")
-
-    def mean_start(self, end: int) -> int:
-        """Return the 0-based step after which the mean begins that ends with step number `end`.
-
-        A mean has one step at least. Otherwise the mean of an earlier pause would not end.
-        """
-        return end - max(1, round(self.average * end))
 
 
 def draw_batches(complexity: npt.NDArray[np.float64], steps: int, batch_size: int, seed: int) -> npt.NDArray[np.intp]:
@@ -145,6 +93,16 @@ class Training:
         masks = self.images.low_masks(self.model.arch.low_res).astype(np.uint8)
         return np.maximum(boundary_complexity(masks), LEAST_COMPLEXITY)
 
+    @cached_property
+    def terms(self) -> Mapping[str, LossTerm]:
+        """Return the terms that the settings add to (6.2), by name."""
+        return {name: LOSS_TERMS[name](self.model) for name in self.settings.active_terms}
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Return the names of the loss's terms in the order of `loss`."""
+        return (*TERMS, *self.terms)
+
     def loss(self, batch: npt.NDArray[np.intp], piece: slice) -> Tensor:
         """Return the loss of a microbatch and its detached terms.
 
@@ -158,12 +116,17 @@ class Training:
         """
         indices, device, images = batch[piece], device_of(self.model), self.images
         teacher_embedding, teacher_logits = self.teacher.batch(indices, device)
-        with mixed_precision(device, self.settings.autocast):
-            embedding = self.model.encode(images.tensor(indices).to(device))
+        pixels = images.tensor(indices).to(device)
+        with ExitStack() as watched:
+            for term in self.terms.values():
+                watched.enter_context(term.watching(self.model))
+            watched.enter_context(mixed_precision(device, self.settings.autocast))
+            embedding = self.model.encode(pixels)
             logits = self.model.decode(embedding, images.box_tensor(indices).to(device))
+        mask_low = images.low_mask_tensor(logits.shape[-1], indices).to(device)
         total, terms = recovery_loss(
             logits_low=logits,
-            mask_low=images.low_mask_tensor(logits.shape[-1], indices).to(device),
+            mask_low=mask_low,
             mask_full=images.mask_tensor(indices).to(device),
             embedding=embedding,
             teacher_embedding=teacher_embedding,
@@ -171,7 +134,11 @@ class Training:
             lambdas=self.settings.lambdas,
             released=self.settings.loss == "released",
         )
-        return torch.stack([total, *(terms[name] for name in TERMS)])
+        seen = Seen(pixels, logits, mask_low, teacher_logits)
+        extra = [term(seen) for term in self.terms.values()]
+        scales = [self.settings.terms[name] for name in self.terms]
+        total = total + sum(scale * value for scale, value in zip(scales, extra, strict=True))
+        return torch.stack([total, *terms.values(), *(value.detach() for value in extra)])
 
 
 def recover(
@@ -245,8 +212,8 @@ def recover_in_parts(
             "compute the teacher on the same, non-empty images"
         )
     stops = sorted(stop for stop in set(pauses) if 0 < stop <= settings.mean_start(settings.steps))
-    with only_training(model, model.trained) as parameters:
-        state = _first_state(run, parameters, stops)
+    with only_training(model, model.trained) as weights:
+        state = _first_state(run, weights, stops)
         if file is not None:
             file.load(state)
         for stop in (stop for stop in stops if stop >= state.log.steps):
@@ -257,7 +224,7 @@ def recover_in_parts(
                 with state.mean.in_place():
                     yield state.log
         _take_steps(run, state, settings.steps, on_step, file)
-        if state.log.stopped is None and not all_finite(parameters):
+        if state.log.stopped is None and not all_finite(state.parameters):
             state.log.stopped = f"non-finite weights after step {settings.steps - 1}"
         if state.log.stopped is None:
             state.mean.put()
@@ -266,27 +233,25 @@ def recover_in_parts(
     yield state.log
 
 
-def _first_state(run: Training, parameters: Sequence[torch.nn.Parameter], stops: Sequence[int]) -> RecoveryState:
+def _first_state(run: Training, weights: Sequence[torch.nn.Parameter], stops: Sequence[int]) -> RecoveryState:
     """Return the state before the first step of a recovery that pauses after some numbers of steps."""
-    settings = run.settings
+    settings, own = run.settings, [term for term in run.terms.values() if term.parameters]
+    of_decoder = {id(parameter) for parameter in run.model.mask_decoder.parameters()}
+    encoder = [parameter for parameter in weights if id(parameter) not in of_decoder]
+    decoder = [parameter for parameter in weights if id(parameter) in of_decoder]
+    groups: list[dict[str, Any]] = [{"params": encoder}, {"params": decoder, RATE_FACTOR: settings.decoder_rate}]
+    groups += [{"params": term.parameters, RATE_FACTOR: term.rate} for term in own]
+    groups = [group for group in groups if group["params"]]
+    parameters = [*encoder, *decoder, *(parameter for term in own for parameter in term.parameters)]
     return RecoveryState(
-        identity=f"{run.seed} {_identity(settings)} {run.model.spec.to_json()}",
+        identity=f"{run.seed} {settings.identity} {run.model.spec.to_json()}",
         parameters=parameters,
-        optimizer=AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay),
+        optimizer=AdamW(
+            [group for group in groups if group["params"]], lr=settings.lr, weight_decay=settings.weight_decay
+        ),
         good=LastGood(parameters),
         mean=RunningMean(parameters, [settings.mean_start(end) for end in (*stops, settings.steps)]),
     )
-
-
-def _identity(settings: RecoverySettings) -> str:
-    """Return the settings as text, without those that came later and have their defaults.
-
-    So a recovery that an earlier version has begun continues.
-    """
-    fields = ((field.name, getattr(settings, field.name), field) for field in dataclasses.fields(settings))
-    later = ("loss", "complexity")
-    kept = (f"{name}={value!r}" for name, value, field in fields if name not in later or value != field.default)
-    return f"RecoverySettings({', '.join(kept)})"
 
 
 def _take_steps(
@@ -312,7 +277,7 @@ def _take_steps(
         state.optimizer.step()
         state.mean.saw(step)
         log.losses.append(loss)
-        log.terms.append(dict(zip(TERMS, values, strict=True)))
+        log.terms.append(dict(zip(run.term_names, values, strict=True)))
         if file is not None:
             file.after_step(state)
         if on_step is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import Literal
-
-import numpy as np
 
 from medcore.errors import ConfigError
 from medcore.models.sites import Family
@@ -23,14 +23,29 @@ class Phase:
         round: number of its round, from 0.
         rounds: number of rounds.
         target: widths to reach in this round.
+        span: begin and end of the phase's share of the recovery steps; None for equal shares of all rounds.
     """
 
     stage: str
-    kind: Literal["score", "cut", "refit", "recovery"]
+    kind: Literal["score", "cut", "refit", "recovery", "round"]
     families: tuple[Family, ...]
     round: int
     rounds: int
     target: ModelSpec
+    span: tuple[Fraction, Fraction] | None = None
+
+    @property
+    def is_last_round(self) -> bool:
+        """Return whether no round follows."""
+        return self.round == self.rounds - 1
+
+    def steps_of(self, total: int) -> int:
+        """Return how many of the recovery's steps the phase takes.
+
+        Phases whose spans cover the whole take all steps together.
+        """
+        begin, end = self.span or (Fraction(self.round, self.rounds), Fraction(self.round + 1, self.rounds))
+        return floor(total * end) - floor(total * begin)
 
     @property
     def name(self) -> str:
@@ -54,15 +69,18 @@ def rounds_to(start: ModelSpec, final: ModelSpec, count: int) -> tuple[ModelSpec
     Raises:
         MedcoreError: a site would grow.
     """
-
-    def between(number: int) -> tuple[int, ...]:
-        # half up, so that the steps of all rounds add up to the whole
-        pairs = zip(start.widths, final.widths, strict=True)
-        return tuple(a - int(np.floor((a - b) * number / count + 0.5)) for a, b in pairs)
-
     if grown(start, final):
         raise ConfigError("schedule: the final budget keeps more than the model has in some block")
-    return tuple(ModelSpec(final.arch, between(number)) for number in range(1, count + 1))
+    return tuple(on_the_way(start, final, Fraction(number, count)) for number in range(1, count + 1))
+
+
+def on_the_way(start: ModelSpec, final: ModelSpec, share: Fraction) -> ModelSpec:
+    """Return the widths after a share of the way from `start` to `final` (6.3).
+
+    Halves are rounded up, so that the steps of all rounds add up to the whole.
+    """
+    pairs = zip(start.widths, final.widths, strict=True)
+    return ModelSpec(final.arch, tuple(a - floor((a - b) * share + Fraction(1, 2)) for a, b in pairs))
 
 
 def grown(before: ModelSpec, after: ModelSpec) -> bool:

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from medcore.models.sam import MedSam
 from medcore.models.sites import Family, PerSite
 from medcore.models.spec import ModelSpec
 from medcore.training.orders import phase_names
+from medcore.training.plans import plateau
+from medcore.training.plans.registry import PLANS, ROUNDS
 from medcore.training.recovery import (
     RecoveryFile,
     RecoveryLog,
@@ -32,7 +35,7 @@ from medcore.training.recovery import (
 )
 from medcore.training.refit.dense_streams import DenseStreams
 from medcore.training.refit.refit import RefitLog, RefitSettings, refit
-from medcore.training.rounds import Phase, grown
+from medcore.training.rounds import Phase, grown, on_the_way
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,21 @@ class State:
         kept: bool over the groups that the model had before the first phase, which of them `model` still has.
         scores: scores of the groups that `model` has, in its widths; the next pruning phase ranks by them.
         done: number of phases that have ended.
+        progress: where the rounds of a plateau plan stand; None for another plan.
+        masked: bool over the groups of `model`, those that do not take part and may come back; None: there is none.
     """
 
     model: MedSam
     kept: PerSite
     scores: PerSite
     done: int = 0
+    progress: plateau.Progress | None = None
+    masked: PerSite | None = None
+
+    @property
+    def running(self) -> MedSam:
+        """Return the model without the masked groups."""
+        return self.model if self.masked is None else prune(self.model, _others(self.masked))
 
 
 #: Computes fresh scores of a pruned model: the model and its `kept` (see `State`) -> scores in its widths.
@@ -96,7 +108,8 @@ class Schedule:
     """The widths to cut down to and how to recover.
 
     Attributes:
-        targets: widths after each round; no site may ever grow.
+        targets: widths after each round; no site may ever grow. The plan `plateau` has as many rounds and
+            goes to the last.
         recovery: family -> recovery after cutting it; the steps are spread evenly over the rounds. An order that cuts
             all families at once has one recovery a round: that of the first family with the steps of all, so that
             all orders train as long.
@@ -104,9 +117,10 @@ class Schedule:
         rescore: whether every round but the first ranks by fresh scores.
         refit: how to refit after every cut; None, or no images, for no refit.
         pauses: shares of the last recovery's steps after which it pauses.
+        plan: how the phases follow each other, a name in `medcore.training.plans.registry.PLANS`.
 
     Raises:
-        MedcoreError: the order is unknown, there is no target, or a target grows.
+        MedcoreError: the order or the plan is unknown, there is no target, or a target grows.
     """
 
     targets: tuple[ModelSpec, ...]
@@ -115,11 +129,13 @@ class Schedule:
     rescore: bool = False
     refit: RefitSettings | None = None
     pauses: tuple[float, ...] = ()
+    plan: str = ROUNDS
 
     def __post_init__(self) -> None:
         if not self.targets:
             raise ConfigError("schedule: needs at least one target")
         phase_names(self.order, self.families)
+        PLANS[self.plan]
         for number, (before, after) in enumerate(zip(self.targets, self.targets[1:], strict=False)):
             if grown(before, after):
                 raise ConfigError(f"schedule: round {number + 2} keeps more than round {number + 1} in some block")
@@ -137,27 +153,12 @@ class Schedule:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """Return all phases in their order."""
-        phases = []
-        for number, target in enumerate(self.targets):
-            place = (number, len(self.targets), target)
-            if self.rescore and number:
-                phases.append(Phase("score", "score", (), *place))
-            for name, families in phase_names(self.order, self.families):
-                phases.append(Phase(name, "cut", families, *place))
-                if self.refits:
-                    phases.append(Phase(f"{name}_refit", "refit", families, *place))
-                phases.append(Phase(f"{name}_recovery", "recovery", families, *place))
-        return tuple(phases)
+        return PLANS[self.plan].phases(self)
 
     def recovery_of(self, phase: Phase) -> RecoverySettings:
-        """Return the settings of a recovery phase.
-
-        All rounds together take exactly the configured steps.
-        """
+        """Return the settings of a recovery phase. All of them together take exactly the configured steps."""
         each = [self.recovery.get(family.name, RecoverySettings()) for family in phase.families]
-        steps = sum(settings.steps for settings in each)
-        share = steps * (phase.round + 1) // phase.rounds - steps * phase.round // phase.rounds
-        return dataclasses.replace(each[0], steps=share)
+        return dataclasses.replace(each[0], steps=phase.steps_of(sum(settings.steps for settings in each)))
 
     def pauses_of(self, phase: Phase) -> list[int]:
         """Return the numbers of steps after which a recovery phase pauses."""
@@ -204,8 +205,8 @@ def run_phases(
         MedcoreError: The model's widths are not those after `state.done` phases, that number is out of range, or a
             scorer or streams are missing.
     """
-    if schedule.rescore and score is None:
-        raise ConfigError("schedule: scores are to be renewed, but no scorer is given")
+    if score is None and any(phase.kind in ("score", "round") for phase in schedule.phases[state.done :]):
+        raise ConfigError("schedule: it scores again, but no scorer is given")
     if schedule.refits and inputs.streams is None:
         raise ConfigError("schedule: refits are configured, but the inputs hold no streams of the unpruned model")
     _check_state(schedule.phases, state)
@@ -215,6 +216,9 @@ def run_phases(
             end = PhaseEnd(phase, _after(state, scores=score(state.model, state.kept)))
         elif phase.kind == "cut":
             end = PhaseEnd(phase, _cut(phase, state))
+        elif phase.kind == "round":
+            assert score is not None
+            end = PhaseEnd(phase, _round(schedule, phase, state, inputs, score))
         elif phase.kind == "refit":
             assert schedule.refit is not None and inputs.streams is not None
             model = copy.deepcopy(state.model)
@@ -236,7 +240,7 @@ def _recovered(
     """Yield each pause of the recovery phase that comes next, and last its end."""
     phase = schedule.phases[state.done]
     run = Training(
-        model=copy.deepcopy(state.model),
+        model=copy.deepcopy(state.running),
         images=inputs.images,
         teacher=inputs.teacher,
         settings=schedule.recovery_of(phase),
@@ -246,7 +250,8 @@ def _recovered(
     for log in recover_in_parts(run, schedule.pauses_of(phase), file=file):
         if log.stopped is None and log.steps < run.settings.steps:
             yield PhaseEnd(phase, now, log, paused=True)
-    yield PhaseEnd(phase, _after(state, model=run.model), log)
+    whole = run.model if state.masked is None else plateau.put_back(state.model, run.model, _others(state.masked))
+    yield PhaseEnd(phase, _after(state, model=whole), log)
 
 
 def _after(state: State, **changes: Any) -> State:
@@ -256,13 +261,45 @@ def _after(state: State, **changes: Any) -> State:
 
 def _cut(phase: Phase, state: State) -> State:
     """Return the state after a pruning phase."""
-    masks = select(state.scores, _cut_to(phase, state.model.spec))
-    return _after(
+    return _after(_without(state, select(state.scores, _cut_to(phase, state.model.spec))))
+
+
+def _round(schedule: Schedule, phase: Phase, state: State, inputs: Inputs, score: Scorer) -> State:
+    """Return the state after a round of a plateau plan: what was masked is cut or comes back, and more may be masked.
+
+    The last round cuts all that is left of the way to the target.
+    """
+    before = state.progress or plateau.Progress(step=1 / (phase.rounds - 1))
+    loss = plateau.loss_on(state.running, inputs.images, schedule.recovery_of(phase).autocast)
+    progress = plateau.judged(before, loss)
+    if state.masked is not None and progress.cut == before.masked:
+        state = _without(state, _others(state.masked))
+    state = dataclasses.replace(state, masked=None)
+    if phase.is_last_round:
+        state = dataclasses.replace(state, scores=score(state.model, state.kept))
+        return _after(_without(state, select(state.scores, phase.target)), progress=progress)
+    if not plateau.fires(before, progress):
+        return _after(state, progress=progress)
+    progress = plateau.advanced(progress)
+    start = ModelSpec(phase.target.arch, tuple(map(len, state.kept)))
+    scores = score(state.model, state.kept)
+    masked = _others(select(scores, on_the_way(start, phase.target, Fraction(progress.masked))))
+    return _after(state, scores=scores, masked=masked, progress=progress)
+
+
+def _without(state: State, masks: PerSite) -> State:
+    """Return the state without the groups whose mask is False."""
+    return dataclasses.replace(
         state,
         model=prune(state.model, masks),
         kept=narrowed(state.kept, masks),
         scores=_picked(state.scores, masks),
     )
+
+
+def _others(masks: PerSite) -> PerSite:
+    """Return the opposite of boolean masks."""
+    return tuple(~mask for mask in masks)
 
 
 def _phase_seed(seed: int, index: int) -> int:
@@ -297,7 +334,7 @@ def _check_state(phases: Sequence[Phase], state: State) -> None:
     spec = state.model.spec
     expected = spec
     for phase in phases[: state.done]:
-        if phase.kind == "cut":
+        if phase.kind == "cut" or (phase.kind == "round" and phase.is_last_round):
             expected = _cut_to(phase, expected)
     counts = tuple(int(kept.sum()) for kept in state.kept)
     if not spec.widths == expected.widths == counts == tuple(map(len, state.scores)):

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from medcore.errors import ConfigError, one_line
 from medcore.training.orders import TOGETHER
+from medcore.training.plans.registry import PLANS
 from search.base.sections.dimensions import Range
 from search.base.sections.families import file_keys
 from search.base.sections.fields import PathField, Section
@@ -60,6 +61,14 @@ class Config(Section):
         dimension = self.search.space.boundary_weight
         if isinstance(dimension, Range) or not set(dimension.values) <= set(self.scoring.nodes):
             raise ValueError(f"search.space.boundary_weight must be among scoring.nodes {list(self.scoring.nodes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _plan_leaves_room(self) -> Config:
+        space, plan = self.search.space, self.schedule.plan
+        for name in ("order", "rescore"):
+            if PLANS[plan].own_ranking and getattr(space, name) is not None:
+                raise ValueError(f"search.space.{name} means nothing to schedule.plan {plan}; leave it out")
         return self
 
     @model_validator(mode="after")

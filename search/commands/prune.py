@@ -19,6 +19,7 @@ from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import known_sensitivity, mix
 from medcore.scoring.score_table import ScoreTable
+from medcore.training.plans.registry import PLANS
 from medcore.training.refit.dense_streams import record_streams
 from medcore.training.rounds import rounds_to
 from medcore.training.schedule import Inputs, start_of
@@ -164,6 +165,7 @@ def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTa
         head_share=recovery.head_share,
         order=schedule.order,
         rescore=schedule.rescore,
+        plan=schedule.plan,
     )
     images = jobs.teacher.images
     with on_device(adapted):
@@ -175,9 +177,15 @@ def _run(config: Config, jobs: Jobs, stages: Sequence[ModelSpec], table: ScoreTa
         report("recording the unpruned model", 0, 0)
         streams = record_streams(adapted, calibration, steps.refit) if steps.refit else None
     per_dataset = schedule.rescore_per_dataset
-    dense_base = config.scoring.base == "dense"
     score = scorer(
-        config.model, calibration, weights, per_dataset, config.seed, profile=table.profile, dense_base=dense_base
+        config.model,
+        calibration,
+        weights,
+        per_dataset,
+        config.seed,
+        profile=table.profile,
+        dense_base=config.scoring.base == "dense",
+        local=PLANS[schedule.plan].own_ranking,
     )
     state = start_of(adapted, mix(table, weights, adapted.arch))
     report("cut, refit and recovery", 0, len(steps.phases))

@@ -264,7 +264,14 @@ def measure(
     if streams is not None:
         model = prune(model, _hardly_cut(model.spec))
         refit(model, streams, RefitSettings(recovery.refit_images, recovery.refit_ridge))
-    steps = RecoverySettings(2, recovery.rate(1.0), recovery.batch_size, recovery.lambdas, autocast=recovery.autocast)
+    steps = RecoverySettings(
+        2,
+        recovery.rate(1.0),
+        recovery.batch_size,
+        recovery.lambdas,
+        autocast=recovery.autocast,
+        terms=recovery.terms,
+    )
     recover(model, images, teacher, steps, seed=0)
     evaluate(model, judged, autocast=recovery.autocast)
     on_gpu = device.type == "cuda"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from medcore.errors import MedcoreError
 from medcore.models.checkpoint import load_with_info, save
 from medcore.models.sam import MedSam
 from medcore.models.sites import PerSite, by_family, from_families
+from medcore.training.plans.plateau import Progress
 from medcore.training.schedule import State
 from search.trials.meter import PhasePoint
 
@@ -42,6 +44,10 @@ def save_state(path: Path, state: State, history: History) -> None:
         "notes": json.dumps(history.notes),
         "fidelities": json.dumps(history.fidelities),
     }
+    if state.progress is not None:
+        info["progress"] = json.dumps(dataclasses.asdict(state.progress))
+    if state.masked is not None:
+        info["masked"] = _lists(state.model, state.masked)
     save(path, state.model, info)
 
 
@@ -55,10 +61,12 @@ def load_state(path: Path) -> tuple[State, History]:
     try:
         kept = _arrays(model, info["kept"], bool)
         scores = _arrays(model, info["scores"], np.float64)
+        masked = _arrays(model, info["masked"], bool) if "masked" in info else None
+        progress = Progress(**json.loads(info["progress"])) if "progress" in info else None
         done, history = int(info["phases_done"]), _history(info)
     except (KeyError, TypeError, ValueError) as error:
         raise MedcoreError(f"{path}: not the state of a trial ({error!r}); delete it to start the trial over") from None
-    return State(model, kept, scores, done), history
+    return State(model, kept, scores, done, progress, masked), history
 
 
 def _history(info: dict[str, str]) -> History:

@@ -16,6 +16,7 @@ from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import mix
 from medcore.training.orders import even_steps
+from medcore.training.plans.registry import PLANS, ROUNDS
 from medcore.training.recovery import RecoverySettings
 from medcore.training.refit.dense_streams import RefitSettings
 from medcore.training.rounds import Phase, rounds_to
@@ -87,6 +88,7 @@ def phases(
         seed,
         profile=shared.table.profile,
         dense_base=settings.scoring.base == "dense",
+        local=PLANS[schedule.plan].own_ranking,
     )
     for end in recorded_phases(schedule, state, inputs_of(shared), seed, score=score, recorder=recorder):
         model = end.state.model
@@ -107,7 +109,7 @@ def next_phase(schedule: Schedule, end: PhaseEnd) -> str:
         return "evaluation"
     phase = schedule.phases[end.state.done]
     rounds = f"round {phase.round + 1} of {phase.rounds}: " if phase.rounds > 1 else ""
-    words = f"cut {phase.stage}" if phase.kind == "cut" else phase.stage.replace("_", " ")
+    words = f"cut {phase.stage}" if phase.kind in ("cut", "round") else phase.stage.replace("_", " ")
     if not phase.is_recovery:
         return rounds + words
     steps = schedule.recovery_of(phase).steps
@@ -135,6 +137,7 @@ def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -
         head_share=plan.head_share,
         order=plan.order,
         rescore=plan.rescore,
+        plan=shared.settings.schedule.plan,
     )
     return dataclasses.replace(schedule, pauses=pauses)
 
@@ -190,6 +193,7 @@ def schedule_of(
     head_share: float,
     order: str,
     rescore: bool,
+    plan: str = ROUNDS,
 ) -> Schedule:
     """Return a schedule with the configured number of recovery steps.
 
@@ -210,6 +214,8 @@ def schedule_of(
         average=recovery.average,
         loss=recovery.loss,
         complexity=recovery.complexity,
+        decoder_rate=recovery.decoder_rate,
+        terms=recovery.terms,
     )
     return Schedule(
         targets,
@@ -219,6 +225,7 @@ def schedule_of(
         },
         order=order,
         rescore=rescore,
+        plan=plan,
         refit=RefitSettings(recovery.refit_images, recovery.refit_ridge) if recovery.refit_images else None,
     )
 

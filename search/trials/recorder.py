@@ -22,7 +22,7 @@ from search.trials.phase_file import History, load_state, save_state
 logger = logging.getLogger(__name__)
 
 #: Stage of the meter for each kind of phase.
-_STAGES = {"score": "scoring", "cut": "pruning", "refit": "refit", "recovery": "recovery"}
+_STAGES = {"score": "scoring", "cut": "pruning", "round": "pruning", "refit": "refit", "recovery": "recovery"}
 
 
 @dataclass

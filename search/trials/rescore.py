@@ -12,6 +12,7 @@ from medcore.models.sam import MedSam
 from medcore.models.sites import PerSite
 from medcore.scoring.criteria import ScoringWeights, mix
 from medcore.scoring.job import build_table, weights_table
+from medcore.scoring.local_error import local_errors
 from medcore.scoring.profile import Profile
 from medcore.scoring.score_table import ScoreTable
 from medcore.training.schedule import Scorer
@@ -29,8 +30,9 @@ def scorer(
     profile: Profile | None = None,
     *,
     dense_base: bool = False,
+    local: bool = False,
 ) -> Scorer:
-    """Return a function that scores a model with `weights`.
+    """Return a function that scores a model with `weights`, or by the local output error.
 
     The general model is cut by the same masks, so that reset scores compare what both models still have. The
     second-order profile is that of the model at the start, restricted to the kept groups.
@@ -43,8 +45,11 @@ def scorer(
         seed: Draws these images.
         profile: The second-order profile of the model at the start, if the criterion reads it.
         dense_base: Whether the general model's information is taken before it is cut.
+        local: Whether groups are scored by the local output error (6.11), whatever the weights say.
     """
     indices = _drawn(calibration, per_dataset, seed)
+    if local:
+        return lambda model, kept: local_errors(model, calibration, indices)
 
     def score(model: MedSam, kept: PerSite) -> PerSite:
         table = _fresh_table(pair, model, kept, calibration.subset(indices), weights, dense_base=dense_base)

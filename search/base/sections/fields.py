@@ -32,21 +32,29 @@ def as_saved_before(values: Any, keys: frozenset[str], then: Mapping[str, Any]) 
     return {**then, **values}
 
 
-def choice(known: Iterable[str] | Callable[[], Iterable[str]]) -> AfterValidator:
+#: Names, a registry of them, or a function that lists them.
+Known = Iterable[str] | Callable[[], Iterable[str]]
+
+
+def choice(known: Known) -> AfterValidator:
     """Return a check that a string is one of `known`.
 
     Args:
-        known: Names, a registry of them, or a function that lists them. The check reads them when it runs, so later
-            entries count.
+        known: The check reads them when it runs, so later entries count.
     """
+    return AfterValidator(lambda name: _among(known, name))
 
-    def check(name: str) -> str:
-        names = tuple(known() if callable(known) else known)
-        if name not in names:
-            raise ValueError(f"'{name}' is not one of {', '.join(names)}")
-        return name
 
-    return AfterValidator(check)
+def keys_among(known: Known) -> AfterValidator:
+    """Return a check that all keys of a mapping are among `known`, as `choice` does for one string."""
+    return AfterValidator(lambda values: {_among(known, name): value for name, value in values.items()})
+
+
+def _among(known: Known, name: str) -> str:
+    names = tuple(known() if callable(known) else known)
+    if name not in names:
+        raise ValueError(f"'{name}' is not one of {', '.join(names)}")
+    return name
 
 
 def _expand(value: Any) -> Any:

@@ -13,13 +13,26 @@ from medcore.budgets.prices import TIME, Prices, linear_prices
 from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.training.orders import TOGETHER, LossVariant, MaskSize, RateSchedule, all_orders, recovery_rate
+from medcore.training.plans.registry import PLANS, ROUNDS
+from medcore.training.terms.registry import LOSS_TERMS
 from search.base.sections.families import FamilySection
-from search.base.sections.fields import Fraction, NotNegative, PathField, Section, Share, as_saved_before, choice
+from search.base.sections.fields import (
+    Fraction,
+    NotNegative,
+    PathField,
+    Section,
+    Share,
+    as_saved_before,
+    choice,
+    keys_among,
+)
 from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times, counted, prices_of
 
 #: Keys of the section `recovery` before refits existed, and what later keys meant then.
 _KEYS = frozenset({"steps", "head_share", "batch_size", "lr", "lambdas", "lr_schedule", "autocast", "save_every"})
 _BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0}
+#: What a plan with its own ranking decides, by the setting that others have for it.
+_OWN = {"order": "order of cuts", "rescore": "scores", "stages": "way to one budget"}
 #: Allocators that meet counted costs only, or none.
 _COUNTED_ONLY = (*BY_SPARSITY, "uniform", "to_target")
 
@@ -47,6 +60,13 @@ class RecoveryConfig(Section):
     refit_ridge: NotNegative = Field(1e-3, description="ridge of the refit, in units of the mean variance")
     loss: LossVariant = Field("text", description="text: (6.2); released: Dice and frequencies of the released code")
     complexity: MaskSize = Field("square", description="masks whose complexity weighs the images (6.1)")
+    decoder_rate: NotNegative = Field(
+        0.1, description="factor on the learning rate for the weights of the mask decoder, where it is pruned"
+    )
+    terms: Annotated[dict[str, NotNegative], keys_among(LOSS_TERMS)] = Field(
+        default_factory=dict,
+        description="weights of further terms of the loss: directional (6.6), lomix (6.9); a term left out weighs 0",
+    )
     autocast: bool = Field(False, description="run the model in bfloat16")
     save_every: int = Field(
         50,
@@ -174,6 +194,11 @@ class BudgetConfig(FamilySection):
 class ScheduleConfig(Section):
     """When the groups are cut (method §6)."""
 
+    plan: Annotated[str, choice(PLANS)] = Field(
+        ROUNDS,
+        description="rounds: equal steps; plateau: chances to cut in the first 40 % of the recovery, taken when the "
+        "loss stands still and taken back when it rises (6.10)",
+    )
     order: Annotated[str, choice(all_orders)] = Field(
         TOGETHER, description="together, or the family whose pruning comes first"
     )
@@ -186,6 +211,15 @@ class ScheduleConfig(Section):
         description="model that scores, sensitivities and teacher of a stage belong to: the one at the start of the "
         "run, or that of the stage before; previous: the steps are spread evenly over the stages",
     )
+
+    @model_validator(mode="after")
+    def _sound(self) -> ScheduleConfig:
+        if PLANS[self.plan].own_ranking:
+            standard = {"order": TOGETHER, "rescore": False, "stages": ()}
+            for name, value in standard.items():
+                if getattr(self, name) != value:
+                    raise ValueError(f"plan {self.plan} has its own {_OWN[name]}; leave out {name}")
+        return self
 
     def absolute(self) -> ScheduleConfig:
         """Return the same schedule with absolute paths."""

@@ -81,7 +81,13 @@ def _measure(config: Config, model: MedSam, images: ImageSet, fisher: bool) -> M
     cut = _cut(config, model)
     fixed, each = _refit_times(config, model, cut, images) if recovery.refit_images else (0.0, 0.0)
     settings = RecoverySettings(
-        1, recovery.rate(1.0), recovery.batch_size, recovery.lambdas, autocast=autocast, loss=recovery.loss
+        1,
+        recovery.rate(1.0),
+        recovery.batch_size,
+        recovery.lambdas,
+        autocast=autocast,
+        loss=recovery.loss,
+        terms=recovery.terms,
     )
     recover(cut, images, teacher, settings, seed=0)
     _, step = _timed(lambda: recover(cut, images, teacher, settings, seed=0))

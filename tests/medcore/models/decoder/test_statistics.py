@@ -237,6 +237,21 @@ def test_a_recovery_trains_what_was_cut(parts: tuple[str, ...], cut: list[str], 
     assert changed == expected
 
 
+def test_the_decoder_trains_at_its_own_rate() -> None:
+    """The first step of Adam moves a weight by the rate, whatever its gradient is."""
+    model = model_with_decoder(8)
+    teacher = compute_teacher(model, IMAGES)
+    model = prune(model, masks_without(model.spec, "heads", "decoder_channels"))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    settings = RecoverySettings(steps=1, lr=1e-2, batch_size=2, decoder_rate=0.25)
+    recover(model, IMAGES, teacher, settings, seed=0)
+    moved = {
+        name: float((value - before[name]).abs().max()) for name, value in model.named_parameters() if value.numel()
+    }
+    for part, rate in (("image_encoder", 1e-2), ("mask_decoder", 2.5e-3), ("prompt_encoder", 0.0)):
+        assert max(step for name, step in moved.items() if name.startswith(part)) == pytest.approx(rate, rel=1e-3)
+
+
 @torch.no_grad()
 def test_a_pruned_encoder_meets_a_decoder_to_prune() -> None:
     dense = model_with_decoder(9, replace(BOTH, parts=(ENCODER,)))
