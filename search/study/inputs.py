@@ -20,6 +20,7 @@ from medcore.models.checkpoint import load
 from medcore.models.cost import cost
 from medcore.models.cut import prune
 from medcore.models.sam import MedSam
+from medcore.models.sides.resized import at_side
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.score_table import ScoreTable
@@ -94,9 +95,10 @@ class Shared:
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path, architecture: str | None) -> MedSam:
+def _load(path: Path, architecture: str | None, side: int | None) -> MedSam:
     """Return a model of the pair. Each worker process keeps it between its trials."""
-    return load(path, architecture)
+    model = load(path, architecture)
+    return model if side is None or side == model.arch.img_size else at_side(model, side)
 
 
 def adapted_model(model: ModelConfig) -> MedSam:
@@ -104,12 +106,12 @@ def adapted_model(model: ModelConfig) -> MedSam:
 
     All callers in this process share it, so they must not change it.
     """
-    return _load(model.adapted, model.architecture)
+    return _load(model.adapted, model.architecture, model.side)
 
 
 def base_model(model: ModelConfig) -> MedSam:
     """Return θS, the general model; shared like `adapted_model`."""
-    return _load(model.base, model.architecture)
+    return _load(model.base, model.architecture, model.side)
 
 
 def same_architecture(model: ModelConfig) -> None:

@@ -23,6 +23,11 @@ class ModelConfig(Section):
     )
     base: PathField = Field(description="the general model (θS)")
     adapted: PathField = Field(description="the medical model (θM), which is pruned")
+    side: int | None = Field(
+        None,
+        ge=1,
+        description="pixels along the square that both models see, for fewer tokens; null: the checkpoints' own",
+    )
 
     def absolute(self) -> ModelConfig:
         """Return the same checkpoints with absolute paths."""

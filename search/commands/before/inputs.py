@@ -15,6 +15,7 @@ from medcore.data.splits import Splits, read_splits
 from medcore.errors import CheckpointError, DataError
 from medcore.files import not_a_file
 from medcore.models.architectures import resolve_architecture, spec_from_json
+from medcore.models.sides.arch import arch_at_side
 from medcore.models.spec import ModelSpec
 from search.base.config import Config
 from search.base.sections.inputs import ModelConfig
@@ -53,8 +54,15 @@ def start_of(model: ModelConfig) -> ModelSpec | None:
     """Return the widths of the adapted model, as far as names and descriptions tell; None if only its tensors do.
 
     Raises:
-        MedcoreError: The architecture is unknown or its description is wrong.
+        MedcoreError: The architecture is unknown, its description is wrong, or `model.side` does not fit it.
     """
+    start = _described(model)
+    if start is None or model.side is None:
+        return start
+    return ModelSpec(arch_at_side(start.arch, model.side), start.widths)
+
+
+def _described(model: ModelConfig) -> ModelSpec | None:
     path = model.adapted
     spec = _header(path).get("__metadata__", {}).get("spec") if path.is_file() else None
     if isinstance(spec, str):
