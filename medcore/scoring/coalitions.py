@@ -175,7 +175,7 @@ def _gated(model: MedSam, players: Players) -> Iterator[dict[int, Tensor]]:
             handle.remove()
 
 
-def _gate(model: MedSam, watch: Watch, gate: Tensor) -> torch.utils.hooks.RemovableHandle:
+def _gate(model: nn.Module, watch: Watch, gate: Tensor) -> torch.utils.hooks.RemovableHandle:
     module = model.get_submodule(watch.module)
     if watch.kind == "change":
         rest = None if watch.rest is None else model.get_submodule(watch.rest)

@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 
 def ranks(scores: npt.ArrayLike) -> Floats:
     """Return ranks 1..n of scores along the last axis, the mean of their places for equal scores."""
-    ranked: Floats = np.asarray(rankdata(scores, axis=-1), dtype=np.float64)
+    ranked: Floats = np.asarray(rankdata(np.asarray(scores, dtype=np.float64), axis=-1), dtype=np.float64)
     return ranked
 
 
