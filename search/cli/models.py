@@ -73,6 +73,14 @@ def score(config: ConfigPath) -> None:
 def prune(
     config: ConfigPath,
     out: Annotated[Path | None, typer.Option(help="Checkpoint to write; default: in the study's folder.")] = None,
+    side: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pixels along the model's square, for fewer tokens; replaces model.side. Budgets are shares of the "
+            "unpruned model's cost at this side.",
+        ),
+    ] = None,
 ) -> None:
     """One schedule without a search -> checkpoint."""
     status.doing(LOADING, logged=False)
@@ -80,6 +88,8 @@ def prune(
     from search.commands.prune import prune as run
 
     settings = load_config(config)
+    if side is not None:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"side": side})})
     target = out or settings.folder / "pruned.safetensors"
     status.doing("reading checkpoints and images")
     metrics = run(settings, target, status.report)

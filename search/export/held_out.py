@@ -18,6 +18,7 @@ from medcore.data.load import ImageSet
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from medcore.models.architectures import spec_from_json
 from medcore.models.checkpoint import file_hash, load, read_info
+from medcore.models.sides.resized import at_side
 from medcore.quality.evaluate import evaluate, summarise
 from results.store.held_out import (
     HeldOut,
@@ -152,8 +153,10 @@ class _HeldOutImages:
             if kept.key == made.key:
                 return self._known(kept, candidate)
         self.say(f"measuring {made.name} on {len(self.images)} held-out images ({self.split})")
-        model = load(candidate.checkpoint, candidate.architecture).to(best_device())
-        rows = evaluate(model, self.images)
+        model = load(candidate.checkpoint, candidate.architecture)
+        if model.arch.img_size != self.images.size:  # the study's `model.side`, which the unpruned file lacks
+            model = at_side(model, self.images.size)
+        rows = evaluate(model.to(best_device()), self.images)
         made, table = dataclasses.replace(made, metrics=summarise(rows)), pd.DataFrame(rows)
         self._keep(made, table)
         return made, table

@@ -21,13 +21,14 @@ from medcore.models.checkpoint import load
 from medcore.models.cost import cost
 from medcore.models.cut import prune, with_parts, without_outputs
 from medcore.models.sam import MedSam
+from medcore.models.sides.resized import at_side
 from medcore.models.spec import DECODER, Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.score_table import ScoreTable
 from medcore.training.refit.dense_streams import DenseStreams
 from medcore.training.teacher import Teacher
 from search.base.device import on_device
-from search.base.sections.inputs import Datasets, ModelConfig
+from search.base.sections.inputs import Changes, Datasets, ModelConfig
 from search.base.sections.pruning import BudgetConfig, RecoveryConfig, ScheduleConfig
 from search.base.sections.scoring import ScoringConfig
 from search.base.sections.search import SearchConfig
@@ -95,9 +96,12 @@ class Shared:
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path, architecture: str | None, parts: tuple[str, ...], drop: tuple[str, ...]) -> MedSam:
+def _load(path: Path, architecture: str | None, changes: Changes) -> MedSam:
     """Return a model of the pair. Each worker process keeps it between its trials."""
-    return without_outputs(with_parts(load(path, architecture), parts, str(path)), drop, str(path))
+    model = with_parts(load(path, architecture), changes.parts, str(path))
+    if changes.side is not None and changes.side != model.arch.img_size:
+        model = at_side(model, changes.side)
+    return without_outputs(model, changes.drop, str(path))
 
 
 def adapted_model(model: ModelConfig) -> MedSam:
@@ -105,12 +109,12 @@ def adapted_model(model: ModelConfig) -> MedSam:
 
     All callers in this process share it, so they must not change it.
     """
-    return _load(model.adapted, model.architecture, model.parts, model.drop)
+    return _load(model.adapted, model.architecture, model.changes)
 
 
 def base_model(model: ModelConfig) -> MedSam:
     """Return θS, the general model; shared like `adapted_model`."""
-    return _load(model.base, model.architecture, model.parts, model.drop)
+    return _load(model.base, model.architecture, model.changes)
 
 
 def same_architecture(model: ModelConfig) -> None:

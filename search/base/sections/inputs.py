@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
@@ -13,6 +13,20 @@ from medcore.data.formats.windows import PRESETS, ReadingRules, Window, check_wi
 from medcore.data.mask_rules import Objects
 from medcore.models.spec import DECODER, ENCODER, PARTS
 from search.base.sections.fields import Expanded, PathField, Section, as_saved_before
+
+
+class Changes(NamedTuple):
+    """What is changed about both checkpoints after they are read.
+
+    Attributes:
+        parts: What can be pruned.
+        drop: Outputs of the decoder to leave out.
+        side: Side of the square; None for that of the checkpoints.
+    """
+
+    parts: tuple[str, ...]
+    drop: tuple[str, ...]
+    side: int | None
 
 
 class ModelConfig(Section):
@@ -35,6 +49,16 @@ class ModelConfig(Section):
     )
     base: PathField = Field(description="the general model (θS)")
     adapted: PathField = Field(description="the medical model (θM), which is pruned")
+    side: int | None = Field(
+        None,
+        ge=1,
+        description="pixels along the square that both models see, for fewer tokens; null: the checkpoints' own",
+    )
+
+    @property
+    def changes(self) -> Changes:
+        """Return what is changed about both checkpoints after they are read."""
+        return Changes(self.parts, self.drop, self.side)
 
     @field_validator("parts")
     @classmethod
@@ -53,7 +77,7 @@ class ModelConfig(Section):
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what earlier versions do not know if it has its default."""
         values: dict[str, Any] = handler(self)
-        later: dict[str, Any] = {"parts": (ENCODER,), "drop": ()}
+        later: dict[str, Any] = {"parts": (ENCODER,), "drop": (), "side": None}
         return {key: value for key, value in values.items() if key not in later or getattr(self, key) != later[key]}
 
     def absolute(self) -> ModelConfig:

@@ -16,6 +16,7 @@ from medcore.errors import CheckpointError, DataError
 from medcore.files import not_a_file
 from medcore.models.architectures import resolve_architecture, spec_from_json
 from medcore.models.masks import masks_without_outputs
+from medcore.models.sides.arch import arch_at_side
 from medcore.models.spec import ModelSpec
 from search.base.config import Config
 from search.base.sections.inputs import ModelConfig
@@ -54,19 +55,21 @@ def start_of(model: ModelConfig) -> ModelSpec | None:
     """Return the widths of the adapted model, as far as names and descriptions tell; None if only its tensors do.
 
     Raises:
-        MedcoreError: The architecture is unknown or its description is wrong.
+        MedcoreError: The architecture is unknown, its description is wrong, or `model.side` does not fit it.
     """
-    spec = _written(model)
+    spec = _described(model)
     if spec is None:
         return None
     spec = spec.with_parts(model.parts, str(model.adapted))
+    if model.side is not None:
+        spec = ModelSpec(arch_at_side(spec.arch, model.side), spec.widths)
     if not model.drop:
         return spec
     masks = masks_without_outputs(spec, model.drop, str(model.adapted))
     return ModelSpec(spec.arch, tuple(int(mask.sum()) for mask in masks))
 
 
-def _written(model: ModelConfig) -> ModelSpec | None:
+def _described(model: ModelConfig) -> ModelSpec | None:
     path = model.adapted
     spec = _header(path).get("__metadata__", {}).get("spec") if path.is_file() else None
     if isinstance(spec, str):

@@ -91,6 +91,11 @@ MISTAKES: dict[str, Mistake] = {
         lambda folder: None,
         "search.warm_starts.knapsack: 0.01 of the flops_paper is out of reach, because 0.1534 of tiny is left",
     ),
+    "side": (
+        lambda values: values["model"].update(side=60),
+        lambda folder: None,
+        "a square of 60 pixels does not fit tiny, whose own has 64: img_size 60 is no multiple of patch_size",
+    ),
     "output": (
         lambda values: values.update(output=values["model"]["base"]),
         lambda folder: None,

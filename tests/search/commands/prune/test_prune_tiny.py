@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medcore.budgets.knapsack import knapsack_budget
 from medcore.models.checkpoint import load, read_info
+from medcore.models.cost import cost
 from medcore.models.cut import prune as cut
 from medcore.models.masks import select
+from medcore.models.sides.resized import at_side
 from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
@@ -19,7 +22,8 @@ from search.base.config import Config, load_config
 from search.commands.prune import allocate, prune
 from search.commands.score import score
 from search.commands.sections import scoring_job
-from search.study.inputs import adapted_model, load_split
+from search.export.held_out import Candidate, _HeldOutImages
+from search.study.inputs import adapted_model, base_model, load_split
 from search.study.scoring import score_table
 from tests.support.helpers import TINY
 from tests.support.studies.study_files import write_tiny_study
@@ -64,6 +68,22 @@ def test_the_refit_brings_the_logits_back(tmp_path: Path) -> None:
         return float((streams[0] - streams[1]).norm())
 
     assert distance(refit) < distance(only_cut)
+
+
+def test_a_smaller_side_changes_both_models_and_the_meaning_of_shares(tmp_path: Path) -> None:
+    config = tiny(tmp_path, model={"side": 40}, budget={"fraction": 0.5}, recovery={"steps": 1})
+    metrics = prune(config, tmp_path / "small.safetensors")
+    model, arch = load(tmp_path / "small.safetensors"), replace(TINY, img_size=40)
+    assert model.arch == arch == adapted_model(config.model).arch == base_model(config.model).arch
+    assert metrics["flops"] == cost(model.spec).flops
+    assert metrics["flops_paper_fraction"] <= 0.5
+    assert metrics["flops_paper"] <= 0.5 * cost(ModelSpec.dense(arch)).flops_paper
+    images = load_split(config.datasets, config.data.report_split, 40)
+    assert metrics["boundary_f1"] == summarise(evaluate(model, images))["boundary_f1"]
+    # the file of the unpruned model has its own side; held-out figures are taken at that of the study
+    seen = _HeldOutImages(tmp_path / "study", "val/report", "hash", images, lambda _: None)
+    dense = at_side(adapted_model(config.model.model_copy(update={"side": None})), 40)
+    assert seen.measured(Candidate(config.model.adapted))[0].metrics == summarise(evaluate(dense, images))
 
 
 def rule_of(config: Config, *, fixed_weights: bool) -> tuple[tuple[int, ...], PerSite]:
