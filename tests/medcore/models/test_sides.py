@@ -20,7 +20,7 @@ from medcore.models.sam import MedSam, build_empty
 from medcore.models.sides.arch import arch_at_side
 from medcore.models.sides.resized import at_side, resize_positions, resize_relative
 from medcore.models.spec import ModelSpec
-from medcore.models.vit import SamVit
+from medcore.models.vit.arch import SamVit
 from tests.support.helpers import TINY
 from tests.support.scoring_samples import PRUNED, seeded
 from tests.support.tiny_vit import LITTLE, little_model
