@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,6 +116,22 @@ def adapted_model(model: ModelConfig) -> MedSam:
 def base_model(model: ModelConfig) -> MedSam:
     """Return θS, the general model; shared like `adapted_model`."""
     return _load(model.base, model.architecture, model.changes)
+
+
+def structure_key(model: ModelConfig, *, answers_only: bool = False) -> dict[str, Any]:
+    """Return what of θM's structure, in addition to its file, statistics depend on: a part of their keys.
+
+    Args:
+        model: The pair.
+        answers_only: Whether only the model's answers count, which are the same whatever can be pruned.
+    """
+    arch = adapted_model(model).arch
+    fields = arch.to_dict()
+    if answers_only:
+        fields.pop("parts", None)
+    elif model.drop:
+        fields["drop"] = sorted(model.drop)
+    return fields
 
 
 def same_architecture(model: ModelConfig) -> None:

@@ -20,7 +20,7 @@ from medcore.scoring.profile import Profile, build_profile, profile_key
 from search.base.device import on_device
 from search.base.sections.inputs import ModelConfig
 from search.nodes.session import Resources
-from search.study.inputs import adapted_model
+from search.study.inputs import adapted_model, structure_key
 from search.study.shards import Shard, Work, kept_result, write_shards
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def profile_path(job: ProfileJob) -> Path:
     A hash of everything that the profile depends on names it.
     """
     key = profile_key(
-        architecture=adapted_model(job.model).arch,
+        architecture=structure_key(job.model),
         adapted=file_hash(job.model.adapted),
         calibration=job.calibration.fingerprint(),
         images=job.images,

@@ -24,7 +24,7 @@ from search.base.device import on_device
 from search.base.sections.inputs import ModelConfig
 from search.base.sections.scoring import ScoringConfig
 from search.nodes.session import Resources
-from search.study.inputs import adapted_model, base_model, matching_base
+from search.study.inputs import adapted_model, base_model, matching_base, structure_key
 from search.study.shards import Shard, Work, kept_result, write_shards
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def table_path(job: ScoringJob) -> Path:
     """
     key = table_key(
         format=FORMAT,
-        architecture=adapted_model(job.model).arch,
+        architecture=structure_key(job.model),
         base=file_hash(job.model.base),
         adapted=file_hash(job.model.adapted),
         images=job.calibration.fingerprint(),

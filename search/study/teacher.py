@@ -21,7 +21,7 @@ from medcore.training.teacher import TEACHER_FORMAT, Teacher, compute_teacher
 from search.base.device import on_device
 from search.base.sections.inputs import ModelConfig
 from search.nodes.session import Resources
-from search.study.inputs import adapted_model
+from search.study.inputs import adapted_model, structure_key
 from search.study.shards import Shard, Work, kept_result, write_shards
 
 
@@ -86,7 +86,7 @@ def teacher_path(job: TeacherJob) -> Path:
     """Return the file of the answers; a hash of everything that they depend on names it."""
     key = table_key(
         format=TEACHER_FORMAT,
-        architecture=adapted_model(job.model).arch,
+        architecture=structure_key(job.model, answers_only=True),
         adapted=file_hash(job.model.adapted),
         images=job.images.fingerprint(),
         autocast=job.autocast,
