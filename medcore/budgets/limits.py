@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medcore.errors import ConfigError
 from medcore.models.cost import cost
 from medcore.models.sites import Site
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import ENCODER, Architecture, ModelSpec
 
 #: Figures of `medcore.models.cost` that a budget can meet.
 Metric = Literal["flops_paper", "flops", "encoder_params", "call_flops", "decoder_flops", "decoder_params"]
@@ -149,6 +149,12 @@ def smallest_fraction(
     widths = Limits(current=current).widths(arch)
     kept = [width if site.block in blocks else 0 for site, width in zip(arch.sites, widths, strict=True)]
     return float(costs.fixed + costs.groups @ kept) / costs.dense
+
+
+def last_blocks(arch: Architecture, count: int) -> tuple[int, ...]:
+    """Return the numbers of the last blocks of the encoder, or of the decoder's layers if it alone can be pruned."""
+    depth = len(arch.encoder_blocks) if ENCODER in arch.parts else arch.decoder.depth
+    return tuple(range(max(0, depth - count), depth))
 
 
 def check_blocks(arch: Architecture, blocks: Collection[int], name: str) -> tuple[int, ...]:

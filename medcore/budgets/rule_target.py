@@ -12,6 +12,7 @@ from medcore.budgets.limits import (
     check_blocks,
     costless,
     group_costs,
+    last_blocks,
     with_rule_minima,
 )
 from medcore.budgets.rule import rule
@@ -51,11 +52,8 @@ def rule_to_target(
     """
     if not _families(arch, metric):
         raise ConfigError(f"budget: MedCore's rule removes nothing of {arch.name}; use another allocator")
-    depth = len(arch.blocks)
-    if protected is None:
-        attempts = [tuple(range(max(0, depth - 2), depth)), ()]
-    else:
-        attempts = [check_blocks(arch, protected, "protected")]
+    given = None if protected is None else check_blocks(arch, protected, "protected")
+    attempts = [last_blocks(arch, 2), ()] if given is None else [given]
     for blocks in attempts:
         spec = _bisected(arch, fraction, sensitivity, metric, Limits(blocks, current=current))
         if spec is not None:

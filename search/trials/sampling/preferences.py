@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import ENCODER, Architecture, ModelSpec
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,9 +46,12 @@ def preferences(params: Mapping[str, Any], arch: Architecture, sensitivity: Floa
         arch: Architecture of the dense model, with L blocks.
         sensitivity: (L,) Fisher information s_b of the blocks.
     """
-    depth = np.linspace(-1, 1, len(arch.blocks))
-    is_global = np.array([block.attends_globally for block in arch.blocks], dtype=float)
-    scaled = _log_scaled(sensitivity)
+    # the encoder's blocks come first; those of the decoder have a depth and a sensitivity of their own
+    inner = len(arch.encoder_blocks) if ENCODER in arch.parts else 0
+    parts = [slice(0, inner), slice(inner, len(arch.blocks))]
+    depth = np.concatenate([np.linspace(-1, 1, part.stop - part.start) for part in parts])
+    is_global = np.array([block.attends_globally for block in arch.blocks[:inner]] + [False] * (len(depth) - inner))
+    scaled = np.concatenate([_log_scaled(np.asarray(sensitivity)[part]) for part in parts])
     powers = [
         site.family.lean * params["lean"] / 2
         + params[f"slope_{site.family.name}"] * depth[site.block]
@@ -78,6 +81,8 @@ def _log_scaled(values: Floats) -> Floats:
 
     All 0 if the values are equal.
     """
+    if not len(values):
+        return values
     logs = np.log2(np.maximum(values, 1e-12 * max(float(values.max()), 1e-300)))
     centred: Floats = logs - logs.mean()
     largest = float(np.abs(centred).max())

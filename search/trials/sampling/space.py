@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medcore.budgets.knapsack import knapsack_budget, smallest_share
-from medcore.budgets.limits import Limits, smallest_fraction
+from medcore.budgets.limits import Limits, last_blocks, smallest_fraction
 from medcore.budgets.prices import Prices, linear_prices
 from medcore.budgets.targets import to_target
 from medcore.errors import ConfigError
@@ -187,8 +187,7 @@ def schedule_fields(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _budget(params: Mapping[str, Any], domain: Domain) -> ModelSpec:
     arch, metric = domain.arch, domain.settings.search.metric
-    depth = len(arch.blocks)
-    protected = tuple(range(max(0, depth - int(params["protected_last"])), depth))
+    protected = last_blocks(arch, int(params["protected_last"]))
     limits = Limits(protected, multiple=domain.settings.budget.multiple, current=domain.start)
     fraction = params["fraction"]
     shape = preferences(params, arch, domain.sensitivity)

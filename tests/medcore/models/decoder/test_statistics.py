@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medcore.budgets.knapsack import knapsack_budget
-from medcore.budgets.limits import Limits, costless
+from medcore.budgets.limits import Limits, costless, last_blocks
 from medcore.budgets.rule_target import rule_to_target
 from medcore.budgets.targets import uniform_to_target
 from medcore.errors import CheckpointError
@@ -270,3 +270,8 @@ def test_a_pruned_encoder_meets_a_decoder_to_prune() -> None:
     assert with_parts(with_parts(dense, (DECODER,)), (ENCODER,)).spec == dense.spec
     with pytest.raises(CheckpointError, match=r"has lost .*, so parts must hold encoder"):
         with_parts(cut, (DECODER,))
+
+
+def test_the_last_blocks_are_the_encoders() -> None:
+    assert last_blocks(BOTH, 2) == (2, 3) and last_blocks(ALONE, 1) == (1,)
+    assert last_blocks(BOTH, 9) == (0, 1, 2, 3)
