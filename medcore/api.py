@@ -45,17 +45,21 @@ from medcore.training.teacher import compute_teacher
 logger = logging.getLogger(__name__)
 
 
-def load(path: str | Path, architecture: str | Path | Architecture | None = None) -> MedSam:
+def load(
+    path: str | Path, architecture: str | Path | Architecture | None = None, parts: Sequence[str] | None = None
+) -> MedSam:
     """Load a checkpoint: float32, on the CPU, in evaluation mode.
 
     Args:
         path: What `export` wrote, or a state dictionary of segment-anything.
         architecture: Name or JSON file, for a checkpoint that does not describe itself.
+        parts: What can be pruned, such as `["encoder", "decoder"]`; None for what the file says, or the encoder.
 
     Raises:
-        MedcoreError: The file is missing, damaged, or of another architecture.
+        MedcoreError: The file is missing, damaged, or of another architecture, or has no such parts.
     """
-    return checkpoint.load(path, architecture)
+    model = checkpoint.load(path, architecture)
+    return model if parts is None else cut.with_parts(model, parts, str(path))
 
 
 def load_images(

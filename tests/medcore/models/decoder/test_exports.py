@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medcore.errors import ConfigError
+import medcore
+from medcore.errors import CheckpointError, ConfigError
 from medcore.models.checkpoint import load, save
 from medcore.models.cut import prune, with_parts
 from medcore.models.decoder.transformer import narrow
@@ -61,6 +62,8 @@ def test_a_file_gives_the_model_back(name: str, tmp_path: Path) -> None:
     given = inputs(model)
     assert again.spec == model.spec and torch.equal(again.segment(*given), model.segment(*given))
     assert all(np.array_equal(one, two) for one, two in zip(again.kept or (), model.kept or (), strict=True))
+    with pytest.raises(CheckpointError, match="parts must be some of"):
+        medcore.load(tmp_path / "model.safetensors", parts=["neck"])
 
 
 @pytest.mark.parametrize("name", ["both", "alone", "blocks", "tiny_vit"])
