@@ -27,7 +27,7 @@ from medcore.models.cost import cost
 from medcore.models.cut import prune
 from medcore.models.masks import keep_all
 from medcore.models.sites import PerSite
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import DECODER, Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate
 from medcore.training.recovery import RecoverySettings, recover
 from medcore.training.refit.dense_streams import DenseStreams, RefitSettings
@@ -113,11 +113,15 @@ def rough_need(arch: Architecture, batch_size: int) -> int:
 
     It decides whether measuring can pay at all.
 
-    It counts eight copies of the encoder's weights (models, gradient, AdamW, last good copy) and, for each image,
+    It counts eight copies of the weights (models, gradient, AdamW, last good copy) of what trains and, for each image,
     twenty activations of every token in every block.
     """
-    weights = cost(ModelSpec.dense(arch)).encoder_params
-    activations = max(batch_size, _EVALUATED) * arch.activations
+    dense = cost(ModelSpec.dense(arch))
+    weights, image = dense.encoder_params, arch.activations
+    if DECODER in arch.parts:
+        weights += dense.decoder_params
+        image += 20 * (arch.decoder.depth + 1) * arch.grid**2 * arch.out_chans
+    activations = max(batch_size, _EVALUATED) * image
     return int(4 * (8 * weights + activations)) + 2**29
 
 
