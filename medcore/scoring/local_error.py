@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from medcore.data.load import ImageSet
 from medcore.devices import device_of
+from medcore.models.flows import flow_of
 from medcore.models.sam import MedSam
 from medcore.models.sites import PerSite, Site
 from medcore.models.stream import linear_map
@@ -20,7 +22,8 @@ def local_errors(model: MedSam, images: ImageSet, indices: Sequence[int]) -> Per
     """Return ‖y − y_masked‖ of every group, with y the output of the layer that the group feeds (6.11).
 
     The inputs of all layers are those of the model as it is, so one forward pass of an image serves all groups. The
-    norm is over all entries of y and all images. For a whole block, y − y_masked is what the block changes.
+    norm is over all entries of y and all images. For a whole block or layer, y − y_masked is what it changes, and for a
+    whole output of the decoder it is the output. The prompts are exact boxes.
 
     Args:
         model: dense or pruned.
@@ -38,7 +41,7 @@ def local_errors(model: MedSam, images: ImageSet, indices: Sequence[int]) -> Per
             handles.append(_watch(model, site, total))
     try:
         for index in indices:
-            model.encode(images.tensor([index]).to(device))
+            model.segment(images.tensor([index]).to(device), images.box_tensor([index]).to(device))
     finally:
         for handle in handles:
             handle.remove()
@@ -50,15 +53,21 @@ def _watch(model: MedSam, site: Site, total: Tensor) -> torch.utils.hooks.Remova
     module: nn.Module = model.get_submodule(site.watch.module)
     rest = None if site.watch.rest is None else model.get_submodule(site.watch.rest)
 
-    def changed(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        left = inputs[0] if rest is None else rest.forward(inputs[0])
-        total.add_((output - left).double().square().sum())
+    def changed(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        left = flow_of(inputs if rest is None else rest.forward(inputs[0]))
+        for new, old in zip(flow_of(output), left, strict=True):
+            total.add_((new - old).double().square().sum())
+
+    def given(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        total.add_(output.double().square().sum())
 
     def fed(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         total.add_(errors(inputs[0]))
 
     if site.watch.kind == "change":
         return module.register_forward_hook(changed)
+    if site.watch.kind == "output":
+        return module.register_forward_hook(given)
     if site.output is None:
         errors = _by_masking(module, site)
     else:
