@@ -20,8 +20,9 @@ from medcore.models.spec import Architecture, ModelSpec
 from medcore.models.stream import linear_map
 from medcore.scoring.moments import ProfileSums, SiteSums
 from medcore.scoring.score_table import table_key
-from medcore.scoring.second_order import Removal, remove_all
+from medcore.scoring.second_order import RIDGE, Removal, remove_all
 from medcore.scoring.stored import read_arrays
+from medcore.shrinkage import ridge_for
 
 Floats = npt.NDArray[np.float64]
 
@@ -156,7 +157,9 @@ def build_profile(model: MedSam, sums: ProfileSums) -> Profile:
         else:
             moments = _moments(sums.sites[number], sums.tokens[number])
             metric = sums.sites[number].metric.numpy() / sums.metric_images
-            removals.append(remove_all(moments, metric, _weight(model, site.output), site.output.inner))
+            ridge = ridge_for(moments, sums.tokens[number], RIDGE)
+            weight = _weight(model, site.output)
+            removals.append(remove_all(moments, metric, weight, site.output.inner, ridge=ridge))
     meta = {
         "architecture": model.arch.name,
         "images": sums.images,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medcore.shrinkage import ridge_for
+
 #: Least squared pivot of a solve, as a share of the mean variance of the features. Below it the rounding of float32
 #: products decides.
 LEAST_PIVOT = 1e-6
@@ -90,6 +92,7 @@ class Moments:
         gram: (K, K), covariance of A.
         cross: (K, C), covariance of A and T.
         spread: (), variance of T, summed over its entries.
+        count: number of tokens.
     """
 
     features: Tensor
@@ -97,6 +100,7 @@ class Moments:
     gram: Tensor
     cross: Tensor
     spread: Tensor
+    count: int
 
     @classmethod
     def of(cls, sums: Sums, origin: Origin) -> Moments:
@@ -108,6 +112,7 @@ class Moments:
             gram=sums.gram / sums.count - a[:, None] * a,
             cross=sums.cross / sums.count - a[:, None] * t,
             spread=sums.square / sums.count - t.square().sum(),
+            count=sums.count,
         )
 
     @property
@@ -136,13 +141,15 @@ class Moments:
 
         Args:
             start: W0, (C, K), float64.
-            ridge: λ, cost of the distance to `start` in units of the features' mean variance.
+            ridge: λ, cost of the distance to `start` in units of the features' mean variance; more if tokens are few.
 
         Returns:
             (C, K); None if the features are linearly dependent and λ does not make up for it.
         """
         scale = self.gram.diagonal().mean()
-        damped = self.gram + ridge * scale * torch.eye(len(self.gram), dtype=torch.float64, device=self.gram.device)
+        damped = self.gram + ridge_for(self.gram, self.count, ridge) * scale * torch.eye(
+            len(self.gram), dtype=torch.float64, device=self.gram.device
+        )
         factor, failed = torch.linalg.cholesky_ex(damped)
         pivots = factor.diagonal().square()
         if bool(failed) or not bool((pivots > LEAST_PIVOT * scale).all()):

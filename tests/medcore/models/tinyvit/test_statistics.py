@@ -22,6 +22,7 @@ from medcore.scoring.job import build_table
 from medcore.scoring.moments import profile_sums
 from medcore.scoring.profile import build_profile
 from medcore.scoring.second_order import RIDGE
+from medcore.shrinkage import ridge_for
 from medcore.training.refit.dense_streams import record_streams
 from medcore.training.refit.refit import RefitSettings, refit
 from tests.support.scoring_samples import discs, score_loss_of, seeded
@@ -176,7 +177,9 @@ def test_orders_and_curves_of_all_layers_that_are_linear(images: ImageSet) -> No
         found, tokens = sums.sites[number], sums.tokens[number]
         mean = found.inputs.numpy() / tokens
         covariance = found.products.numpy() / tokens - np.outer(mean, mean)
-        covariance += RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        covariance += (
+            ridge_for(covariance, tokens, RIDGE) * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        )
         assert site.output is not None
         weight = effective(model.get_submodule(site.output.module))
         assert curve[0] == pytest.approx(np.trace(found.metric.numpy() / 2 @ weight @ covariance @ weight.T))
