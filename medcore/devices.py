@@ -138,7 +138,7 @@ def mixed_precision(device: torch.device, enabled: bool) -> torch.autocast:
 
 @functools.cache
 def is_fast_in_bfloat16(device: torch.device) -> bool:
-    """Return whether bfloat16 is worth while on a device; only x86 processors without AVX-512 are known not to be."""
+    """Return whether bfloat16 saves time on a device; it is known to cost time on x86 processors without AVX-512."""
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     if device.type != "cpu" or not is_x86 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return True

@@ -31,9 +31,9 @@ def rule_to_target(
 ) -> ModelSpec:
     """Apply the rule at a sparsity that meets a cost (method §5, rule at a target).
 
-    The cost is at most `fraction` of the dense encoder's, and close to it. The last family leads, and the others follow
-    at their own pace until they cannot grow. The last two blocks are protected unless `protected` is given. They lose
-    this protection if the target is out of reach with it, as in the paper's second stage. Families that the rule does
+    The cost is at most `fraction` of the dense model's, and close to it. The family of most groups leads, and the
+    others follow at their own pace until they cannot grow. The last two blocks are protected unless `protected` is
+    given. They lose this protection if the target is out of reach with it, as in the paper's second stage. Families that the rule does
     not cut by default, or that cost nothing in `metric`, stay whole.
 
     A slightly lower sparsity may meet the target too. One more group to remove can make the rounded quotas move others
@@ -80,9 +80,11 @@ def _bisected(
     """
     families = _families(arch, metric)
     gone, most = ({family.name: share(arch, family, limits) for family in families} for share in (_gone, _most))
-    leader = families[-1]
+    # the family of the smallest steps
+    totals = {family: sum(site.width for site in arch.sites if site.family == family) for family in families}
+    leader = max(reversed(families), key=totals.__getitem__)
     pace = {family.name: family.sparsity / leader.sparsity for family in families}
-    total = sum(site.width for site in arch.sites if site.family == leader)
+    total = totals[leader]
 
     def at(removed: int) -> ModelSpec:
         # past the point where the leader can give no more, the others continue up to their own limits

@@ -66,7 +66,9 @@ def load(
         spec = _own_spec(path, _own_metadata(path, content.metadata))
         # a name of one's own needs no description, because the file has one
         known = isinstance(arch, str) and arch == spec.arch.name and arch not in ARCHITECTURES
-        if arch is not None and not known and (wanted := resolve(path, content, arch)) != spec.arch:
+        wanted = spec.arch if arch is None or known else resolve(path, content, arch)
+        # what of it can be pruned is the file's own
+        if wanted.to_dict() | {"parts": None} != spec.arch.to_dict() | {"parts": None}:
             raise CheckpointError(f"{path}: holds a {spec.arch.name} model, not the {wanted.name} asked for")
         return _with_record(path, _fill(path, spec, content, attention), content.metadata)
     dense = resolve(path, content, arch)

@@ -98,7 +98,9 @@ def write_huggingface(folder: Path, model: MedSam, info: Mapping[str, str] | Non
     try:
         whole = pad(model)
     except ValueError as error:
-        raise ConfigError(f"a SamModel has a whole decoder, but {error}; export another format") from None
+        raise ConfigError(
+            f"a SamModel has all layers, blocks and outputs, but {error}; export another format"
+        ) from None
     state = {name: tensor.detach().cpu() for name, tensor in whole.state_dict().items()}
     named = {theirs: state[own].contiguous() for own, theirs in hf_names(state).items()}
     named |= {copy: named[original].clone() for copy, original in TIED.items()}

@@ -14,9 +14,9 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import nn
 
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, MedcoreError
 from medcore.models.sites import Site
-from medcore.models.spec import Architecture, ModelSpec
+from medcore.models.spec import DECODER, Architecture, ModelSpec
 from medcore.quality.latency import Effort, device_name, seconds_of
 from medcore.quality.time_table import Conditions, SiteTimes, TimeTable
 
@@ -57,8 +57,11 @@ def measure_sites(
 
     Raises:
         MedcoreError: The times contradict each other, because something else was running.
+        ConfigError: The mask decoder can be pruned, too.
         torch.OutOfMemoryError: A GPU cannot hold the encoders or a call.
     """
+    if DECODER in arch.parts:
+        raise ConfigError("time table: only an encoder's sites are timed, so parts must be encoder alone")
     count = threads or torch.get_num_threads()
     shapes = shapes_of(arch)
     base = _base_widths(arch)

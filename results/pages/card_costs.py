@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from medcore.models.cost import cost
 from medcore.models.formats.precision import FLOAT32
-from medcore.models.spec import ModelSpec
+from medcore.models.spec import DECODER, ENCODER, ModelSpec
 from medcore.quality.timing import Timing
 from results.pages.file_size import FileSize
 from results.pages.markdown import plain, table
@@ -14,15 +14,17 @@ from results.stats.labels import text, title
 from results.store.latency import Record
 
 
-def encoder_cost(spec: ModelSpec) -> str:
+def model_cost(spec: ModelSpec) -> str:
     """Return parameters and FLOPs next to the dense model's."""
     this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
-    rows = []
-    for name in ("flops", "flops_paper", "encoder_params"):
+    names, rows = ["flops", "flops_paper", "encoder_params"], []
+    if DECODER in spec.arch.parts:
+        names += ["decoder_flops", "decoder_params", "call_flops"]
+    for name in names:
         value, full = getattr(this, name), getattr(dense, name)
         rows.append((title(name), text(name, value), text(name, full), f"{value / full:.1%}"))
     return (
-        table(("one image", "this model", "dense model", "left"), rows)
+        table(("one image, one box", "this model", "dense model", "left"), rows)
         + "\n\nFLOPs are two for each multiply-add. The first row counts what runs, padded windows included; the "
         "second is the MedCore paper's count."
     )
@@ -85,13 +87,21 @@ def _milliseconds(timing: Timing) -> str:
 def structure(spec: ModelSpec) -> str:
     """Return what every block keeps."""
     sites, families = list(zip(spec.arch.sites, spec.widths, strict=True)), spec.arch.families
+    inner = len(spec.arch.encoder_blocks) if ENCODER in spec.arch.parts else 0
     rows = []
     for number, block in enumerate(spec.arch.blocks):
         own = [(site, kept) for site, kept in sites if site.block == number]
         counts = [[f"{kept} of {site.width}" for site, kept in own if site.family == family] for family in families]
-        rows.append((str(number), block.area, *(", ".join(cells) or "–" for cells in counts)))
-    empty = [f"{site.family.title} of block {site.block}" for site, kept in sites if not kept]
-    note = f"\n\nEmpty, with nothing but the output bias left: {', '.join(empty)}." if empty else ""
+        name = str(number) if number < inner else f"{number}: {block.path.removeprefix('mask_decoder.')}"
+        rows.append((name, block.area, *(", ".join(cells) or "–" for cells in counts)))
+    whole = [site for site, kept in sites if site.width == 1 and not kept]
+    within = {site.name for site in whole}
+    empty = [site for site, kept in sites if not kept and site.width > 1 and site.within not in within]
+    note = "".join(
+        f"\n\n{words}: {', '.join(f'{site.family.title} of block {site.block}' for site in gone)}."
+        for words, gone in (("Gone as a whole", whole), ("Empty, with nothing but the output bias left", empty))
+        if gone
+    )
     return (
         f"{plain(spec.arch.summary)}.\n\n" + table(("block", "attends to", *(f.title for f in families)), rows) + note
     )

@@ -12,7 +12,7 @@ import pandas as pd
 from medcore.models.cost import cost
 from medcore.models.spec import ModelSpec
 from medcore.quality.catalogue import shown
-from results.pages.card_costs import encoder_cost, size_on_disk, structure, time_and_memory
+from results.pages.card_costs import model_cost, size_on_disk, structure, time_and_memory
 from results.pages.card_head import yaml_head
 from results.pages.file_size import FileSize
 from results.pages.markdown import code, plain, table
@@ -93,7 +93,7 @@ def model_card(export: Export) -> str:
         *filter(None, [start_sentence(export.info)]),
         _quality(export),
         "## Cost of the image encoder",
-        encoder_cost(export.spec),
+        model_cost(export.spec),
         "## Time and memory",
         time_and_memory(export.latency, export.latency_note),
         *(["## Size on disk", size_on_disk(export.size)] if export.size is not None else []),

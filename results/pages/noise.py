@@ -36,6 +36,8 @@ def start_sentence(info: StudyInfo) -> str:
         return ""
     left = {family.name: info.start_share(family.name) for family in info.prunable()}
     shares = " and ".join(f"{share:.0%} of the {name}" for name, share in left.items() if share < 1)
+    if all(share == 1 or name in ("decoder_outputs", "decoder_hidden") for name, share in left.items()):
+        return f"The study left out outputs of the decoder, which changes no mask: the model had {shares}."
     return (
         f"The model of this study was pruned already: it had {shares}. What is called the dense model here is that "
         "model as it came; shares of cost and of groups are of the dense encoder."

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import Field, ValidationError, model_validator
 
 from medcore.errors import ConfigError, one_line
+from medcore.models.spec import DECODER
 from medcore.training.orders import TOGETHER
 from medcore.training.plans.registry import PLANS
 from search.base.sections.dimensions import Range
@@ -69,6 +70,16 @@ class Config(Section):
         for name in ("order", "rescore"):
             if PLANS[plan].own_ranking and getattr(space, name) is not None:
                 raise ValueError(f"search.space.{name} means nothing to schedule.plan {plan}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_what_can_be_pruned(self) -> Config:
+        named = {objective.name: "search.objectives" for objective in self.search.objectives}
+        named[self.search.cost] = "search.cost"
+        named.update(dict.fromkeys(map(str, self.budget.shares), "budget"))
+        counted = [name for name in named if name.startswith(("call_", "decoder_"))]
+        if counted and DECODER not in self.model.parts:
+            raise ValueError(f"{named[counted[0]]}: {counted[0]} counts the decoder, so model.parts must hold decoder")
         return self
 
     @model_validator(mode="after")

@@ -168,13 +168,13 @@ def matching_base(model: ModelConfig) -> MedSam:
             "model cannot be cut alike for Fisher scores; set scoring.criterion to second_order or magnitude and use "
             "the allocators knapsack or uniform"
         )
-    if base.spec.is_dense:
-        return prune(base, adapted.kept)
-    if base.kept is None or any((one != other).any() for one, other in zip(base.kept, adapted.kept, strict=True)):
+    pairs = [] if base.kept is None else list(zip(base.kept, adapted.kept, strict=True))
+    if not pairs or any((own < wanted).any() for own, wanted in pairs):
         raise CheckpointError(
             f"{model.base}: the general model has not the groups that {model.adapted} has; give the dense general model"
         )
-    return base
+    # also a dense model may have lost outputs that the study leaves out
+    return prune(base, tuple(wanted[own] for own, wanted in pairs))
 
 
 def load_split(

@@ -260,8 +260,9 @@ def narrow(decoder: Any, spec: Mapping[str, Any]) -> None:
         decoder.register_forward_pre_hook(_refuse_lost_masks, with_kwargs=True)
 
 
-def _refuse_lost_masks(_module: nn.Module, _inputs: Any, options: Mapping[str, Any]) -> None:
-    if options.get("multimask_output"):
+def _refuse_lost_masks(_module: nn.Module, inputs: Sequence[Any], options: Mapping[str, Any]) -> None:
+    # the fifth argument of segment-anything's decoder
+    if options.get("multimask_output", inputs[4] if len(inputs) > 4 else False):
         raise ValueError("this model has lost some of masks 1 to 3; ask for one mask (multimask_output=False)")
 
 
@@ -282,15 +283,15 @@ def narrow_outputs(decoder: Any, widths: Widths) -> None:
     ):
         sizes = [output.layers[0].in_features, *(layer.out_features for layer in output.layers)]
         if not is_left:
-            narrow: nn.Module = NoOutput(sizes[-1])
+            smaller: nn.Module = NoOutput(sizes[-1])
         elif len(sizes) > 2 and width != sizes[-2]:
-            narrow = OutputMlp([*sizes[:-2], width, sizes[-1]])
+            smaller = OutputMlp([*sizes[:-2], width, sizes[-1]])
         else:
             continue
         if output is decoder.iou_prediction_head:
-            decoder.iou_prediction_head = narrow
+            decoder.iou_prediction_head = smaller
         else:
-            decoder.output_hypernetworks_mlps[number] = narrow
+            decoder.output_hypernetworks_mlps[number] = smaller
 
 
 def _rows(maps: Tensor) -> Tensor:

@@ -231,7 +231,7 @@ def mask_decoder(spec: dict[str, Any]) -> MaskDecoder:
         iou_head_depth=shape["iou_head_depth"],
         iou_head_hidden_dim=shape["iou_head_hidden_dim"],
     )
-    if "decoder" in str(spec["arch"].get("parts")):
+    if "decoder" in list(spec["arch"].get("parts", ())):
         runpy.run_path(str(Path(__file__).with_name("sam_decoder.py")))["narrow"](decoder, spec)
     return decoder
 

@@ -23,7 +23,7 @@ from medcore.models.tinyvit.places import (
     Place,
     sites_of,
 )
-from medcore.models.vit.arch import BLOCKS, CHANNELS, HEADS
+from medcore.models.vit.arch import CHANNELS, HEADS, WHOLE_BLOCKS
 
 if TYPE_CHECKING:
     from medcore.data.frames.frame import Frame
@@ -55,7 +55,7 @@ class TinyVit(Architecture):
     """
 
     kind: ClassVar[str] = "tiny_vit"
-    encoder_families: ClassVar[tuple[Family, ...]] = (BLOCKS, INTERIORS, HEADS, CHANNELS, MBCONV, MERGES)
+    encoder_families: ClassVar[tuple[Family, ...]] = (WHOLE_BLOCKS, INTERIORS, HEADS, CHANNELS, MBCONV, MERGES)
     # the classifier of MobileSAM's files
     unused: ClassVar[tuple[str, ...]] = tuple(
         f"image_encoder.{layer}.{name}" for layer in ("norm_head", "head") for name in ("weight", "bias")

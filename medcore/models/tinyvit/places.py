@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.vit.arch import BLOCKS, CHANNELS, HEADS
+from medcore.models.vit.arch import CHANNELS, HEADS, WHOLE_BLOCKS
 
 INTERIORS = Family("interiors", "Block interiors", "interior", stage="interiors", offset=2.0, elective=True)
 MBCONV = Family(
@@ -124,10 +124,10 @@ class BlockPlace(Place):
         # the convolution between attention and MLP (9.7); it is not added to the stream, so no zeros silence the block
         block = Cost(local + 2 * self.dim, *[2 * self.side**2 * local] * 2)
         everything = (*self.inside, *self.outputs, *_conv_norm("local_conv"))
-        yield self.whole(BLOCKS, everything, (), block, within=None)
+        yield self.whole(WHOLE_BLOCKS, everything, (), block, within=None)
         # two normalisations and the output biases of proj and fc2
         interior = Cost(6 * self.dim, 0, 0)
-        yield self.whole(INTERIORS, self.inside, self.outputs, interior, self.named(BLOCKS), rest="local_conv")
+        yield self.whole(INTERIORS, self.inside, self.outputs, interior, self.named(WHOLE_BLOCKS), rest="local_conv")
         yield self._heads()
         yield self._channels()
 
@@ -194,9 +194,9 @@ class MBConvPlace(Place):
     def sites(self) -> Iterable[Site]:
         """Return the whole block and its hidden channels."""
         everything = [name for conv in ("conv1", "conv2", "conv3") for name in _conv_norm(conv)]
-        yield self.whole(BLOCKS, everything, (), Cost(2 * self.dim, 0, 0), within=None)
+        yield self.whole(WHOLE_BLOCKS, everything, (), Cost(2 * self.dim, 0, 0), within=None)
         output = LinearOutput(f"{self.path}.conv3", f"{self.path}.conv1", always=True)
-        yield _expansion(self, MBCONV, self.hidden, self.dim, output, within=self.named(BLOCKS))
+        yield _expansion(self, MBCONV, self.hidden, self.dim, output, within=self.named(WHOLE_BLOCKS))
 
 
 @dataclass(frozen=True)

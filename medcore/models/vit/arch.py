@@ -10,8 +10,7 @@ from medcore.errors import CheckpointError
 from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import LARGEST
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.spec import BLOCKS as WHOLE
-from medcore.models.spec import ENCODER, Architecture, ModelSpec
+from medcore.models.spec import BLOCKS, ENCODER, Architecture, ModelSpec
 
 if TYPE_CHECKING:
     from medcore.models.vit.encoder import AttentionMode, ImageEncoder
@@ -30,7 +29,7 @@ CHANNELS = Family(
 )
 
 
-BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
+WHOLE_BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class SamVit(Architecture):
 
     kind: ClassVar[str] = "sam_vit"
     encoder_families: ClassVar[tuple[Family, ...]] = (HEADS, CHANNELS)
-    whole_blocks: ClassVar[Family | None] = BLOCKS
+    whole_blocks: ClassVar[Family | None] = WHOLE_BLOCKS
 
     name: str
     img_size: int
@@ -106,7 +105,7 @@ class SamVit(Architecture):
     def encoder_sites(self) -> tuple[Site, ...]:
         """Return the blocks as a whole if they are a part, the attentions of all blocks, then their MLPs."""
         numbers = range(self.depth)
-        whole = map(self._block_site, numbers if WHOLE in self.parts else ())
+        whole = map(self._block_site, numbers if BLOCKS in self.parts else ())
         return (*whole, *map(self._head_site, numbers), *map(self._channel_site, numbers))
 
     @cached_property
@@ -116,7 +115,7 @@ class SamVit(Architecture):
         patch_weights = 3 * self.patch_size**2 * self.embed_dim
         neck_weights = self.out_chans * (self.embed_dim + 9 * self.out_chans)
         params = patch_weights + self.embed_dim * (1 + tokens) + neck_weights + 4 * self.out_chans
-        if WHOLE not in self.parts:
+        if BLOCKS not in self.parts:
             params += sum(map(self._rest_of_block, range(self.depth)))
         return Cost(params, 2 * tokens * (patch_weights + neck_weights), 2 * tokens * patch_weights)
 
@@ -152,11 +151,11 @@ class SamVit(Architecture):
             *(TensorSlice(f"{path}.{name}", axis=None) for name in inside),
             *(TensorSlice(f"{path}.{name}", axis=None, output=True) for name in outputs),
         )
-        return Site(BLOCKS, block, 1, tensors, Watch(path, "change"), Cost(self._rest_of_block(block), 0, 0))
+        return Site(WHOLE_BLOCKS, block, 1, tensors, Watch(path, "change"), Cost(self._rest_of_block(block), 0, 0))
 
     def _within(self, block: int) -> str | None:
         """Return the name of the site that holds the heads and channels of a block."""
-        return f"{BLOCKS.name}/{block:02d}" if WHOLE in self.parts else None
+        return f"{WHOLE_BLOCKS.name}/{block:02d}" if BLOCKS in self.parts else None
 
     def _head_site(self, block: int) -> Site:
         """Return the attention of a block: rows of Q, K and V, columns of proj (9.1)."""

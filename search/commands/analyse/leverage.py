@@ -117,6 +117,8 @@ def grid_budget(config: Config, arch: Architecture, sensitivity: np.ndarray, poi
 
     `sensitivity` is (L,).
     """
+    if not any(family.lean for family in arch.families):
+        raise ConfigError(f"leverage: {arch.name} has no families to set against each other; parts must hold encoder")
     # the families that `lean` sets against each other, such as heads and channels
     first = next((family for family in arch.families if family.lean > 0), arch.families[0])
     last = next((family for family in arch.families if family.lean < 0), arch.families[-1])

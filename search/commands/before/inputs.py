@@ -17,7 +17,7 @@ from medcore.files import not_a_file
 from medcore.models.architectures import resolve_architecture, spec_from_json
 from medcore.models.masks import masks_without_outputs
 from medcore.models.sides.arch import arch_at_side
-from medcore.models.spec import ModelSpec
+from medcore.models.spec import DECODER, ModelSpec
 from search.base.config import Config
 from search.base.sections.inputs import ModelConfig
 from search.commands.before.checks import Found, Subject
@@ -48,7 +48,8 @@ def architecture(subject: Subject) -> Found:
         return Found("by the tensors' shapes")
     arch = start.arch
     pruned = "" if start.is_dense else ", pruned already"
-    return Found(f"{arch.name}: {arch.summary}, {len(arch.blocks)} blocks{pruned}")
+    depth = f"{len(arch.encoder_blocks)} blocks, {arch.decoder.depth} layers in the decoder"
+    return Found(f"{arch.name}: {arch.summary}, {depth if DECODER in arch.parts else depth.partition(',')[0]}{pruned}")
 
 
 def start_of(model: ModelConfig) -> ModelSpec | None:

@@ -81,9 +81,10 @@ def _log_scaled(values: Floats) -> Floats:
 
     All 0 if the values are equal.
     """
-    if not len(values):
-        return values
-    logs = np.log2(np.maximum(values, 1e-12 * max(float(values.max()), 1e-300)))
-    centred: Floats = logs - logs.mean()
-    largest = float(np.abs(centred).max())
-    return centred / largest if largest > 0 else centred
+    known = values > 0
+    logs = np.log2(values[known])
+    centred = logs - logs.mean() if len(logs) else logs
+    largest = float(np.abs(centred).max(initial=0.0))
+    scaled = np.full(len(values), -1.0 if known.any() else 0.0)
+    scaled[known] = centred / largest if largest > 0 else centred
+    return scaled

@@ -122,5 +122,5 @@ def test_a_sam_model_of_transformers_has_a_whole_decoder(tmp_path: Path) -> None
     write_huggingface(tmp_path, model)
     again, given = load(tmp_path), inputs(model)
     torch.testing.assert_close(again.segment(*given), model.segment(*given), rtol=1e-4, atol=1e-4)
-    with pytest.raises(ConfigError, match=r"whole decoder, but .*layers\.0.* is gone as a whole"):
+    with pytest.raises(ConfigError, match=r"all layers, blocks and outputs, but .*layers\.0.* is gone as a whole"):
         write_huggingface(tmp_path, prune(dense, masks_without(dense.spec, "decoder_layers")))
