@@ -3,7 +3,7 @@
 The Shapley value of a head is what it adds on average when heads join the model in a random order, without a refit or
 a recovery. Every image has orders of its own, in antithetic pairs; the scoring loss and Boundary F1 are measured in
 the same passes. Each pair of each image is a file, so the benchmark resumes where it stopped. Criteria see the same
-images. As a check of the oracle itself, every ranking then removes half of the heads of each block.
+images. With `--halve`, every ranking also removes half of the heads of each block, as a check of the oracle itself.
 
     OMP_NUM_THREADS=1 python -m benchmarks.criteria_against_shapley search/configs/polyps.yaml \\
         --out results/published/shapley
@@ -261,12 +261,14 @@ def text_of(grades: pd.DataFrame, noise: pd.DataFrame) -> str:
     kinds = [(kind, name) for kind in ("within", "overall") for name in MEASURES]
     where = {"within": "within blocks", "overall": "all heads"}
     head = ["ranking", *(f"{where[kind]}, by {MEASURES[name]} (sd)" for kind, name in kinds)]
-    head += ["rank variance within", "all", "halved: cut", "refit"]
+    head += ["rank variance within", "all"]
+    cuts = [name for name in ("cut", "refit") if name in grades]
+    head += [f"halved: {name}" for name in cuts]
     lines = []
     for row in grades.to_dict("records"):
         cells = [f"{row[f'{kind}/{name}']:.2f} ({row[f'{kind}/{name}/sd']:.2f})" for kind, name in kinds]
         ends = [f"{row['variance_within']:.2f}", f"{row['variance_overall']:.2f}"]
-        lines.append([row["ranking"], *cells, *ends, f"{row['cut']:.3f}", f"{row['refit']:.3f}"])
+        lines.append([row["ranking"], *cells, *ends, *(f"{row[name]:.3f}" for name in cuts)])
     columns = list(noise.columns)
     cells = [[row["measure"], *(f"{row[name]:.3g}" for name in columns[1:])] for row in noise.to_dict("records")]
     return f"{table(head, lines)}\n\n{table(columns, cells)}\n"
@@ -279,6 +281,7 @@ def main() -> None:
     parser.add_argument("--per-dataset", type=int, default=12, help="images of each data set")
     parser.add_argument("--folds", type=int, default=4, help="parts of the images")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--halve", action="store_true", help="also measure models with half of the heads of each block")
     parser.add_argument("--work", type=Path, default=Path("runs/criteria-against-shapley"), help="folder for parts")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -296,7 +299,8 @@ def main() -> None:
         oracles = {name: ranking_of(config, found.values[:, place]) for place, name in enumerate(MEASURES)}
         drawn = random_rankings(oracles["loss"], DRAWS)
         cut = {**oracles, **criteria[0], **{f"random-{number}": drawn[number] for number in range(CUT_DRAWS)}}
-        halves = measure_halved(load_config(arguments.config).absolute(), cut, work, status)
+        whole = load_config(arguments.config).absolute()
+        halves = measure_halved(whole, cut, work, status) if arguments.halve else {name: {} for name in cut}
     rows = []
     for place, (name, oracle) in enumerate(oracles.items()):
         of_folds = [ranking_of(config, estimate(samples[:, fold]).values[:, place]) for fold in folds]
@@ -304,7 +308,7 @@ def main() -> None:
     for name, ranking in criteria[0].items():
         of_folds = [fold[name] for fold in criteria[1:]]
         rows.append({"ranking": name, **graded(ranking, of_folds, oracles), **halves[name]})
-    by_chance = pd.DataFrame([halves[f"random-{number}"] for number in range(CUT_DRAWS)]).mean()
+    by_chance = pd.DataFrame([halves[f"random-{number}"] for number in range(CUT_DRAWS)]).mean().to_dict()
     rows.append({"ranking": "random", **random_row(drawn, oracles), **by_chance})
     arguments.out.mkdir(parents=True, exist_ok=True)
     grades, noise = pd.DataFrame(rows), noise_of(config, samples, found)
