@@ -2,7 +2,7 @@
 
 A gate multiplies what a group gives to the rest of the model. A gate of 0 has the effect of a cut, and needs no other
 model. When a group joins a coalition, everything before its trunk module stays as it was, so the outputs of those
-modules are kept and used again.
+modules of the encoder are kept and used again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from medcore.data.load import ImageSet
 from medcore.errors import ConfigError
 from medcore.losses import boundary_band, score_loss_parts
+from medcore.models.flows import flow_of, like_output
 from medcore.models.sam import MedSam
 from medcore.models.sites import PerSite, Watch
 from medcore.scoring.shapley import Estimate, Floats, Order, Walk, shapley_values
@@ -37,7 +39,7 @@ class Players:
 
     Attributes:
         places: site (in `Architecture.sites`) and group of each player.
-        first: for each player the first trunk module whose output depends on it.
+        first: for each player the first module of the encoder's trunk whose output depends on it.
     """
 
     places: tuple[tuple[int, int], ...]
@@ -180,12 +182,14 @@ def _gate(model: nn.Module, watch: Watch, gate: Tensor) -> torch.utils.hooks.Rem
     if watch.kind == "change":
         rest = None if watch.rest is None else model.get_submodule(watch.rest)
 
-        def choose(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def choose(_module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
             if gate[0]:
                 return output
-            return inputs[0] if rest is None else rest(inputs[0])
+            return like_output(output, flow_of(inputs if rest is None else rest(inputs[0])))
 
         return module.register_forward_hook(choose)
+    if watch.kind == "output":
+        return module.register_forward_hook(lambda _module, _inputs, output: output * gate)
 
     def multiply(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         features = inputs[0].movedim(watch.axis, -1) * gate.repeat_interleave(watch.inner)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from benchmarks.token_grid import METRICS, largest_side, paper_flops, summary_of, text_of, ways
+from benchmarks.sizes.token_grid import METRICS, largest_side, paper_flops, summary_of, text_of, ways
 from tests.support.helpers import TINY
 
 

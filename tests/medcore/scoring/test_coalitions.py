@@ -17,6 +17,7 @@ from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from medcore.scoring.coalitions import Players, negative_loss, players_of, shapley_scores, walk_of
 from medcore.scoring.shapley import Floats, contributions
+from tests.support.decoders import ALONE, model_with_decoder
 from tests.support.helpers import TINY
 from tests.support.scoring_samples import PRUNED, discs, score_loss_of, seeded
 from tests.support.tiny_vit import little_model
@@ -49,11 +50,12 @@ MODELS = {
     "toy": toy_model,
     "toy, pruned": lambda: toy_model(1, TOY_PRUNED),
     "tinyvit": little_model,
+    "with decoder": model_with_decoder,
+    "decoder": lambda: model_with_decoder(1, ALONE),
 }
 FAMILIES = [
     ("vit", "heads"),
     ("vit, pruned", "heads"),
-    ("vit, pruned", "channels"),
     ("toy", "toy_heads"),
     ("toy", "blocks"),
     ("toy, pruned", "toy_heads"),
@@ -61,6 +63,11 @@ FAMILIES = [
     ("tinyvit", "heads"),
     ("tinyvit", "blocks"),
     ("tinyvit", "interiors"),
+    ("with decoder", "decoder_self_heads"),
+    ("with decoder", "decoder_image_heads"),
+    ("decoder", "decoder_token_heads"),
+    ("decoder", "decoder_layers"),
+    ("decoder", "decoder_outputs"),
 ]
 
 
@@ -94,6 +101,15 @@ def test_trunk_modules_before_the_change_do_not_run() -> None:
     walk_of(model, players, images, 0, sample)(last_first)
     heads = (2, 4, 3)
     assert runs == [0, 1, 2] + [2] * heads[2] + [1, 2] * heads[1] + [0, 1, 2] * heads[0]
+
+
+def test_the_encoder_runs_once_for_groups_of_the_decoder() -> None:
+    model, images = model_with_decoder(1, ALONE), discs(1)
+    players, runs = players_of(model, "decoder_self_heads"), []
+    for number, block in enumerate(model.image_encoder.blocks):
+        block.register_forward_hook(lambda *_args, number=number: runs.append(number))
+    walk_of(model, players, images, 0, sample)(np.arange(len(players)))
+    assert runs == list(range(len(model.image_encoder.blocks)))
 
 
 def test_values_are_those_over_all_orders_and_sum_to_the_change_of_the_loss() -> None:

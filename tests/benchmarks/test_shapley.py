@@ -3,16 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.criteria_against_shapley import (
-    Ranking,
-    folds_of,
-    graded,
-    halved,
-    predicted_losses,
-    random_rankings,
-    random_row,
-    rank_variances,
-)
+from benchmarks.shapley.criteria import halved, predicted_losses
+from benchmarks.shapley.grades import differences, graded, random_rankings, random_row, rank_variances
+from benchmarks.shapley.oracle import Ranking, folds_of
 from medcore.models.spec import ModelSpec
 from medcore.scoring.profile import Profile
 from tests.support.helpers import TINY
@@ -58,3 +51,15 @@ def test_random_rankings_agree_by_chance() -> None:
 def test_half_of_the_heads_and_all_channels_stay() -> None:
     spec = halved(ModelSpec.dense(TINY))
     assert spec.family("heads") == (1,) * 4 and spec.family("channels") == (48,) * 4
+
+
+def test_differences_of_agreement_resample_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.shapley.grades.RESAMPLES", 20)
+    # two heads a block; both measures of two images value the second head of each block more
+    samples = np.tile(np.array([0.0, 1.0, 0.0, 2.0])[:, None], (1, 2, 1, 2))
+    samples[0, 1] += 0.1
+    good, bad = ranking([1, 2], [1, 3]), ranking([2, 1], [3, 1])
+    found = differences((2, 2), samples, ["one", "one"], {"good": good, "bad": bad}, "good").set_index("ranking")
+    assert (found.loc["bad", ["less", "low", "high"]].to_numpy()[::2] == -1).all()
+    assert (found.loc["good", ["less", "low", "high"]] == 0).all(axis=None)
+    assert list(found.loc["bad", "kind"])[:2] == ["within/loss", "overall/loss"]
