@@ -158,7 +158,7 @@ def recover(
     seed: int = 0,
     terms: Mapping[str, float] = MappingProxyType({}),
 ) -> recovery.RecoveryLog:
-    """Train the encoder of a pruned model against the masks and the dense model, in place (method §6, §13).
+    """Train what was cut of a model against the masks and the dense model, in place (method §6, §13).
 
     Args:
         pruned: The pruned model.

@@ -33,8 +33,8 @@ def rule_to_target(
 
     The cost is at most `fraction` of the dense model's, and close to it. The family of most groups leads, and the
     others follow at their own pace until they cannot grow. The last two blocks are protected unless `protected` is
-    given. They lose this protection if the target is out of reach with it, as in the paper's second stage. Families that the rule does
-    not cut by default, or that cost nothing in `metric`, stay whole.
+    given. They lose this protection if the target is out of reach with it, as in the paper's second stage. Families
+    that the rule does not cut by default, or that cost nothing in `metric`, stay whole.
 
     A slightly lower sparsity may meet the target too. One more group to remove can make the rounded quotas move others
     between blocks where they cost more or less, so the cost does not fall strictly with the sparsity.

@@ -70,6 +70,13 @@ class Config(Section):
         for name in ("order", "rescore"):
             if PLANS[plan].own_ranking and getattr(space, name) is not None:
                 raise ValueError(f"search.space.{name} means nothing to schedule.plan {plan}; leave it out")
+        if not PLANS[plan].own_ranking:
+            return self
+        rounds = (self.schedule.rounds,) if space.rounds is None else space.rounds.values
+        if min(map(int, rounds)) < 2:
+            raise ValueError(f"schedule.plan {plan} needs two rounds or more; set schedule.rounds")
+        if not self.recovery.steps:
+            raise ValueError(f"schedule.plan {plan} follows the loss of a recovery, so recovery.steps must be above 0")
         return self
 
     @model_validator(mode="after")
@@ -78,8 +85,12 @@ class Config(Section):
         named[self.search.cost] = "search.cost"
         named.update(dict.fromkeys(map(str, self.budget.shares), "budget"))
         counted = [name for name in named if name.startswith(("call_", "decoder_"))]
-        if counted and DECODER not in self.model.parts:
+        if DECODER in self.model.parts:
+            return self
+        if counted:
             raise ValueError(f"{named[counted[0]]}: {counted[0]} counts the decoder, so model.parts must hold decoder")
+        if self.recovery.decoder_rate != RecoveryConfig().decoder_rate:
+            raise ValueError("recovery.decoder_rate is of a decoder that is pruned, so model.parts must hold decoder")
         return self
 
     @model_validator(mode="after")
@@ -87,7 +98,8 @@ class Config(Section):
         orders, rounds = self.search.space.order, self.search.space.rounds
         one_order = (self.schedule.order,) if orders is None else orders.values
         one_round = (self.schedule.rounds,) if rounds is None else rounds.values
-        if self.search.scheduler == "asha" and set(one_order) == {TOGETHER} and set(one_round) == {1}:
+        follows = PLANS[self.schedule.plan].own_ranking
+        if self.search.scheduler == "asha" and not follows and set(one_order) == {TOGETHER} and set(one_round) == {1}:
             raise ValueError(
                 "search.scheduler asha sees trials between recoveries, and there is only one; use halving, or set "
                 "schedule.order or schedule.rounds"

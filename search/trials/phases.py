@@ -179,7 +179,7 @@ class _Watch:
         share = progress(self.schedule, end.state.done)
         if self.scheduler in (NONE, HALVING) or not 0 < share < 100:
             return figures
-        measured = look(end.state.model, self.shared)
+        measured = look(end.state.running, self.shared)
         self.recorder.meter.mark("evaluation")
         # trials are compared by what they will cost, not by what later rounds and families still cut
         return {**figures, **measured, **cost_metrics(self.schedule.targets[-1]), PROGRESS: share}

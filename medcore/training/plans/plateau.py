@@ -59,8 +59,10 @@ def judged(progress: Progress, loss: float) -> Progress:
 
     Args:
         progress: before the round.
-        loss: of the model without the masked groups.
+        loss: of the model without the masked groups; NaN is worse than any.
     """
+    if math.isnan(loss):
+        loss = math.inf
     seen = replace(progress, best=min(progress.best, loss), last=loss)
     if progress.is_pending and loss >= progress.best + TOLERANCE:
         return replace(seen, masked=progress.cut, step=progress.step / 2)

@@ -127,6 +127,8 @@ class LoMix(LossTerm):
     @contextmanager
     def watching(self, model: MedSam) -> Iterator[None]:
         """Keep what enters each step of the decoder's upscaling."""
+        # those of a pass that has failed, as for want of memory, would hold its graph
+        self._features.clear()
         with ExitStack() as hooks:
             for number, layer in enumerate(_upscaling(model)):
 

@@ -32,7 +32,7 @@ class Seen:
 class LossTerm(ABC):
     """One term of one recovery.
 
-    Its parameters train together with the encoder and end with the recovery. They are no part of the model, so no file
+    Its parameters train together with the model's and end with the recovery. They are no part of the model, so no file
     of a model holds them. The file with the state of a recovery does.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, StrictInt, field_validator, model_serializer, model_validator
 
 from medcore.data.formats.windows import PRESETS, ReadingRules, Window, check_window
 from medcore.data.mask_rules import Objects
@@ -49,7 +49,7 @@ class ModelConfig(Section):
     )
     base: PathField = Field(description="the general model (θS)")
     adapted: PathField = Field(description="the medical model (θM), which is pruned")
-    side: int | None = Field(
+    side: StrictInt | None = Field(
         None,
         ge=1,
         description="pixels along the square that both models see, for fewer tokens; null: the checkpoints' own",

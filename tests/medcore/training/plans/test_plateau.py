@@ -198,6 +198,19 @@ def test_a_plan_must_be_known_and_needs_a_scorer(inputs: Inputs) -> None:
             {"schedule": {"plan": "plateau"}, "search": {"space": {"rescore": True}}},
             "search.space.rescore means nothing to schedule.plan plateau; leave it out",
         ),
+        ({"schedule": {"plan": "plateau"}}, "schedule.plan plateau needs two rounds or more; set schedule.rounds"),
+        (
+            {"schedule": {"plan": "plateau", "rounds": 3}, "recovery": {"steps": 0}},
+            "schedule.plan plateau follows the loss of a recovery, so recovery.steps must be above 0",
+        ),
+        (
+            {"search": {"cost": "decoder_flops"}},
+            "search.cost: decoder_flops counts the decoder, so model.parts must hold decoder",
+        ),
+        (
+            {"recovery": {"decoder_rate": 0.5}},
+            "recovery.decoder_rate is of a decoder that is pruned, so model.parts must hold decoder",
+        ),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(sections: dict[str, object], line: str) -> None:
@@ -205,3 +218,8 @@ def test_settings_that_mean_nothing_are_refused(sections: dict[str, object], lin
     with pytest.raises(MedcoreError) as caught:
         validate(values | sections, "mine.yaml")
     assert str(caught.value).startswith(f"mine.yaml: {line}")
+
+
+def test_a_loss_that_is_no_number_brings_groups_back() -> None:
+    after = judged(Progress(cut=0.25, masked=0.5, step=0.25, best=1.0, last=1.0), math.nan)
+    assert (after.cut, after.masked, after.step) == (0.25, 0.25, 0.125) and after.last == math.inf and after.best == 1.0
