@@ -19,8 +19,8 @@ from medcore.errors import ConfigError
 Floats = npt.NDArray[np.float64]
 Order = npt.NDArray[np.intp]
 
-#: Takes an order of all G players. Returns the value of each coalition on the way, (G + 1, …): that of nobody first,
-#: then that of the first player, of the first two, and so on.
+#: Takes an order of all G players. Returns the value of each coalition on the way, (G + 1, …): that of the empty one
+#: first, then that of the first player, of the first two, and so on.
 Walk = Callable[[Order], Floats]
 
 

@@ -81,14 +81,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _counts_what_can_be_pruned(self) -> Config:
-        named = {objective.name: "search.objectives" for objective in self.search.objectives}
-        named[self.search.cost] = "search.cost"
-        named.update(dict.fromkeys(map(str, self.budget.shares), "budget"))
-        counted = [name for name in named if name.startswith(("call_", "decoder_"))]
         if DECODER in self.model.parts:
             return self
-        if counted:
-            raise ValueError(f"{named[counted[0]]}: {counted[0]} counts the decoder, so model.parts must hold decoder")
+        # rows have these figures only if the decoder can be pruned, but a budget of the encoder may count whole calls
+        objectives = [("search.objectives", each.name) for each in self.search.objectives]
+        costs = [("search.cost", str(self.search.cost)), *(("budget", str(name)) for name in self.budget.shares)]
+        counting = [pair for pair in objectives if pair[1].startswith("call_")]
+        counting += [pair for pair in (*objectives, *costs) if pair[1].startswith("decoder_")]
+        if counting:
+            key, name = counting[0]
+            raise ValueError(f"{key}: {name} counts the decoder, so model.parts must hold decoder")
         if self.recovery.decoder_rate != RecoveryConfig().decoder_rate:
             raise ValueError("recovery.decoder_rate is of a decoder that is pruned, so model.parts must hold decoder")
         return self

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.loss_terms import ARMS, difference, table_of
+from benchmarks.budgets.loss_terms import ARMS, difference, table_of
 
 
 def test_intervals_are_those_of_the_paired_t_test() -> None:

@@ -4,7 +4,7 @@
 with each option. All on the report images. Differences are paired by seed; their intervals are t intervals over seeds.
 A run that was interrupted continues with the models that are missing.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.loss_terms search/configs/polyps.yaml --out results/published/losses
+    OMP_NUM_THREADS=1 python -m benchmarks.budgets.loss_terms search/configs/polyps.yaml --out results/published/losses
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 `medcore prune` with its defaults at several shares of the FLOPs and several seeds, without a recovery step and with
 `--steps`; the dense model after the same recovery is the line to compare with. All on the report images.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.refit_and_recovery search/configs/polyps.yaml --out results/published/refit
+    OMP_NUM_THREADS=1 python -m benchmarks.budgets.refit_and_recovery search/configs/polyps.yaml \\
+        --out results/published/refit
 """
 
 from __future__ import annotations
