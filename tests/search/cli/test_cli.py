@@ -29,6 +29,7 @@ def run(*arguments: str | Path) -> str:
 def test_paths_are_printed_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, odd = write_tiny_study(tmp_path), Path(ODD)
     cost = {"encoder_params": 1.0, "flops": 1.0, "flops_paper": 1.0}
+    cost |= {"decoder_params": 1.0, "decoder_flops": 1.0, "call_flops": 2.0}
     removed = cost | {"heads_removed": 1, "channels_removed": 2, "encoder_params_fraction": 0.5}
     row = TrialRow("t0001", 1, "done", origin="[x]", metrics={"flops_fraction": 0.5})
     monkeypatch.setattr("search.commands.adapt.adapt", lambda *_, **__: odd)

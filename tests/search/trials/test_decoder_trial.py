@@ -22,9 +22,10 @@ OBJECTIVES = [{"name": "call_flops_fraction", "direction": "min"}, {"name": "bou
 
 
 def config_of(folder: Path, **model: object) -> Config:
-    search = {"scheduler": "none", "cost": "call_flops", "objectives": OBJECTIVES}
-    values = load_config(write_tiny_study(folder, recovery={"steps": 3}, search=search)).model_dump(mode="json")
+    values = load_config(write_tiny_study(folder, recovery={"steps": 3})).model_dump(mode="json")
     values["model"] |= model
+    if "decoder" in values["model"].get("parts", ()):
+        values["search"] |= {"scheduler": "none", "cost": "call_flops", "objectives": OBJECTIVES}
     return validate(values, "test")
 
 
