@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # a worker starts when there is work for it
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# more than a hundred processes import this project: compile it once, also where the environment prevents that
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 from tests.support.machines import sharing
 from tests.support.machines.rays import Rays
@@ -31,8 +28,6 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
     from tests.support.machines.mlflow_server import Server
-
-sys.dont_write_bytecode = False  # read at the start, before the variable was removed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
