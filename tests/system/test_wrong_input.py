@@ -125,7 +125,7 @@ def test_mistake_is_one_line(
 
 
 def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(target: str) -> None:
+    def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has 1 GiB.")
 
     monkeypatch.setattr("search.commands.cost.cost", full)
@@ -141,7 +141,7 @@ def test_a_full_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_errors_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(target: str) -> None:
+    def wrong(*_: object) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr("search.commands.cost.cost", wrong)
