@@ -38,12 +38,12 @@ def to_target(
     """Find the budget of a given cost that is shaped by preferences of sites.
 
     The scale at which all families together come closest to the target settles the first family. The others then
-    move along the same order to close what is left of a group's cost, one family after the other. Sites that cost
-    nothing in this figure stay whole.
+    move along the same order to close what is left of a group's cost, one family after the other. Families that hold
+    others come first, then those whose groups cost most. Sites that cost nothing in this figure stay whole.
 
-    Guarantees, if families come with falling cost of a group: the cost misses the target by at most half a group of the
-    last family, or of the one before it if the last is at its limits. Counts of the first family are monotone in
-    `fraction`. The cost is monotone up to one group of the last. Equal preferences give equal blocks, to one group.
+    Guarantees: the cost misses the target by at most half a group of the last family, or of the one before it if the
+    last is at its limits. Counts of the first family are monotone in `fraction`. The cost is monotone up to one group
+    of the last. Equal preferences give equal blocks, to one group.
 
     Args:
         arch: the dense architecture.
@@ -141,7 +141,7 @@ def _settle(arch: Architecture, sites: _Scale, target: float) -> npt.NDArray[np.
     """Return counts of all sites, (S,), one family after the other."""
     counts = np.zeros(len(arch.sites), dtype=np.int64)
     open_sites = np.arange(len(arch.sites))
-    for family in arch.families:
+    for family in _settling_order(arch, sites):
         own = np.array([arch.sites[index].family == family for index in open_sites], dtype=bool)
         settled = open_sites[own]
         counts[settled] = sites.part(open_sites).closest(target)[own]
@@ -150,6 +150,15 @@ def _settle(arch: Architecture, sites: _Scale, target: float) -> npt.NDArray[np.
         gone = {arch.sites[index].name for index in settled if not counts[index]}
         sites = sites.without([index for index in open_sites if arch.sites[index].within in gone])
     return counts
+
+
+def _settling_order(arch: Architecture, sites: _Scale) -> list[Family]:
+    """Return the families that hold others, then the rest, by falling cost of a group."""
+    holders = {arch.sites[owner].family for owner in sites.owners if owner >= 0}
+    costs = dict.fromkeys(arch.families, 0.0)
+    for site, cost in zip(arch.sites, sites.costs, strict=True):
+        costs[site.family] = max(costs[site.family], float(cost))
+    return sorted(arch.families, key=lambda family: (family not in holders, -costs[family]))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Budgets that meet a cost target, on random inputs against brute force."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,23 @@ def test_to_target_misses_by_less_than_a_group(arch: SamVit, metric: Metric) -> 
         miss = abs(getattr(cost(spec), metric) - fraction * costs.dense)
         free = 0 < sum(spec.family("channels")) < arch.mlp_dim * arch.depth
         assert miss <= 0.5 * (of_channels.max() if free else of_heads.max()) * (1 + 1e-9)
+
+
+def test_to_target_meets_the_decoders_cost_to_its_cheapest_group() -> None:
+    """The decoder's families do not come with falling cost of a group: image heads come after channels."""
+    arch = dataclasses.replace(VIT_B, parts=("decoder",))
+    costs = group_costs(arch, "decoder_flops")
+    names = np.array([site.family.name for site in arch.sites])
+    generator = np.random.default_rng(5)
+    were_free = 0
+    for _ in range(30):
+        fraction = generator.uniform(0.3, 0.95)
+        spec = to_target(arch, generator.lognormal(size=len(arch.sites)), fraction, "decoder_flops")
+        free = any(0 < count < 2048 for count in spec.family("decoder_channels"))
+        last = costs.groups[names == ("decoder_channels" if free else "decoder_image_heads")].max()
+        assert abs(cost(spec).decoder_flops - fraction * costs.dense) <= 0.5 * last * (1 + 1e-9)
+        were_free += free
+    assert were_free >= 10
 
 
 def test_to_target_heads_match_a_full_sort() -> None:
