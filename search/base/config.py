@@ -19,7 +19,7 @@ from medcore.errors import ConfigError, one_line
 from medcore.models.spec import DECODER
 from medcore.training.orders import TOGETHER
 from medcore.training.plans.registry import PLANS
-from search.base.sections.dimensions import Range
+from search.base.sections.dimensions import Fixed, Range
 from search.base.sections.families import file_keys
 from search.base.sections.fields import PathField, Section
 from search.base.sections.inputs import DataConfig, Datasets, ModelConfig
@@ -72,6 +72,13 @@ class Config(Section):
                 raise ValueError(f"search.space.{name} means nothing to schedule.plan {plan}; leave it out")
         if not PLANS[plan].own_ranking:
             return self
+        ranking = {name: getattr(space, name) for name in ("criterion", "blend", "adaptive_alpha", "tau")}
+        ranking |= {f"alpha_{family}": dimension for family, dimension in space.alpha.items()}
+        if sampled := [name for name, dimension in ranking.items() if not isinstance(dimension, Fixed)]:
+            raise ValueError(
+                f"search.space.{sampled[0]} would change nothing: schedule.plan {plan} ranks groups by their local "
+                "output error; give it one value, or leave it out"
+            )
         rounds = (self.schedule.rounds,) if space.rounds is None else space.rounds.values
         if min(map(int, rounds)) < 2:
             raise ValueError(f"schedule.plan {plan} needs two rounds or more; set schedule.rounds")

@@ -66,7 +66,7 @@ class Domain:
         """The dimensions by name, in the order in which they are drawn.
 
         `mixture` stands for one per data set. Fractions end at what a pruned model has, because larger ones remove
-        nothing.
+        nothing. `lean` is fixed where it would treat all families alike.
         """
         schedule = {name: Fixed(getattr(self.settings.schedule, name)) for name in _SCHEDULE}
         found: dict[str, Range | Choices | Fixed] = {}
@@ -77,6 +77,8 @@ class Domain:
                 found[name] = dimension
             elif name not in _RECOVERY:
                 found[name] = schedule[name]
+        if len({family.lean for family in self.arch.families}) == 1:
+            found["lean"] = Fixed(0.0)
         if self.start is not None:
             found["fraction"] = below(found["fraction"], start_share(self.start, self.prices))
         return found

@@ -198,6 +198,13 @@ def test_a_plan_must_be_known_and_needs_a_scorer(inputs: Inputs) -> None:
             {"schedule": {"plan": "plateau"}, "search": {"space": {"rescore": True}}},
             "search.space.rescore means nothing to schedule.plan plateau; leave it out",
         ),
+        (
+            {
+                "schedule": {"plan": "plateau", "rounds": 3},
+                "search": {"space": {"criterion": {"choices": ["medcore", "random"]}}},
+            },
+            "search.space.criterion would change nothing: schedule.plan plateau ranks groups by their local output",
+        ),
         ({"schedule": {"plan": "plateau"}}, "schedule.plan plateau needs two rounds or more; set schedule.rounds"),
         (
             {"schedule": {"plan": "plateau", "rounds": 3}, "recovery": {"steps": 0}},

@@ -5,6 +5,7 @@ The space is that of studies before second-order curves, whose sensitivities nee
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,8 @@ def test_a_trial_that_was_issued_before_curves_existed_means_the_same() -> None:
     for params in drawn(DOMAIN, 4):
         old = {name: value for name, value in params.items() if name not in ("shape", "exponent")}
         assert len(old) == len(params) - 2 and decode(old, DOMAIN) == decode(params, DOMAIN)
+
+
+def test_lean_is_fixed_where_it_treats_all_families_alike() -> None:
+    alone = dataclasses.replace(DOMAIN, arch=dataclasses.replace(TINY, parts=("decoder",)))
+    assert alone.dimensions["lean"].values == (0.0,) and len(DOMAIN.dimensions["lean"].values) == 2
