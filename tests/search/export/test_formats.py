@@ -67,7 +67,8 @@ def test_checkpoint_with_its_card(study: Path, tmp_path: Path) -> None:
     assert size.startswith("size: ") and "in float32" in size
     assert checked == f"checked: all {len(source)} tensors, read back, equal the trial's."
     share = cost_metrics(SPEC)["flops_fraction"]
-    assert timed.startswith("time: ") and f"of the dense model's for {share:.1%} of the FLOPs (" in timed
+    # on a busy machine it says that instead of a time
+    assert timed.startswith("time: ") and f" for {share:.1%} of the FLOPs" in timed
     card = (tmp_path / "new" / "best.card.md").read_text(encoding="utf-8")
     assert "medcore predict best.safetensors" in card and "`gone.pth` |" in card and "0.8 |" in card
     assert f"`{tmp_path / 'base.safetensors'}` (SHA-256 " in card
