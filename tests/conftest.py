@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # a worker start
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from tests.support.machines import sharing
+from tests.support.machines import mlflow_store, sharing
 from tests.support.machines.rays import Rays
 
 if TYPE_CHECKING:
@@ -87,10 +87,24 @@ def cluster(rays: Rays) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create an empty SQLite store of MLflow with all migrations applied."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(autouse=True)
+def _one_migration(shared_folder: Path) -> None:
+    """Let MLflow migrate one database in the whole run, and copy it for each store."""
+    mlflow_store.quicken(shared_folder)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Path:
+    """Create an empty SQLite store of MLflow, with its default experiment."""
     from mlflow import MlflowClient
 
+    mlflow_store.quicken(shared_folder)
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
