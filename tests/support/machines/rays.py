@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
 
 
+#: Settings of a head without the processes that no test needs: one scales clusters, one passes logs on.
+_LEAN_HEAD = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+
+
 class Rays:
     """At most one Ray at a time, because a process can use only one. It starts with the first test that wants it.
 
@@ -19,38 +23,30 @@ class Rays:
     """
 
     def __init__(self) -> None:
-        self._local = False
         self._cluster: Cluster | None = None
+        self._cpus = 0
 
     def local(self) -> None:
         """Connect this process to a local Ray with two CPUs, which later tests find again."""
         import ray
 
-        if self._local and ray.is_initialized():
+        if self._cpus == 2 and ray.is_initialized():
             return
-        self.stop()
-        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # workers read it: they keep this process's folder
+        self._start(cpus=2)
         threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
         ray.init(
-            address="local",
-            num_cpus=2,
-            include_dashboard=False,
+            address=self._started.address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": threads},
         )
-        self._local = True
 
     def cluster(self) -> Cluster:
         """Connect this process to a cluster whose head has one CPU. Later tests find it again without its nodes."""
-        from ray.cluster_utils import Cluster
-
-        if self._cluster is None:
-            self.stop()
-            # without processes that no test needs: one scales clusters, one passes logs on
-            head = {"num_cpus": 1, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
-            self._cluster = Cluster(initialize_head=True, connect=True, head_node_args=head)
-        return self._cluster
+        if self._cpus != 1:
+            self._start(cpus=1)
+            self._started.connect()
+        return self._started
 
     def leave_only_the_head(self) -> None:
         """Remove the nodes that a test added, and wait until Ray lists them as dead."""
@@ -68,7 +64,20 @@ class Rays:
         ray = sys.modules.get("ray")  # without an import there is no Ray
         if ray is not None and ray.is_initialized():
             ray.shutdown()
-        self._local = False
+        self._cpus = 0
         if self._cluster is not None:
             self._cluster.shutdown()
             self._cluster = None
+
+    @property
+    def _started(self) -> Cluster:
+        assert self._cluster is not None
+        return self._cluster
+
+    def _start(self, cpus: int) -> None:
+        """Start a head with so many CPUs instead of what runs."""
+        from ray.cluster_utils import Cluster
+
+        self.stop()
+        os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # workers read it: they keep this process's folder
+        self._cluster, self._cpus = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, **_LEAN_HEAD}), cpus
