@@ -22,7 +22,7 @@ class HieraPromptEncoder(PromptEncoder):  # type: ignore[misc]
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
         """Embed boxes, (P, 4) XYXY in pixels -> (P, 3, C)."""
         corners: Tensor = super()._embed_boxes(boxes)
-        return torch.cat([corners, self.not_a_point_embed.weight.expand(len(corners), 1, -1)], dim=1)
+        return torch.cat([corners, self.not_a_point_embed.weight.expand(corners.shape[0], 1, -1)], dim=1)
 
 
 class HieraMaskDecoder(PairwiseMaskDecoder):

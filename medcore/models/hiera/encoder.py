@@ -271,7 +271,7 @@ class Attention(nn.Module):
             q = pooled(q)
         shape = q.shape
         # (B, h, w, H·d) -> (B, H, h·w, d)
-        q, k, v = (each.reshape(len(each), -1, self.heads, self.head_dim).transpose(1, 2) for each in (q, k, v))
+        q, k, v = (each.reshape(each.shape[0], -1, self.heads, self.head_dim).transpose(1, 2) for each in (q, k, v))
         if self.mode == "plain" or (q.device.type == "cpu" and k.shape[2] <= _MOST_TOKENS_UNFUSED):
             weights = ((q * self.head_dim**-0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
             out: Tensor = weights @ v
@@ -319,11 +319,19 @@ def pooled(x: Tensor) -> Tensor:
     return F.max_pool2d(x.permute(0, 3, 1, 2), kernel_size=2).permute(0, 2, 3, 1)
 
 
+class BiasOnly(nn.Linear):
+    """A linear layer without inputs or without outputs. Products of empty matrices have no place in ONNX graphs."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the bias for every token, (..., inputs) -> (..., outputs)."""
+        return self.bias.expand(*input.shape[:-1], -1)
+
+
 def linear(inputs: int, outputs: int) -> nn.Linear:
     """Return a linear layer that may have no inputs or no outputs."""
     if inputs and outputs:
         return nn.Linear(inputs, outputs)
-    layer = nn.Linear(max(inputs, 1), max(outputs, 1))
+    layer = BiasOnly(max(inputs, 1), max(outputs, 1))
     layer.in_features, layer.out_features = inputs, outputs
     layer.weight = nn.Parameter(layer.weight.new_zeros(outputs, inputs))
     layer.bias = nn.Parameter(layer.bias.new_zeros(outputs))
