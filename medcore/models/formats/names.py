@@ -136,7 +136,7 @@ def _nothing(names: Sequence[str], expected: Sequence[str]) -> str:
     """Say what is there in place of a model."""
     relative = next((model for part, model in _RELATIVES.items() if any(part in name for name in names)), None)
     if relative is not None:
-        what = f"holds {relative}, not the ViT model that medcore knows"
+        what = f"holds {relative}, not a model of the architecture that was named"
     else:
         what = f"holds none of the model's tensors, but {len(names)} others ({some(names)})"
     close = next((pair for name in names[:20] if (pair := nearest(name, expected))), None)

@@ -166,7 +166,7 @@ class Hiera(Architecture):
 
     @cached_property
     def encoder_fixed(self) -> Cost:
-        """Return the cost of patch embedding, neck, finer maps and all else that stays (9.13)."""
+        """Return the cost of patch embedding, neck, finer maps and all else that stays (9.15, 9.16)."""
         dim, out, area = self.embed_dim, self.out_chans, self.side(0) ** 2
         kernel = 3 * 7**2 * dim
         params = kernel + dim * (1 + self.pos_embed_size**2 + self.window_sizes[0] ** 2)

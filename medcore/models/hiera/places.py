@@ -54,7 +54,7 @@ class BlockPlace:
 
     @property
     def rest(self) -> Cost:
-        """Return the cost of what no heads and channels hold: normalisations, output biases, the stream's own map."""
+        """Return the cost of what no heads and channels hold: norms, output biases, the stream's own map (9.16)."""
         params, macs = 2 * self.dim + 4 * self.out, 0
         if self.pools:
             params += (self.dim + 1) * self.out
@@ -86,7 +86,7 @@ class BlockPlace:
         return Site(WHOLE_BLOCKS, self.number, 1, tensors, Watch(self.path, "change"), self.rest)
 
     def _heads(self, within: str | None) -> Site:
-        """Return the attention: rows of Q, K and V, columns of proj (9.1).
+        """Return the attention: rows of Q, K and V, columns of proj (9.14).
 
         A head is as wide at the beginning of a stage as elsewhere, because width and heads double together. Its queries
         are pooled there, so that scores, values and proj have a quarter of the places.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from medcore.models.cut import mask_model, pad, prune
 from medcore.models.groups import group_sums
 from medcore.models.hiera.arch import Hiera
 from medcore.models.hiera.encoder import HieraEncoder, fold, unfold
+from medcore.models.hiera.masks import choose, stability
 from medcore.models.sam import MedSam, build, build_empty
 from medcore.models.sides.resized import at_side
 from medcore.models.sites import PerSite
@@ -176,6 +178,26 @@ def test_maps_of_three_sides_are_one_tensor_and_come_back() -> None:
         assert torch.equal(one, other)
     # a place has the channels of its own pixels
     assert set(folded[0, 16:32, 1, 2].tolist()) == set(maps[1][0, :, 2:4, 4:6].flatten().tolist())
+
+
+def test_an_unstable_mask_gives_way_to_the_best_of_the_others() -> None:
+    logits = torch.zeros(3, 4, 10, 10)
+    for mask in range(1, 4):
+        logits[:, mask] = mask
+    # of 100 pixels above the lower threshold 97 are above the upper one; then 98; then there is no pixel at all
+    logits[0, 0].view(-1)[:97] = logits[1, 0].view(-1)[:98] = 1.0
+    logits[2, 0] = -1.0
+    ious = torch.tensor([[0.9, 0.1, 0.3, 0.2]]).repeat(3, 1)
+    assert stability(logits[:, :1])[:, 0].tolist() == pytest.approx([0.97, 0.98, 1.0])
+    chosen, predicted = choose(logits, ious)
+    assert torch.equal(chosen[0, 0], logits[0, 2]) and torch.equal(chosen[1:, 0], logits[1:, 0])
+    assert predicted[:, 0].tolist() == pytest.approx([0.3, 0.9, 0.9])
+    # a model in training mode answers with mask 0, as SAM 2 does
+    model = little_model(5)
+    plain = little_model(5, ModelSpec.dense(replace(LITTLE, stable_mask=False)))
+    with torch.no_grad():
+        assert not torch.allclose(model.segment(IMAGES, BOXES), plain.segment(IMAGES, BOXES))
+        torch.testing.assert_close(model.train().segment(IMAGES, BOXES), plain.segment(IMAGES, BOXES))
 
 
 @ARCHS

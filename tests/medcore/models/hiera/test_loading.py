@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from medcore.errors import MedcoreError
 from medcore.models.architectures import ARCHITECTURES, architecture_from
@@ -118,6 +119,14 @@ def test_published_sizes_hold_the_same_memory_besides() -> None:
         found = cost(ModelSpec.dense(sam2(name)))
         assert parameters == found.encoder_params + found.decoder_params + 6_220
         assert parameters / 1e6 == pytest.approx(millions - 7.62, abs=0.06)
+
+
+@pytest.mark.parametrize("name", ["medsam2", "sam2_base_plus", "sam2_large"])
+def test_operations_of_published_sizes_equal_counts(name: str) -> None:
+    spec = ModelSpec.dense(sam2(name))
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        build_empty(spec, "plain").image_encoder(torch.empty(1, 3, spec.arch.img_size, spec.arch.img_size))
+    assert cost(spec).flops == counter.get_total_flops()
 
 
 def test_shapes_and_sides() -> None:
