@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medcore.budgets.allocators import ALLOCATORS, Request
 from medcore.budgets.knapsack import knapsack_budget
-from medcore.budgets.limits import Limits
+from medcore.budgets.limits import Limits, group_costs
+from medcore.budgets.targets import to_target
 from medcore.data.load import ImageSet, load_image_set
+from medcore.models.architectures import ARCHITECTURES
 from medcore.models.checkpoint import load, save
 from medcore.models.cost import cost
 from medcore.models.cut import prune
@@ -85,12 +88,11 @@ def test_gates_are_slopes_of_the_loss(spec: ModelSpec, images: ImageSet) -> None
         width = spec.widths[number]
         if not width or site.block not in (2, 3, 6):
             continue
-        for node, w in enumerate(NODES):
-            ends = [
-                score_loss_of(scaled(model, site.name, width - 1, 1 + sign * step), images, 1, w) for sign in (1, -1)
-            ]
-            slope = abs(ends[0] - ends[1]) / (2 * step)
-            assert float(sums.gates[number][node, -1]) == pytest.approx(slope, rel=1e-4, abs=1e-6), site.name
+        ends = [
+            score_loss_of(scaled(model, site.name, width - 1, 1 + sign * step), images, 1, NODES[1]) for sign in (1, -1)
+        ]
+        slope = abs(ends[0] - ends[1]) / (2 * step)
+        assert float(sums.gates[number][1, -1]) == pytest.approx(slope, rel=1e-4, abs=1e-6), site.name
 
 
 def dense_after(model: MedSam, images: Tensor) -> dict[str, Tensor]:
@@ -178,6 +180,33 @@ def test_a_refit_equals_a_loop_over_blocks(images: ImageSet) -> None:
     log = refit(cut, record_streams(dense, images, settings), settings)
     assert log.branches and all(branch.after <= branch.before for branch in log.branches)
     torch.testing.assert_close(cut.encode(images.tensor()), expected.encode(images.tensor()), rtol=1e-3, atol=1e-3)
+
+
+def test_budgets_meet_their_costs() -> None:
+    """Groups of four stages have four prices."""
+    chance = np.random.default_rng(0)
+    for arch in (LITTLE, ARCHITECTURES["sam2_tiny"]):
+        dense = cost(ModelSpec.dense(arch)).flops
+        costs = group_costs(arch, "flops")
+        curves = tuple(
+            np.append(np.cumsum(np.sort(chance.lognormal(size=site.width)))[::-1], 0.0) for site in arch.sites
+        )
+        for fraction in (0.3, 0.55, 0.8):
+            spec = to_target(arch, chance.lognormal(sigma=2, size=len(arch.sites)), fraction, "flops")
+            assert abs(cost(spec).flops - fraction * dense) <= max(costs.groups)
+            spec = knapsack_budget(arch, curves, fraction, "flops", Limits())
+            assert (fraction - 0.02) * dense <= cost(spec).flops <= fraction * dense
+    for name in ALLOCATORS.names():
+        request = Request(
+            LITTLE,
+            chance.lognormal(size=len(LITTLE.blocks)),
+            {"heads": 0.3, "channels": 0.5},
+            fraction=0.6,
+            metric="flops",
+            limits=Limits(current=DENSE),
+            curves=tuple(np.linspace(1, 0, site.width + 1) for site in LITTLE.sites),
+        )
+        assert not ALLOCATORS[name](request).is_dense, name
 
 
 def test_a_whole_path_from_scores_to_a_saved_model(tmp_path: Path) -> None:
