@@ -12,6 +12,7 @@ from medcore.errors import CheckpointError
 from medcore.models.decoder.places import FAMILIES as DECODER_FAMILIES
 from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import construct, is_number
+from medcore.models.hiera.arch import Hiera
 from medcore.models.sites import Family
 from medcore.models.spec import DEFAULT_KIND, Architecture, ModelSpec
 from medcore.models.tinyvit.arch import TinyVit
@@ -22,6 +23,7 @@ from medcore.registry import Registry
 KINDS: Registry[type[Architecture]] = Registry("kind of architecture")
 KINDS.register(SamVit.kind)(SamVit)
 KINDS.register(TinyVit.kind)(TinyVit)
+KINDS.register(Hiera.kind)(Hiera)
 
 
 def _vit(name: str, embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> SamVit:
@@ -55,6 +57,30 @@ def _tiny_vit(name: str, img_size: int, stem_stride: int) -> TinyVit:
     )
 
 
+def _hiera(
+    name: str,
+    embed_dim: int,
+    num_heads: int,
+    depths: tuple[int, ...],
+    global_attn_indexes: tuple[int, ...],
+    img_size: int = 1024,
+    window_sizes: tuple[int, ...] = (8, 4, 14, 7),
+    pos_embed_size: int = 7,
+) -> Hiera:
+    return Hiera(
+        name=name,
+        img_size=img_size,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        depths=depths,
+        window_sizes=window_sizes,
+        global_attn_indexes=global_attn_indexes,
+        pos_embed_size=pos_embed_size,
+        mlp_ratio=4.0,
+        out_chans=256,
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     arch.name: arch
     for arch in (
@@ -63,6 +89,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         _vit("vit_h", 1280, 32, 16, (7, 15, 23, 31)),
         _tiny_vit("lite_medsam", 256, stem_stride=1),
         _tiny_vit("mobile_sam", 1024, stem_stride=2),
+        _hiera("sam2_tiny", 96, 1, (1, 2, 7, 2), (5, 7, 9)),
+        _hiera("sam2_small", 96, 1, (1, 2, 11, 2), (7, 10, 13)),
+        _hiera("sam2_base_plus", 112, 2, (2, 3, 16, 3), (12, 16, 20), pos_embed_size=14),
+        _hiera("sam2_large", 144, 2, (2, 6, 36, 4), (23, 33, 43), window_sizes=(8, 4, 16, 8)),
+        _hiera("medsam2", 96, 1, (1, 2, 7, 2), (5, 7, 9), img_size=512),
     )
 }
 

@@ -188,7 +188,7 @@ def _fill(path: Path, spec: ModelSpec, content: Content, attention: AttentionMod
         raise CheckpointError(f"{path}: no {spec.arch.name} model, {some(differing)}; {advice}")
     if absent := [name for name in expected if name not in state]:
         raise CheckpointError(f"{path}: no complete {spec.arch.name} model, missing {missing(absent, found.extra)}")
-    if extra := [name for name in found.extra if name.removeprefix(found.prefix) not in spec.arch.unused]:
+    if extra := [name for name in found.extra if not name.removeprefix(found.prefix).startswith(spec.arch.unused)]:
         raise CheckpointError(f"{path}: no {spec.arch.name} model, unknown tensors {some(extra)}")
     require_plain(path, state, expected, content.size)
     for name, copy in found.copies:

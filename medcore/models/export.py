@@ -136,7 +136,7 @@ def write_onnx(folder: Path, model: MedSam, info: Mapping[str, str] | None = Non
     structure = _write_structure(folder, model, info)  # first, because it fails at once where no file can be written
     arch = model.arch
     still = copy.deepcopy(model).cpu().float().eval()
-    embedding = torch.zeros(1, arch.out_chans, arch.grid, arch.grid)
+    embedding = torch.zeros(1, arch.embedding_chans, arch.grid, arch.grid)
     # two boxes, because the exporter takes a size of 1 for fixed
     boxes = torch.tensor([[0.0, 0.0, arch.img_size / 2, arch.img_size / 2]]).repeat(2, 1)
     image = torch.zeros(1, 3, arch.img_size, arch.img_size)

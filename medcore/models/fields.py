@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from medcore.errors import CheckpointError, shown
@@ -59,6 +59,26 @@ def check_fields(values: Any, where: str) -> None:
                 raise CheckpointError(f"{where}: {field.name} must be a list of {words}, not {value!r:.40}")
             if len(value) > LARGEST or any(abs(item) > LARGEST for item in value):
                 raise CheckpointError(f"{where}: {field.name} is too long, or holds a number above {LARGEST}")
+
+
+def check_image(side: int, mean: Sequence[float], std: Sequence[float], where: str) -> None:
+    """Check the square of a model and the colours that become 0 and 1 in it.
+
+    Args:
+        side: of the square in pixels.
+        mean: of each colour.
+        std: deviation of each colour.
+        where: place of the values, for messages.
+
+    Raises:
+        MedcoreError: the side is too large, there are not three colours, or a deviation is too small.
+    """
+    if len(mean) != 3:
+        raise CheckpointError(f"{where}: pixel_mean must hold three numbers, not {mean}")
+    if len(std) != 3 or min(std) < LEAST_STD:
+        raise CheckpointError(f"{where}: pixel_std must hold three numbers from {LEAST_STD}, not {std}")
+    if side > LARGEST_SIDE:
+        raise CheckpointError(f"{where}: img_size must be at most {LARGEST_SIDE}, got {side}")
 
 
 def is_number(value: Any, *kinds: type) -> bool:

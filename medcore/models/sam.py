@@ -7,7 +7,7 @@ if the architecture's frame says so. Boxes are XYXY in pixels. Logits have the l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,9 @@ defer_init("segment_anything", before=import_torchvision)
 
 from segment_anything.modeling import (  # noqa: E402
     MaskDecoder,
-    PromptEncoder,
     Sam,
 )
+from segment_anything.modeling import PromptEncoder as PromptEncoder  # noqa: E402
 
 if TYPE_CHECKING:
     from segment_anything import SamPredictor
@@ -114,17 +114,45 @@ class PairwiseMaskDecoder(MaskDecoder):  # type: ignore[misc]
         if image_embeddings.shape[0] not in (1, prompts):
             raise ValueError(f"{image_embeddings.shape[0]} image embeddings for {prompts} prompts")
         kept = list(range(self.num_mask_tokens) if masks is None else masks)
-        learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        # (P, 1 + mask tokens + T, C)
-        tokens = torch.cat([learned.expand(prompts, -1, -1), sparse_prompt_embeddings], dim=1)
-        source = image_embeddings + dense_prompt_embeddings
+        # (P, own tokens + T, C)
+        tokens = torch.cat([self.own_tokens().expand(prompts, -1, -1), sparse_prompt_embeddings], dim=1)
+        embedding, *finer = self.maps(image_embeddings)
+        source = embedding + dense_prompt_embeddings
         answers, image = self.transformer(source, image_pe.expand(prompts, -1, -1, -1), tokens)
         # (P, g·g, C) -> (P, C, g, g) -> (P, C/8, 4g, 4g)
-        upscaled = self.output_upscaling(image.transpose(1, 2).reshape(source.shape))
+        upscaled = self.upscaled(image.transpose(1, 2).reshape(source.shape), *finer)
         weights = torch.stack([self.output_hypernetworks_mlps[i](answers[:, 1 + i]) for i in kept], dim=1)
         # (P, K, C/8) x (P, C/8, 4g·4g) -> (P, K, 4g, 4g)
         logits = (weights @ upscaled.flatten(2)).view(prompts, len(kept), *upscaled.shape[2:])
-        return logits, self.iou_prediction_head(answers[:, 0])[:, kept]
+        return logits, self.ious(answers[:, 0])[:, kept]
+
+    def own_tokens(self) -> Tensor:
+        """Return the learned tokens, (1 + mask tokens, C): the IoU token, then those of the masks."""
+        return torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+
+    def maps(self, image_embeddings: Tensor) -> tuple[Tensor, ...]:
+        """Return the embedding (P, C, g, g), and finer maps that the encoder returns with it."""
+        return (image_embeddings,)
+
+    def upscaled(self, image: Tensor, *_finer: Tensor) -> Tensor:
+        """Upscale the image, (P, C, g, g) -> (P, C/8, 4g, 4g)."""
+        out: Tensor = self.output_upscaling(image)
+        return out
+
+    def ious(self, token: Tensor) -> Tensor:
+        """Return predicted IoUs, (P, C) -> (P, masks)."""
+        out: Tensor = self.iou_prediction_head(token)
+        return out
+
+
+def prompt_shape(arch: Architecture) -> dict[str, Any]:
+    """Return the arguments of segment-anything's prompt encoder."""
+    return {
+        "embed_dim": arch.out_chans,
+        "image_embedding_size": (arch.grid, arch.grid),
+        "input_image_size": (arch.img_size, arch.img_size),
+        "mask_in_chans": 16,
+    }
 
 
 class MedSam(Sam):  # type: ignore[misc]
@@ -141,15 +169,15 @@ class MedSam(Sam):  # type: ignore[misc]
 
     def __init__(self, spec: ModelSpec, attention: AttentionMode = "fast") -> None:
         arch = spec.arch
+        encoder = arch.build_encoder(spec, attention)
+        prompts, masks = arch.build_others(spec) or (
+            PromptEncoder(**prompt_shape(arch)),
+            PairwiseMaskDecoder(arch, spec.whole_budget),
+        )
         super().__init__(
-            image_encoder=arch.build_encoder(spec, attention),
-            prompt_encoder=PromptEncoder(
-                embed_dim=arch.out_chans,
-                image_embedding_size=(arch.grid, arch.grid),
-                input_image_size=(arch.img_size, arch.img_size),
-                mask_in_chans=16,
-            ),
-            mask_decoder=PairwiseMaskDecoder(arch, spec.whole_budget),
+            image_encoder=encoder,
+            prompt_encoder=prompts,
+            mask_decoder=masks,
             pixel_mean=list(arch.pixel_mean),
             pixel_std=list(arch.pixel_std),
         )
@@ -217,7 +245,7 @@ class MedSam(Sam):  # type: ignore[misc]
             images: (B, 3, S, S), float, each min-max scaled to [0, 1].
 
         Returns:
-            Embeddings (B, out_chans, g, g).
+            Embeddings (B, embedding_chans, g, g).
         """
         embeddings: Tensor = self.image_encoder((images - self.pixel_mean) / self.pixel_std)
         return embeddings
@@ -226,7 +254,7 @@ class MedSam(Sam):  # type: ignore[misc]
         """Decode embedding i with box i.
 
         Args:
-            embeddings: (B, out_chans, g, g).
+            embeddings: (B, embedding_chans, g, g).
             boxes: (B, 4), XYXY in pixels of the square.
 
         Returns:

@@ -19,7 +19,7 @@ from medcore.errors import CheckpointError
 from medcore.models.decoder.places import FAMILIES as DECODER_FAMILIES
 from medcore.models.decoder.places import DecoderPlaces
 from medcore.models.decoder.spec import DecoderSpec
-from medcore.models.fields import LARGEST_SIDE, LEAST_STD, LONGEST_TEXT, check_fields
+from medcore.models.fields import LONGEST_TEXT, check_fields, check_image
 from medcore.models.sites import Block, Cost, Family, Site, by_family, check_sites, from_families
 
 if TYPE_CHECKING:
@@ -37,16 +37,17 @@ PARTS = (BLOCKS, ENCODER, DECODER)
 class Architecture(ABC):
     """A dense model: its shape, and what can be pruned.
 
-    Prompt encoder and mask decoder are segment-anything's. Subclasses are frozen dataclasses that have at least the
-    fields below. A new encoder is one file with its modules and such a class, and an entry in the registry of kinds.
+    Prompt encoder and mask decoder are segment-anything's, unless `build_others` builds others. Subclasses are frozen
+    dataclasses that have at least the fields below. A new encoder is one file with its modules and such a class, and an
+    entry in the registry of kinds.
 
     Attributes:
         kind: key in the registry of kinds, written into files.
         encoder_families: families of the encoder's sites, coarse groups before fine ones. A budget settles them in
             this order.
         whole_blocks: the family of whole blocks, for an encoder that has them as groups only if `BLOCKS` is a part.
-        unused: names of tensors that published files hold in addition to the model's, and that change none of its
-            outputs.
+        unused: names of tensors, or how they begin, that published files hold in addition to the model's, and that
+            change none of its outputs.
         name: name of this size, such as "vit_b".
         img_size: side of the model's square in pixels.
         out_chans: width of the image embedding.
@@ -86,12 +87,7 @@ class Architecture(ABC):
         if BLOCKS in self.parts and (ENCODER not in self.parts or self.whole_blocks is None):
             reason = f"need {ENCODER}" if self.whole_blocks else f"are none of kind {self.kind}"
             raise CheckpointError(f"{where}: parts: {BLOCKS} {reason}")
-        if len(self.pixel_mean) != 3:
-            raise CheckpointError(f"{where}: pixel_mean must hold three numbers, not {self.pixel_mean}")
-        if len(self.pixel_std) != 3 or min(self.pixel_std) < LEAST_STD:
-            raise CheckpointError(f"{where}: pixel_std must hold three numbers from {LEAST_STD}, not {self.pixel_std}")
-        if self.img_size > LARGEST_SIDE:
-            raise CheckpointError(f"{where}: img_size must be at most {LARGEST_SIDE}, got {self.img_size}")
+        check_image(self.img_size, self.pixel_mean, self.pixel_std, where)
 
     @property
     def frame(self) -> Frame:
@@ -149,10 +145,7 @@ class Architecture(ABC):
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Return all sites, family by family, by block within a family.
-
-        Families have the order of `families`.
-        """
+        """Return all sites, by family in the order of `families`, by block within a family."""
         own = self.encoder_sites if ENCODER in self.parts else ()
         return (*own, *(self.decoder_places.sites if DECODER in self.parts else ()))
 
@@ -180,12 +173,21 @@ class Architecture(ABC):
     def build_encoder(self, spec: ModelSpec, attention: AttentionMode) -> nn.Module:
         """Build the image encoder with the widths of `spec`.
 
-        It takes images (B, 3, S, S) and returns embeddings (B, out_chans, g, g).
+        It takes images (B, 3, S, S) and returns embeddings (B, embedding_chans, g, g).
 
         Args:
             spec: the widths.
             attention: how attention is computed.
         """
+
+    @property
+    def embedding_chans(self) -> int:
+        """Return the channels that the encoder returns at each place; `out_chans` of them are the embedding's."""
+        return self.out_chans
+
+    def build_others(self, spec: ModelSpec) -> tuple[nn.Module, nn.Module] | None:
+        """Build prompt encoder and mask decoder with the widths of `spec`; None for segment-anything's."""
+        return None
 
     @property
     def summary(self) -> str:
@@ -306,9 +308,9 @@ class ModelSpec:
             arch: Architecture = dataclasses.replace(typing.cast(Any, self.arch), parts=tuple(parts))
         except TypeError:
             raise CheckpointError(f"{where}: models of kind {self.arch.kind} have the part {ENCODER} only") from None
-        whole = ModelSpec.dense(arch).budget
+        whole, dense = ModelSpec.dense(arch).budget, ModelSpec.dense(self.arch).budget
         mine = {name: widths for name, widths in self.whole_budget.items() if name in whole}
-        if cut := [name for name, widths in self.budget.items() if name not in mine and widths != _dense(self, name)]:
+        if cut := [name for name, widths in self.budget.items() if name not in mine and widths != dense[name]]:
             parts = " and ".join(self.arch.parts)
             raise CheckpointError(f"{where}: the model has lost {' and '.join(cut)}, so parts must hold {parts}")
         return ModelSpec.of(arch, whole | mine, where)
@@ -344,7 +346,3 @@ class ModelSpec:
     def to_json(self) -> str:
         """Return `to_dict` as one line."""
         return json.dumps(self.to_dict())
-
-
-def _dense(spec: ModelSpec, family: str) -> list[int]:
-    return ModelSpec.dense(spec.arch).budget[family]

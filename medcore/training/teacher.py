@@ -113,7 +113,7 @@ def compute_teacher(model: MedSam, images: ImageSet, batch_size: int = 8, autoca
         MedcoreError: an answer is not finite in half precision, so that nothing could be learnt from it.
     """
     arch, device = model.arch, device_of(model)
-    embeddings = np.empty((len(images), arch.out_chans, arch.grid, arch.grid), np.float16)
+    embeddings = np.empty((len(images), arch.embedding_chans, arch.grid, arch.grid), np.float16)
     logits = np.empty((len(images), 1, arch.low_res, arch.low_res), np.float16)
 
     def answer(pieces: list[slice]) -> None:

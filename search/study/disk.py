@@ -78,7 +78,7 @@ def disk_need(demand: Demand) -> DiskNeed:
     removes = search.keep == KEEP_FRONT
     stay = max(0, demand.missing - search.repeats) if removes else demand.missing
     # half precision: an embedding and the decoder's logits, four times as fine as the grid
-    answer = 2 * (arch.out_chans * arch.grid**2 + (4 * arch.grid) ** 2)
+    answer = 2 * (arch.embedding_chans * arch.grid**2 + (4 * arch.grid) ** 2)
     teacher = answer * demand.teacher_images
     # the state of a recovery is written next to the one before
     states = running * (1 + 2 * _STATE) * largest

@@ -1,7 +1,7 @@
 """What can be pruned in segment-anything's mask decoder, as sites, and what it costs (method §2, §9).
 
-Costs are those of one box. A multiply-add is two FLOPs. The decoder answers with mask 0, so that the kernels of the
-other masks cost parameters only.
+Costs are those of one box. A multiply-add is two FLOPs. segment-anything's decoder answers with mask 0, so that the
+kernels of the other masks cost parameters only.
 """
 
 from __future__ import annotations
@@ -52,9 +52,6 @@ HIDDEN = Family("decoder_hidden", "Hidden channels of outputs", "hidden channel"
 #: In the order in which budgets settle them.
 FAMILIES = (LAYERS, OUTPUTS, SELF_HEADS, TOKEN_HEADS, CHANNELS, IMAGE_HEADS, HIDDEN)
 
-#: Tokens of one box.
-TOKENS = OWN_TOKENS + BOX_TOKENS
-
 _LINEAR = ("weight", "bias")
 _DECODER = "mask_decoder"
 _TRANSFORMER = f"{_DECODER}.transformer"
@@ -64,8 +61,6 @@ KERNELS = tuple(f"{_DECODER}.output_hypernetworks_mlps.{number}" for number in r
 IOUS = f"{_DECODER}.iou_prediction_head"
 #: Outputs that go without changing a bit of mask 0: the kernels of the other masks, and the predicted IoUs.
 FREE = {"masks": KERNELS[1:], "iou": (IOUS,)}
-#: Outputs that run for one mask.
-_RUNNING = (KERNELS[0], IOUS)
 
 
 @dataclass(frozen=True)
@@ -77,12 +72,23 @@ class DecoderPlaces:
         dim: C, width of its streams.
         grid: g, side of the image embedding.
         first: number of its first block.
+        own_tokens: tokens that it adds to those of the prompts.
+        box_tokens: tokens of a box.
+        masks: masks that it makes for one box.
     """
 
     shape: DecoderSpec
     dim: int
     grid: int
     first: int = 0
+    own_tokens: int = OWN_TOKENS
+    box_tokens: int = BOX_TOKENS
+    masks: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Return the tokens of one box."""
+        return self.own_tokens + self.box_tokens
 
     @property
     def trunk(self) -> tuple[str, ...]:
@@ -110,11 +116,11 @@ class DecoderPlaces:
         """Return the cost of what no pruning removes (9.9)."""
         dim, quarter, eighth = self.dim, self.dim // 4, self.dim // 8
         # the final attention's output bias and the normalisation after it; tokens; upscaling
-        params = 3 * dim + OWN_TOKENS * dim
+        params = 3 * dim + self.own_tokens * dim
         params += 4 * dim * quarter + quarter + 2 * quarter + 4 * quarter * eighth + eighth
         area = self.grid**2
-        # two transposed convolutions, each four times as large, and the mask: a kernel times every place
-        macs = 4 * area * dim * quarter + 4 * (4 * area) * quarter * eighth + 16 * area * eighth
+        # two transposed convolutions, each four times as large, and the masks: a kernel times every place
+        macs = 4 * area * dim * quarter + 4 * (4 * area) * quarter * eighth + self.masks * 16 * area * eighth
         return _decoder_cost(params, macs) + self._rest_of_output(KERNELS[0])
 
     @property
@@ -141,9 +147,9 @@ class DecoderPlaces:
 
     def _heads(self, family: Family, block: int, path: str, stream: str | None, within: str | None) -> Site:
         """Return an attention: rows of q, k and v, columns of out_proj (9.10)."""
-        asking, asked = TOKENS, self.grid**2
+        asking, asked = self.tokens, self.grid**2
         if family == SELF_HEADS:
-            asked = TOKENS
+            asked = self.tokens
         if family == IMAGE_HEADS:
             asking, asked = asked, asking
         width = self.dim // self.shape.num_heads // (1 if family == SELF_HEADS else 2)
@@ -173,7 +179,7 @@ class DecoderPlaces:
             TensorSlice(f"{path}.lin1.bias", axis=0),
             TensorSlice(f"{path}.lin2.weight", axis=1, output=True),
         )
-        cost = _decoder_cost(2 * self.dim + 1, 2 * TOKENS * self.dim)
+        cost = _decoder_cost(2 * self.dim + 1, 2 * self.tokens * self.dim)
         output = LinearOutput(f"{path}.lin2", path, always=True)
         watch = Watch(f"{path}.lin2")
         return Site(CHANNELS, block, self.shape.mlp_dim, tensors, watch, cost, within=within, output=output)
@@ -200,7 +206,7 @@ class DecoderPlaces:
         """Return the cost of an output without its last hidden channels."""
         layers = list(itertools.pairwise(self._sizes(path)))
         params = sum((inputs + 1) * outputs for inputs, outputs in layers)
-        macs = sum(inputs * outputs for inputs, outputs in layers) if path in _RUNNING else 0
+        macs = sum(inputs * outputs for inputs, outputs in layers) if self._runs(path) else 0
         hidden = (site.cost * site.width for site in self._hidden(0, path, within=None))
         return sum((cost * -1 for cost in hidden), start=_decoder_cost(params, macs))
 
@@ -220,8 +226,12 @@ class DecoderPlaces:
             TensorSlice(f"{path}.layers.{last - 1}.bias", axis=0),
             TensorSlice(f"{path}.layers.{last}.weight", axis=1, output=True),
         )
-        cost = _decoder_cost(before + 1 + after, before + after if path in _RUNNING else 0)
+        cost = _decoder_cost(before + 1 + after, before + after if self._runs(path) else 0)
         yield Site(HIDDEN, block, width, tensors, Watch(f"{path}.layers.{last}"), cost, within=within)
+
+    def _runs(self, path: str) -> bool:
+        """Return whether an output runs for a box."""
+        return path in (*KERNELS[: self.masks], IOUS)
 
     def _sizes(self, path: str) -> tuple[int, ...]:
         """Return the features of an output's input, of its hidden layers, and of its answer."""

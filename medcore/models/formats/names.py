@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medcore.errors import CheckpointError, shown
 from medcore.models.formats.huggingface import TIED, hf_names
+from medcore.models.formats.sam2 import sam2_names
 from medcore.models.formats.text import nearest, some
 
 #: Keys under which training scripts keep the state dictionary.
@@ -92,7 +93,8 @@ def match(path: Path, names: Sequence[str], expected: Sequence[str]) -> Match:
         CheckpointError: the file holds two such models, or nothing of one.
     """
     own, other = {name: name for name in expected}, {theirs: name for name, theirs in hf_names(expected).items()}
-    counted = [(target, prefix, count) for target in (own, other) for prefix, count in _prefixes(names, target).items()]
+    targets = (own, other, {theirs: name for name, theirs in sam2_names(expected).items()})
+    counted = [(target, prefix, count) for target in targets for prefix, count in _prefixes(names, target).items()]
     if not counted:
         raise CheckpointError(f"{path}: {_nothing(names, expected)}")
     target, prefix, most = max(counted, key=lambda each: (each[2], not each[1]))
@@ -134,7 +136,7 @@ def _nothing(names: Sequence[str], expected: Sequence[str]) -> str:
     """Say what is there in place of a model."""
     relative = next((model for part, model in _RELATIVES.items() if any(part in name for name in names)), None)
     if relative is not None:
-        what = f"holds {relative}, not the ViT model that medcore knows"
+        what = f"holds {relative}, not a model of the architecture that was named"
     else:
         what = f"holds none of the model's tensors, but {len(names)} others ({some(names)})"
     close = next((pair for name in names[:20] if (pair := nearest(name, expected))), None)

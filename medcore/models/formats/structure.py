@@ -51,9 +51,13 @@ def resolve(path: Path, content: Content, arch: str | Path | Architecture | None
     names = list(content.state)
     if (config := path.with_name(CONFIG)).is_file() and match(path, names, list(_shapes("vit_b"))).hugging_face:
         return read_config(config)
-    for name, known in ARCHITECTURES.items():
-        if _agreement(content.state, name) == len(_shapes(name)):
-            return known
+    alike = [name for name in ARCHITECTURES if _agreement(content.state, name) == len(_shapes(name))]
+    if len(alike) == 1:
+        return ARCHITECTURES[alike[0]]
+    if alike:
+        raise CheckpointError(
+            f"{path}: its shapes are those of {' and '.join(alike)}, which differ in what no shape shows; name one"
+        )
     reason = f"its folder has {len(found) or 'no'} architecture file{'s' if found else ''}"
     known_names = ", ".join(ARCHITECTURES)
     raise CheckpointError(

@@ -19,6 +19,12 @@ FILES = {
         "load_sam.py": SCRIPT,
         "tiny_vit.py": _HERE.parent / "tinyvit" / "encoder.py",
     },
+    "hiera": {
+        SCRIPT.name: _HERE / "load_hiera.py",
+        "load_sam.py": SCRIPT,
+        "hiera.py": _HERE.parent / "hiera" / "encoder.py",
+        "hiera_masks.py": _HERE.parent / "hiera" / "masks.py",
+    },
 }
 
 

@@ -222,10 +222,10 @@ def _check_structure(spec: Any) -> None:
             raise ValueError(f"{name} must hold {blocks} whole numbers in 0..{most}, not {counts!r:.40}")
 
 
-def mask_decoder(spec: dict[str, Any]) -> MaskDecoder:
+def mask_decoder(spec: dict[str, Any], kind: type[MaskDecoder] = MaskDecoder) -> MaskDecoder:
     """Return the mask decoder of a structure; `sam_decoder.py` knows those of unequal widths."""
     width, shape = spec["arch"]["out_chans"], spec["arch"]["decoder"]
-    decoder = MaskDecoder(
+    decoder = kind(
         transformer_dim=width,
         transformer=TwoWayTransformer(shape["depth"], width, shape["num_heads"], shape["mlp_dim"]),
         iou_head_depth=shape["iou_head_depth"],

@@ -11,9 +11,10 @@ from medcore.models.sites import Cost, Family, Site, TensorSlice, Watch, by_fami
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.models.vit.arch import CHANNELS, HEADS
 from tests.support.helpers import TINY
+from tests.support.hiera import DEEP
 from tests.support.toy.samples import TOY, random_spec
 
-ARCHITECTURES = pytest.mark.parametrize("arch", [TINY, TOY], ids=["vit", "toy"])
+ARCHITECTURES = pytest.mark.parametrize("arch", [TINY, TOY, DEEP], ids=["vit", "toy", "hiera"])
 
 
 def test_a_family_names_its_recovery_after_its_stage() -> None:

@@ -1,4 +1,4 @@
-"""Coalitions of groups by gates: the same as cutting, on three encoders."""
+"""Coalitions of groups by gates: the same as cutting, on four encoders."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from medcore.scoring.coalitions import Players, negative_loss, players_of, shapl
 from medcore.scoring.shapley import Floats, contributions
 from tests.support.decoders import ALONE, model_with_decoder
 from tests.support.helpers import TINY
+from tests.support.hiera import DEEP
+from tests.support.hiera import little_model as hiera
 from tests.support.scoring_samples import PRUNED, discs, score_loss_of, seeded
 from tests.support.tiny_vit import little_model
 from tests.support.toy.samples import TOY, toy_model
@@ -50,6 +52,7 @@ MODELS = {
     "toy": toy_model,
     "toy, pruned": lambda: toy_model(1, TOY_PRUNED),
     "tinyvit": little_model,
+    "hiera": lambda: hiera(0, ModelSpec.dense(DEEP)),
     "with decoder": model_with_decoder,
     "decoder": lambda: model_with_decoder(1, ALONE),
 }
@@ -63,6 +66,8 @@ FAMILIES = [
     ("tinyvit", "heads"),
     ("tinyvit", "blocks"),
     ("tinyvit", "interiors"),
+    ("hiera", "heads"),
+    ("hiera", "blocks"),
     ("with decoder", "decoder_self_heads"),
     ("with decoder", "decoder_image_heads"),
     ("decoder", "decoder_token_heads"),
