@@ -21,7 +21,7 @@ from medcore.models.spec import Architecture, ModelSpec
 
 _LOG = logging.getLogger(__name__)
 
-#: Preference of families with `lean` 1 in uniform budgets that would empty them: heads cost more and matter more.
+#: Preference of families with `lean` 1 in uniform budgets that would empty them; such groups cost and matter more.
 UNIFORM_LEAN = 4.0
 
 #: A preference of 0 counts as this share of the largest: such groups come last, but any fraction is in reach.

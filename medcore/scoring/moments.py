@@ -1,7 +1,7 @@
 """Moments of the inputs of linear outputs, and a metric of what they add to the stream (method §12).
 
 Both are sums over images of the model to prune, so that shards of a study can be added. One image is in work at a time.
-Sums of ViT-B, with 3072 channels a block, take 1 GB of memory.
+Sums of ViT-B, with 3072 MLP groups a block, take 1 GB of memory.
 """
 
 from __future__ import annotations

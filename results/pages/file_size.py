@@ -45,7 +45,7 @@ class FileSize:
         kept = sizes.model - unpruned
         rows = [
             ("weights on disk", bytes_text(self.written), bytes_text(sizes.dense), f"{self.left:.1%}"),
-            ("heads and channels that pruning can remove", *_pair(kept, sizes.prunable)),
+            ("what pruning can remove", *_pair(kept, sizes.prunable)),
             ("never pruned", *_pair(unpruned, unpruned)),
         ]
         return rows + [(f"– {name}", *_pair(size, size)) for name, size in sizes.unpruned.items()]

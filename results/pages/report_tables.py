@@ -35,10 +35,10 @@ def time_cells(front: Front) -> list[dict[str, str]]:
     if not timed_on(front.members):
         return []
     table = front_cells(front)
-    heads = ["trial", "origin", labels.title("flops_fraction"), *(head for head in _time_heads() if head in table)]
+    headings = ["trial", "origin", labels.title("flops_fraction"), *(head for head in _time_heads() if head in table)]
     doubts = [bool(doubt_of(member)) for member in front.members]
     # the dense model took turns with all
-    marked = zip(table[heads].to_dict("records"), [*doubts, any(doubts)], strict=True)
+    marked = zip(table[headings].to_dict("records"), [*doubts, any(doubts)], strict=True)
     return [{str(head): str(cell) + _mark(str(head), doubt) for head, cell in row.items()} for row, doubt in marked]
 
 

@@ -86,8 +86,8 @@ def hover_text(row: pd.Series[Any], objectives: Sequence[Objective]) -> str:
 def _flops(row: pd.Series[Any]) -> list[str]:
     """Return one line with both counts of what is left of the FLOPs; none if neither is known."""
     known = [name for name in _BOTH if is_finite(row.get(name))]
-    heads = [labels.title(known[0]), *map(labels.short_title, known[1:])] if known else []
-    shares = [f"{head} {float(row[name]):.1%}" for head, name in zip(heads, known, strict=True)]
+    headings = [labels.title(known[0]), *map(labels.short_title, known[1:])] if known else []
+    shares = [f"{head} {float(row[name]):.1%}" for head, name in zip(headings, known, strict=True)]
     return [", ".join(shares)] if shares else []
 
 

@@ -50,8 +50,8 @@ def resize_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     Tokens are areas (align_corners=False), so both grids cover the whole image. Positions outside of the old grid
     repeat its edge.
     """
-    channels = table.permute(0, 3, 1, 2)
-    return F.interpolate(channels, size=grid, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    first = table.permute(0, 3, 1, 2)
+    return F.interpolate(first, size=grid, mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
 
 
 def resize_relative(table: Tensor, length: int) -> Tensor:

@@ -119,7 +119,7 @@ def grid_budget(config: Config, arch: Architecture, sensitivity: np.ndarray, poi
     """
     if not any(family.lean for family in arch.families):
         raise ConfigError(f"leverage: {arch.name} has no families to set against each other; parts must hold encoder")
-    # the families that `lean` sets against each other, such as heads and channels
+    # the families that `lean` sets against each other
     first = next((family for family in arch.families if family.lean > 0), arch.families[0])
     last = next((family for family in arch.families if family.lean < 0), arch.families[-1])
     sparsity = dict(zip((first.name, last.name), point, strict=True))
