@@ -98,15 +98,17 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--fraction", type=float, default=0.08)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="in addition to `default`")
     parser.add_argument("--work", type=Path, default=Path("runs/loss-terms"), help="folder for single results")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     config = load_config(arguments.config)
+    arms = [arm for arm in ARMS if arm in {next(iter(ARMS)), *arguments.arms}]
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = [
         measure(config, arm, arguments.fraction, seed, arguments.work)
         for seed in range(arguments.seeds)
-        for arm in ARMS
+        for arm in arms
     ]
     table = pd.DataFrame(rows).sort_values("arm", key=lambda arms: arms.map(list(ARMS).index), kind="stable")
     arguments.out.mkdir(parents=True, exist_ok=True)
