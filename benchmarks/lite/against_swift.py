@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+import search
 from benchmarks.lite.tables import picture, tables
 from benchmarks.search_arms.arms import ARMS
 from benchmarks.search_arms.runner import ArmStudy, run_study
@@ -36,8 +37,9 @@ from results.stats.pareto import front_table
 from results.stats.select import choose
 from results.store.files import make_folder, write_by_rename
 from results.store.trials import all_rows, checkpoint_file, read_row, read_study
-from search.base.config import Config, load_config
+from search.base.config import Config, load_config, validate
 from search.base.device import best_device, pin_threads
+from search.base.sections.yaml_file import read_yaml
 from search.commands.prune import allocate
 from search.commands.sections import study_jobs, trial_settings
 from search.study.inputs import Shared, adapted_model, cost_metrics, load_split, search_images
@@ -49,7 +51,7 @@ from search.trials.trial import trial_phases
 from search.trials.trial_run import TrialRun
 
 SWIFT = ("v1", "v2")
-CONFIGS = Path("search/configs")
+CONFIGS = Path(search.__path__[0]) / "configs"
 COST = "call_flops"
 
 
@@ -78,7 +80,9 @@ def swift_budgets(config: Config, shared: Shared) -> dict[str, ModelSpec]:
     sensitivity = known_sensitivity(table, config.scoring.weights(config.seed))
     found = {}
     for version in SWIFT:
-        own = load_config(CONFIGS / f"swift_medsam_{version}.yaml")
+        path = CONFIGS / f"swift_medsam_{version}.yaml"
+        sections = {name: read_yaml(path)[name] for name in ("schedule", "budget")}
+        own = validate(config.model_dump() | sections, str(path))
         *_, found[version] = allocate((*own.schedule.stages, own.budget), shared.start_spec, sensitivity)
     return found
 
@@ -168,8 +172,8 @@ def main() -> None:
     frame, study = adapted_model(config.model).arch.frame, config.folder
     shared = prepare(trial_settings(config), study_jobs(config), search_images(config.datasets, frame))
     if options.seconds is not None:
-        search = ArmStudy(ARMS["search"], config, shared, config.seed, charged=0.0, seconds=options.seconds)
-        run_study(search, lambda: None)
+        arm = ArmStudy(ARMS["search"], config, shared, config.seed, charged=0.0, seconds=options.seconds)
+        run_study(arm, lambda: None)
     images = load_split(config.datasets, config.data.report_split, frame, options.report_images)
     make_folder(options.work)
     front = pd.DataFrame(front_of(study, config, images, options.work))

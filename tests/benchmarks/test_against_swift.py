@@ -52,11 +52,7 @@ def shared(config: Config) -> Shared:
     return prepare(trial_settings(config), study_jobs(config), images)
 
 
-def test_the_search_and_swiftmedsam_get_equal_recoveries_at_equal_cost(
-    config: Config, shared: Shared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("LITE_MEDSAM_CHECKPOINT", "LITE_MEDSAM_DATA"):
-        monkeypatch.setenv(name, "/somewhere")
+def test_the_search_and_swiftmedsam_get_equal_recoveries_at_equal_cost(config: Config, shared: Shared) -> None:
     sampled = Case("sampled", "half", uniform_to_target(shared.arch, 0.5, COST))
     recovered(sampled, 0, shared, config.folder)  # a study whose front is one model
     cases = cases_of(config.folder, config, shared)
