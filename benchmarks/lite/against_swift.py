@@ -1,8 +1,9 @@
 """Claim: a search over LiteMedSAM finds budgets that are better than SwiftMedSAM's two at equal cost and recovery.
 
 By its search images, a study chooses its best model that costs no more than SwiftMedSAM v1, and the best that costs no
-more than v2. These budgets, those of v1 and v2, uniform ones of the same cost, and the unpruned model have the same
-refit and recovery, with several seeds. All figures are from the report images, also those of the study's front.
+more than v2. These budgets, those of v1 and v2, uniform and knapsack budgets of the same cost, and the unpruned model
+have the same refit and recovery, with several seeds. All figures are from the report images, also those of the study's
+front.
 
     export LITE_MEDSAM_CHECKPOINT=lite_medsam.pth LITE_MEDSAM_DATA=data/mine
     medcore search search/configs/lite_medsam.yaml
@@ -25,6 +26,8 @@ import search
 from benchmarks.lite.tables import picture, tables
 from benchmarks.search_arms.arms import ARMS
 from benchmarks.search_arms.runner import ArmStudy, run_study
+from medcore.budgets.knapsack import knapsack_budget
+from medcore.budgets.prices import linear_prices
 from medcore.budgets.targets import uniform_to_target
 from medcore.data.imageset import ImageSet
 from medcore.errors import MedcoreError
@@ -100,13 +103,16 @@ def chosen(study: Path, config: Config, limit: float) -> str:
 
 def cases_of(study: Path, config: Config, shared: Shared) -> list[Case]:
     """Return the models of the comparison, the dense one first."""
-    arch, cases = shared.arch, [Case(DENSE, "", ModelSpec.dense(shared.arch))]
+    arch, curves = shared.arch, domain_of(shared).curves
+    assert curves is not None  # the search has the shape `curves`
+    cases = [Case(DENSE, "", ModelSpec.dense(arch))]
     for version, spec in swift_budgets(config, shared).items():
         row = read_row(study, chosen(study, config, share_of(spec)))
         assert row is not None  # it is a member of the front
         cases += [
             Case("swift", version, spec),
             Case("uniform", version, uniform_to_target(arch, share_of(spec), COST)),
+            Case("knapsack", version, knapsack_budget(arch, curves, share_of(spec), prices=linear_prices(arch, COST))),
             Case("search", version, ModelSpec.of(arch, {name: list(each) for name, each in row.budget.items()})),
         ]
     return cases
@@ -178,10 +184,13 @@ def main() -> None:
     make_folder(options.work)
     front = pd.DataFrame(front_of(study, config, images, options.work))
     cases, rows = cases_of(study, config, shared), []
+    same: dict[tuple[int, ...], Case] = {}
     for seed in range(options.seeds):
         for case in cases:
-            file = options.work / f"{case.name}-{seed}.csv"
-            figures = measured(recovered(case, seed, shared, options.work), images, file)
+            # the search may choose one budget for both costs
+            first = same.setdefault(case.spec.widths, case)
+            file = options.work / f"{first.name}-{seed}.csv"
+            figures = measured(recovered(first, seed, shared, options.work), images, file)
             rows.append(figures.assign(budget=case.budget, at=case.at, seed=seed, **costs(cost_metrics(case.spec))))
     make_folder(options.out)
     tables(pd.concat(rows), front, options.out)

@@ -19,6 +19,7 @@ TITLES = {
     DENSE: "nothing cut",
     "swift": "SwiftMedSAM {at}",
     "uniform": "uniform, cost of {at}",
+    "knapsack": "knapsack, cost of {at}",
     "search": "search, cost of {at} at most",
 }
 _COLUMNS = (
@@ -58,13 +59,19 @@ def tables(images: pd.DataFrame, front: pd.DataFrame, out: Path) -> None:
 
 def picture(images: pd.DataFrame, front: pd.DataFrame, path: Path) -> None:
     """Draw Boundary F1 and HD95 against the share of a call's FLOPs; bars go from the smallest to the largest seed."""
-    names = {"swift": "SwiftMedSAM v1, v2", "uniform": "uniform of equal cost", "search": "search, chosen"}
+    names = {
+        DENSE: "nothing cut",
+        "swift": "SwiftMedSAM v1, v2",
+        "uniform": "uniform of equal cost",
+        "knapsack": "knapsack of equal cost",
+        "search": "search, chosen",
+    }
     found = {}
     for budget, rows in runs(images).groupby("budget", sort=False):
         grouped = rows.groupby("at", sort=False)[["call_flops", *METRICS]]
         ends = [getattr(grouped, end)()[METRICS].add_suffix(f"_{name}") for end, name in (("min", "lo"), ("max", "hi"))]
         curve = pd.concat([grouped.mean(), *ends], axis=1).rename(columns={"call_flops": SHARE})
-        found[names.get(str(budget), "nothing cut")] = curve.reset_index()
+        found[names[str(budget)]] = curve.reset_index()
     front_curve = front[front["origin"] != DENSE].rename(columns={"call_flops": SHARE})
     comparison_png({"front of the search": front_curve, **found}, ("boundary_f1", "hd95"), path, SHARE)
 

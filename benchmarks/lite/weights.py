@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from medcore.models.checkpoint import load, save
 from medcore.models.sam import MedSam, build
 from medcore.models.sides.resized import at_side
 from medcore.models.spec import Architecture, ModelSpec
+from medcore.training.loop import RATE_FACTOR, AdamW, only_training, rate_factor, set_rate
 
 #: Learning rates of the encoder and of the decoder, steps of linear rise, and images of a step.
 RATES, WARMUP, BATCH = (1e-3, 1e-4), 20, 8
@@ -48,7 +48,8 @@ def fresh(arch: Architecture, teacher: MedSam, seed: int) -> MedSam:
 @torch.no_grad()
 def embeddings(teacher: MedSam, images: ImageSet) -> Tensor:
     """Return the teacher's embeddings of all images, (N, C, g, g)."""
-    return torch.cat([teacher.encode(images.tensor(part)) for part in np.split(np.arange(len(images)), _cuts(images))])
+    parts = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
+    return torch.cat([teacher.encode(images.tensor(part)) for part in parts])
 
 
 def train(model: MedSam, images: ImageSet, wanted: Tensor, steps: int, seed: int) -> list[float]:
@@ -63,36 +64,29 @@ def train(model: MedSam, images: ImageSet, wanted: Tensor, steps: int, seed: int
     """
     order, scale = np.random.default_rng(seed), 1 / wanted.var()
     parts: Sequence[nn.Module] = (model.image_encoder, model.mask_decoder)
-    groups = [{"params": part.parameters(), "lr": rate} for part, rate in zip(parts, RATES, strict=True)]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _factor(step, steps))
-    model.image_encoder.train()
+    groups = [
+        {"params": part.parameters(), RATE_FACTOR: rate / RATES[0]} for part, rate in zip(parts, RATES, strict=True)
+    ]
     losses, queue = [], np.zeros(0, dtype=np.intp)
-    for _ in range(steps):
-        if len(queue) < BATCH:
-            queue = np.concatenate([queue, order.permutation(len(images))])
-        chosen, queue = queue[:BATCH], queue[BATCH:]
-        found = model.encode(images.tensor(chosen))
-        distance = scale * F.mse_loss(found, wanted[torch.from_numpy(chosen)])
-        logits = model.decode(found, images.box_tensor(chosen))
-        loss = segmentation_loss(logits, images.mask_tensor(chosen)) + distance
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        factor.step()
-        losses.append(float(loss.detach()))
+    with only_training(model, parts) as parameters:
+        optimizer = AdamW(groups, weight_decay=0.01)
+        model.image_encoder.train()
+        for step in range(steps):
+            if len(queue) < BATCH:
+                queue = np.concatenate([queue, order.permutation(len(images))])
+            chosen, queue = queue[:BATCH], queue[BATCH:]
+            found = model.encode(images.tensor(chosen))
+            distance = scale * F.mse_loss(found, wanted[torch.from_numpy(chosen)])
+            logits = model.decode(found, images.box_tensor(chosen))
+            loss = segmentation_loss(logits, images.mask_tensor(chosen)) + distance
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            set_rate(optimizer, RATES[0] * rate_factor(step, steps, "cosine", WARMUP))
+            optimizer.step()
+            losses.append(float(loss.detach()))
     model.eval()
     return losses
-
-
-def _cuts(images: ImageSet) -> range:
-    return range(BATCH, len(images), BATCH)
-
-
-def _factor(step: int, steps: int) -> float:
-    rise = min(1.0, (step + 1) / WARMUP)
-    return rise * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
 
 
 def main() -> None:

@@ -58,13 +58,14 @@ def test_the_search_and_swiftmedsam_get_equal_recoveries_at_equal_cost(config: C
     cases = cases_of(config.folder, config, shared)
     assert [case.name for case in cases] == [
         "dense",
-        *(f"{budget}-{at}" for at in ("v1", "v2") for budget in ("swift", "uniform", "search")),
+        *(f"{budget}-{at}" for at in ("v1", "v2") for budget in ("swift", "uniform", "knapsack", "search")),
     ]
-    swift, uniform, search = cases[-3:]
+    swift, uniform, knapsack, search = cases[-4:]
     blocks = swift.spec.family("blocks")
     assert [sum(blocks[:2]), sum(blocks[2:4]), sum(blocks[4:10]), sum(blocks[10:])] == [1, 2, 2, 2]
     assert sum(swift.spec.family("decoder_layers")) == 1
     assert share_of(uniform.spec) == pytest.approx(share_of(swift.spec), abs=0.002)
+    assert share_of(swift.spec) - 0.02 < share_of(knapsack.spec) <= share_of(swift.spec)
     assert search.spec == sampled.spec
 
     work = config.output / "work"
