@@ -39,7 +39,7 @@ def to_target(
 
     The scale at which all families together come closest to the target settles the first family. The others then
     move along the same order to close what is left of a group's cost, one family after the other. Families that hold
-    others come first, then those whose groups cost most. Sites that cost nothing in this figure stay whole.
+    others come first, then the rest by falling cost of a group. Sites that cost nothing in this figure stay whole.
 
     Guarantees: the cost misses the target by at most half a group of the last family, or of the one before it if the
     last is at its limits. Counts of the first family are monotone in `fraction`. The cost is monotone up to one group
@@ -153,12 +153,17 @@ def _settle(arch: Architecture, sites: _Scale, target: float) -> npt.NDArray[np.
 
 
 def _settling_order(arch: Architecture, sites: _Scale) -> list[Family]:
-    """Return the families that hold others, then the rest, by falling cost of a group."""
+    """Return the families that hold others, in their order, then the rest by falling cost of a group.
+
+    A holder may cost less than a holder within it. It must still come first, because what it holds goes with it.
+    """
     holders = {arch.sites[owner].family for owner in sites.owners if owner >= 0}
     costs = dict.fromkeys(arch.families, 0.0)
     for site, cost in zip(arch.sites, sites.costs, strict=True):
         costs[site.family] = max(costs[site.family], float(cost))
-    return sorted(arch.families, key=lambda family: (family not in holders, -costs[family]))
+    rest = [family for family in arch.families if family not in holders]
+    rest.sort(key=lambda family: costs[family], reverse=True)
+    return [*(family for family in arch.families if family in holders), *rest]
 
 
 @dataclass(frozen=True)

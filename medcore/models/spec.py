@@ -43,8 +43,7 @@ class Architecture(ABC):
 
     Attributes:
         kind: key in the registry of kinds, written into files.
-        encoder_families: families of the encoder's sites, coarse groups before fine ones. A budget settles them in
-            this order.
+        encoder_families: families of the encoder's sites, coarse groups before fine ones.
         whole_blocks: the family of whole blocks, for an encoder that has them as groups only if `BLOCKS` is a part.
         unused: names of tensors, or how they begin, that published files hold in addition to the model's, and that
             change none of its outputs.

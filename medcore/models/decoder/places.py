@@ -49,7 +49,7 @@ IMAGE_HEADS = Family(
     sparsity=0.5,
 )
 HIDDEN = Family("decoder_hidden", "Hidden channels of outputs", "hidden channel", stage="decoder_hidden", elective=True)
-#: In the order in which budgets settle them.
+#: Families that hold others come first.
 FAMILIES = (LAYERS, OUTPUTS, SELF_HEADS, TOKEN_HEADS, CHANNELS, IMAGE_HEADS, HIDDEN)
 
 _LINEAR = ("weight", "bias")

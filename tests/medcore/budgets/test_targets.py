@@ -1,6 +1,7 @@
 """Budgets that meet a cost target, on random inputs against brute force."""
 
 import dataclasses
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from medcore.budgets.targets import to_target, uniform_to_target
 from medcore.errors import MedcoreError
 from medcore.models.architectures import ARCHITECTURES
 from medcore.models.cost import cost
+from medcore.models.sites import Site
 from medcore.models.spec import ModelSpec
+from medcore.models.tinyvit.arch import TinyVit
 from medcore.models.vit.arch import SamVit
 from tests.support.helpers import TINY, halves
 
@@ -84,6 +87,35 @@ def test_to_target_meets_the_decoders_cost_to_its_cheapest_group() -> None:
         assert abs(cost(spec).decoder_flops - fraction * costs.dense) <= 0.5 * last * (1 + 1e-9)
         were_free += free
     assert were_free >= 10
+
+
+@dataclasses.dataclass(frozen=True)
+class CostlyInteriors(TinyVit):
+    """A TinyViT in which the interior of a block, without its heads and channels, costs more than what holds it."""
+
+    @cached_property
+    def encoder_sites(self) -> tuple[Site, ...]:
+        return tuple(
+            dataclasses.replace(site, cost=site.cost * 20) if site.family.name == "interiors" else site
+            for site in super().encoder_sites
+        )
+
+
+def test_to_target_settles_a_holder_before_the_holders_within_it() -> None:
+    """What a lost holder holds is lost with it, so its cost cannot stay settled."""
+    dense = ARCHITECTURES["lite_medsam"]
+    arch = CostlyInteriors(**{field.name: getattr(dense, field.name) for field in dataclasses.fields(TinyVit)})
+    costs = group_costs(arch, "encoder_params")
+    prices = {site.family.name: price for site, price in zip(arch.sites, costs.groups, strict=True)}
+    assert prices["interiors"] > prices["blocks"]
+    generator = np.random.default_rng(0)
+    lost = 0
+    for _ in range(10):
+        fraction = generator.uniform(0.2, 0.9)
+        spec = to_target(arch, generator.lognormal(sigma=2, size=len(arch.sites)), fraction, "encoder_params")
+        assert abs(cost(spec).encoder_params - fraction * costs.dense) <= max(prices["channels"], prices["merges"])
+        lost += spec.family("blocks").count(0)
+    assert lost
 
 
 def test_to_target_heads_match_a_full_sort() -> None:
