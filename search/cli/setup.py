@@ -27,6 +27,9 @@ _REASONS = 8
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder with checkpoints and data sets, in folders of any depth.")],
     out: Annotated[Path | None, typer.Option(help="File to write; default: FOLDER/medcore.yaml.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Known architecture of checkpoints that do not tell their own, such as medsam2.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Write a configuration from what is found in a folder.
@@ -36,7 +39,7 @@ def init(
     status.doing("looking for checkpoints and data sets", logged=False)
     from search.commands.before.init import init as run
 
-    written = run(folder, out, force=force)
+    written = run(folder, out, arch=arch, force=force)
     for line in written.lines:
         say(line)
     say(f"wrote {written.path}\nnext: medcore check {written.path}")

@@ -96,18 +96,23 @@ class Pair:
     reason: str
 
 
-def find(folder: Path) -> Found:
-    """Find checkpoints and data folders below a folder. Every checkpoint is loaded to make sure that it loads."""
+def find(folder: Path, arch: str | None = None) -> Found:
+    """Find checkpoints and data folders below a folder. Every checkpoint is loaded to make sure that it loads.
+
+    Args:
+        folder: Where to look.
+        arch: Name of the architecture of checkpoints that do not tell their own.
+    """
     found = Found()
     for place in _folders(folder):
         if is_transformers_folder(place):
-            _add_checkpoint(found, place)
+            _add_checkpoint(found, place, arch)
             continue
         if is_data_folder(place):
             _add_data(found, place)
         for file in sorted(place.iterdir(), key=lambda path: natural_key(path.name)):
             if file.suffix.lower() in _ENDINGS and file.is_file():
-                _add_checkpoint(found, file)
+                _add_checkpoint(found, file, arch)
     return found
 
 
@@ -211,16 +216,19 @@ def _folders(folder: Path) -> Iterator[Path]:
         waiting += [(path, depth + 1) for path in sorted(inner, key=lambda path: natural_key(path.name))]
 
 
-def _add_checkpoint(found: Found, path: Path) -> None:
+def _add_checkpoint(found: Found, path: Path, arch: str | None) -> None:
     if reason := _unwritable(path):
         found.unused.append(reason)
         return
-    try:
-        model = load(path)
-    except MedcoreError as error:
-        found.unused.append(str(error))
-        return
-    found.checkpoints.append(Checkpoint(path, model.arch, model.spec.is_dense))
+    for name in (None,) if arch is None else (None, arch):
+        try:
+            model = load(path, name)
+        except MedcoreError as error:
+            reason = str(error)
+        else:
+            found.checkpoints.append(Checkpoint(path, model.arch, model.spec.is_dense))
+            return
+    found.unused.append(reason)
 
 
 def _add_data(found: Found, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medcore.errors import CheckpointError, ConfigError, DataError, StorageError, one_line
 from medcore.files import replacing
+from medcore.models.architectures import ARCHITECTURES
 from search.base.config import Config, load_config
 from search.base.device import best_device
 from search.base.provenance import machine
@@ -32,16 +33,18 @@ class Written:
     lines: list[str]
 
 
-def init(folder: Path, out: Path | None = None, *, force: bool = False) -> Written:
+def init(folder: Path, out: Path | None = None, *, arch: str | None = None, force: bool = False) -> Written:
     """Write a configuration from the checkpoints and data folders below a folder.
 
     Args:
         folder: Where to look.
         out: The file; by default `medcore.yaml` in the folder.
+        arch: Name of the architecture of checkpoints that do not tell their own.
         force: Whether to replace the file.
 
     Raises:
-        ConfigError: There is no such folder, the file exists, or a name has a character that it cannot hold.
+        ConfigError: There is no such folder, the file exists, the architecture is not a known one, or a name has a
+            character that it cannot hold.
         CheckpointError: No checkpoint was found.
         DataError: No data folder was found.
         StorageError: The file cannot be written.
@@ -52,11 +55,14 @@ def init(folder: Path, out: Path | None = None, *, force: bool = False) -> Writt
     path = folder / "medcore.yaml" if out is None else out.absolute()
     if path.exists() and not force:
         raise ConfigError(f"{path}: exists already; add --force to replace it, or give another file with --out")
-    found = find(folder)
+    if arch is not None and arch not in ARCHITECTURES:
+        raise ConfigError(f"unknown architecture {arch!r:.80}; known are {', '.join(ARCHITECTURES)}")
+    found = find(folder, arch)
     pair = choose(found.checkpoints, folder)
     reasons = f" ({one_line('; '.join(found.unused), 600)})" if found.unused else ""
     if not found.checkpoints:
-        raise CheckpointError(f"{folder}: no checkpoint of a known model was found{reasons}; put one there")
+        advice = "put one there" + (", or name its architecture with --arch" if found.unused and arch is None else "")
+        raise CheckpointError(f"{folder}: no checkpoint of a known model was found{reasons}; {advice}")
     if not found.data:
         raise DataError(f"{folder}: no data folder was found{reasons}; see docs/data.md for the layouts that are read")
     lines = list(_summary(found, pair))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medcore.errors import CheckpointError, ConfigError, DataError, printable
 from medcore.models.architectures import ARCHITECTURES
+from medcore.models.checkpoint import load
 from search.base.config import load_config
 from search.commands.before.found import Checkpoint, choose
 from search.commands.before.init import init
@@ -119,6 +122,24 @@ def test_without_a_model_or_data_it_says_what_is_missing(project: Path, tmp_path
         init(project)
     with pytest.raises(ConfigError, match="no such folder"):
         init(tmp_path / "absent")
+
+
+def test_the_architecture_is_named_where_no_shape_shows_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = dataclasses.replace(TINY, name="twin", pixel_mean=(0.0, 0.0, 0.0))
+    for module in (
+        *("medcore.models.architectures", "medcore.models.formats.structure"),
+        *("search.commands.before.found", "search.commands.before.init"),
+    ):
+        monkeypatch.setattr(f"{module}.ARCHITECTURES", {TINY.name: TINY, twin.name: twin})
+    for file in list((project / "weights").iterdir()):
+        torch.save(load(file).state_dict(), file.with_suffix(".pth"))
+        file.unlink()
+    with pytest.raises(CheckpointError, match=f"shapes are those of {TINY.name} and twin, .*with --arch"):
+        init(project)
+    with pytest.raises(ConfigError, match=f"unknown architecture 'triplet'; known are {TINY.name}, twin"):
+        init(project, arch="triplet")
+    config = load_config(init(project, arch="twin").path)
+    assert config.model.architecture == "twin" and config.model.adapted.name == "medsam_tiny.pth"
 
 
 @pytest.mark.parametrize(
