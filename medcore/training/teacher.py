@@ -100,8 +100,8 @@ class Teacher:
 def compute_teacher(model: MedSam, images: ImageSet, batch_size: int = 8, autocast: bool = False) -> Teacher:
     """Run `model` on all images with their exact boxes.
 
-    Batches get smaller if memory runs out. Half precision is enough for the answers, because the encoder ends with a
-    normalisation and logits stay within a few hundred.
+    Batches get smaller if memory runs out. Half precision is enough for the answers, because embeddings stay small, by
+    a normalisation at the encoder's end or as they were trained, and logits stay within a few hundred.
 
     Args:
         model: the unpruned model.
