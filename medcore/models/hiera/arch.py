@@ -95,7 +95,10 @@ class Hiera(Architecture):
         if not isinstance(self.stable_mask, bool):
             raise CheckpointError(f"{where}: stable_mask must be true or false, not {self.stable_mask!r:.40}")
         if self.stable_mask and DECODER in self.parts:
-            raise CheckpointError(f"{where}: parts: {DECODER} needs stable_mask false, as all masks have a part in it")
+            reason = "because otherwise all masks have a part in the answer"
+            raise CheckpointError(
+                f"{where}: parts: {DECODER} needs stable_mask false in an architecture file, {reason}"
+            )
         self._check_sides(where)
 
     def _check_sides(self, where: str) -> None:
