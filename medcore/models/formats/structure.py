@@ -51,7 +51,13 @@ def resolve(path: Path, content: Content, arch: str | Path | Architecture | None
     names = list(content.state)
     if (config := path.with_name(CONFIG)).is_file() and match(path, names, list(_shapes("vit_b"))).hugging_face:
         return read_config(config)
-    alike = [name for name in ARCHITECTURES if _agreement(content.state, name) == len(_shapes(name))]
+    alike: list[str] = []
+    for name, known in ARCHITECTURES.items():
+        # the shapes of another kind differ, and take time to build
+        if alike and known.kind != ARCHITECTURES[alike[0]].kind:
+            continue
+        if _agreement(content.state, name) == len(_shapes(name)):
+            alike.append(name)
     if len(alike) == 1:
         return ARCHITECTURES[alike[0]]
     if alike:

@@ -31,7 +31,8 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str | Path) -> Result:
-    result = CliRunner().invoke(app, ["latency", *map(str, arguments)], catch_exceptions=False)
+    # long times, as on a busy machine, must not break a line of the table
+    result = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["latency", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
 
