@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from results.stats.intervals import macro_interval
 from results.stats.objectives import Objective
 from results.stats.pareto import front_table
 
-#: Shares of the dense encoder's FLOPs at which fronts are compared.
+#: Shares of the FLOPs of the first study's dense encoder at which fronts are compared.
 SHARES = (0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
 #: The cost that shares refer to: the FLOPs that run.
 COST = "flops_fraction"
+_FLOPS = "flops"
 #: Budgets miss their target by up to half a group.
 _SLACK = 0.001
 
@@ -40,6 +41,28 @@ class Candidates:
     objectives: tuple[Objective, ...]
 
 
+def in_shares_of(first: Candidates, study: Candidates) -> Candidates:
+    """Return a study whose shares of the FLOPs refer to the dense encoder of another study.
+
+    Studies of other architectures, or of other sides of the square, have dense encoders of other costs.
+
+    Args:
+        first: The study that shares will refer to.
+        study: The study whose shares change. It stays as it is if one of the costs is unknown.
+    """
+    ratio = _dense_flops(study.trials) / _dense_flops(first.trials)
+    if not math.isfinite(ratio) or math.isclose(ratio, 1.0, rel_tol=1e-6):
+        return study
+    return replace(study, trials=study.trials.assign(**{COST: study.trials[COST] * ratio}))
+
+
+def _dense_flops(trials: pd.DataFrame) -> float:
+    """Return the FLOPs of the dense encoder of a table of trials; NaN if no trial tells them."""
+    if not {_FLOPS, COST} <= set(trials):
+        return math.nan
+    return float((trials[_FLOPS] / trials[COST]).median())
+
+
 def compared_quality(studies: Sequence[Candidates]) -> Objective | None:
     """Return the first objective of the first study that is no cost and that all studies have measured."""
     found = (each for each in studies[0].objectives if not labels.is_cost(each.name))
@@ -50,7 +73,7 @@ def compare_fronts(studies: Sequence[Candidates], quality: Objective) -> pd.Data
     """Compare the best members of each front within `SHARES` of the FLOPs with those of the first study.
 
     Args:
-        studies: At least two.
+        studies: At least two, whose shares refer to the same dense encoder.
         quality: What is compared.
 
     Returns:

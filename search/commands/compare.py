@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from medcore.errors import ConfigError
-from results.stats.compare import COST, Candidates, compare_fronts, compared_quality
+from results.stats.compare import COST, Candidates, compare_fronts, compared_quality, in_shares_of
 from results.stats.objectives import Objective
 from results.stats.pareto import front_table
 from results.store.study_info import read_study_info
@@ -21,6 +21,7 @@ def compare(studies: Sequence[str]) -> tuple[list[Candidates], Objective, pd.Dat
 
     Args:
         studies: At least two folders or `mlflow:<experiment>/<run>`; the first is what the others are compared with.
+            Its dense encoder is what shares of the FLOPs refer to.
 
     Returns:
         The studies, what is compared, and the table of `compare_fronts`.
@@ -33,7 +34,8 @@ def compare(studies: Sequence[str]) -> tuple[list[Candidates], Objective, pd.Dat
         raise ConfigError(f"compare: needs at least two studies, got {len(studies)}; name further folders")
     found: list[Candidates] = []
     for study in studies:
-        found.append(_candidates(study, {each.name for each in found}))
+        candidates = _candidates(study, {each.name for each in found})
+        found.append(in_shares_of(found[0], candidates) if found else candidates)
     quality = compared_quality(found)
     if quality is None:
         raise ConfigError("compare: no objective that is no cost was measured in all studies; compare other studies")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medcore.errors import ConfigError
-from results.stats.compare import SHARES, Candidates, compare_fronts
+from results.stats.compare import SHARES, Candidates, compare_fronts, in_shares_of
 from results.stats.intervals import macro_interval
 from results.stats.objectives import Direction, Objective
 from results.store.trials import write_images
@@ -39,6 +40,17 @@ def study_of(name: str, seed: int, images: list[str]) -> Candidates:
         for image in images
     ]
     return Candidates(name, trials, pd.DataFrame(rows), OBJECTIVES)
+
+
+def test_shares_refer_to_the_dense_encoder_of_the_first_study() -> None:
+    """Half of the FLOPs of a dense model of 250 M are an eighth of those of one of 1 G."""
+    first, small = study_of("first", 0, ["a0"]), study_of("small", 1, ["a0"])
+    small = dataclasses.replace(small, trials=small.trials.assign(flops=2.5e8 * small.trials["flops_fraction"]))
+    scaled = in_shares_of(first, small)
+    np.testing.assert_allclose(scaled.trials["flops_fraction"], small.trials["flops"] / 1e9)
+    assert in_shares_of(first, study_of("alike", 2, ["a0"])).trials["flops_fraction"].max() <= 1
+    unknown = dataclasses.replace(small, trials=small.trials.drop(columns="flops"))
+    assert in_shares_of(first, unknown) is unknown
 
 
 @pytest.mark.parametrize("seed", range(5))
