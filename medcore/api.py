@@ -21,7 +21,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from medcore.budgets.knapsack import knapsack_budget
 from medcore.budgets.limits import Limits, Metric
@@ -41,6 +40,7 @@ from medcore.training.orders import recovery_rate
 from medcore.training.refit import refit as refitting
 from medcore.training.refit.dense_streams import record_streams
 from medcore.training.teacher import compute_teacher
+from medcore.training.terms.registry import RECOMMENDED_TERMS
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def recover(
     lr: float | None = None,
     autocast: bool = False,
     seed: int = 0,
-    terms: Mapping[str, float] = MappingProxyType({}),
+    terms: Mapping[str, float] = RECOMMENDED_TERMS,
 ) -> recovery.RecoveryLog:
     """Train what was cut of a model against the masks and the dense model, in place (method §6, §13).
 
@@ -168,7 +168,8 @@ def recover(
         lr: Learning rate; None for the rate of the share of FLOPs that is left (13.3).
         autocast: Whether to run in bfloat16.
         seed: Decides which images each step takes.
-        terms: Weights of further terms of the loss, by their names in `medcore.training.terms.registry.LOSS_TERMS`.
+        terms: Weights of further terms of the loss, by their names in `medcore.training.terms.registry.LOSS_TERMS`; {}
+            for none.
 
     Returns:
         The log of each step.

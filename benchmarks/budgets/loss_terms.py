@@ -1,8 +1,8 @@
 """Question: do further terms of the recovery's loss, or rounds that follow the loss, change boundary figures?
 
-`medcore prune` at one share of the FLOPs: knapsack, refit, and a recovery with the default settings against the same
-with each option. All on the report images. Differences are paired by seed; their intervals are t intervals over seeds.
-A run that was interrupted continues with the models that are missing.
+`medcore prune` at one share of the FLOPs: knapsack, refit, and a recovery with the loss (6.2) alone (`default`) against
+the same with each option. All on the report images. Differences are paired by seed; their intervals are t intervals
+over seeds. A run that was interrupted continues with the models that are missing.
 
     OMP_NUM_THREADS=1 python -m benchmarks.budgets.loss_terms search/configs/polyps.yaml --out results/published/losses
 """
@@ -26,11 +26,11 @@ from search.commands.prune import prune
 #: before any arm was measured: on 8 training images, the weighted gradient of a term in the encoder is 0.4 times that
 #: of the default loss, and that of the term instead of frequencies is as large as theirs.
 ARMS: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {},
+    "default": {"recovery": {"terms": {}}},
     "directional": {"recovery": {"terms": {"directional": 10.0}}},
     "directional_alone": {"recovery": {"lambdas": (1.0, 0.5, 2.0, 0.0), "terms": {"directional": 12.0}}},
     "lomix": {"recovery": {"terms": {"lomix": 6.0}}},
-    "plateau": {"schedule": {"plan": "plateau", "rounds": 4}},
+    "plateau": {"recovery": {"terms": {}}, "schedule": {"plan": "plateau", "rounds": 4}},
 }
 #: Figures with their digits.
 METRICS = {"boundary_f1": 4, "hd95": 2}

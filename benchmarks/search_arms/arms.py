@@ -30,6 +30,12 @@ _GRID = {"search.scheduler": "none", "search.finalists": 0.0}
 _SEARCH = {"search.warm_starts.dense": False}
 #: No dimension shapes the budget: every trial is a pure knapsack.
 _PURE = {"search.space.lean": 0.0}
+#: The search's defaults until gaps in the share of the cost were halved.
+_HALVING = {
+    "search.sampler": "tpe",
+    "search.scheduler": "halving",
+    "search.space.lean": {"low": -1, "high": 1},
+}
 _NO_REFIT = {"recovery.refit_images": 0}
 _MEDCORE_SCORES = {"scoring.criterion": "medcore", "search.space.shape": "shares", "search.space.criterion": "medcore"}
 
@@ -156,6 +162,12 @@ _ARMS = (
         "the search of before, on today's recovery images: shares for curves, no refit, halving or repeats",
         _BEFORE,
     ),
+    Arm(
+        "search-halving",
+        "a search over the share and the preference of heads, with TPE and successive halving",
+        {**_SEARCH, **_HALVING},
+    ),
+    Arm("tpe", "the configuration's search with TPE", {**_SEARCH, "search.sampler": "tpe"}),
     Arm("random", "the configuration's search with random sampling", {**_SEARCH, "search.sampler": "random"}),
     Arm("nsga2", "the configuration's search with NSGA-II", {**_SEARCH, "search.sampler": "nsga2"}),
     Arm("gp", "the configuration's search with Gaussian processes", {**_SEARCH, "search.sampler": "gp"}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,12 +32,14 @@ class SamplerSettings:
         startup: Random trials before TPE has a model. Warm starts count.
         population: Size of NSGA-II's generations. None takes a quarter of the trials, between 8 and Optuna's 50, so
             that a short search still has a few generations.
+        least_share: Smallest share of the cost that a budget can meet. The sampler `gaps` draws no smaller one.
     """
 
-    name: str = "tpe"
+    name: str = "gaps"
     seed: int = 0
     startup: int = 10
     population: int | None = None
+    least_share: float = 0.0
 
 
 #: Makes an Optuna sampler from the settings, a 31-bit seed and the number of trials of the whole search.
@@ -61,16 +63,27 @@ class Sampler:
 SAMPLERS: Registry[Sampler] = Registry("sampler")
 
 
-def _tpe(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
-    """Return a TPE sampler with a joint model of all parameters.
+def _gaps(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
+    """Return a sampler that halves gaps between shares of the cost, with TPE for all else."""
+    from search.base.gaps import GapSampler
 
-    A joint model pays with few trials.
+    return GapSampler(settings.least_share, **_tpe_options(settings, seed))
 
-    The constant liar keeps trials that run at the same time apart.
+
+def _tpe_options(settings: SamplerSettings, seed: int) -> dict[str, Any]:
+    """Return TPE's options.
+
+    A joint model of all parameters pays with few trials. The constant liar keeps apart trials that run at the same
+    time.
     """
+    return {"seed": seed, "multivariate": True, "constant_liar": True, "n_startup_trials": settings.startup}
+
+
+def _tpe(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
+    """Return a TPE sampler."""
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=settings.startup)
+    return TPESampler(**_tpe_options(settings, seed))
 
 
 def _nsga2(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
@@ -94,6 +107,7 @@ def _random(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
+SAMPLERS.register("gaps")(Sampler(_gaps))
 SAMPLERS.register("tpe")(Sampler(_tpe))
 SAMPLERS.register("gp")(Sampler(_gp))
 SAMPLERS.register("nsga2")(Sampler(_nsga2, needs_relative=True))

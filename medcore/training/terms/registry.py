@@ -5,7 +5,8 @@ A term has a file of its own and an entry here, or in a plug-in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from medcore.registry import Registry
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 TermMaker = Callable[["MedSam"], "LossTerm"]
 
 LOSS_TERMS: Registry[TermMaker] = Registry("loss term")
+#: Weights of the terms that gain at equal cost (method §6).
+RECOMMENDED_TERMS: Mapping[str, float] = MappingProxyType({"lomix": 6.0})
 
 
 @LOSS_TERMS.register("directional")

@@ -14,7 +14,7 @@ from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
 from medcore.training.orders import TOGETHER, LossVariant, MaskSize, RateSchedule, all_orders, recovery_rate
 from medcore.training.plans.registry import PLANS, ROUNDS
-from medcore.training.terms.registry import LOSS_TERMS
+from medcore.training.terms.registry import LOSS_TERMS, RECOMMENDED_TERMS
 from search.base.sections.families import FamilySection
 from search.base.sections.fields import (
     Fraction,
@@ -30,7 +30,10 @@ from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times,
 
 #: Keys of the section `recovery` before refits existed, and what later keys meant then.
 _KEYS = frozenset({"steps", "head_share", "batch_size", "lr", "lambdas", "lr_schedule", "autocast", "save_every"})
-_BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0}
+_BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0, "terms": {}}
+#: The same before further terms of the loss existed.
+_KEYS_BEFORE_TERMS = _KEYS | {"warmup", "average", "refit_images", "refit_ridge"}
+_BEFORE_TERMS: dict[str, Any] = {"terms": {}}
 #: What a plan with its own ranking decides, by the setting that others have for it.
 _OWN = {"order": "order of cuts", "rescore": "scores", "stages": "way to one budget"}
 #: Allocators that meet counted costs only, or none.
@@ -40,8 +43,9 @@ _COUNTED_ONLY = (*BY_SPARSITY, "uniform", "to_target")
 class RecoveryConfig(Section):
     """Refit and recovery after the pruning phases (method §6, §11, §13).
 
-    The section of a study that was saved before refits existed keeps its meaning: no refit, no warm-up, no average. It
-    is recognised by having all keys of that time and none of the later ones.
+    The section of a study that was saved before refits existed keeps its meaning: no refit, no warm-up, no average, and
+    no further terms of the loss. It is recognised by having all keys of that time and none of the later ones. So is one
+    that was saved before further terms existed.
     """
 
     steps: int = Field(200, ge=0, description="optimiser steps over all phases and rounds")
@@ -64,8 +68,9 @@ class RecoveryConfig(Section):
         0.1, description="factor on the learning rate for the weights of the mask decoder, where it is pruned"
     )
     terms: Annotated[dict[str, NotNegative], keys_among(LOSS_TERMS)] = Field(
-        default_factory=dict,
-        description="weights of further terms of the loss: directional (6.6), lomix (6.9); a term left out weighs 0",
+        default_factory=lambda: dict(RECOMMENDED_TERMS),
+        description="weights of further terms of the loss: directional (6.6), lomix (6.9); a term left out weighs 0, "
+        "and {} leaves out all",
     )
     autocast: bool = Field(False, description="run the model in bfloat16")
     save_every: int = Field(
@@ -81,7 +86,8 @@ class RecoveryConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _before_refits(cls, values: Any) -> Any:
-        return as_saved_before(values, _KEYS, _BEFORE_REFITS)
+        saved = as_saved_before(values, _KEYS, _BEFORE_REFITS)
+        return as_saved_before(saved, _KEYS_BEFORE_TERMS, _BEFORE_TERMS)
 
 
 class BudgetConfig(FamilySection):

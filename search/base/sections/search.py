@@ -54,9 +54,13 @@ class SearchConfig(Section):
     """The search."""
 
     trials: int = Field(48, ge=1)
-    sampler: Annotated[str, choice(SAMPLERS)] = "tpe"
+    sampler: Annotated[str, choice(SAMPLERS)] = Field(
+        "gaps",
+        description="gaps: halves the widest gap between shares of the cost, and TPE draws the other dimensions; the "
+        "others draw all dimensions",
+    )
     scheduler: Annotated[str, choice(SCHEDULERS)] = Field(
-        "halving", description="stops trials early; none: every trial runs to its end"
+        NONE, description="stops trials early; none: every trial runs to its end"
     )
     scheduler_objective: str | None = Field(
         None, description="asha: objective by which it compares trials; null: the first that is no cost"

@@ -65,7 +65,7 @@ class SpaceConfig(FamilySection):
     exponent: Annotated[Dimension, numbers(0.1, 4)] = Field(
         Fixed(1.0), description="curves: power of the predicted losses"
     )
-    lean: Exponent = Field(Range(low=-1, high=1), description="preference of the first family over the last")
+    lean: Exponent = Field(Fixed(0.0), description="preference of the first family over the last")
     slope: dict[str, Exponent] = Field(default_factory=dict, description="preference of late blocks over early ones")
     global_bonus: Exponent = Field(Fixed(0.0), description="preference of blocks with global attention")
     follow: dict[str, Exponent] = Field(default_factory=dict, description="preference of sensitive blocks")

@@ -18,7 +18,7 @@ from medcore.errors import ConfigError
 from medcore.models.spec import ModelSpec
 from results.stats.columns import DENSE
 from search.base.sections.search import SearchConfig, WarmStarts
-from search.base.sections.space import CURVES
+from search.base.sections.space import CURVES, SHARES
 
 _KINDS = ("knapsack", "uniform", "rule")
 
@@ -96,6 +96,20 @@ def smallest_knapsack(start: ModelSpec, prices: Prices) -> float:
     # a site without a linear output has an infinite curve, and so it stays whole
     curves = tuple(np.append(np.full(site.width, np.inf if site.output is None else 0.0), 0.0) for site in arch.sites)
     return smallest_share(arch, curves, prices, Limits(current=start))
+
+
+def least_share(search: SearchConfig, start: ModelSpec, prices: Prices | None = None) -> float:
+    """Return the smallest share of the cost that a sampled budget can meet, where no block is protected.
+
+    Args:
+        search: The section `search`.
+        start: Widths of the model to prune.
+        prices: The study's cost if it is measured time.
+    """
+    shapes, arch, current = search.space.shape.values, start.arch, None if start.is_dense else start
+    least = [smallest_knapsack(start, prices or linear_prices(arch, search.metric))] if CURVES in shapes else []
+    least += [smallest_fraction(arch, search.metric, current=current)] if SHARES in shapes else []
+    return min(least)
 
 
 def division(search: SearchConfig, names: Sequence[str]) -> str:

@@ -91,7 +91,7 @@ def test_warm_starts_come_first_and_exactly(tmp_path: Path) -> None:
     assert told(search)[0].values == [1.0, -((1 - dense.params["y"]) ** 2)]
 
 
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("name", ["gaps", "tpe", "nsga2", "random"])
 def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
     """Finished trials are remembered, interrupted ones come back as they were, numbering continues."""
     first = searcher(tmp_path, name)
@@ -121,7 +121,7 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
     assert [trial.state for trial in told(second)] == [TrialState.COMPLETE] * 16
 
 
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("name", ["gaps", "tpe", "nsga2", "random"])
 def test_the_sampler_does_not_learn_from_a_stopped_trial(tmp_path: Path, name: str) -> None:
     """TPE would learn from a trial in the state PRUNED. A stopped trial is never issued again."""
     search = searcher(tmp_path, name)
@@ -137,7 +137,7 @@ def test_the_sampler_does_not_learn_from_a_stopped_trial(tmp_path: Path, name: s
     assert run(tmp_path, resumed, 16)[0] == "t0004"
 
 
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "random", "gp"])
+@pytest.mark.parametrize("name", ["gaps", "tpe", "nsga2", "random", "gp"])
 def test_the_sampler_learns_what_a_stopped_trial_showed(tmp_path: Path, name: str) -> None:
     """Its figures are those of its last fidelity, and the missing share is a violated constraint."""
     search = searcher(tmp_path, name, HALVING)
@@ -185,7 +185,7 @@ def test_a_sampler_of_a_plug_in_is_chosen_by_its_name(tmp_path: Path, monkeypatc
     assert run(tmp_path, searcher(tmp_path, "toy"), 4) == [f"t{number:04d}" for number in range(4)]
 
 
-@pytest.mark.parametrize("name", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("name", ["gaps", "tpe", "nsga2", "random"])
 def test_unusable_results_are_failures(tmp_path: Path, name: str) -> None:
     """Failed, non-finite, absent, or without a row at all: the sampler learns of a failure, and continues."""
     search = searcher(tmp_path, name)

@@ -16,9 +16,10 @@ from tests.support.studies.old_config import old_config
 #: What later keys meant then, by section.
 THEN: dict[str, dict[str, Any]] = {
     "data": {"recovery_per_dataset": 128},
-    "recovery": {"warmup": 0, "average": 0.0, "refit_images": 0},
+    "recovery": {"warmup": 0, "average": 0.0, "refit_images": 0, "terms": {}},
     "search": {"finalists": 0.0},
 }
+PLAIN = {"study": "s", "model": {"base": "a", "adapted": "b"}, "data": {"folders": ["d"]}}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,19 @@ def test_a_study_from_before_schedulers_ran_every_trial_to_its_end() -> None:
         del values["search"][name]
     search = Config.model_validate(values).search
     assert (search.scheduler, search.finalists) == ("none", 0.0)
+
+
+def test_a_study_from_before_further_terms_of_the_loss_has_none() -> None:
+    values = Config.model_validate(PLAIN).model_dump(mode="json")
+    assert values["recovery"]["terms"] == {"lomix": 6.0}
+    assert Config.model_validate(values).recovery.terms == {"lomix": 6.0}
+    del values["recovery"]["terms"]
+    assert Config.model_validate(values).recovery.terms == {}
+
+
+def test_given_terms_replace_the_default_ones() -> None:
+    for terms in ({}, {"directional": 10.0}, {"lomix": 0.0}):
+        assert Config.model_validate(PLAIN | {"recovery": {"terms": terms}}).recovery.terms == terms
 
 
 def test_a_file_that_is_written_again_reads_back_equal(config: Config, tmp_path: Path) -> None:

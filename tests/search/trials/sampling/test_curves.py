@@ -22,7 +22,7 @@ from search.base.sections.search import WarmStarts
 from search.commands.sections import trial_settings
 from search.study.inputs import Shared
 from search.trials.sampling.preferences import preferences
-from search.trials.sampling.reach import division, reachable_starts, smallest_knapsack
+from search.trials.sampling.reach import division, least_share, reachable_starts, smallest_knapsack
 from search.trials.sampling.space import EXACT, Domain, Params, decode, encode_fraction, residual_names, sample
 from search.trials.sampling.warm import warm_starts
 from tests.support.helpers import TINY
@@ -163,6 +163,19 @@ def test_default_budgets_out_of_reach_are_skipped_with_a_note() -> None:
         "search.warm_starts: skipped knapsack 0.05, 0.06, 0.08, 0.1, 0.15 of the flops_paper, because "
         f"{least['knapsack']:.4f} of tiny is left when every group is gone"
     )
+
+
+def test_the_least_share_is_the_first_that_a_smaller_one_does_not_change() -> None:
+    dense, pruned = ModelSpec.dense(TINY), knapsack_budget(TINY, CURVES, 0.5)
+    for shape in ("curves", "shares", {"choices": ["curves", "shares"]}):
+        for start in (dense, pruned):
+            config = config_of(shape=shape, fraction={"low": 0.01, "high": 1.0})
+            where = replace(domain(), settings=trial_settings(config), start=None if start.is_dense else start)
+            least = least_share(config.search, start)
+            for kind in {"curves", "shares"} if isinstance(shape, dict) else {shape}:
+                params = {**encode_fraction(0.6, where), "shape": kind}
+                emptied, larger = (decode(params | {"fraction": each}, where).spec for each in (0.01, least + 0.1))
+                assert share(emptied) == pytest.approx(least, abs=1e-9) and share(larger) > least
 
 
 def test_trials_divide_up_into_starts_samples_and_repeats() -> None:
