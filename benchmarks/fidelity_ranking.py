@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from medcore.quality.evaluate import evaluate, summarise
 from search.base.config import Config, load_config
 from search.base.device import best_device
+from search.base.schedulers import HALVING
 from search.commands.sections import study_jobs, trial_settings
 from search.study.inputs import Shared, adapted_model, load_split, search_images
 from search.study.prepare import prepare
@@ -31,9 +32,10 @@ END = "end"
 
 
 def config_of(path: Path) -> Config:
-    """The study's configuration with free residuals of a wide spread."""
+    """The study's configuration with free residuals of a wide spread, and figures at all fidelities."""
     config = load_config(path)
     values = config.model_dump()
+    values["search"] |= {"scheduler": HALVING}
     values["search"]["space"] |= {"spread": {"low": 0.0, "high": 2.0}}
     return Config.model_validate(values)
 

@@ -50,6 +50,7 @@ def write_study(folder: Path, output: Path, trials: int, seed: int, concurrency:
         "search": {
             "trials": trials,
             "concurrency": concurrency,
+            "scheduler": "halving",
             "space": {"fraction": {"low": 0.3, "high": 1.0, "log": True}},
             "warm_starts": {"knapsack": [0.6], "uniform": [0.5]},
         },

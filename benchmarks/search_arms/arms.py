@@ -26,10 +26,13 @@ _EVEN_AT = 0.15
 _HALVINGS = 12
 
 _GRID = {"search.scheduler": "none", "search.finalists": 0.0}
-#: No arm pays for the dense model, which is measured once a seed as the reference of all.
-_SEARCH = {"search.warm_starts.dense": False}
-#: No dimension shapes the budget: every trial is a pure knapsack.
-_PURE = {"search.space.lean": 0.0}
+#: The search's defaults. No arm pays for the dense model, which is measured once a seed as the reference of all.
+_SEARCH = {
+    "search.warm_starts.dense": False,
+    "search.sampler": "gaps",
+    "search.scheduler": "none",
+    "search.space.lean": 0.0,
+}
 #: The search's defaults until gaps in the share of the cost were halved.
 _HALVING = {
     "search.sampler": "tpe",
@@ -45,6 +48,7 @@ _BEFORE: dict[str, Any] = {
     **_NO_REFIT,
     "scoring.criterion": "medcore",
     "recovery.lr": 3e-4,
+    "recovery.terms": {},
     "recovery.lr_schedule": "cosine",
     "recovery.warmup": 0,
     "recovery.average": 0.0,
@@ -136,7 +140,7 @@ def _exact(spec: ModelSpec, share: float, domain: Domain) -> dict[str, Any]:
 DENSE_ARM = Arm("dense", "the unpruned model with the configured recovery", _GRID, dense, limit=1)
 
 _ARMS = (
-    Arm("search", "the configuration's own search", _SEARCH),
+    Arm("search", "the search by default: it halves gaps between shares of the cost, and repeats the front", _SEARCH),
     Arm("knapsack", "pure knapsack budgets on a grid, refit and fully recovered", _GRID, knapsack),
     Arm(
         "uniform",
@@ -167,17 +171,16 @@ _ARMS = (
         "a search over the share and the preference of heads, with TPE and successive halving",
         {**_SEARCH, **_HALVING},
     ),
-    Arm("tpe", "the configuration's search with TPE", {**_SEARCH, "search.sampler": "tpe"}),
-    Arm("random", "the configuration's search with random sampling", {**_SEARCH, "search.sampler": "random"}),
-    Arm("nsga2", "the configuration's search with NSGA-II", {**_SEARCH, "search.sampler": "nsga2"}),
-    Arm("gp", "the configuration's search with Gaussian processes", {**_SEARCH, "search.sampler": "gp"}),
+    Arm("tpe", "the same search with TPE", {**_SEARCH, "search.sampler": "tpe"}),
+    Arm("random", "the same search with random sampling", {**_SEARCH, "search.sampler": "random"}),
+    Arm("nsga2", "the same search with NSGA-II", {**_SEARCH, "search.sampler": "nsga2"}),
+    Arm("gp", "the same search with Gaussian processes", {**_SEARCH, "search.sampler": "gp"}),
     Arm("knapsack-even", "the knapsack grid with steps in inverse proportion to the cost", _GRID, even_knapsack),
     Arm(
         "search-steps",
         "a search over the share, the steps and the learning rate of pure knapsacks",
         {
             **_SEARCH,
-            **_PURE,
             "search.space.steps": {"low": 20, "high": 200, "log": True},
             "search.space.lr": {"low": 5e-5, "high": 1e-3, "log": True},
         },
@@ -185,12 +188,12 @@ _ARMS = (
     Arm(
         "search-exponent",
         "a search over the share and the exponent of the curves",
-        {**_SEARCH, **_PURE, "search.space.exponent": {"low": 0.5, "high": 1.5, "log": True}},
+        {**_SEARCH, "search.space.exponent": {"low": 0.5, "high": 1.5, "log": True}},
     ),
     Arm(
         "search-repeats",
-        "a search over the share of pure knapsacks, half of it repeats of the front",
-        {**_SEARCH, **_PURE, "search.finalists": 0.5, "search.scheduler": "none"},
+        "the same search, half of it repeats of the front",
+        {**_SEARCH, "search.finalists": 0.5},
     ),
 )
 

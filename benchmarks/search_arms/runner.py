@@ -31,7 +31,7 @@ from search.driver.searcher import StudySearch
 from search.study.inputs import Shared
 from search.trials.files import remove_state
 from search.trials.ledger import IssuedTrial, all_issued, read_issued, write_issued
-from search.trials.sampling.reach import least_share
+from search.trials.sampling.reach import share_limits
 from search.trials.sampling.space import domain_of, sample
 from search.trials.sampling.warm import warm_starts
 from search.trials.trial import trial_phases
@@ -112,7 +112,7 @@ class SearchProposer:
                 config.search.sampler,
                 study.seed,
                 population=_population(config.search.trials),
-                least_share=least_share(config.search, shared.start_spec, shared.settings.prices),
+                reach=share_limits(config.search, shared.start_spec, shared.settings.prices),
             ),
             scheduler=config.search.scheduling,
         )

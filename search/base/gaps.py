@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from optuna import Study
@@ -13,6 +13,8 @@ from optuna.trial import FrozenTrial
 
 #: Parameter of a trial that holds its share of the cost.
 SHARE = "fraction"
+#: User attribute of an Optuna trial whose parameters do not describe its budget, such as that of a uniform budget.
+UNDESCRIBED = "undescribed"
 #: Shares that differ by less than this part of the range count as one.
 _SAME = 1e-6
 
@@ -23,25 +25,26 @@ def next_share(tried: Iterable[float], low: float, high: float, log: bool = Fals
     Of gaps that are equally wide the cheapest comes first.
 
     Args:
-        tried: Shares of earlier trials; those outside of the range do not count.
+        tried: Shares of earlier trials. Those outside of the range do not count.
         low: Smallest share.
         high: Largest share.
         log: Whether widths and middles are those of the logarithm.
     """
     if not low < high:
         return high
-    known = np.array([low, high, *(share for share in tried if low <= share <= high)], dtype=float)
-    scaled = np.log(known) if log else known
-    places = (scaled - scaled[0]) / (scaled[1] - scaled[0])
-    for end, share in ((0.0, low), (1.0, high)):
-        if not (abs(places[2:] - end) < _SAME).any():
-            return share
-    edges = np.sort(places)
+    start, end = np.log([low, high]) if log else (low, high)
+    shares = np.array(list(tried), dtype=float)
+    places = ((np.log(shares) if log else shares) - start) / (end - start)
+    edges = np.sort(places[(places > -_SAME) & (places < 1 + _SAME)])
+    if not len(edges) or edges[0] > _SAME:
+        return low
+    if edges[-1] < 1 - _SAME:
+        return high
     gaps = np.diff(edges)
     # gaps that differ by rounding only are equally wide
     widest = int(np.flatnonzero(gaps > gaps.max() - _SAME)[0])
-    middle = scaled[0] + (edges[widest] + edges[widest + 1]) / 2 * (scaled[1] - scaled[0])
-    return float(min(max(np.exp(middle) if log else middle, low), high))
+    middle = start + edges[widest : widest + 2].mean() * (end - start)
+    return float(np.exp(middle) if log else middle)
 
 
 class GapSampler(TPESampler):
@@ -50,27 +53,34 @@ class GapSampler(TPESampler):
     Trials that run, have failed or were stopped have tried their share too. A share that is not a range is TPE's.
     """
 
-    def __init__(self, least: float = 0.0, **options: Any) -> None:
+    def __init__(self, reach: tuple[float, float] = (0.0, 1.0), **options: Any) -> None:
         """Create a sampler.
 
         Args:
-            least: Smallest share that a budget can meet. Smaller ones would give the same model again.
+            reach: Smallest share that a budget can meet, and the share of the model to prune. Smaller ones would give
+                the same model again, and a trial at the other end would remove nothing.
             options: Those of TPE.
         """
         super().__init__(**options)
-        self._least = least
+        self._least, self._start = reach
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return what TPE draws together."""
         space = super().infer_relative_search_space(study, trial)
-        return {name: each for name, each in space.items() if name != SHARE or not isinstance(each, FloatDistribution)}
+        return {name: each for name, each in space.items() if not _is_share(each, name)}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return the share of the cost, or what TPE draws for another parameter by itself."""
-        if param_name != SHARE or not isinstance(param_distribution, FloatDistribution):
+        if not _is_share(param_distribution, param_name):
             return super().sample_independent(study, trial, param_name, param_distribution)
         low, high = param_distribution.low, param_distribution.high
-        tried = [each.params[SHARE] for each in study.get_trials(deepcopy=False) if SHARE in each.params]
-        return next_share(tried, min(max(low, self._least), high), high, param_distribution.log)
+        described = [each for each in study.get_trials(deepcopy=False) if UNDESCRIBED not in each.user_attrs]
+        tried = [each.params[SHARE] for each in described if SHARE in each.params]
+        low = min(max(low, self._least), high)
+        return next_share([*tried, self._start], low, high, param_distribution.log)
+
+
+def _is_share(distribution: BaseDistribution, name: str) -> TypeGuard[FloatDistribution]:
+    return name == SHARE and isinstance(distribution, FloatDistribution)

@@ -32,14 +32,15 @@ class SamplerSettings:
         startup: Random trials before TPE has a model. Warm starts count.
         population: Size of NSGA-II's generations. None takes a quarter of the trials, between 8 and Optuna's 50, so
             that a short search still has a few generations.
-        least_share: Smallest share of the cost that a budget can meet. The sampler `gaps` draws no smaller one.
+        reach: Smallest share of the cost that a budget can meet, and the share of the model to prune. The sampler
+            `gaps` stays between them.
     """
 
     name: str = "gaps"
     seed: int = 0
     startup: int = 10
     population: int | None = None
-    least_share: float = 0.0
+    reach: tuple[float, float] = (0.0, 1.0)
 
 
 #: Makes an Optuna sampler from the settings, a 31-bit seed and the number of trials of the whole search.
@@ -67,7 +68,7 @@ def _gaps(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
     """Return a sampler that halves gaps between shares of the cost, with TPE for all else."""
     from search.base.gaps import GapSampler
 
-    return GapSampler(settings.least_share, **_tpe_options(settings, seed))
+    return GapSampler(settings.reach, **_tpe_options(settings, seed))
 
 
 def _tpe_options(settings: SamplerSettings, seed: int) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from search.commands.search import search
 from search.export.held_out import already
 
 _CONFIGS = Path(str(files("search") / "configs"))
+#: Sections that a study which goes on keeps. The others say where things are.
+_SETTINGS = ("scoring", "budget", "schedule", "recovery", "search")
 
 
 def demo(folder: Path) -> None:
@@ -69,7 +71,10 @@ def _search(folder: Path) -> Path:
     """Run the demo's search, or what is left of it, and return the study's folder."""
     os.environ["MEDCORE_DEMO"] = str(folder)
     config = load_config(_CONFIGS / "demo.yaml")
-    resume = (config.folder / "config.yaml").is_file()
+    saved = config.folder / "config.yaml"
+    if resume := saved.is_file():  # an earlier version may have begun it with other settings
+        before = load_config(saved)
+        config = config.model_copy(update={name: getattr(before, name) for name in _SETTINGS})
     command = shlex.join([program("medcore"), "demo", "--folder", str(folder)])
     outcome = search(config, resume=resume, command=command, status=status, say=say)
     if not outcome.complete:
@@ -95,6 +100,5 @@ def _show_next_steps(study: Path) -> None:
     medcore, store = program("medcore"), f"sqlite:///{study / 'mlflow.db'}"
     say(f"trials in MLflow: {shlex.join([program('mlflow'), 'ui', '--backend-store-uri', store])}")
     say(f"the front again: {shlex.join([medcore, 'front', str(study)])}")
-    copy = f"cp {shlex.quote(str(_CONFIGS / 'polyps.yaml'))} mine.yaml"
-    own = f"{copy}; {shlex.join([medcore, 'search', 'mine.yaml'])}"
-    say(f"your own checkpoints and images, named in a copy of a configuration: {own}")
+    own = "; ".join(f"{shlex.quote(medcore)} {rest}" for rest in ("init FOLDER", "search FOLDER/medcore.yaml"))
+    say(f"your own checkpoints and images, in one folder: {own}")

@@ -157,13 +157,14 @@ def evaluate(
 def cost(
     model: Annotated[str, typer.Argument(help="vit_b, lite_medsam, a JSON file or a checkpoint")],
     boxes: Annotated[int, typer.Option(help="Boxes of a call: one image, and so many boxes.")] = 1,
+    arch: Arch = None,
     as_json: Json = False,
 ) -> None:
     """Parameters and FLOPs of the encoder for an image, of the decoder for a box, and of a whole call."""
     status.doing("counting", logged=False)
     from search.commands.cost import cost as run
 
-    result = run(model, boxes)
+    result = run(model, boxes, arch)
     call = "one box" if boxes == 1 else f"{boxes} boxes"
     decoder = f"{result['decoder_params'] / 1e6:.2f} M parameters, {result['decoder_flops'] / 1e9:.2f} G a box"
 

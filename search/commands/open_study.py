@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ def open_study(config: Config, resume: bool) -> None:
         if changed := changed or _other_folders(config, saved):
             raise ConfigError(
                 f"{path}: cannot resume, the configuration has changed in {', '.join(changed)}; "
-                "undo that or start a new study with --name"
+                f"undo that, take the study's settings (medcore search {shlex.quote(str(path))} --resume), or start a new "
+                "study with --name"
             )
         _require_same_files(config, saved)
         _keep_times(config)

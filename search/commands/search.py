@@ -37,7 +37,7 @@ from search.study.prepare import Report, prepare
 from search.study.scoring import save_heatmaps
 from search.tracking.tracker import Announcement, Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
-from search.trials.sampling.reach import least_share
+from search.trials.sampling.reach import share_limits
 from search.trials.sampling.space import domain_of, sample
 from search.trials.sampling.warm import warm_starts
 from search.trials.trial import trial_phases
@@ -80,7 +80,7 @@ def search(
             say(_check(subject, status.report, noted))
             ready = preflight.for_late_nodes(config.model, ray_address)
             shared = _prepare(config, subject, status)
-            least = least_share(config.search, shared.start_spec, shared.settings.prices)
+            reach = share_limits(config.search, shared.start_spec, shared.settings.prices)
             job = SearchJob(
                 config.folder,
                 functools.partial(sample, domain=domain_of(shared)),
@@ -88,7 +88,7 @@ def search(
                 config.search.trials,
                 warm_starts=warm_starts(shared),
                 finalists=config.search.repeats,
-                sampler=SamplerSettings(config.search.sampler, config.seed, least_share=least),
+                sampler=SamplerSettings(config.search.sampler, config.seed, reach=reach),
                 scheduler=config.search.scheduling,
             )
             status.doing("finding out what a trial needs of a machine")

@@ -9,7 +9,7 @@ import numpy as np
 
 from results.stats.columns import DENSE
 from results.stats.objectives import Objective
-from results.stats.pareto import non_dominated, to_losses
+from results.stats.pareto import knee, non_dominated, to_losses
 from results.store.trial_row import TrialRow
 from search.base.objectives import values_of
 from search.trials.ledger import IssuedTrial
@@ -21,8 +21,8 @@ def next_to_repeat(
     """Return the member of the front with the fewest runs so far.
 
     A trial's runs are itself and its repeats, and their mean decides (14.3). Runs that have not ended count as runs.
-    The dense model is always a member. Of members with equally many runs the one with the best mean in the first
-    objective comes first.
+    The dense model is always a member. Of members with equally many runs the dense model comes first, then the knee,
+    then the one that is farthest along the front from those with more runs. So few repeats spread over the front.
 
     Args:
         issued: All trials of the study.
@@ -44,6 +44,14 @@ def next_to_repeat(
         return None
     names = list(groups)
     losses = to_losses([np.mean(groups[name], axis=0) for name in names], objectives)
-    members = non_dominated(losses) | np.array([first[name].origin == DENSE for name in names])
-    chosen = min(np.flatnonzero(members), key=lambda row: (runs[names[row]], *losses[row], first[names[row]].number))
-    return first[names[int(chosen)]]
+    front = np.flatnonzero(non_dominated(losses))
+    dense = [row for row, name in enumerate(names) if first[name].origin == DENSE]
+    members = sorted({*front.tolist(), *dense}, key=lambda row: (*losses[row], first[names[row]].number))
+    counts = [runs[names[row]] for row in members]
+    fewest = [place for place, count in enumerate(counts) if count == min(counts)]
+    ahead = [place for place, count in enumerate(counts) if count > min(counts)]
+    preferred = [*map(members.index, dense), members.index(int(front[knee(losses[front])]))]
+    chosen = next((place for place in preferred if place in fewest), None)
+    if chosen is None:
+        chosen = max(fewest, key=lambda place: min(abs(place - other) for other in ahead))
+    return first[names[members[chosen]]]

@@ -22,6 +22,7 @@ from medcore.errors import MedcoreError, StorageError
 from results.stats.columns import SAMPLED
 from results.store.trial_row import TrialRow
 from results.store.trials import all_rows
+from search.base.gaps import UNDESCRIBED
 from search.base.objectives import last_fidelity, values_of
 from search.base.samplers import MISSING, SAMPLERS, derived_seed, make_sampler
 from search.base.schedulers import HALVING
@@ -103,7 +104,7 @@ class StudySearch(Searcher):
             return None
         if self._interrupted:
             issued = self._interrupted.popleft()
-            trial, _ = self._ask(issued.number, issued.params)
+            trial, _ = self._ask(issued.number, issued.params, issued.teaches)
         else:
             try:
                 issued, trial = self._issue()
@@ -164,7 +165,8 @@ class StudySearch(Searcher):
         start: dict[str, Any] = dict(self._warm.get(number, {}))
         if first is not None:
             start = {"origin": f"repeat of {first.trial_id}", "params": first.params, "teaches": False}
-        trial, params = self._ask(number, start.get("params"))
+        teaches = bool(start.get("teaches", True))
+        trial, params = self._ask(number, start.get("params"), teaches)
         issued = IssuedTrial(
             trial_id=f"t{number:04d}",
             number=number,
@@ -172,7 +174,7 @@ class StudySearch(Searcher):
             origin=str(start.get("origin", SAMPLED)),
             params=params,
             sampler_state=_sampler_state(trial),
-            teaches=bool(start.get("teaches", True)),
+            teaches=teaches,
             repeats=None if first is None else first.trial_id,
         )
         write_issued(self._job.study, issued)
@@ -191,12 +193,14 @@ class StudySearch(Searcher):
             return None
         return next_to_repeat(issued, all_rows(self._job.study), self._job.objectives)
 
-    def _ask(self, number: int, known: Mapping[str, Any] | None) -> tuple[optuna.Trial, dict[str, Any]]:
+    def _ask(self, number: int, known: Mapping[str, Any] | None, teaches: bool) -> tuple[optuna.Trial, dict[str, Any]]:
         """Return a trial of Optuna and all its parameters, with those that are known."""
         self._study.sampler = make_sampler(self._job.sampler, number, self._job.trials)
         if known is not None:
             self._study.enqueue_trial(dict(known))
         trial = self._study.ask()
+        if not teaches:
+            trial.set_user_attr(UNDESCRIBED, True)
         if known is not None and SAMPLERS[self._job.sampler.name].needs_relative:
             _ = trial.relative_params
         params = self._job.space(trial)
@@ -230,6 +234,7 @@ class StudySearch(Searcher):
                 params=fixed.params,
                 distributions=fixed.distributions,
                 system_attrs=issued.sampler_state,
+                user_attrs=None if issued.teaches else {UNDESCRIBED: True},
                 constraints={MISSING: missing} if self._halved else None,
             )
         except (ValueError, KeyError):

@@ -21,7 +21,7 @@ from medcore.models.spec import DECODER, ModelSpec
 from search.base.config import Config
 from search.base.sections.inputs import ModelConfig
 from search.commands.before.checks import Found, Subject
-from search.trials.sampling.reach import division, reachable_starts
+from search.trials.sampling.reach import counts, division, point_count, reachable_starts
 
 #: Longest header of a safetensors file that is worth reading.
 _LONGEST = 100_000_000
@@ -154,13 +154,23 @@ def starting_points(subject: Subject) -> Found:
 
 
 def starts_found(config: Config, start: ModelSpec) -> Found:
-    """Return how the trials divide up, and which starting points are skipped.
+    """Return how the trials divide up, which starting points are skipped, and whether sampled trials are equal.
 
     Raises:
         ConfigError: One that the user wrote is out of reach.
     """
-    starts = reachable_starts(config.search, start, config.search.prices(start.arch))
-    return Found(division(config.search, starts.names), starts.notes)
+    prices = config.search.prices(start.arch)
+    starts, points = reachable_starts(config.search, start, prices), point_count(config.search, start, prices)
+    _, sampled, _ = counts(config.search, len(starts.names))
+    equal = (
+        ()
+        if points is None or sampled <= points
+        else (
+            f"search.space has {points} point{'s' * (points != 1)} for {sampled} sampled trials, so some will be equal; "
+            "give a range of fraction or fewer trials",
+        )
+    )
+    return Found(division(config.search, starts.names), (*starts.notes, *equal))
 
 
 def splits_of(config: Config, folder: Path, listing: Listing) -> Splits:

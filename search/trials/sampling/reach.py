@@ -1,22 +1,24 @@
 """Which starting points pruning can reach, and how the trials of a search divide up. It needs no torch.
 
-A starting point out of reach is skipped with a note if it is one of the defaults. It is an error if the user wrote it,
-because the search would then ignore what the user asked for.
+A default starting point that is out of reach, or that the space leaves out, is skipped with a note. One that the user
+wrote is tried also where the space leaves it out. Out of reach it is an error, because the search would ignore what the
+user asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from medcore.budgets.knapsack import smallest_share
-from medcore.budgets.limits import Limits, smallest_fraction
+from medcore.budgets.limits import Limits, last_blocks, smallest_fraction
 from medcore.budgets.prices import Prices, linear_prices
 from medcore.errors import ConfigError
 from medcore.models.spec import ModelSpec
 from results.stats.columns import DENSE
+from search.base.sections.dimensions import Range
 from search.base.sections.search import SearchConfig, WarmStarts
 from search.base.sections.space import CURVES, SHARES
 
@@ -67,11 +69,12 @@ def reachable_starts(search: SearchConfig, start: ModelSpec, prices: Prices | No
     notes: list[str] = []
     for kind, fractions in zip(_KINDS, (knapsack, starts.uniform, rule), strict=True):
         cost = prices if kind == "knapsack" else counted
+        is_default = getattr(starts, kind) == getattr(WarmStarts(), kind)
         low = [fraction for fraction in fractions if fraction < least[kind]]
         if low:
             share = f"{_listed(low)} of the {cost.name}"
             reason = f"because {least[kind]:.4f} of {arch.name} is left when every group is gone"
-            if getattr(starts, kind) != getattr(WarmStarts(), kind):
+            if not is_default:
                 raise ConfigError(
                     f"search.warm_starts.{kind}: {share} is out of reach, {reason}; give larger shares or leave the "
                     "key out"
@@ -83,33 +86,64 @@ def reachable_starts(search: SearchConfig, start: ModelSpec, prices: Prices | No
                 f"search.warm_starts: skipped {kind} {_listed(high)}, because the model to prune has "
                 f"{cost.total(start) / cost.dense:.4f} of the dense encoder's {cost.name}"
             )
-        kept[kind] = tuple(fraction for fraction in fractions if fraction not in (*low, *high))
+        outside = [each for each in fractions if search.space.fraction.nearest(each) != each] if is_default else []
+        if left_out := [each for each in outside if each not in (*low, *high)]:
+            notes.append(
+                f"search.warm_starts: skipped {kind} {_listed(left_out)}, which search.space.fraction leaves out"
+            )
+        kept[kind] = tuple(fraction for fraction in fractions if fraction not in (*low, *high, *outside))
     return Starts(starts.model_copy(update=kept), tuple(notes))
 
 
-def smallest_knapsack(start: ModelSpec, prices: Prices) -> float:
+def smallest_knapsack(start: ModelSpec, prices: Prices, protected: tuple[int, ...] = ()) -> float:
     """Return the share of a cost that is left when every group is gone that a knapsack can remove.
 
-    `start` has the widths before the cut.
+    Args:
+        start: Widths before the cut.
+        prices: The cost.
+        protected: Blocks that give up nothing.
     """
     arch = start.arch
     # a site without a linear output has an infinite curve, and so it stays whole
     curves = tuple(np.append(np.full(site.width, np.inf if site.output is None else 0.0), 0.0) for site in arch.sites)
-    return smallest_share(arch, curves, prices, Limits(current=start))
+    return smallest_share(arch, curves, prices, Limits(protected, current=start))
 
 
-def least_share(search: SearchConfig, start: ModelSpec, prices: Prices | None = None) -> float:
-    """Return the smallest share of the cost that a sampled budget can meet, where no block is protected.
+def share_limits(search: SearchConfig, start: ModelSpec, prices: Prices | None = None) -> tuple[float, float]:
+    """Return the smallest share of the cost that a sampled budget can meet, and the share of the model to prune.
 
     Args:
         search: The section `search`.
         start: Widths of the model to prune.
         prices: The study's cost if it is measured time.
     """
-    shapes, arch, current = search.space.shape.values, start.arch, None if start.is_dense else start
-    least = [smallest_knapsack(start, prices or linear_prices(arch, search.metric))] if CURVES in shapes else []
-    least += [smallest_fraction(arch, search.metric, current=current)] if SHARES in shapes else []
-    return min(least)
+    arch, shapes, cost = start.arch, search.space.shape.values, prices or linear_prices(start.arch, search.metric)
+    protected = last_blocks(arch, min(int(count) for count in search.space.protected_last.values))
+    least = [smallest_knapsack(start, cost, protected)] if CURVES in shapes else []
+    least += [smallest_fraction(arch, search.metric, protected, start)] if SHARES in shapes else []
+    return min(least), cost.total(start) / cost.dense
+
+
+def point_count(search: SearchConfig, start: ModelSpec, prices: Prices | None = None) -> int | None:
+    """Return how many different trials the space has; None if there is no end of them.
+
+    Args:
+        search: The section `search`.
+        start: Widths of the model to prune.
+        prices: The study's cost if it is measured time.
+    """
+    if search.space.draws_residuals:
+        return None
+    least, most = share_limits(search, start, prices)
+    points = 1
+    for name, found in search.space:
+        for dimension in found.values() if isinstance(found, Mapping) else (found,):
+            if isinstance(dimension, Range):
+                if name != "fraction" or max(dimension.low, least) < min(dimension.high, most):
+                    return None
+            elif dimension is not None:
+                points *= len(set(dimension.values))
+    return points
 
 
 def division(search: SearchConfig, names: Sequence[str]) -> str:

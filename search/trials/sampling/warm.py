@@ -18,7 +18,7 @@ from search.base.sections.search import WarmStarts
 from search.base.sections.space import CURVES
 from search.study.inputs import Shared, TrialSettings
 from search.trials.sampling.reach import reachable_starts
-from search.trials.sampling.space import Domain, domain_of, encode_budget, encode_fraction, start_share
+from search.trials.sampling.space import Domain, decode, domain_of, encode_budget, encode_fraction, start_share
 
 
 def warm_starts(shared: Shared) -> list[dict[str, Any]]:
@@ -39,11 +39,17 @@ def warm_starts(shared: Shared) -> list[dict[str, Any]]:
         }
         for origin, fraction, spec in _budgets(starts, settings, arch, domain)
     ]
-    pure = [
-        {"origin": f"knapsack {fraction:g}", "params": encode_fraction(fraction, domain), "teaches": True}
-        for fraction in starts.knapsack
-    ]
+    pure = [{"origin": f"knapsack {fraction:g}", **_knapsack(fraction, domain)} for fraction in starts.knapsack]
     return exact[:1] + pure + exact[1:] if starts.dense else pure + exact
+
+
+def _knapsack(fraction: float, domain: Domain) -> dict[str, Any]:
+    """Return the parameters of a pure knapsack, and whether they describe it: not if the space leaves out its share."""
+    params = encode_fraction(fraction, domain)
+    if params["fraction"] == fraction:
+        return {"params": params, "teaches": True}
+    plan = decode(params | {"fraction": fraction}, domain)
+    return {"params": encode_budget(plan.spec, fraction, plan.weights, domain), "teaches": False}
 
 
 def _budgets(

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from search.base.gaps import next_share
+from search.base.gaps import UNDESCRIBED, next_share
 from search.base.samplers import SamplerSettings, make_sampler
 
 LOW, HIGH = 0.05, 0.8
@@ -49,9 +49,25 @@ def test_a_share_is_the_middle_of_the_widest_gap(seed: int) -> None:
 
 def test_no_share_is_below_what_a_budget_can_meet() -> None:
     assert next_share([], 0.5, 0.5) == 0.5
-    study = _study(8, least_share=0.3)
+    study = _study(8, reach=(0.3, 1.0))
     assert min(trial.params["fraction"] for trial in study.trials) == 0.3
-    assert _study(3, least_share=0.9).trials[2].params["fraction"] == HIGH  # nothing is in reach
+    assert _study(3, reach=(0.9, 1.0)).trials[2].params["fraction"] == HIGH  # nothing is in reach
+
+
+def test_a_trial_that_would_remove_nothing_counts_as_tried() -> None:
+    assert [trial.params["fraction"] for trial in _study(2, reach=(0.0, HIGH)).trials] == pytest.approx([0.05, 0.2])
+
+
+def test_an_end_that_rounding_has_moved_counts_as_tried() -> None:
+    assert next_share([LOW * (1 - 1e-12), HIGH * (1 + 1e-12)], LOW, HIGH, log=True) == pytest.approx(0.2)
+
+
+def test_a_budget_that_the_share_does_not_describe_leaves_its_gap() -> None:
+    study = _study(2)
+    uniform = _ask(study, 2)  # at 0.2
+    uniform.set_user_attr(UNDESCRIBED, True)
+    study.tell(uniform, (0.2, 0.2))
+    assert _ask(study, 3).params["fraction"] == pytest.approx(0.2)
 
 
 def test_trials_that_run_or_failed_have_tried_their_share() -> None:
@@ -82,16 +98,18 @@ def test_shares_that_are_choices_come_from_tpe() -> None:
     assert {trial.params["fraction"] for trial in study.trials} == {0.1, 0.2}
 
 
-def _study(count: int, least_share: float = 0.0, value: Any = lambda share, rate: (share, rate)) -> optuna.Study:
+def _study(
+    count: int, reach: tuple[float, float] = (0.0, 1.0), value: Any = lambda share, rate: (share, rate)
+) -> optuna.Study:
     study = optuna.create_study(directions=["minimize", "minimize"])
     for number in range(count):
-        trial = _ask(study, number, least_share)
+        trial = _ask(study, number, reach)
         study.tell(trial, value(trial.params["fraction"], trial.params["lr"]))
     return study
 
 
-def _ask(study: optuna.Study, number: int, least_share: float = 0.0) -> optuna.Trial:
-    study.sampler = make_sampler(SamplerSettings("gaps", seed=3, least_share=least_share), number, 40)
+def _ask(study: optuna.Study, number: int, reach: tuple[float, float] = (0.0, 1.0)) -> optuna.Trial:
+    study.sampler = make_sampler(SamplerSettings("gaps", seed=3, reach=reach), number, 40)
     trial = study.ask()
     trial.suggest_float("fraction", LOW, HIGH, log=True)
     trial.suggest_float("lr", 0.0, 1.0)

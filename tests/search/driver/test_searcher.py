@@ -121,6 +121,25 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
     assert [trial.state for trial in told(second)] == [TrialState.COMPLETE] * 16
 
 
+def test_a_resumed_search_halves_the_gaps_that_are_left(tmp_path: Path) -> None:
+    """A uniform budget leaves its gap, and so do repeats. Interrupted trials fill theirs."""
+
+    def shares(trial: Any) -> dict[str, Any]:
+        fraction = trial.suggest_float("fraction", 0.1, 0.9)
+        return {"fraction": fraction, "x": fraction, "y": trial.suggest_float("y", -1.0, 1.0)}
+
+    uniform = {"origin": "uniform 0.5", "params": {"fraction": 0.5, "y": 0.0}, "teaches": False}
+    job = SearchJob(tmp_path, shares, OBJECTIVES, 40, warm_starts=[uniform], sampler=SamplerSettings("gaps", seed=3))
+    first = StudySearch(job)
+    run(tmp_path, first, 5)
+    first.suggest("open")
+    second = StudySearch(job)
+    again = [second.suggest(f"again{number}")["trial_id"] for number in range(3)]
+    assert again == ["t0005", "t0006", "t0007"]
+    found = [trial.params["fraction"] for trial in all_issued(tmp_path)]
+    assert found == pytest.approx([0.5, 0.1, 0.9, 0.5, 0.3, 0.7, 0.2, 0.4])
+
+
 @pytest.mark.parametrize("name", ["gaps", "tpe", "nsga2", "random"])
 def test_the_sampler_does_not_learn_from_a_stopped_trial(tmp_path: Path, name: str) -> None:
     """TPE would learn from a trial in the state PRUNED. A stopped trial is never issued again."""

@@ -22,6 +22,7 @@ from medcore.models.formats.sam2 import sam2_names
 from medcore.models.hiera.arch import Hiera
 from medcore.models.sam import build_empty
 from medcore.models.spec import ModelSpec
+from search.commands.cost import cost as priced
 from tests.support.hiera import LITTLE, little_model
 from tests.support.training_samples import assert_same, weights
 
@@ -198,6 +199,10 @@ def test_a_file_whose_side_no_shape_shows_needs_a_name(tmp_path: Path) -> None:
     with pytest.raises(MedcoreError, match=r"shapes are those of sam2_tiny and medsam2, .*; name one"):
         load(tmp_path / "tiny.pt")
     assert load(tmp_path / "tiny.pt", "medsam2").arch.img_size == 512
+    named = priced(str(tmp_path / "tiny.pt"), architecture="medsam2")
+    assert named["call_flops"] == priced("medsam2")["call_flops"] < priced("sam2_tiny")["call_flops"]
+    with pytest.raises(MedcoreError, match="sam2_tiny is an architecture itself; leave out --arch"):
+        priced("sam2_tiny", architecture="medsam2")
 
 
 def test_architectures_go_through_json_and_wrong_ones_are_one_line() -> None:

@@ -22,8 +22,17 @@ from search.base.sections.search import WarmStarts
 from search.commands.sections import trial_settings
 from search.study.inputs import Shared
 from search.trials.sampling.preferences import preferences
-from search.trials.sampling.reach import division, least_share, reachable_starts, smallest_knapsack
-from search.trials.sampling.space import EXACT, Domain, Params, decode, encode_fraction, residual_names, sample
+from search.trials.sampling.reach import division, point_count, reachable_starts, share_limits, smallest_knapsack
+from search.trials.sampling.space import (
+    EXACT,
+    Domain,
+    Params,
+    decode,
+    domain_of,
+    encode_fraction,
+    residual_names,
+    sample,
+)
 from search.trials.sampling.warm import warm_starts
 from tests.support.helpers import TINY
 from tests.support.scoring_samples import random_table
@@ -31,6 +40,7 @@ from tests.support.studies.old_config import old_config
 
 PLAIN = {"study": "s", "model": {"base": "a", "adapted": "b"}, "data": {"folders": ["d"]}}
 STARTS = {"knapsack": [0.6, 0.3], "uniform": [0.5]}
+NAMES = ["knapsack 0.6", "knapsack 0.3", "uniform 0.5"]
 GENERATOR = np.random.default_rng(5)
 #: Convex curves that end at 0, of very different heights.
 CURVES = tuple(
@@ -165,17 +175,56 @@ def test_default_budgets_out_of_reach_are_skipped_with_a_note() -> None:
     )
 
 
-def test_the_least_share_is_the_first_that_a_smaller_one_does_not_change() -> None:
-    dense, pruned = ModelSpec.dense(TINY), knapsack_budget(TINY, CURVES, 0.5)
-    for shape in ("curves", "shares", {"choices": ["curves", "shares"]}):
-        for start in (dense, pruned):
-            config = config_of(shape=shape, fraction={"low": 0.01, "high": 1.0})
-            where = replace(domain(), settings=trial_settings(config), start=None if start.is_dense else start)
-            least = least_share(config.search, start)
-            for kind in {"curves", "shares"} if isinstance(shape, dict) else {shape}:
-                params = {**encode_fraction(0.6, where), "shape": kind}
-                emptied, larger = (decode(params | {"fraction": each}, where).spec for each in (0.01, least + 0.1))
-                assert share(emptied) == pytest.approx(least, abs=1e-9) and share(larger) > least
+@pytest.mark.parametrize("protected", [0, 2, {"choices": [1, 2]}])
+@pytest.mark.parametrize("shape", ["curves", "shares", {"choices": ["curves", "shares"]}])
+@pytest.mark.parametrize("start", [ModelSpec.dense(TINY), knapsack_budget(TINY, CURVES, 0.8)], ids=["dense", "pruned"])
+def test_sampled_shares_end_where_smaller_ones_change_nothing(shape: Any, protected: Any, start: ModelSpec) -> None:
+    config = config_of(shape=shape, protected_last=protected, fraction={"low": 0.01, "high": 1.0})
+    where = replace(domain(), settings=trial_settings(config), start=None if start.is_dense else start)
+    least, most = share_limits(config.search, start)
+    assert most == pytest.approx(share(start))
+    shares = [
+        share(
+            decode(
+                {**encode_fraction(0.6, where), "shape": kind, "protected_last": count, "fraction": 0.01}, where
+            ).spec
+        )
+        for kind in config.search.space.shape.values
+        for count in config.search.space.protected_last.values
+    ]
+    assert least == pytest.approx(min(shares), abs=1e-9)
+    params = encode_fraction(0.6, where) | {"fraction": least + 0.1}
+    assert share(decode(params, where).spec) > least
+
+
+def test_starts_outside_of_the_space_are_tried_as_written_or_left_out_if_nobody_wrote_them() -> None:
+    shares = {"low": 0.4, "high": 0.9}
+    written = config_of(fraction=shares)
+    assert reachable_starts(written.search, ModelSpec.dense(TINY)).names == ["dense", *NAMES]
+    dense, *points = warm_starts(shared_of(written))
+    assert [point["origin"] for point in points] == NAMES
+    assert [point["teaches"] for point in points] == [True, False, False]
+    where = domain_of(shared_of(written))
+    for point, fraction in zip(points, (0.6, 0.3), strict=False):
+        assert decode(point["params"], where).spec == knapsack_budget(TINY, CURVES, fraction)
+    assert (EXACT in points[0]["params"], EXACT in points[1]["params"], EXACT in dense["params"]) == (False, True, True)
+    search = written.search.model_copy(update={"warm_starts": WarmStarts(rule=())})
+    starts = reachable_starts(search, ModelSpec.dense(TINY))
+    assert starts.names == ["dense", "knapsack 0.5"]
+    assert "search.warm_starts: skipped uniform 0.3, which search.space.fraction leaves out" in starts.notes
+
+
+def test_the_points_of_a_space_are_counted() -> None:
+    dense = ModelSpec.dense(TINY)
+
+    def points(**space: Any) -> int | None:
+        return point_count(config_of(**space).search, dense)
+
+    assert points() is None and points(fraction=0.5, lr={"low": 1e-4, "high": 1e-3}) is None
+    assert points(fraction=0.5) == 1 and points(fraction={"choices": [0.3, 0.5]}, rounds={"choices": [1, 2, 3]}) == 6
+    assert points(fraction={"low": 0.001, "high": 0.01}) == 1  # all are the smallest budget
+    assert points(fraction=0.5, slope_heads={"choices": [0, 1]}) == 2
+    assert points(fraction=0.5, spread={"choices": [0, 1]}) is None  # free residuals
 
 
 def test_trials_divide_up_into_starts_samples_and_repeats() -> None:
