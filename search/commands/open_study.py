@@ -83,10 +83,10 @@ def open_study(config: Config, resume: bool) -> None:
         saved = load_config(path, follow=False)
         changed = sorted(_differences(_settings(saved), _settings(config)) - _MAY_CHANGE)
         if changed := changed or _other_folders(config, saved):
+            own = f"medcore search {shlex.quote(str(path))} --resume"
             raise ConfigError(
                 f"{path}: cannot resume, the configuration has changed in {', '.join(changed)}; "
-                f"undo that, take the study's settings (medcore search {shlex.quote(str(path))} --resume), or start a new "
-                "study with --name"
+                f"undo that, take the study's own settings ({own}), or start a new study with --name"
             )
         _require_same_files(config, saved)
         _keep_times(config)

@@ -162,15 +162,13 @@ def starts_found(config: Config, start: ModelSpec) -> Found:
     prices = config.search.prices(start.arch)
     starts, points = reachable_starts(config.search, start, prices), point_count(config.search, start, prices)
     _, sampled, _ = counts(config.search, len(starts.names))
-    equal = (
-        ()
-        if points is None or sampled <= points
-        else (
-            f"search.space has {points} point{'s' * (points != 1)} for {sampled} sampled trials, so some will be equal; "
-            "give a range of fraction or fewer trials",
+    notes = list(starts.notes)
+    if points is not None and points < sampled:
+        notes.append(
+            f"search.space has {points} point{'s' * (points != 1)} for {sampled} sampled trials, so some are equal: "
+            "give a range of fraction, or fewer trials"
         )
-    )
-    return Found(division(config.search, starts.names), (*starts.notes, *equal))
+    return Found(division(config.search, starts.names), tuple(notes))
 
 
 def splits_of(config: Config, folder: Path, listing: Listing) -> Splits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medcore.errors import MedcoreError
+from medcore.errors import ConfigError, MedcoreError
 from medcore.quality.time_table import write_time_table
 from search.base.config import Config, load_config
 from search.commands import open_study
@@ -53,6 +54,17 @@ def begun(folder: Path, **sections: Any) -> Config:
     open_study.keep_images(config, {"search": images_of(config)})
     write_issued(config.folder, IssuedTrial("t0000", 0, 1, "dense", {}))
     return config
+
+
+def test_other_settings_are_refused_and_those_of_the_study_are_at_hand(tmp_path: Path) -> None:
+    """As where a later version has other defaults than the one that began the study."""
+    config = begun(tmp_path / "one", recovery={"steps": 2, "terms": {}})
+    other = config.model_copy(update={"recovery": config.recovery.model_copy(update={"terms": {"lomix": 6.0}})})
+    with pytest.raises(ConfigError, match=r"changed in recovery\.terms\.lomix; .* --resume\), or start") as caught:
+        open_study.open_study(other, resume=True)
+    command = re.search(r"medcore search (\S+) --resume", str(caught.value))
+    assert command is not None
+    open_study.open_study(load_config(Path(command[1])), resume=True)
 
 
 def images_of(config: Config) -> Any:

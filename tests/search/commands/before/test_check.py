@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 
 from medcore.errors import ConfigError
+from medcore.models.spec import ModelSpec
 from search.base.config import load_config
 from search.commands.before import check as command
 from search.commands.before import slow
 from search.commands.before.check import check
 from search.commands.before.checks import problems_of
+from search.commands.before.inputs import starts_found
 from search.study.disk import disk_need
+from tests.support.helpers import TINY
 from tests.support.machines.command_line import medcore
 from tests.support.studies.rows import write_row
 from tests.support.studies.study_files import own_polyps, write_tiny_study
@@ -69,6 +72,14 @@ def two_values(mask: Path) -> None:
     values = (np.asarray(Image.open(mask)) > 0).astype(np.uint8)
     values[:3] = 2
     Image.fromarray(values).save(mask.with_suffix(".png"))
+
+
+def test_a_space_with_fewer_points_than_trials_is_noted(tmp_path: Path) -> None:
+    search = {"trials": 9, "space": {"fraction": 0.5}, "warm_starts": {"dense": True, "knapsack": [], "uniform": []}}
+    found = starts_found(load_config(write_tiny_study(tmp_path, search=search)), ModelSpec.dense(TINY))
+    assert found.notes == (
+        "search.space has 1 point for 7 sampled trials, so some are equal: give a range of fraction, or fewer trials",
+    )
 
 
 def test_a_starting_point_out_of_reach_hides_nothing_else(tmp_path: Path) -> None:
