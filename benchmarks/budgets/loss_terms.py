@@ -30,6 +30,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "directional": {"recovery": {"terms": {"directional": 10.0}}},
     "directional_alone": {"recovery": {"lambdas": (1.0, 0.5, 2.0, 0.0), "terms": {"directional": 12.0}}},
     "lomix": {"recovery": {"terms": {"lomix": 6.0}}},
+    "decoder": {"recovery": {"terms": {"lomix": 6.0}, "train_decoder": True}},
     "plateau": {"recovery": {"terms": {}}, "schedule": {"plan": "plateau", "rounds": 4}},
 }
 #: Figures with their digits.

@@ -212,7 +212,8 @@ def recover_in_parts(
             "compute the teacher on the same, non-empty images"
         )
     stops = sorted(stop for stop in set(pauses) if 0 < stop <= settings.mean_start(settings.steps))
-    with only_training(model, model.trained) as weights:
+    parts = [*model.trained, *([model.mask_decoder] if settings.train_decoder else [])]
+    with only_training(model, parts) as weights:
         state = _first_state(run, weights, stops)
         if file is not None:
             file.load(state)

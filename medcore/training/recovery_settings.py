@@ -14,7 +14,7 @@ from medcore.training.orders import LossVariant, MaskSize
 from medcore.training.terms.registry import LOSS_TERMS
 
 #: Settings that came later. Those that have their defaults leave the identity as it was before.
-_LATER = ("loss", "complexity", "decoder_rate", "terms")
+_LATER = ("loss", "complexity", "decoder_rate", "terms", "train_decoder")
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class RecoverySettings:
         loss: "text", or "released" for the Dice and the frequency term of MedCore's released code.
         complexity: masks whose complexity (6.1) weighs the images: those in the model's "square", or the "low" ones.
         decoder_rate: factor on the learning rate for the weights of the mask decoder, if it trains.
+        train_decoder: whether the mask decoder trains also where nothing of it was cut.
         terms: weights of further terms by their names in `LOSS_TERMS`; 0 leaves a term out.
 
     Raises:
@@ -52,6 +53,7 @@ class RecoverySettings:
     loss: LossVariant = "text"
     complexity: MaskSize = "square"
     decoder_rate: float = 0.1
+    train_decoder: bool = False
     terms: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

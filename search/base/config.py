@@ -98,8 +98,12 @@ class Config(Section):
         if counting:
             key, name = counting[0]
             raise ValueError(f"{key}: {name} counts the decoder, so model.parts must hold decoder")
-        if self.recovery.decoder_rate != RecoveryConfig().decoder_rate:
-            raise ValueError("recovery.decoder_rate is of a decoder that is pruned, so model.parts must hold decoder")
+        recovery = self.recovery
+        if recovery.decoder_rate != RecoveryConfig().decoder_rate and not recovery.train_decoder:
+            raise ValueError(
+                "recovery.decoder_rate is of a decoder that trains, so model.parts must hold decoder, or "
+                "recovery.train_decoder be true"
+            )
         return self
 
     @model_validator(mode="after")

@@ -274,6 +274,7 @@ def measure(
         recovery.batch_size,
         recovery.lambdas,
         autocast=recovery.autocast,
+        train_decoder=recovery.train_decoder,
         terms=recovery.terms,
     )
     recover(model, images, teacher, steps, seed=0)

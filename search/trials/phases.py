@@ -215,6 +215,7 @@ def schedule_of(
         loss=recovery.loss,
         complexity=recovery.complexity,
         decoder_rate=recovery.decoder_rate,
+        train_decoder=recovery.train_decoder,
         terms=recovery.terms,
     )
     return Schedule(

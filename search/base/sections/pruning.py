@@ -67,6 +67,9 @@ class RecoveryConfig(Section):
     decoder_rate: NotNegative = Field(
         0.1, description="factor on the learning rate for the weights of the mask decoder, where it is pruned"
     )
+    train_decoder: bool = Field(
+        False, description="train the mask decoder also where nothing of it is cut (method §13); its file differs then"
+    )
     terms: Annotated[dict[str, NotNegative], keys_among(LOSS_TERMS)] = Field(
         default_factory=lambda: dict(RECOMMENDED_TERMS),
         description="weights of further terms of the loss: directional (6.6), lomix (6.9); a term left out weighs 0, "

@@ -87,6 +87,7 @@ def _measure(config: Config, model: MedSam, images: ImageSet, fisher: bool) -> M
         recovery.lambdas,
         autocast=autocast,
         loss=recovery.loss,
+        train_decoder=recovery.train_decoder,
         terms=recovery.terms,
     )
     recover(cut, images, teacher, settings, seed=0)

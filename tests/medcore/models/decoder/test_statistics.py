@@ -261,6 +261,22 @@ def test_the_decoder_trains_at_its_own_rate() -> None:
         assert max(step for name, step in moved.items() if name.startswith(part)) == pytest.approx(rate, rel=1e-3)
 
 
+@pytest.mark.parametrize("cut", [("heads",), ("decoder_channels",), ()])
+def test_the_decoder_trains_whole_if_it_is_asked_to(cut: tuple[str, ...]) -> None:
+    model = model_with_decoder(8)
+    teacher = compute_teacher(model, IMAGES)
+    model = prune(model, masks_without(model.spec, *cut))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    settings = RecoverySettings(steps=1, lr=1e-2, batch_size=2, decoder_rate=0.25, train_decoder=True)
+    recover(model, IMAGES, teacher, settings, seed=0)
+    moved = {
+        name: float((value - before[name]).abs().max()) for name, value in model.named_parameters() if value.numel()
+    }
+    encoder = 0.0 if cut == ("decoder_channels",) else 1e-2
+    for part, rate in (("image_encoder", encoder), ("mask_decoder", 2.5e-3), ("prompt_encoder", 0.0)):
+        assert max(step for name, step in moved.items() if name.startswith(part)) == pytest.approx(rate, rel=1e-3)
+
+
 @torch.no_grad()
 def test_a_pruned_encoder_meets_a_decoder_to_prune() -> None:
     dense = model_with_decoder(9, replace(BOTH, parts=(ENCODER,)))

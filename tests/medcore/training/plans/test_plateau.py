@@ -216,7 +216,8 @@ def test_a_plan_must_be_known_and_needs_a_scorer(inputs: Inputs) -> None:
         ),
         (
             {"recovery": {"decoder_rate": 0.5}},
-            "recovery.decoder_rate is of a decoder that is pruned, so model.parts must hold decoder",
+            "recovery.decoder_rate is of a decoder that trains, so model.parts must hold decoder, or "
+            "recovery.train_decoder be true",
         ),
     ],
 )
