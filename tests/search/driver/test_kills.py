@@ -35,6 +35,8 @@ SECTIONS: dict[str, Any] = {
     "tracking": {"kind": "files"},
     "search": {
         "trials": 8,
+        "sampler": "tpe",
+        "scheduler": "halving",
         "finalists": 0.25,
         "scheduler_images": 2,
         "leverage_images": 0,
