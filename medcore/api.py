@@ -157,6 +157,7 @@ def recover(
     autocast: bool = False,
     seed: int = 0,
     terms: Mapping[str, float] = RECOMMENDED_TERMS,
+    train_decoder: bool = False,
 ) -> recovery.RecoveryLog:
     """Train what was cut of a model against the masks and the dense model, in place (method §6, §13).
 
@@ -170,13 +171,22 @@ def recover(
         seed: Decides which images each step takes.
         terms: Weights of further terms of the loss, by their names in `medcore.training.terms.registry.LOSS_TERMS`; {}
             for none.
+        train_decoder: Whether the mask decoder trains also where nothing of it was cut.
 
     Returns:
         The log of each step.
     """
     left = cost(pruned.spec).flops_paper / cost(ModelSpec.dense(pruned.arch)).flops_paper
     rate = recovery_rate(left) if lr is None else lr
-    settings = recovery.RecoverySettings(steps, rate, warmup=min(5, steps), average=0.5, autocast=autocast, terms=terms)
+    settings = recovery.RecoverySettings(
+        steps,
+        rate,
+        warmup=min(5, steps),
+        average=0.5,
+        autocast=autocast,
+        train_decoder=train_decoder,
+        terms=terms,
+    )
     return recovery.recover(pruned, images, compute_teacher(dense, images), settings, seed)
 
 

@@ -194,7 +194,7 @@ class MedSam(Sam):  # type: ignore[misc]
 
     @property
     def trained(self) -> list[nn.Module]:
-        """Return what a recovery trains: the encoder or the decoder or both, where groups are gone.
+        """Return what a recovery trains by default: the encoder or the decoder or both, where groups are gone.
 
         Outputs without a part in the mask do not count. If no group is gone, it is the encoder if that can be pruned.
         """

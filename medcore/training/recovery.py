@@ -150,7 +150,7 @@ def recover(
     on_step: OnStep | None = None,
     file: RecoveryFile | None = None,
 ) -> RecoveryLog:
-    """Train what was cut of `model` in place by the recovery loss (6.2), without a pause.
+    """Train what was cut of `model`, and the mask decoder if asked, by the recovery loss (6.2), without a pause.
 
     Arguments and errors are those of `recover_in_parts`. A pause would not change the result.
 
@@ -182,11 +182,11 @@ def recover_in_parts(
 ) -> Iterator[RecoveryLog]:
     """Train what was cut of a model in place by the recovery loss (6.2), and pause on the way.
 
-    Other parts of the model stay as they are, the prompt encoder always. The boxes are exact, because the teacher's
-    answers were made with exact ones. The global random state is neither read nor changed. The result has the last
-    weights, or their mean over the last steps. A non-finite loss or gradient ends the recovery with the last good copy
-    of the weights. A batch that does not fit into memory is cut into microbatches, whose gradients add up to the
-    batch's.
+    The mask decoder trains too if the settings say so. Other parts stay as they are, the prompt encoder always. The
+    boxes are exact, because the teacher's answers were made with exact ones. The global random state is neither
+    read nor changed. The result has the last weights, or their mean over the last steps. A non-finite loss or
+    gradient ends the recovery with the last good copy of the weights. A batch that does not fit into memory is cut
+    into microbatches, whose gradients add up to the batch's.
 
     Args:
         run: what to train, on what and how.

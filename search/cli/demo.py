@@ -30,8 +30,6 @@ from search.commands.search import search
 from search.export.held_out import already
 
 _CONFIGS = Path(str(files("search") / "configs"))
-#: Sections that a study which goes on keeps. The others say where things are.
-_SETTINGS = ("scoring", "budget", "schedule", "recovery", "search")
 
 
 def demo(folder: Path) -> None:
@@ -73,8 +71,7 @@ def _search(folder: Path) -> Path:
     config = load_config(_CONFIGS / "demo.yaml")
     saved = config.folder / "config.yaml"
     if resume := saved.is_file():  # an earlier version may have begun it with other settings
-        before = load_config(saved)
-        config = config.model_copy(update={name: getattr(before, name) for name in _SETTINGS})
+        config = load_config(saved)
     command = shlex.join([program("medcore"), "demo", "--folder", str(folder)])
     outcome = search(config, resume=resume, command=command, status=status, say=say)
     if not outcome.complete:

@@ -22,7 +22,8 @@ def next_to_repeat(
 
     A trial's runs are itself and its repeats, and their mean decides (14.3). Runs that have not ended count as runs.
     The dense model is always a member. Of members with equally many runs the dense model comes first, then the knee,
-    then the one that is farthest along the front from those with more runs. So few repeats spread over the front.
+    then the one with the most members between it and the nearest with more runs, in the order of the first objective.
+    So few repeats spread over the front.
 
     Args:
         issued: All trials of the study.

@@ -108,7 +108,7 @@ def gpu_memory_problem(needed_bytes: int, total_bytes: int, fraction: float) -> 
     return f"{text}; set search.gpus_per_trial to {math.ceil(100 * needed_bytes / total_bytes) / 100:g} or more"
 
 
-def rough_need(arch: Architecture, batch_size: int) -> int:
+def rough_need(arch: Architecture, batch_size: int, train_decoder: bool = False) -> int:
     """Return a generous guess of the bytes of a trial on the CPU.
 
     It decides whether measuring can pay at all.
@@ -118,7 +118,7 @@ def rough_need(arch: Architecture, batch_size: int) -> int:
     """
     dense = cost(ModelSpec.dense(arch))
     weights, image = dense.encoder_params, arch.activations
-    if DECODER in arch.parts:
+    if DECODER in arch.parts or train_decoder:
         weights += dense.decoder_params
         image += 20 * (arch.decoder.depth + 1) * arch.grid**2 * arch.out_chans
     activations = max(batch_size, _EVALUATED) * image
@@ -145,7 +145,8 @@ def placed(shared: Shared, study: Path) -> Resources:
     wanted = request(resources)
     on_gpu = "gpu" in wanted
     gpu_open = search.gpus_per_trial == "auto" and on_gpu
-    rough = rough_need(shared.arch, shared.settings.recovery.batch_size)
+    recovery = shared.settings.recovery
+    rough = rough_need(shared.arch, recovery.batch_size, recovery.train_decoder)
     memory_open = search.memory_per_trial == "auto"
     if not gpu_open and not (memory_open and _is_tight(wanted, rough)):
         return resources

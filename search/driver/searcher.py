@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -29,6 +29,7 @@ from search.base.schedulers import HALVING
 from search.driver.finalists import next_to_repeat
 from search.driver.job import SearchJob
 from search.trials.ledger import IssuedTrial, all_issued, visible_row, write_issued
+from search.trials.sampling.space import EXACT
 
 logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -77,7 +78,8 @@ class StudySearch(Searcher):
         self._interrupted = deque(trial for key, trial in issued.items() if key not in rows)
         numbers = [trial.number for trial in issued.values()] + [row.number for row in rows.values()]
         self._next = max(numbers, default=-1) + 1
-        self._warm = dict(enumerate(job.warm_starts))
+        origins = Counter(str((issued.get(key) or rows[key]).origin) for key in {**rows, **issued})
+        self._starts = deque(_left(job.warm_starts, origins))
 
     def end(self, problem: str) -> None:
         """Let no further trial start; running trials continue to their end."""
@@ -162,9 +164,11 @@ class StudySearch(Searcher):
         """Draw the next trial and write its `params.json`."""
         number, self._next = self._next, self._next + 1
         first = self._to_repeat(number)
-        start: dict[str, Any] = dict(self._warm.get(number, {}))
+        start: Mapping[str, Any] = {}
         if first is not None:
             start = {"origin": f"repeat of {first.trial_id}", "params": first.params, "teaches": False}
+        elif self._starts:
+            start = self._starts.popleft()
         teaches = bool(start.get("teaches", True))
         trial, params = self._ask(number, start.get("params"), teaches)
         issued = IssuedTrial(
@@ -245,9 +249,22 @@ class StudySearch(Searcher):
         self._study.add_trial(past)
 
 
+def _left(starts: Iterable[Mapping[str, Any]], origins: Counter[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield the starting points that no trial has had, by their origins.
+
+    Their places in the list do not tell: another version may have other starting points.
+    """
+    for start in starts:
+        if origins[start["origin"]] > 0:
+            origins[start["origin"]] -= 1
+        else:
+            yield start
+
+
 def _issued_from(row: TrialRow) -> IssuedTrial:
     """Return the trial of a row whose `params.json` is gone."""
-    return IssuedTrial(row.trial_id, row.number, row.seed or 0, str(row.origin), dict(row.params))
+    params = dict(row.params)
+    return IssuedTrial(row.trial_id, row.number, row.seed or 0, str(row.origin), params, teaches=EXACT not in params)
 
 
 def _sampler_state(trial: optuna.Trial) -> dict[str, Any]:

@@ -65,10 +65,11 @@ class RecoveryConfig(Section):
     loss: LossVariant = Field("text", description="text: (6.2); released: Dice and frequencies of the released code")
     complexity: MaskSize = Field("square", description="masks whose complexity weighs the images (6.1)")
     decoder_rate: NotNegative = Field(
-        0.1, description="factor on the learning rate for the weights of the mask decoder, where it is pruned"
+        0.1, description="factor on the learning rate for the weights of the mask decoder, where it trains"
     )
     train_decoder: bool = Field(
-        False, description="train the mask decoder also where nothing of it is cut (method §13); its file differs then"
+        False,
+        description="train the mask decoder also where nothing of it is cut (method §13); exports then hold another",
     )
     terms: Annotated[dict[str, NotNegative], keys_among(LOSS_TERMS)] = Field(
         default_factory=lambda: dict(RECOMMENDED_TERMS),

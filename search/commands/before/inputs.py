@@ -21,7 +21,7 @@ from medcore.models.spec import DECODER, ModelSpec
 from search.base.config import Config
 from search.base.sections.inputs import ModelConfig
 from search.commands.before.checks import Found, Subject
-from search.trials.sampling.reach import counts, division, point_count, reachable_starts
+from search.trials.sampling.reach import counts, division, point_count, reachable_starts, share_limits
 
 #: Longest header of a safetensors file that is worth reading.
 _LONGEST = 100_000_000
@@ -166,7 +166,7 @@ def starts_found(config: Config, start: ModelSpec) -> Found:
     if points is not None and points < sampled:
         notes.append(
             f"search.space has {points} point{'s' * (points != 1)} for {sampled} sampled trials, so some are equal: "
-            "give a range of fraction, or fewer trials"
+            f"give a range of fraction above {share_limits(config.search, start, prices)[0]:.3g}, or fewer trials"
         )
     return Found(division(config.search, starts.names), tuple(notes))
 

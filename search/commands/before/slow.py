@@ -140,7 +140,7 @@ def disk(subject: Loaded) -> Found:
 def memory(subject: Loaded) -> Found:
     """Compare free memory with the images and one trial."""
     config = subject.config
-    trial = rough_need(subject.model.arch, config.recovery.batch_size)
+    trial = rough_need(subject.model.arch, config.recovery.batch_size, config.recovery.train_decoder)
     needed, free = subject.image_bytes + trial, free_memory()
     text = f"images {size_text(subject.image_bytes)}, a trial up to {size_text(trial)}"
     if free is None:

@@ -18,7 +18,7 @@ from medcore.budgets.prices import Prices, linear_prices
 from medcore.errors import ConfigError
 from medcore.models.spec import ModelSpec
 from results.stats.columns import DENSE
-from search.base.sections.dimensions import Range
+from search.base.sections.dimensions import Fixed, Range
 from search.base.sections.search import SearchConfig, WarmStarts
 from search.base.sections.space import CURVES, SHARES
 
@@ -63,7 +63,8 @@ def reachable_starts(search: SearchConfig, start: ModelSpec, prices: Prices | No
     knapsack = starts.knapsack if CURVES in search.space.shape.values else ()  # no others are tried
     # an architecture whose families have no default sparsity has no rule
     rule = starts.rule if any(family.sparsity for family in arch.families) else ()
-    least = {"knapsack": smallest_knapsack(start, prices)}
+    protected = last_blocks(arch, int(search.space.protected_last.nearest(0)))
+    least = {"knapsack": smallest_knapsack(start, prices, protected)}
     least |= dict.fromkeys(("uniform", "rule"), smallest_fraction(arch, search.metric))
     kept: dict[str, tuple[float, ...]] = {}
     notes: list[str] = []
@@ -132,12 +133,15 @@ def point_count(search: SearchConfig, start: ModelSpec, prices: Prices | None = 
         start: Widths of the model to prune.
         prices: The study's cost if it is measured time.
     """
-    if search.space.draws_residuals:
+    if search.space.draws_residuals or not isinstance(
+        search.space.mixture, Fixed
+    ):  # mixtures are one for each data set
         return None
     least, most = share_limits(search, start, prices)
     points = 1
     for name, found in search.space:
-        for dimension in found.values() if isinstance(found, Mapping) else (found,):
+        by_family = isinstance(found, Mapping)
+        for dimension in [found[family.name] for family in start.arch.families] if by_family else [found]:
             if isinstance(dimension, Range):
                 if name != "fraction" or max(dimension.low, least) < min(dimension.high, most):
                     return None

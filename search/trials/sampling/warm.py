@@ -25,20 +25,17 @@ def warm_starts(shared: Shared) -> list[dict[str, Any]]:
     """Return points for the sampler: `origin`, `params` and whether it learns from them (`teaches`).
 
     The parameters of budgets that are no knapsack include the exact budget and scoring weights. The sampler learns
-    from such a budget only if the space is shaped around uniform budgets, because no parameters describe it otherwise.
+    from such a budget only if the space is shaped around uniform budgets and has its share, because no parameters
+    describe it otherwise.
     """
     settings, arch, domain = shared.settings, shared.arch, domain_of(shared)
     starts = reachable_starts(settings.search, shared.start_spec, settings.prices).kept
     weights = settings.scoring.weights(settings.seed)
     describable = settings.search.space.draws_residuals and CURVES not in settings.search.space.shape.values
-    exact = [
-        {
-            "origin": origin,
-            "params": encode_budget(spec, fraction, weights, domain),
-            "teaches": describable,
-        }
-        for origin, fraction, spec in _budgets(starts, settings, arch, domain)
-    ]
+    exact = []
+    for origin, fraction, spec in _budgets(starts, settings, arch, domain):
+        params = encode_budget(spec, fraction, weights, domain)
+        exact.append({"origin": origin, "params": params, "teaches": describable and params["fraction"] == fraction})
     pure = [{"origin": f"knapsack {fraction:g}", **_knapsack(fraction, domain)} for fraction in starts.knapsack]
     return exact[:1] + pure + exact[1:] if starts.dense else pure + exact
 

@@ -18,9 +18,9 @@ def issued(number: int, **fields: Any) -> IssuedTrial:
     return IssuedTrial(f"t{number}", number, number, fields.pop("origin", "sampled"), {}, **fields)
 
 
-def done(trial: IssuedTrial, cost: float, quality: float) -> TrialRow:
+def done(trial: IssuedTrial, cost: float, quality: float, **metrics: float) -> TrialRow:
     fields = {"trial_id": trial.trial_id, "number": trial.number, "seed": 0, "origin": trial.origin, "params": {}}
-    return TrialRow.done(fields, metrics={"cost": cost, "quality": quality}, repeats=trial.repeats)
+    return TrialRow.done(fields, metrics={"cost": cost, "quality": quality, **metrics}, repeats=trial.repeats)
 
 
 def names(trials: list[IssuedTrial], rows: list[TrialRow], count: int) -> list[str]:
@@ -50,6 +50,17 @@ def test_few_repeats_spread_over_a_large_front() -> None:
     assert chosen[:4] == ["t0", "t5", "t1", "t8"]
     places = sorted(int(name[1:]) or 12 for name in chosen[:6])
     assert max(np.diff([0, *places])) <= 4
+
+
+def test_the_order_is_that_of_the_first_objective() -> None:
+    """With three objectives, members lie between two others by the first one."""
+    three = (*OBJECTIVES, Objective("speed", "max"))
+    trials = [issued(number) for number in range(6)]
+    rows = [done(trial, trial.number, 0.5, speed=float(trial.number)) for trial in trials]
+    knee = next_to_repeat(trials, rows, three)
+    assert knee is not None and knee.trial_id == "t2"  # the cheaper one of the two in the middle
+    again = next_to_repeat([*trials, issued(9, repeats="t2")], rows, three)
+    assert again is not None and again.trial_id == "t5"
 
 
 def test_the_mean_decides_who_is_a_member() -> None:

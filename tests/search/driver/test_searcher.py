@@ -121,6 +121,17 @@ def test_killed_and_resumed(tmp_path: Path, name: str) -> None:
     assert [trial.state for trial in told(second)] == [TrialState.COMPLETE] * 16
 
 
+def test_starting_points_are_known_by_their_origins(tmp_path: Path) -> None:
+    """Another version has other starting points, in another order."""
+    run(tmp_path, searcher(tmp_path), 1)
+    starts = [{"origin": f"uniform {share}", "params": {"x": share}} for share in (0.3, 0.5, 0.5)]
+    job = SearchJob(tmp_path, space, OBJECTIVES, 40, warm_starts=[starts[0], WARM[0], *starts[1:]])
+    run(tmp_path, StudySearch(job), 2)
+    run(tmp_path, StudySearch(job), 2)
+    origins = [trial.origin for trial in all_issued(tmp_path)]
+    assert origins == ["dense", "uniform 0.3", "uniform 0.5", "uniform 0.5", "sampled"]
+
+
 def test_a_resumed_search_halves_the_gaps_that_are_left(tmp_path: Path) -> None:
     """A uniform budget leaves its gap, and so do repeats. Interrupted trials fill theirs."""
 

@@ -197,6 +197,27 @@ def test_sampled_shares_end_where_smaller_ones_change_nothing(shape: Any, protec
     assert share(decode(params, where).spec) > least
 
 
+def test_a_start_that_protected_blocks_put_out_of_reach_is_refused() -> None:
+    search = config_of(protected_last=2).search
+    with pytest.raises(ConfigError, match=r"search\.warm_starts\.knapsack: 0\.3 of the flops_paper is out of reach"):
+        reachable_starts(search, ModelSpec.dense(TINY))
+    assert (
+        reachable_starts(config_of(protected_last={"choices": [0, 2]}).search, ModelSpec.dense(TINY)).names[1:] == NAMES
+    )
+
+
+def test_a_uniform_budget_outside_of_the_space_teaches_nothing() -> None:
+    values = old_config()
+    values["search"]["warm_starts"] |= {"dense": True, "uniform": [0.5, 0.7], "rule": []}
+    values["search"]["space"]["fraction"] = {"low": 0.6, "high": 0.9}
+    starts = warm_starts(shared_of(Config.model_validate(values)))
+    assert {start["origin"]: start["teaches"] for start in starts} == {
+        "dense": False,
+        "uniform 0.5": False,
+        "uniform 0.7": True,
+    }
+
+
 def test_starts_outside_of_the_space_are_tried_as_written_or_left_out_if_nobody_wrote_them() -> None:
     shares = {"low": 0.4, "high": 0.9}
     written = config_of(fraction=shares)
@@ -225,6 +246,9 @@ def test_the_points_of_a_space_are_counted() -> None:
     assert points(fraction={"low": 0.001, "high": 0.01}) == 1  # all are the smallest budget
     assert points(fraction=0.5, slope_heads={"choices": [0, 1]}) == 2
     assert points(fraction=0.5, spread={"choices": [0, 1]}) is None  # free residuals
+    assert points(fraction=0.5, mixture={"choices": [0.5, 1.0]}) is None  # one for each data set
+    assert points(fraction=0.5, slope_decoder_channels={"low": -1, "high": 1}) == 1  # of a family that TINY lacks
+    assert point_count(config_of(fraction={"low": 0.5, "high": 0.9}).search, knapsack_budget(TINY, CURVES, 0.4)) == 1
 
 
 def test_trials_divide_up_into_starts_samples_and_repeats() -> None:
