@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,6 +132,9 @@ def benchmark(config: Config, work: Path, out: Path, arms: str, seeds: int = 1) 
 def test_runs_continue_and_end_in_a_report(
     config_file: Path, tmp_path: Path, ticks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # a search that stops trials, so that all ways to end are met
+    stopping = {**ARMS["search"].changes, "search.sampler": "tpe", "search.scheduler": "halving"}
+    monkeypatch.setitem(ARMS, "search", replace(ARMS["search"], changes=stopping))
     config, work, out = load_config(config_file), tmp_path / "work", tmp_path / "out"
     run_trial, starts = runner.run_trial, itertools.count()
 
