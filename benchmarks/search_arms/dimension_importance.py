@@ -54,7 +54,7 @@ WIDE: dict[str, Any] = {
     "beta": {"low": 0, "high": 1},
     "boundary_weight": {"choices": [0.0, 3.0]},
     "lr": {"low": 5e-5, "high": 5e-4, "log": True},
-    "steps": {"low": 10, "high": 80, "log": True},
+    "steps": {"low": 10, "high": 40, "log": True},
 }
 
 
