@@ -20,7 +20,7 @@ _SAME = 1e-6
 
 
 def next_share(tried: Iterable[float], low: float, high: float, log: bool = False) -> float:
-    """Return an end of the range that nobody has tried, or else the middle of its widest gap (14.5).
+    """Return an end of the range that no trial has had, or else the middle of its widest gap (14.5).
 
     Of gaps that are equally wide the cheapest comes first.
 

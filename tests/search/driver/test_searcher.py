@@ -128,8 +128,8 @@ def test_starting_points_are_known_by_their_origins(tmp_path: Path) -> None:
     job = SearchJob(tmp_path, space, OBJECTIVES, 40, warm_starts=[starts[0], WARM[0], *starts[1:]])
     run(tmp_path, StudySearch(job), 2)
     run(tmp_path, StudySearch(job), 2)
-    origins = [trial.origin for trial in all_issued(tmp_path)]
-    assert origins == ["dense", "uniform 0.3", "uniform 0.5", "uniform 0.5", "sampled"]
+    expected = ["dense", "uniform 0.3", "uniform 0.5", "uniform 0.5", "sampled"]
+    assert [trial.origin for trial in all_issued(tmp_path)] == expected
 
 
 def test_a_resumed_search_halves_the_gaps_that_are_left(tmp_path: Path) -> None:
@@ -145,8 +145,7 @@ def test_a_resumed_search_halves_the_gaps_that_are_left(tmp_path: Path) -> None:
     run(tmp_path, first, 5)
     first.suggest("open")
     second = StudySearch(job)
-    again = [second.suggest(f"again{number}")["trial_id"] for number in range(3)]
-    assert again == ["t0005", "t0006", "t0007"]
+    assert [second.suggest(f"again{i}")["trial_id"] for i in range(3)] == ["t0005", "t0006", "t0007"]
     found = [trial.params["fraction"] for trial in all_issued(tmp_path)]
     assert found == pytest.approx([0.5, 0.1, 0.9, 0.5, 0.3, 0.7, 0.2, 0.4])
 
