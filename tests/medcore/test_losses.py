@@ -220,6 +220,14 @@ def test_training_loss_upsamples_and_adds() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-10)
 
 
+def test_losses_of_many_maps_are_those_of_each() -> None:
+    torch.manual_seed(1)
+    maps, mask = torch.randn(3, 5, 9, 7, dtype=torch.float64), torch.randint(2, (3, 1, 9, 7)).float()
+    mask[1, 0, 2:5] = losses.IGNORED
+    each = torch.stack([losses.segmentation_loss(maps[:, [number]], mask) for number in range(5)])
+    torch.testing.assert_close(losses.segmentation_losses(maps, mask), each, rtol=1e-12, atol=0)
+
+
 def test_released_dice_and_frequencies_equal_numpy() -> None:
     rng = np.random.default_rng(5)
     z, y = rng.normal(size=(3, 1, 16, 12)), random_mask(rng, (3, 1, 16, 12))

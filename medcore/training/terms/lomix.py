@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medcore.losses import full_precision, segmentation_loss
+from medcore.losses import full_precision, segmentation_losses
 from medcore.models.sam import MedSam
 from medcore.training.terms.term import LossTerm, Seen
 
@@ -150,8 +150,7 @@ class LoMix(LossTerm):
             )
             for number, (weight, bias) in enumerate(zip(self._heads, self._biases, strict=True))
         ]
-        mixed = self.mixer(torch.cat([*maps, z], dim=1)).split(1, dim=1)
-        losses = torch.stack([segmentation_loss(each, seen.mask) / 2 for each in mixed])
+        losses = segmentation_losses(self.mixer(torch.cat([*maps, z], dim=1)), seen.mask) / 2
         return (mixture_weights(self.mixer.alpha) * losses).sum()
 
 
