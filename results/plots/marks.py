@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medcore.errors import printable
-from results.plots.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, VERMILION
+from results.plots.pictures import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from results.stats import labels
 from results.stats.objectives import Objective, names_of
 from results.stats.seed_noise import runs_in
@@ -53,6 +53,7 @@ MARKS = {
     "uniform": Mark("uniform budgets", GREEN, "square", "s", size=9, faint=0.6),
     "rule": Mark("paper's rule", VERMILION, "diamond", "D", size=9, faint=0.6),
     "dense": Mark(labels.RECOVERED, BLACK, "star", "*", size=15, faint=0.8),
+    "average": Mark("averages of runs", SKY, "diamond-wide", "P", size=11, faint=0.6),
     "other": Mark("other start", PURPLE, "triangle-up", "^", size=10, faint=0.6),
 }
 

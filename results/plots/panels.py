@@ -15,7 +15,7 @@ from results.stats.objectives import Direction, Objective, names_of
 from results.stats.pareto import Bools, Floats, knee, non_dominated, objective_losses, to_losses
 
 #: Origins of trials, in the order of drawing. Only the first word of an origin ("uniform 0.5") counts.
-KINDS = ("sampled", "knapsack", "uniform", "rule", "dense", "other")
+KINDS = ("sampled", "knapsack", "uniform", "rule", "dense", "average", "other")
 
 #: Share of the view that a few words take across.
 _ROOM = 0.3

@@ -107,7 +107,7 @@ def hypervolume_picture(
         raise NothingToDraw("nothing to draw: no trial is better than the hypervolume's reference point")
     share, ended = 100 * trace / trace[-1], np.arange(1, len(trace) + 1)
     origins = ordered["origin"] if "origin" in ordered else pd.Series("sampled", index=ordered.index)
-    starts = (origins.map(origin_kind) != "sampled").to_numpy(dtype=bool)
+    starts = ~origins.map(origin_kind).isin(("sampled", "average")).to_numpy(dtype=bool)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.2), layout="constrained")
         ax = figure.subplots()

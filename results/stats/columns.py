@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+#: How the origin of a trial with averaged weights begins.
+_AVERAGE = "average of "
 #: Origin of the unpruned model, which recovers like every other: its mean is the line to compare with.
 DENSE = "dense"
 #: Origin of a trial that the sampler drew.
@@ -41,3 +43,13 @@ def prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def group(prefix: str, row: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the values of the columns that begin with `prefix`, by name without it."""
     return {str(key).removeprefix(prefix): value for key, value in row.items() if str(key).startswith(prefix)}
+
+
+def average_of(trial_id: str) -> str:
+    """Return the origin of a trial with the mean of the weights of a trial's runs."""
+    return _AVERAGE + trial_id
+
+
+def is_average(origin: str | None) -> bool:
+    """Return whether an origin is that of a trial with the mean of weights."""
+    return origin is not None and origin.startswith(_AVERAGE)

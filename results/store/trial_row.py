@@ -80,9 +80,9 @@ class TrialRow:
         trial_id: Name of the trial and of its folder.
         number: Place in the study, from 0.
         status: `done`, `failed`, or `stopped` by a scheduler before its end.
-        reason: Why the trial failed or stopped, or what went wrong in a trial that is done.
+        reason: Why the trial failed or stopped, or what is to be known of a trial that is done.
         seed: The trial's own seed.
-        origin: `sampled`, or the name of a starting point.
+        origin: `sampled`, `repeat of ID`, `average of ID`, or the name of a starting point.
         repeats: The trial that this one repeats with another seed.
         params: Sampled parameters by name.
         metrics: Figures by name: quality, costs, leverage, measured time; None where a figure is unknown.

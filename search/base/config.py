@@ -120,6 +120,11 @@ class Config(Section):
         return self
 
     @property
+    def averages(self) -> bool:
+        """Whether finalists average weights. They cannot where each run ranks its groups itself."""
+        return self.search.average_runs and not PLANS[self.schedule.plan].own_ranking
+
+    @property
     def folder(self) -> Path:
         """The study's folder."""
         return self.output / self.study

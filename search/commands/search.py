@@ -87,7 +87,8 @@ def search(
                 config.search.objectives,
                 config.search.trials,
                 warm_starts=warm_starts(shared),
-                finalists=config.search.repeats,
+                finalists=config.search.last_trials,
+                averages=config.averages,
                 sampler=SamplerSettings(config.search.sampler, config.seed, reach=reach),
                 scheduler=config.search.scheduling,
             )
@@ -166,7 +167,7 @@ def _run(
             stack.callback(status.doing, f"sending the last trials to {tracker.name}")
             shown = SearchProgress(job.objectives, job.trials, all_rows(folder), status, finalists=job.finalists)
             stack.enter_context(shown)
-            weights = Weights(folder, job.objectives, job.finalists) if removes else None
+            weights = Weights(folder, job.objectives, job.finalists, averages=job.averages) if removes else None
 
             def ended(row: TrialRow) -> None:
                 harmless(shown.ended)(row)

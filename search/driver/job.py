@@ -30,7 +30,9 @@ class SearchJob:
         trials: Size of the whole search.
         warm_starts: Starting points `{"origin": str, "params": {...}}` in order. Parameters that the space does not
             draw stay as they are; absent ones are sampled. With `"teaches": False` the sampler does not learn from it.
-        finalists: How many of the trials, the last ones, repeat members of the front with further seeds.
+        finalists: How many of the trials, the last ones, repeat members of the front with further seeds or average
+            their runs.
+        averages: Whether some of these average the weights of the runs of one member.
         sampler: How parameters are chosen.
         scheduler: Whether and how trials are stopped early.
     """
@@ -41,6 +43,7 @@ class SearchJob:
     trials: int
     warm_starts: Sequence[Mapping[str, Any]] = ()
     finalists: int = 0
+    averages: bool = False
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     scheduler: SchedulerSettings = field(default_factory=SchedulerSettings)
 

@@ -3,7 +3,8 @@
 A rule chooses from the front of the candidates' means (`results.stats.select`). A repeat changes the mean of one
 candidate. So a candidate with more dominators than there are repeats left keeps one whose values do not change any
 more, and stays off the front. Until then its weights stay. A candidate whose own repeat is running may still become
-better and keeps its weights; once off the front, no further repeat of it is issued.
+better and keeps its weights; once off the front, no further repeat of it is issued. Where finalists average, the
+runs of repeated candidates keep theirs until all trials have ended.
 
 Nothing but the files themselves says what was removed. A search that is killed at any point removes the rest later.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from medcore.errors import MedcoreError
-from results.stats.columns import DENSE
+from results.stats.columns import DENSE, is_average
 from results.stats.objectives import Objective, names_of
 from results.stats.pareto import to_losses
 from results.stats.repeats import mean_metrics, runs_of
@@ -25,7 +26,7 @@ from results.store.held_out import read_measurements
 from results.store.trial_row import TrialRow
 from results.store.trials import all_rows, trial_folder
 from search.trials.files import CHECKPOINT
-from search.trials.ledger import all_issued
+from search.trials.ledger import IssuedTrial, all_issued
 
 logger = logging.getLogger(__name__)
 
@@ -70,17 +71,19 @@ def _dominators(losses: np.ndarray) -> list[int]:
 class Weights:
     """The weights of a study's trials while its search runs."""
 
-    def __init__(self, study: Path, objectives: Sequence[Objective], finalists: int) -> None:
+    def __init__(self, study: Path, objectives: Sequence[Objective], finalists: int, *, averages: bool = False) -> None:
         """Read the rows of a study, and remove what an earlier search has left.
 
         Args:
             study: The study's folder.
             objectives: What is optimised.
-            finalists: How many trials of the whole search are repeats.
+            finalists: How many trials of the whole search are repeats or averages.
+            averages: Whether some are averages, which need the weights of repeated trials and their repeats.
         """
         self._study = study
         self._objectives = objectives
         self._finalists = finalists
+        self._averages = averages
         self._rows = {row.trial_id: row for row in all_rows(study)}
         self._gone: set[str] = set()
         self.sweep()
@@ -97,13 +100,19 @@ class Weights:
             complete: Whether all trials have ended, so that no repeat is left.
         """
         rows = list(self._rows.values())
-        left = 0 if complete else max(0, self._finalists - sum(row.repeats is not None for row in rows))
+        left = (
+            0
+            if complete
+            else max(0, self._finalists - sum(row.repeats is not None or is_average(row.origin) for row in rows))
+        )
         if complete:  # a node that was cut off may have written its file after the row
             self._gone.clear()
         chosen = [name for name in removable(rows, self._objectives, left) if name not in self._gone]
         if chosen and not complete:
-            issued = [trial for trial in all_issued(self._study) if trial.trial_id not in self._rows]
-            chosen = sorted({*chosen} - {trial.repeats for trial in issued})
+            issued = all_issued(self._study)
+            running = [trial for trial in issued if trial.trial_id not in self._rows]
+            wanted = self._to_average([trial for trial in issued if trial.repeats is not None])
+            chosen = sorted({*chosen} - {trial.repeats for trial in running} - wanted)
         if not chosen:
             return
         try:
@@ -114,6 +123,12 @@ class Weights:
         for trial_id in chosen:
             if trial_id not in measured and not (trial_folder(self._study, trial_id) / "finetune").exists():
                 self._remove(trial_id)
+
+    def _to_average(self, repeats: Sequence[IssuedTrial]) -> set[str]:
+        """Return the runs whose weights a later trial may take the mean of."""
+        if not self._averages:
+            return set()
+        return {run for trial in repeats for run in (trial.trial_id, str(trial.repeats))}
 
     def _remove(self, trial_id: str) -> None:
         """Remove a trial's checkpoint. A file that the system refuses to remove is named and stays."""

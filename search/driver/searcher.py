@@ -12,22 +12,23 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError, StorageError
-from results.stats.columns import SAMPLED
+from results.stats.columns import SAMPLED, is_average
 from results.store.trial_row import TrialRow
-from results.store.trials import all_rows
+from results.store.trials import all_rows, trial_folder
 from search.base.gaps import UNDESCRIBED
 from search.base.objectives import last_fidelity, values_of
 from search.base.samplers import MISSING, SAMPLERS, derived_seed, make_sampler
 from search.base.schedulers import HALVING
-from search.driver.finalists import next_to_repeat
+from search.driver.finalists import WAIT, Finalist, next_finalist, next_to_repeat
 from search.driver.job import SearchJob
+from search.trials.files import CHECKPOINT
 from search.trials.ledger import IssuedTrial, all_issued, visible_row, write_issued
 from search.trials.sampling.space import EXACT
 
@@ -38,7 +39,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 class StudySearch(Searcher):
     """Issue trials, and report their results to the sampler.
 
-    Interrupted trials come first, then warm starts, then sampled ones, and last repeats of the front's members.
+    Interrupted trials come first, then warm starts, then sampled ones, and last repeats of the front's members and the
+    means of their weights.
 
     It reads the rows and the `params.json` in the study's folder when it is built; a resumed study needs no more.
 
@@ -66,6 +68,7 @@ class StudySearch(Searcher):
         self._stop = stop
         self.problem: str | None = None
         self._paused = False
+        self._waits = False  # until a trial ends, no further one is looked for
         self._running: dict[str, tuple[IssuedTrial, optuna.Trial]] = {}
         self._study = optuna.create_study(
             directions=[objective.optuna_direction for objective in job.objectives],
@@ -98,21 +101,27 @@ class StudySearch(Searcher):
             trial_id: Tune's id of the trial.
 
         Returns:
-            `Searcher.FINISHED` after `end` or `pause`, or if the file cannot be written; None while enough trials run.
+            `Searcher.FINISHED` after `end` or `pause`, or if the file cannot be written; None while enough trials run,
+            and while the next trial has to wait for running ones.
         """
         if self._paused or self.problem is not None:
             return Searcher.FINISHED
-        if self._at_once is not None and len(self._running) >= self._at_once():
+        if self._waits or (self._at_once is not None and len(self._running) >= self._at_once()):
             return None
         if self._interrupted:
             issued = self._interrupted.popleft()
             trial, _ = self._ask(issued.number, issued.params, issued.teaches)
         else:
             try:
-                issued, trial = self._issue()
+                found = self._issue()
             except StorageError as error:
                 self.end(str(error))
                 return Searcher.FINISHED
+            if found is None:
+                # nothing ends the waiting if no trial runs; a run that was put off is for the next run of Tune
+                self._waits = bool(self._running)
+                return None if self._waits else Searcher.FINISHED
+            issued, trial = found
         self._running[trial_id] = issued, trial
         return {"trial_id": issued.trial_id}
 
@@ -131,6 +140,7 @@ class StudySearch(Searcher):
         if trial_id not in self._running:
             return
         issued, trial = self._running.pop(trial_id)
+        self._waits = False
         written = bool(result and result.get("row_written"))
         row = visible_row(self._job.study, issued.trial_id, wait=written, stop=self._stop)
         state, values, missing = self._outcome(issued, row)
@@ -160,13 +170,16 @@ class StudySearch(Searcher):
         study = self._job.study
         raise RuntimeError(f"{checkpoint_path}: a StudySearch keeps no such file; build one on {study} instead")
 
-    def _issue(self) -> tuple[IssuedTrial, optuna.Trial]:
-        """Draw the next trial and write its `params.json`."""
-        number, self._next = self._next, self._next + 1
-        first = self._to_repeat(number)
+    def _issue(self) -> tuple[IssuedTrial, optuna.Trial] | None:
+        """Draw the next trial and write its `params.json`; return None if it has to wait for others."""
+        number = self._next
+        finalist = self._finalist(number)
+        if finalist == WAIT:
+            return None
+        self._next += 1
         start: Mapping[str, Any] = {}
-        if first is not None:
-            start = {"origin": f"repeat of {first.trial_id}", "params": first.params, "teaches": False}
+        if isinstance(finalist, Finalist):
+            start = {"origin": finalist.origin, "params": finalist.first.params, "teaches": False}
         elif self._starts:
             start = self._starts.popleft()
         teaches = bool(start.get("teaches", True))
@@ -179,7 +192,8 @@ class StudySearch(Searcher):
             params=params,
             sampler_state=_sampler_state(trial),
             teaches=teaches,
-            repeats=None if first is None else first.trial_id,
+            repeats=finalist.repeats if isinstance(finalist, Finalist) else None,
+            averages=finalist.averages if isinstance(finalist, Finalist) else (),
         )
         write_issued(self._job.study, issued)
         return issued, trial
@@ -189,13 +203,19 @@ class StudySearch(Searcher):
         """Whether trials may have stopped at a fidelity, which the sampler learns as a violated constraint."""
         return self._job.scheduler.name == HALVING
 
-    def _to_repeat(self, number: int) -> IssuedTrial | None:
-        """Return the trial that trial `number` repeats; None if it repeats none."""
+    def _finalist(self, number: int) -> Finalist | Literal["wait"] | None:
+        """Return what trial `number` repeats or averages; None if it does neither."""
         issued = all_issued(self._job.study)
-        left = self._job.finalists - sum(trial.repeats is not None for trial in issued)
+        left = self._job.finalists - sum(trial.is_finalist for trial in issued)
         if left <= 0 or self._job.trials - number > left:
             return None
-        return next_to_repeat(issued, all_rows(self._job.study), self._job.objectives)
+        rows = all_rows(self._job.study)
+        if not self._job.averages:
+            first = next_to_repeat(issued, rows, self._job.objectives)
+            return None if first is None else Finalist(first)
+        done = [row.trial_id for row in rows if row.is_done]
+        gone = {name for name in done if not (trial_folder(self._job.study, name) / CHECKPOINT).is_file()}
+        return next_finalist(issued, rows, self._job.objectives, left, gone)
 
     def _ask(self, number: int, known: Mapping[str, Any] | None, teaches: bool) -> tuple[optuna.Trial, dict[str, Any]]:
         """Return a trial of Optuna and all its parameters, with those that are known."""
@@ -263,8 +283,16 @@ def _left(starts: Iterable[Mapping[str, Any]], origins: Counter[str]) -> Iterato
 
 def _issued_from(row: TrialRow) -> IssuedTrial:
     """Return the trial of a row whose `params.json` is gone."""
-    params = dict(row.params)
-    return IssuedTrial(row.trial_id, row.number, row.seed or 0, str(row.origin), params, teaches=EXACT not in params)
+    params, finalist = dict(row.params), row.repeats is not None or is_average(row.origin)
+    return IssuedTrial(
+        row.trial_id,
+        row.number,
+        row.seed or 0,
+        str(row.origin),
+        params,
+        teaches=EXACT not in params and not finalist,
+        repeats=row.repeats,
+    )
 
 
 def _sampler_state(trial: optuna.Trial) -> dict[str, Any]:

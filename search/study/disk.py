@@ -76,7 +76,8 @@ def disk_need(demand: Demand) -> DiskNeed:
     smallest, largest = sum(found.unpruned.values()), found.model
     running = min(demand.at_once, demand.missing)
     removes = search.keep == KEEP_FRONT
-    stay = max(0, demand.missing - search.repeats) if removes else demand.missing
+    # the runs of repeated trials stay to the end if their weights are averaged
+    stay = max(0, demand.missing - search.last_trials) if removes and not search.average_runs else demand.missing
     # half precision: an embedding and the decoder's logits, four times as fine as the grid
     answer = 2 * (arch.embedding_chans * arch.grid**2 + (4 * arch.grid) ** 2)
     teacher = answer * demand.teacher_images
@@ -90,7 +91,7 @@ def disk_need(demand: Demand) -> DiskNeed:
     }
     ending = 1 if removes else demand.missing
     if search.scheduler != NONE and not removes:
-        ending = min(demand.missing, max(1, search.repeats))
+        ending = min(demand.missing, max(1, search.last_trials))
     before = 2 * teacher  # the shards are there until the whole file is
     # a resumed search has written some shards already, so the least counts them once
     least = teacher + ending * smallest if demand.missing else 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,11 +38,13 @@ class IssuedTrial:
         trial_id: Name of the trial and of its folder.
         number: Place in the study, from 0.
         seed: The trial's own seed.
-        origin: `sampled`, or the name of a starting point.
+        origin: `sampled`, `repeat of ID`, `average of ID`, or the name of a starting point.
         params: Parameters by name.
         sampler_state: What the sampler must remember of the trial, such as NSGA-II's generation.
         teaches: Whether the sampler learns from the trial. It cannot where the parameters do not describe the budget.
         repeats: The trial that this one repeats with another seed, or None.
+        averages: The runs of one member whose weights this trial takes the mean of, the first run first; empty for a
+            trial that is recovered.
     """
 
     trial_id: str
@@ -53,6 +55,12 @@ class IssuedTrial:
     sampler_state: dict[str, Any] = field(default_factory=dict)
     teaches: bool = True
     repeats: str | None = None
+    averages: Sequence[str] = ()
+
+    @property
+    def is_finalist(self) -> bool:
+        """Whether the trial repeats another one or averages runs."""
+        return self.repeats is not None or bool(self.averages)
 
 
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
@@ -62,6 +70,7 @@ _KINDS: Mapping[str, type | tuple[type, ...]] = {
     "params": dict,
     "sampler_state": dict,
     "repeats": (str, NoneType),
+    "averages": (list, tuple),
 }
 
 
@@ -85,7 +94,7 @@ def read_issued(study: Path, trial_id: str) -> IssuedTrial:
     try:
         issued = IssuedTrial(**read_json(path, _MEND))
         wrong = [name for name, kind in _KINDS.items() if not isinstance(getattr(issued, name), kind)]
-        if wrong or issued.trial_id != trial_id:
+        if wrong or issued.trial_id != trial_id or not all(isinstance(run, str) for run in issued.averages):
             raise TypeError
         return replace(issued, params=params_of_today(issued.params))
     except (TypeError, AttributeError):
@@ -99,6 +108,16 @@ def is_visible(study: Path, trial_id: str, patience: float = _PATIENCE) -> bool:
     """
     path = trial_folder(study, trial_id) / "params.json"
     return _look(study, trial_id, lambda: path.is_file() or None, patience) is not None
+
+
+def wait_for_file(study: Path, trial_id: str, name: str) -> Path:
+    """Return the path of a file of a trial, once this node sees it.
+
+    A file that is not there after the time that network storage needs is gone; its path is returned all the same.
+    """
+    path = trial_folder(study, trial_id) / name
+    _look(study, trial_id, lambda: path.is_file() or None, _PATIENCE)
+    return path
 
 
 def visible_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from search.base.fidelities import shown_figures
 from search.base.phase_keys import PROGRESS
 from search.base.provenance import git_revision, versions
 from search.study.inputs import Shared, cost_metrics
+from search.trials.average import average_phases
 from search.trials.files import CHECKPOINT, remove_state
 from search.trials.ledger import visible_row
 from search.trials.leverage import predicted_leverage
@@ -30,15 +32,16 @@ from search.trials.sampling.space import EXACT, Plan, decode, domain_of
 def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResult]:
     """Do one trial, a phase at a time.
 
-    Prune and recover as the parameters say, evaluate, and write everything down.
+    Prune and recover as the parameters say, or take the mean of the weights of earlier trials. Then evaluate, and write
+    everything down.
 
     The state after each phase, and every few steps within recoveries, stays on disk until the row exists, so a killed
     trial continues from there. A recovery that ends early is no failure, because the last good weights are kept. Nor
     is one that splits its batches for want of memory. The row's `reason` says so in both cases.
 
     Args:
-        trial: `trial_id`, `number`, `seed`, `origin`, `params` (flat, see `search.trials.sampling.space`), `study_dir`,
-            `attempt`.
+        trial: `trial_id`, `number`, `seed`, `origin`, `params` (flat, see `search.trials.sampling.space`), `averages`,
+            `study_dir`, `attempt`.
         shared: Inputs common to all trials.
 
     Yields:
@@ -55,7 +58,10 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
     if leverage:
         yield PhaseResult("leverage", leverage)
     recorder = Recorder.in_folder(trial_folder(study, trial_id), shared.settings.recovery.save_every, attempt, meter)
-    model, images = yield from phases(plan, shared, int(trial["seed"]), recorder, role=_role(trial))
+    if trial["averages"]:
+        model, images = yield from average_phases(study, trial["averages"], shared, recorder)
+    else:
+        model, images = yield from phases(plan, shared, int(trial["seed"]), recorder, role=_role(trial))
     if (ended := visible_row(study, trial_id)) is not None:  # this node was cut off, and another one was as fast
         yield PhaseResult("row", row=ended)
         return
@@ -65,6 +71,7 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
     write_images(study, trial_id, images)
     meter.mark("saving")
     write_phases(study, trial_id, [point.record() for point in recorder.history.points + meter.points])
+    plan = dataclasses.replace(plan, spec=model.spec)  # an average has the widths of its runs
     metrics = {**summarise(images), **cost_metrics(plan.spec), **leverage}
     row = _row(trial, plan, metrics, recorder, started)
     write_row(study, row)

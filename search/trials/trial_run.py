@@ -24,7 +24,7 @@ from search.trials.phase_result import PhaseResult, StepResult
 logger = logging.getLogger(__name__)
 
 #: `work(trial, **shared)` returns the trial's row, or yields a `PhaseResult` for each phase, the last with the row.
-#: `trial` holds trial_id, number, seed, origin, params, sampler_state, study_dir and attempt.
+#: `trial` holds the fields of `search.trials.ledger.IssuedTrial`, study_dir and attempt.
 Work = Callable[..., TrialRow | Iterator[PhaseResult]]
 
 #: Yields the result of each phase, the last with the row.

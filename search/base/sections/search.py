@@ -25,6 +25,7 @@ _KEYS = frozenset(
 )
 _BEFORE_HALVING = {"reduction": 3, "finalists": 0.0}
 _BEFORE_SCHEDULERS = {"scheduler": NONE}
+_BEFORE_AVERAGES = {"average_runs": False}
 #: Value of `keep` with which the search removes weights.
 KEEP_FRONT = "front"
 
@@ -69,7 +70,12 @@ class SearchConfig(Section):
         None, ge=1, description="search images of the evaluations before the last, for a scheduler; null: all"
     )
     reduction: int = Field(3, ge=2, description="halving: about one trial in so many continues after each fidelity")
-    finalists: Share = Field(0.2, description="share of the trials, the last ones, that repeat members of the front")
+    finalists: Share = Field(
+        0.3, description="share of the trials, the last ones, that repeat members of the front or average their runs"
+    )
+    average_runs: bool = Field(
+        True, description="whether some of the finalists take the mean of the weights of the runs of one member"
+    )
     even_recovery: bool = Field(
         False,
         description="recovery.steps are those at 15 % of the FLOPs; smaller models take more and larger ones fewer, so "
@@ -110,6 +116,7 @@ class SearchConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _before_halving(cls, values: Any) -> Any:
+        values = as_saved_before(values, _KEYS, _BEFORE_AVERAGES)
         saved = as_saved_before(values, _KEYS, _BEFORE_HALVING)
         return values if saved is values else as_saved_before(saved, _KEYS, _BEFORE_SCHEDULERS)
 
@@ -158,8 +165,8 @@ class SearchConfig(Section):
         return prices_of(self.times, arch)
 
     @property
-    def repeats(self) -> int:
-        """How many trials repeat members of the front."""
+    def last_trials(self) -> int:
+        """How many trials are finalists."""
         return int(self.trials * self.finalists)
 
     @property

@@ -120,7 +120,8 @@ class Surveyed(Loaded):
         config = self.config
         search, recovery = config.search, config.recovery
         starts = reachable_starts(search, self.model.spec, search.prices(self.model.arch))
-        first, sampled, repeats = unfinished(counts(search, len(starts.names)), self.finished)
+        first, sampled, finalists = unfinished(counts(search, len(starts.names)), self.finished)
+        trained = finalists - finalists // 2 if config.averages else finalists
         return Amounts(
             calibration=self.calibration,
             recovery=self.recovery,
@@ -129,7 +130,7 @@ class Surveyed(Loaded):
             profiled=needs_of(trial_settings(config)).profile or CURVES in search.space.shape.values,
             refit_images=recovery.refit_images,
             steps=recovery.steps,
-            whole=first + repeats,
+            whole=first + trained,
             sampled=sampled,
             scheduler=search.scheduler,
             reduction=search.reduction,

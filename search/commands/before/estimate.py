@@ -47,7 +47,8 @@ class Amounts:
         profiled: Whether a second-order profile is computed.
         refit_images: Images of a refit; 0 for no refit.
         steps: Recovery steps of a trial.
-        whole: Trials that run to their end in any case: starting points and repeats.
+        whole: Trials that run to their end in any case: starting points and repeats. Averages, about half of the
+            finalists, train nothing and are not counted.
         sampled: Other trials.
         scheduler: Name of the scheduler.
         reduction: Of halving: about one trial in so many continues after each fidelity.
@@ -94,13 +95,13 @@ def unfinished(counts: tuple[int, int, int], finished: int) -> tuple[int, int, i
     """Return how many trials of each kind are left. The first kind ends first, then the second.
 
     Args:
-        counts: Starting points, sampled trials and repeats of a whole search.
+        counts: Starting points, sampled trials and finalists of a whole search.
         finished: Trials that have ended.
     """
-    first, sampled, repeats = counts
+    first, sampled, finalists = counts
     later = max(0, finished - first)
     last = max(0, later - sampled)
-    return max(0, first - finished), max(0, sampled - later), max(0, repeats - last)
+    return max(0, first - finished), max(0, sampled - later), max(0, finalists - last)
 
 
 def estimate(times: StepTimes, amounts: Amounts) -> Estimate:

@@ -168,7 +168,7 @@ def starts_found(config: Config, start: ModelSpec) -> Found:
             f"search.space has {points} point{'s' * (points != 1)} for {sampled} sampled trials, so some are equal: "
             f"give a range of fraction above {share_limits(config.search, start, prices)[0]:.3g}, or fewer trials"
         )
-    return Found(division(config.search, starts.names), tuple(notes))
+    return Found(division(config.search, starts.names, averages=config.averages), tuple(notes))
 
 
 def splits_of(config: Config, folder: Path, listing: Listing) -> Splits:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medcore.errors import one_line, printable
-from results.stats.columns import SAMPLED
+from results.stats.columns import SAMPLED, is_average
 from results.stats.labels import text as metric_text
 from results.stats.labels import title
 from results.stats.objectives import Objective
@@ -142,7 +142,8 @@ class SearchProgress:
 
     def ended(self, row: TrialRow) -> None:
         """Count a trial that ends, and say why if it failed."""
-        self._pace.end(row.trial_id, row.status, self._clock(), sampled=row.origin == SAMPLED)
+        status = "average" if is_average(row.origin) else row.status  # takes much less time than others that are done
+        self._pace.end(row.trial_id, status, self._clock(), sampled=row.origin == SAMPLED)
         self._rows.append(row)
         self._seen = self._count(self._seen, row)
         self._seen = replace(self._seen, front=front_members(self._rows, self._objectives))

@@ -150,36 +150,38 @@ def point_count(search: SearchConfig, start: ModelSpec, prices: Prices | None = 
     return points
 
 
-def division(search: SearchConfig, names: Sequence[str]) -> str:
-    """Say how the trials divide up into starting points, sampled ones and repeats.
+def division(search: SearchConfig, names: Sequence[str], *, averages: bool = False) -> str:
+    """Say how the trials divide up into starting points, sampled ones and finalists.
 
     Args:
         search: The section `search`.
         names: Names of the starting points.
+        averages: Whether finalists average too.
 
     Returns:
         Such as `7 starting points (dense, knapsack 0.1, …), then 41 sampled`.
     """
-    starts, sampled, repeats = counts(search, len(names))
+    starts, sampled, finalists = counts(search, len(names))
     points = f"{starts} starting point{'s' * (starts != 1)}"
     parts = [f"{points} ({', '.join(names[:starts])})" if starts else "no starting points"]
     parts += [f"then {sampled} sampled"] if sampled else []
-    parts += [f"then {repeats} that repeat{'s' * (repeats == 1)} members of the front"] if repeats else []
+    words = " or average the weights of such runs" if averages else ""
+    parts += [f"then {finalists} that repeat{'s' * (finalists == 1)} members of the front{words}"] if finalists else []
     spare = len(names) - starts
     left_out = f"; {spare} starting point{'s find' if spare > 1 else ' finds'} no trial" if spare else ""
     return f"{search.trials} trials: {', '.join(parts)}{left_out}"
 
 
 def counts(search: SearchConfig, starts: int) -> tuple[int, int, int]:
-    """Return the numbers of starting points, sampled trials and repeats.
+    """Return the numbers of starting points, sampled trials and finalists.
 
     Args:
         search: The section `search`.
         starts: How many starting points there are.
     """
-    repeats = search.repeats
-    first = min(starts, search.trials - repeats)
-    return first, search.trials - repeats - first, repeats
+    finalists = search.last_trials
+    first = min(starts, search.trials - finalists)
+    return first, search.trials - finalists - first, finalists
 
 
 def _listed(fractions: Sequence[float]) -> str:

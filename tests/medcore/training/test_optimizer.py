@@ -8,12 +8,13 @@ import torch
 
 from medcore.training.loop import AdamW
 
-
 #: The same in one operation for all parameters.
 FUSED = functools.partial(torch.optim.AdamW, fused=True)
 
 
-def trained(kind: Callable[..., torch.optim.AdamW], state: bytes | None = None) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+def trained(
+    kind: Callable[..., torch.optim.AdamW], state: bytes | None = None
+) -> tuple[torch.nn.Module, torch.optim.AdamW]:
     """A layer after three steps, in which a rate falls; or after three more that continue from a saved state."""
     torch.manual_seed(0)
     layer = torch.nn.Linear(4, 3)

@@ -193,6 +193,7 @@ def test_origin_kinds() -> None:
     origins = ["uniform 0.5", "rule 0.5/0.7", "dense", "sampled", "magnitude 0.5", None, float("nan"), ""]
     kinds = ["uniform", "rule", "dense", "sampled", "other", "sampled", "sampled", "sampled"]
     assert [origin_kind(origin) for origin in origins] == kinds
+    assert origin_kind("average of t0001") == "average"
 
 
 def test_view_keeps_what_must_be_seen() -> None:

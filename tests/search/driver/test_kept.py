@@ -15,11 +15,12 @@ from results.stats.objectives import Objective
 from results.stats.pareto import front_table
 from results.store.held_out import Measurement, write_measurement
 from results.store.trial_row import TrialRow
-from results.store.trials import read_study, trial_folder, write_row
+from results.store.trials import all_rows, read_row, read_study, trial_folder, write_row
 from search.driver import kept as kept_weights
+from search.driver.finalists import Finalist, next_finalist
 from search.driver.kept import Weights, removable
 from search.trials.files import CHECKPOINT
-from search.trials.ledger import IssuedTrial, write_issued
+from search.trials.ledger import IssuedTrial, all_issued, write_issued
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
 
@@ -92,6 +93,48 @@ def test_no_repeats_to_come_put_a_removed_trial_back_on_the_front(seed: int, tmp
     assert kept(tmp_path) == set(front["trial_id"]) | {"t0"}
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_no_finalist_needs_weights_that_were_removed(seed: int, tmp_path: Path) -> None:
+    """Random studies whose finalists repeat and average, made longer once: averages have all weights.
+
+    So has the front of the first search. Further repeats may bring back what that search has removed.
+    """
+    rng, number = np.random.default_rng(seed), 0
+    for finalists in (int(rng.integers(1, 8)), int(rng.integers(1, 8))):
+        before = sum(trial.is_finalist for trial in all_issued(tmp_path)) if number else 0
+        weights = Weights(tmp_path, OBJECTIVES, finalists + before, averages=True)
+        sampled = number + int(rng.integers(2, 7))
+        for left in [0] * (sampled - number) + list(range(finalists, 0, -1)):
+            trial = made(tmp_path, number, left)
+            assert {*trial.averages} <= kept(tmp_path)
+            first = trial.repeats or next(iter(trial.averages), None)
+            known = read_row(tmp_path, first) if first else None
+            cost = float(rng.integers(4)) if known is None else float(known.metrics["cost"] or 0)
+            repeats = int(trial.repeats[1:]) if trial.repeats else None
+            row = done(number, cost, float(rng.integers(6)), repeats=repeats, origin=trial.origin)
+            write(tmp_path, row)
+            weights.ended(row)
+            number += 1
+        weights.sweep(complete=True)
+        if not before:
+            front = front_table(read_study(tmp_path), OBJECTIVES)
+            assert kept(tmp_path) == set(front["trial_id"]) | {"t0"}
+
+
+def made(study: Path, number: int, left: int) -> IssuedTrial:
+    """Issue a trial as a search with one worker does: sampled, or one of the `left` last finalists."""
+    rows, found = all_rows(study) if number else [], None
+    if left:
+        found = next_finalist(all_issued(study), rows, OBJECTIVES, left, {row.trial_id for row in rows} - kept(study))
+    assert found != "wait"
+    origin = "dense" if number == 0 else "sampled"
+    trial = IssuedTrial(f"t{number}", number, 0, origin, {})
+    if isinstance(found, Finalist):
+        trial = dataclasses.replace(trial, origin=found.origin, repeats=found.repeats, averages=found.averages)
+    write_issued(study, trial)
+    return trial
+
+
 def test_what_was_measured_or_tuned_stays_and_what_a_killed_search_left_goes(tmp_path: Path) -> None:
     rows = [done(0, 1, 0.9), done(1, 2, 0.8), done(2, 3, 0.7), done(3, 4, 0.6)]
     write(tmp_path, *rows)
@@ -131,6 +174,21 @@ def test_only_the_trials_own_file_is_removed(tmp_path: Path) -> None:
     write(tmp_path, done(0, 1, 0.9), odd)
     Weights(tmp_path, OBJECTIVES, 0)
     assert kept(tmp_path) == {"t0"} and (tmp_path / "trials" / "t1" / "row.json").is_file()
+
+
+def test_runs_that_may_be_averaged_stay_to_the_end(tmp_path: Path) -> None:
+    rows = [done(0, 1, 0.9), done(1, 2, 0.8), done(2, 1, 0.9, repeats=0)]
+    write(tmp_path, *rows)
+    for row in rows:
+        write_issued(tmp_path, IssuedTrial(row.trial_id, row.number, 0, "sampled", {}, repeats=row.repeats))
+    weights = Weights(tmp_path, OBJECTIVES, 2, averages=True)
+    assert kept(tmp_path) == {"t0", "t1", "t2"}  # one finalist is left, and t1 has one dominator
+    average = done(3, 1, 0.95, origin="average of t0")
+    write(tmp_path, average)
+    weights.ended(average)
+    assert kept(tmp_path) == {"t0", "t2", "t3"}
+    weights.sweep(complete=True)
+    assert kept(tmp_path) == {"t3"}
 
 
 def test_a_trial_whose_own_repeat_is_running_keeps_its_weights(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from search.base.samplers import MISSING, SAMPLERS, Sampler, SamplerSettings, de
 from search.base.schedulers import HALVING, NONE, SchedulerSettings
 from search.driver.job import SearchJob
 from search.driver.searcher import StudySearch
+from search.trials.files import CHECKPOINT
 from search.trials.ledger import all_issued
 from tests.support.studies.rows import write_row
 from tests.support.studies.study_files import environment
@@ -197,6 +198,40 @@ def test_the_last_trials_repeat_the_front_and_teach_nothing(tmp_path: Path) -> N
         assert trial.seed != first[trial.repeats].seed and trial.origin == f"repeat of {trial.repeats}"
     assert [trial.state for trial in told(search)] == [TrialState.COMPLETE] * 8 + [TrialState.FAIL] * 4
     assert [trial.state for trial in told(StudySearch(job))] == [trial.state for trial in told(search)]
+
+
+def test_averages_follow_repeats_and_wait_for_those_that_run(tmp_path: Path) -> None:
+    """Of six finalists three repeat and three average; the last of these waits while the last repeat runs."""
+    job = SearchJob(tmp_path, space, OBJECTIVES, 12, warm_starts=WARM, finalists=6, averages=True)
+    for number in range(12):
+        trial_folder(tmp_path, f"t{number:04d}").mkdir(parents=True)
+        (trial_folder(tmp_path, f"t{number:04d}") / CHECKPOINT).write_bytes(b"weights")
+    run(tmp_path, StudySearch(job), 8)
+    search = StudySearch(job)
+    assert search.suggest("last repeat") == {"trial_id": "t0008"}
+    run(tmp_path, search, 2)
+    assert search.suggest("waits") is None and len(all_issued(tmp_path)) == 11
+    finish(tmp_path, search, "last repeat", "t0008")
+    run(tmp_path, search, 1)
+    trials = all_issued(tmp_path)
+    assert [trial.repeats is not None for trial in trials] == [False] * 6 + [True] * 3 + [False] * 3
+    assert [tuple(trial.averages) for trial in trials[9:]] == [(trial.repeats, trial.trial_id) for trial in trials[6:9]]
+    assert [trial.state for trial in told(StudySearch(job))][6:] == [TrialState.FAIL] * 6
+
+
+def test_a_run_that_was_put_off_ends_the_wait(tmp_path: Path) -> None:
+    """Its node died, so it has no row and does not run; the next run of Tune issues it."""
+    job = SearchJob(tmp_path, space, OBJECTIVES, 6, warm_starts=WARM, finalists=2, averages=True)
+    for number in range(6):
+        trial_folder(tmp_path, f"t{number:04d}").mkdir(parents=True)
+        (trial_folder(tmp_path, f"t{number:04d}") / CHECKPOINT).write_bytes(b"weights")
+    run(tmp_path, StudySearch(job), 4)
+    search = StudySearch(job)
+    assert search.suggest("repeat") == {"trial_id": "t0004"} and search.suggest("waits") is None
+    search.on_trial_complete("repeat", error=True)
+    assert search.suggest("waits") == Searcher.FINISHED
+    assert run(tmp_path, StudySearch(job), 2) == ["t0004", "t0005"]
+    assert list(all_issued(tmp_path)[5].averages) == [all_issued(tmp_path)[4].repeats, "t0004"]
 
 
 def test_a_study_that_is_made_longer_samples_before_it_repeats(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def trial_of(config: Config) -> tuple[Shared, dict[str, Any], TrialRow, MedSam]:
     images = search_images(config.datasets, adapted_model(config.model).arch.img_size)
     shared = prepare(trial_settings(config), study_jobs(config), images)
     start = next(start for start in warm_starts(shared) if start["origin"].startswith("knapsack"))
-    trial = {"trial_id": "t0001", "number": 1, "seed": 7, "repeats": None, **start}
+    trial = {"trial_id": "t0001", "number": 1, "seed": 7, "repeats": None, "averages": (), **start}
     study = config.folder
     *_, last = trial_phases(trial | {"study_dir": str(study), "attempt": begin(study, "t0001", "a node")}, shared)
     row = read_row(study, "t0001")

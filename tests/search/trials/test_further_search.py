@@ -87,7 +87,14 @@ def test_warm_starts_that_remove_nothing_are_left_out(shared: Shared) -> None:
 
 
 def test_a_trial_of_a_pruned_model(shared: Shared, tmp_path: Path) -> None:
-    trial: dict[str, Any] = {"trial_id": "t0001", "number": 1, "seed": 7, "repeats": None, **warm_starts(shared)[1]}
+    trial: dict[str, Any] = {
+        "trial_id": "t0001",
+        "number": 1,
+        "seed": 7,
+        "repeats": None,
+        "averages": (),
+        **warm_starts(shared)[1],
+    }
     trial |= {"study_dir": str(tmp_path), "attempt": begin(tmp_path, "t0001", "a node")}
     row = list(trial_phases(trial, shared))[-1].row
     assert row is not None and row.is_done

@@ -43,7 +43,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 def issued(study: Path, shared: Shared) -> dict[str, Any]:
     """The knapsack warm start as a trial."""
-    trial = {"trial_id": "t0001", "number": 1, "seed": 7, "repeats": None, **warm_starts(shared)[1]}
+    trial = {"trial_id": "t0001", "number": 1, "seed": 7, "repeats": None, "averages": (), **warm_starts(shared)[1]}
     return trial | {"study_dir": str(study), "attempt": begin(study, "t0001", "a node")}
 
 

@@ -17,7 +17,7 @@ from tests.support.studies.old_config import old_config
 THEN: dict[str, dict[str, Any]] = {
     "data": {"recovery_per_dataset": 128},
     "recovery": {"warmup": 0, "average": 0.0, "refit_images": 0, "terms": {}},
-    "search": {"finalists": 0.0},
+    "search": {"finalists": 0.0, "average_runs": False},
 }
 PLAIN = {"study": "s", "model": {"base": "a", "adapted": "b"}, "data": {"folders": ["d"]}}
 
@@ -48,7 +48,7 @@ def test_later_keys_mean_what_happened_then(config: Config) -> None:
     space, starts = config.search.space, config.search.warm_starts
     assert space.shape.values == ("shares",) and space.draws_residuals
     assert starts.knapsack == () and starts.rule == (0.5, 0.3, 0.15)
-    assert config.search.scheduler == "none" and config.search.repeats == 0
+    assert config.search.scheduler == "none" and config.search.last_trials == 0
     assert needs_of(trial_settings(config)) == Needs(fisher=True, profile=False)
 
 
@@ -105,3 +105,13 @@ def test_every_section_of_today_says_that_it_is_of_today() -> None:
     today = Config.model_validate(plain)
     assert Config.model_validate(yaml.safe_load(today.to_yaml())) == today
     assert today.recovery.refit_images == 64 and today.data.recovery_per_dataset is None
+
+
+def test_studies_from_before_averages_have_none_and_new_ones_do(config: Config) -> None:
+    """A study with all keys but this one was saved before; a file with few keys was written by a person."""
+    assert Config.model_validate(PLAIN).averages
+    saved = Config.model_validate(PLAIN).model_dump(mode="json")
+    assert Config.model_validate(saved).averages
+    del saved["search"]["average_runs"]
+    assert not Config.model_validate(saved).averages
+    assert not Config.model_validate({**PLAIN, "schedule": {"plan": "plateau", "rounds": 2}}).averages

@@ -256,6 +256,8 @@ def test_trials_divide_up_into_starts_samples_and_repeats() -> None:
     assert division(search, ["dense", "knapsack 0.5"]) == (
         "48 trials: 2 starting points (dense, knapsack 0.5), then 37 sampled, then 9 that repeat members of the front"
     )
+    averages = division(search, ["dense"], averages=True)
+    assert averages.endswith("then 9 that repeat members of the front or average the weights of such runs")
     few = search.model_copy(update={"trials": 2, "finalists": 0.5})
     assert division(few, ["dense", "knapsack 0.5"]) == (
         "2 trials: 1 starting point (dense), then 1 that repeats members of the front; 1 starting point finds no trial"
