@@ -24,7 +24,7 @@ from rich.console import Console
 
 from benchmarks.search_arms.arms import ARMS, DENSE_ARM, Arm, config_of
 from benchmarks.search_arms.charges import Charges
-from benchmarks.search_arms.measured import Record, dense_quality, measure_reports, record_of
+from benchmarks.search_arms.measured import Record, dense_quality, measure_reports, record_of, remove_weights
 from benchmarks.search_arms.prepared import Prepared, parts_of
 from benchmarks.search_arms.report import Setting, write_report
 from benchmarks.search_arms.runner import ArmStudy, run_study
@@ -79,6 +79,7 @@ class Benchmark:
         )
         images, autocast = self.prepared.report_images, config.recovery.autocast
         run_study(study, lambda: measure_reports(study.folder, images, autocast))
+        remove_weights(study.folder)
         record = record_of(study)
         counts = ", ".join(f"{count} {status}" for status, count in record.counts.items())
         self.console.print(f"{config.study}: {record.spent:.0f} processor seconds, {counts}", markup=False)

@@ -32,11 +32,14 @@ _SEARCH = {
     "search.sampler": "gaps",
     "search.scheduler": "none",
     "search.space.lean": 0.0,
+    # a share of the seconds, not of the trials; averages take few
+    "search.finalists": 0.2,
 }
 #: The search's defaults until gaps in the share of the cost were halved.
 _HALVING = {
     "search.sampler": "tpe",
     "search.scheduler": "halving",
+    "search.average_runs": False,
     "search.space.lean": {"low": -1, "high": 1},
 }
 _NO_REFIT = {"recovery.refit_images": 0}
@@ -140,7 +143,11 @@ def _exact(spec: ModelSpec, share: float, domain: Domain) -> dict[str, Any]:
 DENSE_ARM = Arm("dense", "the unpruned model with the configured recovery", _GRID, dense, limit=1)
 
 _ARMS = (
-    Arm("search", "the search by default: it halves gaps between shares of the cost, and repeats the front", _SEARCH),
+    Arm(
+        "search",
+        "the search by default: it halves gaps between shares of the cost, repeats the front and averages the runs",
+        _SEARCH,
+    ),
     Arm("knapsack", "pure knapsack budgets on a grid, refit and fully recovered", _GRID, knapsack),
     Arm(
         "uniform",
@@ -190,10 +197,11 @@ _ARMS = (
         "a search over the share and the exponent of the curves",
         {**_SEARCH, "search.space.exponent": {"low": 0.5, "high": 1.5, "log": True}},
     ),
+    Arm("search-singles", "the same search, whose repeats are not averaged", {**_SEARCH, "search.average_runs": False}),
     Arm(
         "search-repeats",
-        "the same search, half of it repeats of the front",
-        {**_SEARCH, "search.finalists": 0.5},
+        "the same search, with two fifths of its seconds for repeats and averages",
+        {**_SEARCH, "search.finalists": 0.4},
     ),
 )
 

@@ -43,18 +43,20 @@ class Record(NamedTuple):
 
 
 def measure_reports(study: Path, images: ImageSet, autocast: bool) -> None:
-    """Measure each finished model on the report images, and write the means to `report.json` in the trial's folder.
-
-    The model's file is removed afterwards, because a benchmark of many arms would fill the disk.
-    """
+    """Measure each finished model on the report images, and write the means to `report.json` in the trial's folder."""
     for row in all_rows(study):
         file = _report_file(study, row.trial_id)
         if not row.is_done or file.is_file():
             continue
-        checkpoint = study / str(row.checkpoint)
-        model = load(checkpoint).to(best_device())
+        model = load(study / str(row.checkpoint)).to(best_device())
         write_json(file, summarise(evaluate(model, images, autocast=autocast)))
-        checkpoint.unlink()
+
+
+def remove_weights(study: Path) -> None:
+    """Remove the files of measured models, because a benchmark of many arms would fill the disk."""
+    for row in all_rows(study):
+        if row.is_done and _report_file(study, row.trial_id).is_file():
+            (study / str(row.checkpoint)).unlink(missing_ok=True)
 
 
 def record_of(study: ArmStudy) -> Record:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from search.base.phase_keys import FIDELITY
 from search.base.samplers import SamplerSettings, derived_seed
 from search.base.schedulers import HALVING, NONE
 from search.commands.open_study import open_study
+from search.driver.finalists import to_average
 from search.driver.job import SearchJob
 from search.driver.searcher import StudySearch
 from search.study.inputs import Shared
@@ -39,8 +41,18 @@ from search.trials.trial_run import TrialRun
 
 #: More trials than any arm runs. The seconds end an arm and begin its repeats, not the number of trials.
 _ENDLESS = 10**9
+#: Stages of a trial that an average has too.
+_OF_AVERAGES = ("leverage", "evaluation", "saving")
 #: Number of failed trials, without any other, after which an arm stops.
 _HOPELESS = 4
+
+
+class Stage(Enum):
+    """What the next trial of a search is."""
+
+    SAMPLE = "sample"
+    REPEAT = "repeat"
+    AVERAGE = "average"
 
 
 @dataclass(frozen=True)
@@ -74,9 +86,21 @@ class ArmStudy:
         return self.charged + sum(trial_seconds(self.folder, trial.trial_id) for trial in all_issued(self.folder))
 
     @property
-    def repeats(self) -> bool:
-        """Whether the time of the finalists has come, the last share of the seconds."""
-        return self.spent >= (1 - self.config.search.finalists) * self.seconds
+    def stage(self) -> Stage:
+        """What the time has come for: sampled trials, then repeats, and in the last seconds averages.
+
+        Repeats end when one more of the longest trials would leave too little time to average the runs.
+        """
+        if self.spent < (1 - self.config.search.finalists) * self.seconds:
+            return Stage.SAMPLE
+        if not self.config.averages or not self.config.search.finalists:
+            return Stage.REPEAT
+        rows = [row for row in all_rows(self.folder) if row.is_done]
+        longest = max((trial_seconds(self.folder, row.trial_id) for row in rows), default=0.0)
+        evaluations = {row.trial_id: sum(row.timing.stages.get(name, 0.0) for name in _OF_AVERAGES) for row in rows}
+        due = [runs.first.trial_id for runs in to_average(all_issued(self.folder), rows)]
+        averaging = sum(evaluations.get(name, 0.0) for name in due) + max(evaluations.values(), default=0.0)
+        return Stage.REPEAT if self.spent + longest + averaging < self.seconds else Stage.AVERAGE
 
     @property
     def ended(self) -> bool:
@@ -98,16 +122,20 @@ class Proposer(Protocol):
 class SearchProposer:
     """The product's own searcher."""
 
-    def __init__(self, study: ArmStudy, repeats: bool) -> None:
-        """Read the study; `repeats` says whether the next trials are those of the finalists."""
+    def __init__(self, study: ArmStudy, stage: Stage) -> None:
+        """Read the study."""
         config, shared = study.config, study.shared
+        issued = all_issued(study.folder)
+        finalists = sum(trial.is_finalist for trial in issued)
         job = SearchJob(
             study.folder,
             functools.partial(sample, domain=domain_of(shared)),
             config.search.objectives,
-            _ENDLESS,
+            # the last trial, and a finalist, if it is to be an average
+            len(issued) + 1 if stage == Stage.AVERAGE else _ENDLESS,
             warm_starts=warm_starts(shared),
-            finalists=_ENDLESS if repeats else 0,
+            finalists={Stage.SAMPLE: 0, Stage.REPEAT: _ENDLESS, Stage.AVERAGE: finalists + 1}[stage],
+            averages=config.averages,
             sampler=SamplerSettings(
                 config.search.sampler,
                 study.seed,
@@ -177,12 +205,14 @@ def run_study(study: ArmStudy, on_row: Callable[[], None]) -> None:
         open_study(study.config, resume=True)
         on_row()
         while not study.ended:
-            repeats = study.repeats
-            proposer = _proposer(study, repeats)
-            while not study.ended and study.repeats == repeats:
+            stage = study.stage
+            proposer = _proposer(study, stage)
+            while not study.ended and study.stage == stage:
                 run_trial(study, proposer)
                 on_row()
                 _check_alive(study.folder)
+                if stage == Stage.AVERAGE:  # each plans for one finalist, which then is an average
+                    break
 
 
 def run_trial(study: ArmStudy, proposer: Proposer) -> None:
@@ -215,8 +245,8 @@ def _check_alive(folder: Path) -> None:
         raise MedcoreError(f"{folder}: all {len(rows)} trials failed, the last because of: {rows[-1].reason}")
 
 
-def _proposer(study: ArmStudy, repeats: bool) -> Proposer:
-    return SearchProposer(study, repeats) if study.arm.budget is None else GridProposer(study)
+def _proposer(study: ArmStudy, stage: Stage) -> Proposer:
+    return SearchProposer(study, stage) if study.arm.budget is None else GridProposer(study)
 
 
 def _halving(study: ArmStudy) -> ParetoHalving | None:

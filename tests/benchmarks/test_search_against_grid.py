@@ -22,7 +22,7 @@ from benchmarks.search_arms.measured import Record, dense_quality
 from benchmarks.search_arms.prepared import parts_of
 from benchmarks.search_arms.report import spread_text
 from medcore.errors import ConfigError, MedcoreError
-from results.store.trials import all_rows, trial_folder
+from results.store.trials import all_rows, read_row, trial_folder
 from search.base.config import Config, load_config
 from search.commands.sections import trial_settings
 from search.trials.ledger import all_issued
@@ -124,9 +124,20 @@ def test_text_of_several_seeds() -> None:
     assert spread_text(pd.Series([math.nan])) == "none" and spread_text(pd.Series([0.5])) == "0.5000"
 
 
-def benchmark(config: Config, work: Path, out: Path, arms: str, seeds: int = 1) -> Benchmark:
-    options = f"--seconds 45 --trials-like 1 --seeds {seeds} --arms {arms}".split()
+def benchmark(config: Config, work: Path, out: Path, arms: str, seeds: int = 1, seconds: int = 45) -> Benchmark:
+    options = f"--seconds {seconds} --trials-like 1 --seeds {seeds} --arms {arms}".split()
     return Benchmark(config, parsed(["--work", str(work), "--out", str(out), *options]), Console(quiet=True))
+
+
+def test_the_last_seconds_average_what_was_repeated(config_file: Path, tmp_path: Path, ticks: None) -> None:
+    work = tmp_path / "work"
+    benchmark(load_config(config_file), work, tmp_path / "out", "search", seconds=110).run()
+    trials = all_issued(work / "search-0")
+    kinds = ["average" if trial.averages else "repeat" if trial.repeats else "sample" for trial in trials]
+    assert [kind for kind, _ in itertools.groupby(kinds)][:3] == ["sample", "repeat", "average"]
+    average = next(trial for trial in trials if trial.averages)
+    row = read_row(work / "search-0", average.trial_id)
+    assert row is not None and row.is_done and not list(work.glob("search-0/trials/*/model.safetensors"))
 
 
 def test_runs_continue_and_end_in_a_report(
@@ -156,7 +167,7 @@ def test_runs_continue_and_end_in_a_report(
     seconds = [trial_seconds(work / "search-0", trial.trial_id) for trial in trials]
     statistics = pd.read_csv(out / "table.csv")["statistics_seconds"][0]
     assert statistics + sum(seconds[:first]) >= 0.8 * 45 > statistics + sum(seconds[: first - 1])
-    assert all(trial.repeats for trial in trials[first:]) and first > 1  # the number of trials, which ends nothing
+    assert all(trial.is_finalist for trial in trials[first:]) and first > 1  # the number of trials, which ends nothing
     origins = [trial.origin for trial in all_issued(work / "knapsack-0")]
     assert origins[:3] == ["knapsack 0.3", "knapsack 1", "knapsack 0.5477"]
     done = next(row for row in after.values() if row.is_done)
