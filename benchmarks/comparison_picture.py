@@ -30,7 +30,7 @@ def comparison_png(
     if not curves or not metrics:
         raise NothingToDraw("nothing to draw: a comparison needs at least one method and one metric")
     looks = _looks([name for name, curve in curves.items() if len(curve) != 1])
-    _, x_title = labels.axis(share, 1.0, lower=True)
+    x_title = labels.axis(share, 1.0, lower=True)[1].replace(" — ", "\n")  # two pictures leave no room for one line
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(0.6 + 3.9 * len(metrics), 3.9), layout=ConstrainedLayoutEngine(w_pad=0.12))
         axes = figure.subplots(1, len(metrics), squeeze=False)[0]
