@@ -2,7 +2,8 @@
 
 For each FLOPs fraction that the study's warm starts have, the front member is chosen on the search images alone (best
 Boundary F1 within the fraction) and measured on the report images with the unpruned model, uniform budgets and the
-paper's rule. The baselines are run twice: with the study's own recovery settings, and with those of the front member
+paper's rule. Only sampled trials count as searched, as the baselines have one run too.
+The baselines are run twice: with the study's own recovery settings, and with those of the front member
 they are compared with; both have the same number of steps.
 
     python -m benchmarks.front_against_baselines search/configs/polyps.yaml --out results/published/polyps

@@ -1,4 +1,4 @@
-"""Claim: at equal processor seconds the search finds better fronts than grids and other samplers.
+"""Question: at equal processor seconds, does the search find better fronts than grids and other samplers?
 
 Every arm runs trials of the same study, one after the other in this process and one thread, until it has used its
 processor seconds. Statistics are computed once. Each arm is charged for those that it uses: Fisher information only

@@ -5,7 +5,7 @@ opponent is the budget by `flops_paper` to which the table gives the same time. 
 profile, both are refit, none is recovered. Encoders take turns on one thread; Boundary F1 is that of the report images.
 On a busy machine `--clock cpu` times in processor seconds.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.time_budgets search/configs/polyps.yaml --out results/published/time
+    OMP_NUM_THREADS=1 python -m benchmarks.time_budgets search/configs/polyps_halving.yaml --out results/published/time
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Knapsack budgets of the encoder alone, of the decoder alone, and of both, at sha
 and one box; for the decoder alone, of a box). All have the same refit and recovery, and figures are from the report
 images. At the end all models of seed 0 take turns with the dense one, so that times can be compared.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.budgets.decoder_fronts search/configs/polyps.yaml \\
+    OMP_NUM_THREADS=1 python -m benchmarks.budgets.decoder_fronts search/configs/polyps_halving.yaml \\
         --out results/published/decoder
 
 A stopped benchmark continues with the same command.

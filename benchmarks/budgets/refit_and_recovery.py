@@ -3,7 +3,7 @@
 `medcore prune` with its defaults at several shares of the FLOPs and several seeds, without a recovery step and with
 `--steps`; the dense model after the same recovery is the line to compare with. All on the report images.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.budgets.refit_and_recovery search/configs/polyps.yaml \\
+    OMP_NUM_THREADS=1 python -m benchmarks.budgets.refit_and_recovery search/configs/polyps_halving.yaml \\
         --out results/published/refit
 """
 

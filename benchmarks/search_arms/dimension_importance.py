@@ -5,7 +5,7 @@ is its Boundary F1 on the search images, less that of the pure knapsack with the
 fANOVA says how much of the variance of these gains each dimension explains. A control that changes nothing shows how
 much that is by chance. The points of a dimension's best third, or of its best choice, say what it can win.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.search_arms.dimension_importance search/configs/polyps.yaml \\
+    OMP_NUM_THREADS=1 python -m benchmarks.search_arms.dimension_importance search/configs/polyps_halving.yaml \\
         --work runs/importance --out results/published/importance
 
 A stopped run continues with the same command.

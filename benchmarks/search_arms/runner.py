@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -42,7 +42,7 @@ from search.trials.trial_run import TrialRun
 #: More trials than any arm runs. The seconds end an arm and begin its repeats, not the number of trials.
 _ENDLESS = 10**9
 #: Stages of a trial that an average has too.
-_OF_AVERAGES = ("leverage", "evaluation", "saving")
+_OF_AVERAGES = ("leverage", "averaging", "evaluation", "saving")
 #: Number of failed trials, without any other, after which an arm stops.
 _HOPELESS = 4
 
@@ -96,10 +96,12 @@ class ArmStudy:
         if not self.config.averages or not self.config.search.finalists:
             return Stage.REPEAT
         rows = [row for row in all_rows(self.folder) if row.is_done]
-        longest = max((trial_seconds(self.folder, row.trial_id) for row in rows), default=0.0)
-        evaluations = {row.trial_id: sum(row.timing.stages.get(name, 0.0) for name in _OF_AVERAGES) for row in rows}
+        seconds = {row.trial_id: trial_seconds(self.folder, row.trial_id) for row in rows}
+        # an average takes the stages that it has in common with its runs; stages are in seconds of a clock on the wall
+        parts = {row.trial_id: _share(row, _OF_AVERAGES) * seconds[row.trial_id] for row in rows}
         due = [runs.first.trial_id for runs in to_average(all_issued(self.folder), rows)]
-        averaging = sum(evaluations.get(name, 0.0) for name in due) + max(evaluations.values(), default=0.0)
+        averaging = sum(parts.get(name, 0.0) for name in due) + max(parts.values(), default=0.0)
+        longest = max(seconds.values(), default=0.0)
         return Stage.REPEAT if self.spent + longest + averaging < self.seconds else Stage.AVERAGE
 
     @property
@@ -107,6 +109,12 @@ class ArmStudy:
         """Whether the seconds are used up, or all trials of a limited arm have a row."""
         limit = self.arm.limit
         return self.spent >= self.seconds or (limit is not None and len(finished_ids(self.folder)) >= limit)
+
+
+def _share(row: TrialRow, stages: Collection[str]) -> float:
+    """Return the share of a trial's time that some stages took."""
+    whole = sum(row.timing.stages.values())
+    return sum(row.timing.stages.get(name, 0.0) for name in stages) / whole if whole else 0.0
 
 
 class Proposer(Protocol):
@@ -123,7 +131,7 @@ class SearchProposer:
     """The product's own searcher."""
 
     def __init__(self, study: ArmStudy, stage: Stage) -> None:
-        """Read the study."""
+        """Read the study; `stage` says what the next trials are, and in the last stage there is one."""
         config, shared = study.config, study.shared
         issued = all_issued(study.folder)
         finalists = sum(trial.is_finalist for trial in issued)
@@ -211,7 +219,7 @@ def run_study(study: ArmStudy, on_row: Callable[[], None]) -> None:
                 run_trial(study, proposer)
                 on_row()
                 _check_alive(study.folder)
-                if stage == Stage.AVERAGE:  # each plans for one finalist, which then is an average
+                if stage == Stage.AVERAGE:  # its proposer plans for one finalist
                     break
 
 

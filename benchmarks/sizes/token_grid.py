@@ -4,7 +4,8 @@ Each way ends with the same refit and the same recovery. `widths` is the knapsac
 the largest side whose unpruned model fits the budget, and the others are knapsacks at sides between. The budget is a
 share of the FLOPs of the unpruned model at its own side. All on the report images, differences paired by image.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.sizes.token_grid search/configs/polyps.yaml --out results/published/grid
+    OMP_NUM_THREADS=1 python -m benchmarks.sizes.token_grid search/configs/polyps_halving.yaml \\
+        --out results/published/grid
 """
 
 from __future__ import annotations

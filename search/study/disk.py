@@ -31,6 +31,7 @@ class Demand:
         missing: Trials that have not ended.
         at_once: Trials that run at the same time.
         teacher_images: Images whose answers by that model are still to be computed.
+        averages: Whether finalists average weights.
     """
 
     search: SearchConfig
@@ -38,6 +39,7 @@ class Demand:
     missing: int
     at_once: int
     teacher_images: int
+    averages: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def disk_need(demand: Demand) -> DiskNeed:
     running = min(demand.at_once, demand.missing)
     removes = search.keep == KEEP_FRONT
     # the runs of repeated trials stay to the end if their weights are averaged
-    stay = max(0, demand.missing - search.last_trials) if removes and not search.average_runs else demand.missing
+    stay = max(0, demand.missing - search.last_trials) if removes and not demand.averages else demand.missing
     # half precision: an embedding and the decoder's logits, four times as fine as the grid
     answer = 2 * (arch.embedding_chans * arch.grid**2 + (4 * arch.grid) ** 2)
     teacher = answer * demand.teacher_images

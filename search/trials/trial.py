@@ -45,7 +45,7 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
         shared: Inputs common to all trials.
 
     Yields:
-        The predicted leverage, if it is switched on, then `search.trials.phases.phases`, and last the row.
+        The predicted leverage, if it is switched on, then what `phases` or `average_phases` yields, and last the row.
 
     Raises:
         Superseded: The trial was started again elsewhere.
@@ -71,7 +71,7 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
     write_images(study, trial_id, images)
     meter.mark("saving")
     write_phases(study, trial_id, [point.record() for point in recorder.history.points + meter.points])
-    plan = dataclasses.replace(plan, spec=model.spec)  # an average has the widths of its runs
+    plan = dataclasses.replace(plan, spec=model.spec)
     metrics = {**summarise(images), **cost_metrics(plan.spec), **leverage}
     row = _row(trial, plan, metrics, recorder, started)
     write_row(study, row)

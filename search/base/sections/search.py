@@ -18,7 +18,7 @@ from search.base.sections.fields import Fraction, NotNegative, PathField, Sectio
 from search.base.sections.space import SHARES, SpaceConfig
 from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times, counted, prices_of
 
-#: Keys of the section before trials were halved, and what later keys meant then.
+#: Keys of the section before trials were halved, which all later versions have, and what later keys meant before them.
 _KEYS = frozenset(
     {"trials", "sampler", "objectives", "cost", "space", "warm_starts", "cpus_per_trial", "gpus_per_trial"}
     | {"memory_per_trial", "leverage_images", "concurrency", "retries"}
@@ -115,7 +115,7 @@ class SearchConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _before_halving(cls, values: Any) -> Any:
+    def _of_earlier_versions(cls, values: Any) -> Any:
         values = as_saved_before(values, _KEYS, _BEFORE_AVERAGES)
         saved = as_saved_before(values, _KEYS, _BEFORE_HALVING)
         return values if saved is values else as_saved_before(saved, _KEYS, _BEFORE_SCHEDULERS)

@@ -121,7 +121,7 @@ class Surveyed(Loaded):
         search, recovery = config.search, config.recovery
         starts = reachable_starts(search, self.model.spec, search.prices(self.model.arch))
         first, sampled, finalists = unfinished(counts(search, len(starts.names)), self.finished)
-        trained = finalists - finalists // 2 if config.averages else finalists
+        averages = search.last_trials // 2 if config.averages else 0  # they come last
         return Amounts(
             calibration=self.calibration,
             recovery=self.recovery,
@@ -130,7 +130,7 @@ class Surveyed(Loaded):
             profiled=needs_of(trial_settings(config)).profile or CURVES in search.space.shape.values,
             refit_images=recovery.refit_images,
             steps=recovery.steps,
-            whole=first + trained,
+            whole=first + max(0, finalists - averages),
             sampled=sampled,
             scheduler=search.scheduler,
             reduction=search.reduction,

@@ -215,6 +215,7 @@ def demand_of(subject: Loaded, teacher_images: int, running: int) -> Demand:
         missing=max(0, search.trials - len(finished_ids(config.folder))),
         at_once=running,
         teacher_images=teacher_images,
+        averages=config.averages,
     )
 
 

@@ -13,7 +13,7 @@ class EndedTrial:
     """How a trial ended and how long it took.
 
     Attributes:
-        status: Status of its row.
+        status: Status of its row, or `average` for one that trained nothing.
         seconds: From its first start to its end, with the start of its worker.
         sampled: Whether the sampler chose it. Others are never stopped early, so they say nothing about how often
             that happens.

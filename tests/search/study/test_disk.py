@@ -45,9 +45,9 @@ def test_the_parts_are_those_that_files_have(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_removed_are_not_counted_as_kept() -> None:
-    everything, front = disk_need(demand()), disk_need(demand(keep="front", average_runs=False))
+    everything, front = disk_need(demand()), disk_need(demand(keep="front"))
     assert "weights of 16 trials" in front.parts and front.most < everything.most and front.least < everything.least
-    averaged = disk_need(demand(keep="front"))
+    averaged = disk_need(dataclasses.replace(demand(keep="front"), averages=True))
     assert "weights of 20 trials" in averaged.parts and averaged.least == front.least
     nothing = disk_need(dataclasses.replace(demand(), missing=0, teacher_images=0))
     assert (nothing.least, nothing.most) == (0, 0)

@@ -78,7 +78,7 @@ def test_a_space_with_fewer_points_than_trials_is_noted(tmp_path: Path) -> None:
     search = {"trials": 9, "space": {"fraction": 0.5}, "warm_starts": {"dense": True, "knapsack": [], "uniform": []}}
     found = starts_found(load_config(write_tiny_study(tmp_path, search=search)), ModelSpec.dense(TINY))
     assert found.notes == (
-        "search.space has 1 point for 7 sampled trials, so some are equal: "
+        "search.space has 1 point for 6 sampled trials, so some are equal: "
         "give a range of fraction above 0.153, or fewer trials",
     )
 
