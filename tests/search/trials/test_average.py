@@ -17,6 +17,7 @@ from search.base.config import load_config
 from search.commands.sections import study_jobs, trial_settings
 from search.study.inputs import Shared, adapted_model, search_images
 from search.study.prepare import prepare
+from search.trials import ledger
 from search.trials.attempt import begin
 from search.trials.files import CHECKPOINT
 from search.trials.sampling.warm import warm_starts
@@ -57,6 +58,9 @@ def test_its_weights_are_the_mean_and_its_figures_those_of_the_mean(shared: Shar
     assert len(read_images(tmp_path, ["t3"])) == len(shared.search_images)
 
 
-def test_weights_that_are_gone_are_an_error_of_the_trial(shared: Shared, tmp_path: Path) -> None:
+def test_weights_that_are_gone_are_an_error_of_the_trial(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_PATIENCE", 0.0)
     with pytest.raises(MedcoreError, match="t1"):
         list(trial_phases(trial(tmp_path, shared, "t3", 3, averages=("t1", "t2")), shared))
