@@ -4,8 +4,8 @@ Every arm runs trials of the same study, one after the other in this process and
 processor seconds. Statistics are computed once. Each arm is charged for those that it uses: Fisher information only
 where MedCore's scores or rule are. The search images choose, and the report images are measured for the table only.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.search_against_grid --seconds 1800 --seeds 3 --work runs/arms \\
-        --out results/published/search
+    OMP_NUM_THREADS=1 python -m benchmarks.search_against_grid arms.yaml --seconds 1800 --seeds 5 --work runs/arms \\
+        --out runs/arms-table
 
 A stopped benchmark continues with the same command. Every arm and seed has a study in `--work`, and the seconds of
 each trial are in its folder.
