@@ -16,7 +16,7 @@ import pandas as pd
 from medcore.errors import DataError, brief
 from medcore.quality.catalogue import headlines, metrics
 from medcore.quality.figures import FIGURES
-from results.stats.columns import FIDELITY, PARAM
+from results.stats.columns import FIDELITY, PARAM, is_average
 from results.stats.labels import is_cost
 from results.stats.objectives import names_of
 from results.stats.pareto import (
@@ -149,6 +149,7 @@ def run_name(row: TrialRow) -> str:
     words += [] if share is None else [f"{100 * share:.0f} % FLOPs"]
     words += [] if quality is None else [f"{FIGURES[main].short} {quality:.3f}"]
     words += [] if row.repeats is None else [f"repeats {row.repeats}"]
+    words += [row.origin] if row.origin is not None and is_average(row.origin) else []
     return " · ".join(words)
 
 

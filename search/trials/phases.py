@@ -1,4 +1,4 @@
-"""The phases of a trial: prune, refit and recover as a plan says, then evaluate.
+"""The phases of a trial: prune, refit and recover as a plan says, or average the weights of others; then evaluate.
 
 A worker performs one phase for each step of Tune and reports its figures, so that a scheduler can stop the trial.
 """
@@ -6,15 +6,18 @@ A worker performs one phase for each step of Tune and reports its figures, so th
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
+from medcore.models.checkpoint import load
 from medcore.models.cost import cost
 from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.criteria import mix
+from medcore.training.average import mean_model
 from medcore.training.orders import even_steps
 from medcore.training.plans.registry import PLANS, ROUNDS
 from medcore.training.recovery import RecoverySettings
@@ -26,6 +29,8 @@ from search.base.phase_keys import EXEMPT, FIDELITY, PROGRESS
 from search.base.schedulers import HALVING, NONE
 from search.base.sections.pruning import RecoveryConfig
 from search.study.inputs import Shared, adapted_model, cost_metrics
+from search.trials.files import CHECKPOINT
+from search.trials.ledger import wait_for_file
 from search.trials.looks import PART, PAUSES, REFIT, look
 from search.trials.phase_result import PhaseResult
 from search.trials.recorder import Recorder, recorded_phases
@@ -98,6 +103,35 @@ def phases(
         for shown in watch.after(end.phase, model, paused=end.paused):
             yield dataclasses.replace(shown, following=following)
     images = evaluate(model, shared.search_images, autocast=settings.recovery.autocast)
+    recorder.meter.mark("evaluation")
+    yield PhaseResult("evaluation", summarise(images))
+    return model, images
+
+
+def average_phases(study: Path, runs: Sequence[str], shared: Shared, recorder: Recorder) -> Phases:
+    """Take the mean of the weights of some trials, and evaluate it on all search images.
+
+    Args:
+        study: The study's folder.
+        runs: The trials.
+        shared: Inputs common to all trials.
+        recorder: Measures time and takes a note of what was averaged.
+
+    Yields:
+        The mean, then the evaluation.
+
+    Returns:
+        The model on the best device, and the metrics of each search image.
+
+    Raises:
+        MedcoreError: A trial's weights are gone or damaged, or the trials keep different groups.
+    """
+    model = mean_model(load(wait_for_file(study, run, CHECKPOINT)) for run in runs)
+    recorder.history.notes.append(f"mean of the weights of {', '.join(runs)}")
+    recorder.meter.mark("averaging")
+    yield PhaseResult("averaging", following="evaluation")
+    model = model.to(best_device())
+    images = evaluate(model, shared.search_images, autocast=shared.settings.recovery.autocast)
     recorder.meter.mark("evaluation")
     yield PhaseResult("evaluation", summarise(images))
     return model, images

@@ -18,13 +18,12 @@ from search.base.fidelities import shown_figures
 from search.base.phase_keys import PROGRESS
 from search.base.provenance import git_revision, versions
 from search.study.inputs import Shared, cost_metrics
-from search.trials.average import average_phases
 from search.trials.files import CHECKPOINT, remove_state
 from search.trials.ledger import visible_row
 from search.trials.leverage import predicted_leverage
 from search.trials.meter import Meter
 from search.trials.phase_result import PhaseResult
-from search.trials.phases import Role, phases
+from search.trials.phases import Role, average_phases, phases
 from search.trials.recorder import Recorder
 from search.trials.sampling.space import EXACT, Plan, decode, domain_of
 

@@ -200,12 +200,18 @@ def test_the_last_trials_repeat_the_front_and_teach_nothing(tmp_path: Path) -> N
     assert [trial.state for trial in told(StudySearch(job))] == [trial.state for trial in told(search)]
 
 
+def with_weights(study: Path, count: int) -> None:
+    """Give trials that are still to come their checkpoints."""
+    for number in range(count):
+        folder = trial_folder(study, f"t{number:04d}")
+        folder.mkdir(parents=True)
+        (folder / CHECKPOINT).write_bytes(b"weights")
+
+
 def test_averages_follow_repeats_and_wait_for_those_that_run(tmp_path: Path) -> None:
     """Of six finalists three repeat and three average; the last of these waits while the last repeat runs."""
     job = SearchJob(tmp_path, space, OBJECTIVES, 12, warm_starts=WARM, finalists=6, averages=True)
-    for number in range(12):
-        trial_folder(tmp_path, f"t{number:04d}").mkdir(parents=True)
-        (trial_folder(tmp_path, f"t{number:04d}") / CHECKPOINT).write_bytes(b"weights")
+    with_weights(tmp_path, 12)
     run(tmp_path, StudySearch(job), 8)
     search = StudySearch(job)
     assert search.suggest("last repeat") == {"trial_id": "t0008"}
@@ -222,9 +228,7 @@ def test_averages_follow_repeats_and_wait_for_those_that_run(tmp_path: Path) -> 
 def test_a_run_that_was_put_off_ends_the_wait(tmp_path: Path) -> None:
     """Its node died, so it has no row and does not run; the next run of Tune issues it."""
     job = SearchJob(tmp_path, space, OBJECTIVES, 6, warm_starts=WARM, finalists=2, averages=True)
-    for number in range(6):
-        trial_folder(tmp_path, f"t{number:04d}").mkdir(parents=True)
-        (trial_folder(tmp_path, f"t{number:04d}") / CHECKPOINT).write_bytes(b"weights")
+    with_weights(tmp_path, 6)
     run(tmp_path, StudySearch(job), 4)
     search = StudySearch(job)
     assert search.suggest("repeat") == {"trial_id": "t0004"} and search.suggest("waits") is None

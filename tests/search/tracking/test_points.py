@@ -72,6 +72,8 @@ def test_a_run_is_named_by_the_flops_that_run_and_by_its_quality() -> None:
     assert run_name(TrialRow("t0017", 17, "done", metrics=metrics)) == "t0017 · 41 % FLOPs · BF1 0.713"
     again = TrialRow("t0020", 20, "done", metrics=metrics, repeats="t0017")
     assert run_name(again) == "t0020 · 41 % FLOPs · BF1 0.713 · repeats t0017"
+    average = TrialRow("t0021", 21, "done", metrics=metrics, origin="average of t0017")
+    assert run_name(average) == "t0021 · 41 % FLOPs · BF1 0.713 · average of t0017"
     assert run_name(TrialRow("t0001", 1, "failed", metrics=metrics)) == "t0001 · failed"
 
 
