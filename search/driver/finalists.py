@@ -92,7 +92,7 @@ class Runs:
 def to_average(issued: Sequence[IssuedTrial], rows: Sequence[TrialRow], gone: Collection[str] = ()) -> list[Runs]:
     """Return the repeated trials with two runs or more, done or running, that no trial has averaged all of.
 
-    Trials that score their groups anew are left out, because each of their runs keeps groups of its own.
+    Trials that compute scores between rounds are left out, because each of their runs keeps groups of its own.
 
     Args:
         issued: All trials of the study.
@@ -107,7 +107,7 @@ def to_average(issued: Sequence[IssuedTrial], rows: Sequence[TrialRow], gone: Co
     averaged = {run for trial in issued for run in trial.averages}
     groups: dict[str, list[str]] = {}
     for trial in issued:
-        if trial.repeats in known and not _scores_anew(known[trial.repeats]):
+        if trial.repeats in known and not _rescores(known[trial.repeats]):
             groups.setdefault(trial.repeats, [trial.repeats]).append(trial.trial_id)
     found = []
     for name, runs in groups.items():
@@ -164,6 +164,6 @@ def next_to_repeat(
     return first[names[members[chosen]]]
 
 
-def _scores_anew(trial: IssuedTrial) -> bool:
-    """Return whether the groups of a trial depend on its seed."""
+def _rescores(trial: IssuedTrial) -> bool:
+    """Return whether a trial computes scores between rounds, so that its groups depend on its seed."""
     return bool(trial.params.get("rescore")) and trial.params.get("rounds", 1) > 1

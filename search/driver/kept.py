@@ -100,11 +100,8 @@ class Weights:
             complete: Whether all trials have ended, so that no repeat is left.
         """
         rows = list(self._rows.values())
-        left = (
-            0
-            if complete
-            else max(0, self._finalists - sum(row.repeats is not None or is_average(row.origin) for row in rows))
-        )
+        ended = sum(row.repeats is not None or is_average(row.origin) for row in rows)
+        left = 0 if complete else max(0, self._finalists - ended)
         if complete:  # a node that was cut off may have written its file after the row
             self._gone.clear()
         chosen = [name for name in removable(rows, self._objectives, left) if name not in self._gone]

@@ -133,7 +133,7 @@ def test_an_average_waits_for_its_runs_and_leaves_out_those_that_failed() -> Non
     assert [runs.first.trial_id for runs in to_average(trials, rows)] == ["t1"]
 
 
-def test_runs_that_score_anew_are_repeated_only() -> None:
+def test_runs_with_scores_of_their_own_are_repeated_only() -> None:
     for params, expected in (({"rescore": True, "rounds": 2}, []), ({"rescore": True, "rounds": 1}, [("t0", "t1")])):
         trials = [IssuedTrial("t0", 0, 0, "sampled", params), issued(1, repeats="t0")]
         rows = [done(trials[0], 1, 0.5), done(trials[1], 1, 0.5)]
