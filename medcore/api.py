@@ -36,7 +36,7 @@ from medcore.quality import evaluate as quality
 from medcore.scoring.moments import profile_sums, spread
 from medcore.scoring.profile import Profile, build_profile
 from medcore.training import recovery
-from medcore.training.orders import recovery_rate
+from medcore.training.orders import Neck, recovery_rate
 from medcore.training.refit import refit as refitting
 from medcore.training.refit.dense_streams import record_streams
 from medcore.training.teacher import compute_teacher
@@ -128,22 +128,24 @@ def prune(model: MedSam, profile: Profile, budget: ModelSpec) -> MedSam:
     return cut.prune(model, select(profile.scores(), budget))
 
 
-def refit(pruned: MedSam, dense: MedSam, images: ImageSet, *, most: int = 64) -> refitting.RefitLog:
-    """Solve for the output layers of a pruned model in closed form, in place (method §11).
+def refit(pruned: MedSam, dense: MedSam, images: ImageSet, *, most: int = 64, neck: Neck = "all") -> refitting.RefitLog:
+    """Solve for the output layers of a pruned model and its neck in closed form, in place (method §11).
 
     Args:
         pruned: The pruned model.
         dense: The model that it was pruned from.
         images: Calibration images.
         most: How many of them to use, evenly spread.
+        neck: Which convolutions of the neck to solve for: "no", "pointwise" (1 × 1) or "all". A short recovery gains
+            most behind "pointwise".
 
     Returns:
-        The errors of each branch.
+        The errors of each branch and of the neck's layers.
 
     Raises:
         MedcoreError: There are no images, or no space for the streams.
     """
-    settings = refitting.RefitSettings(most)
+    settings = refitting.RefitSettings(most, neck=neck)
     return refitting.refit(pruned, record_streams(dense, images, settings), settings)
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from benchmarks.search_arms.charges import Charges
 from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet
-from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, record_streams
+from medcore.training.refit.dense_streams import DenseStreams, record_streams
 from search.base.config import Config
 from search.commands.sections import study_jobs, trial_settings
-from search.study.inputs import Shared, TrialSettings, adapted_model, load_split, search_images
+from search.study.inputs import Shared, TrialSettings, adapted_model, load_split, refit_settings, search_images
 from search.study.needs import Needs, needs_of
 from search.study.prepare import Jobs, prepare, statistics
 
@@ -60,7 +60,8 @@ class Prepared:
             with charges.charged("profile") as report:
                 statistics(jobs, Needs(fisher=False, profile=True), report)
         with charges.charged("streams"):
-            refit = RefitSettings(config.recovery.refit_images, config.recovery.refit_ridge)
+            refit = refit_settings(config.recovery)
+            assert refit is not None, "the arms share a configuration with refits"
             streams = record_streams(adapted_model(config.model), jobs.scoring.calibration, refit)
         return cls(common, jobs, streams, held_out, charges)
 

@@ -124,6 +124,19 @@ class Architecture(ABC):
         return tuple(block.path for number, block in enumerate(self.encoder_blocks) if number in refit)
 
     @property
+    def encoder_neck(self) -> tuple[str, ...]:
+        """Return paths of linear layers and convolutions between the trunk and the mask decoder (method §11).
+
+        No groups feed them, but a refit solves for them too. They have the order of the forward pass.
+        """
+        return ()
+
+    @property
+    def neck_trunks(self) -> tuple[tuple[str, ...], ...]:
+        """Return chains of modules that hold the neck's layers, for an encoder whose trunk does not go on with them."""
+        return ()
+
+    @property
     @abstractmethod
     def encoder_fixed(self) -> Cost:
         """Return the cost of what no pruning removes from the encoder."""
@@ -151,8 +164,13 @@ class Architecture(ABC):
     @property
     def trunks(self) -> tuple[tuple[str, ...], ...]:
         """Return chains of modules, in the order of the forward pass; each takes what the one before it returns."""
-        own = (self.encoder_trunk,) if ENCODER in self.parts else ()
+        own = (self.encoder_trunk, *self.neck_trunks) if ENCODER in self.parts else ()
         return (*own, *((self.decoder_places.trunk,) if DECODER in self.parts else ()))
+
+    @property
+    def neck_layers(self) -> tuple[str, ...]:
+        """Return the paths of the neck's layers if the encoder can be pruned; otherwise the neck stays as it is."""
+        return self.encoder_neck if ENCODER in self.parts else ()
 
     @cached_property
     def fixed(self) -> Cost:

@@ -6,67 +6,37 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from medcore.errors import CheckpointError
 from medcore.models.flows import Flow, flow_of
+from medcore.models.linear_map import features_of, has_bias, is_linear_map, linear_map, tokens_of
 from medcore.models.sam import MedSam
 from medcore.models.sites import LinearOutput
 
 
-@runtime_checkable
-class LinearMap(Protocol):
-    """A layer that is a linear map of its last input features, but holds it in other tensors."""
-
-    def linear_map(self) -> tuple[Tensor, Tensor]:
-        """Return weight (C, K) and bias (C,)."""
-
-    def set_linear_map(self, weight: Tensor, bias: Tensor) -> None:
-        """Take another weight and bias, in place."""
-
-
-def linear_map(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return weight (C, K) and bias (C,) of a linear output."""
-    if isinstance(layer, LinearMap):
-        return layer.linear_map()
-    assert isinstance(layer, nn.Linear)
-    return layer.weight, layer.bias
-
-
-@torch.no_grad()
-def set_linear_map(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    """Give a linear output another weight and bias, in place."""
-    if isinstance(layer, LinearMap):
-        layer.set_linear_map(weight, bias)
-        return
-    assert isinstance(layer, nn.Linear)
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
-
-
 @dataclass(frozen=True)
 class Branch:
-    """Attention, MLP or the like, which adds to the residual stream through a linear layer.
+    """Attention, MLP or the like, which adds to the residual stream through a linear layer; or a layer of the neck.
 
     Attributes:
-        site: number of the site whose groups feed the layer, in `Architecture.sites`.
-        name: name of that site.
-        linear: path of the layer within its trunk module.
+        name: name of the site whose groups feed the layer, or path of a layer that no site feeds.
+        linear: path of the layer within its trunk module; empty if it is that module.
         stream: path of the module whose input is the stream before the branch, within the trunk module. None: the
             layer's output is the stream after the branch.
-        width: groups that the site keeps.
+        width: groups that the site keeps; 1 for a layer that no site feeds.
         always: whether both modules run also with a width of 0. If not, the branch then adds the layer's bias only.
+        site: number of the site in `Architecture.sites`; None for a layer that no site feeds.
     """
 
-    site: int
     name: str
     linear: str
     stream: str | None
     width: int
     always: bool = False
+    site: int | None = None
 
     @property
     def runs(self) -> bool:
@@ -77,10 +47,10 @@ class Branch:
         """Return the layer within the trunk module.
 
         Raises:
-            CheckpointError: the architecture names another kind of layer, or one without a bias.
+            CheckpointError: the architecture names another kind of layer, or one without a bias behind a site.
         """
         layer = module.get_submodule(self.linear)
-        if not isinstance(layer, LinearMap) and not (isinstance(layer, nn.Linear) and layer.bias is not None):
+        if not is_linear_map(layer) or (self.site is not None and not has_bias(layer)):
             raise CheckpointError(f"{self.name}: its output {self.linear} must be a linear layer with a bias")
         return layer
 
@@ -106,13 +76,22 @@ class BranchPass:
 
     Attributes:
         before: the stream before the branch, (B, …, C); zeros if the layer's output is the stream after it.
-        features: input of the linear layer, (B, …, K). K is 0 for a branch without groups.
         after: the stream after the branch, (B, …, C).
+        layer: the linear layer.
+        inputs: what it got; None for a branch without groups.
     """
 
     before: Tensor
-    features: Tensor
     after: Tensor
+    layer: nn.Module
+    inputs: Tensor | None
+
+    @property
+    def features(self) -> Tensor:
+        """Return what the layer maps, (B, …, K). K is 0 for a branch without groups."""
+        if self.inputs is None:
+            return self.before.new_empty((*self.before.shape[:-1], 0))
+        return features_of(self.layer, self.inputs)
 
 
 def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
@@ -124,7 +103,7 @@ def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
     arch, present = model.arch, {name for name, _ in model.named_modules()}
     trunk, placed, starts = [], 0, {chain[0] for chain in arch.trunks if chain}
     for path in (path for chain in arch.trunks for path in chain):
-        branches = []
+        branches = [_layer(layer, path) for layer in arch.neck_layers if layer == path or layer.startswith(f"{path}.")]
         for number, (site, width) in enumerate(zip(arch.sites, model.spec.widths, strict=True)):
             if site.output is None or not site.output.module.startswith(f"{path}."):
                 continue
@@ -253,21 +232,23 @@ def _passes(trunk: TrunkModule, module: nn.Module, stream: Tensor, seen: _Seen) 
         raise CheckpointError(f"{trunk.path}: the forward pass must run the sites in their order: {names}")
     passes: list[BranchPass] = []
     for number, branch in enumerate(trunk.branches[: seen.count]):
+        layer, inputs = branch.linear_of(module), None
         if number in seen.through:
-            features, added = seen.through[number]
+            inputs, output = seen.through[number]
+            added = tokens_of(layer, output)
             start = seen.before[number] if number in seen.before else torch.zeros_like(added)
-            _check_tokens(branch, start.shape, features.shape, added.shape)
+            _check_tokens(branch, start.shape, tokens_of(layer, inputs).shape, added.shape)
         else:
             start = passes[-1].after if passes else stream
-            features, added = start.new_empty((*start.shape[:-1], 0)), linear_map(branch.linear_of(module))[1]
-        passes.append(BranchPass(start, features, start + added))
+            added = linear_map(layer)[1]
+        passes.append(BranchPass(start, start + added, layer, inputs))
     return passes
 
 
-def _check_tokens(branch: Branch, stream: Sequence[int], features: Sequence[int], added: Sequence[int]) -> None:
-    if tuple(added) != tuple(stream) or tuple(features[:-1]) != tuple(stream[:-1]):
+def _check_tokens(branch: Branch, stream: Sequence[int], inputs: Sequence[int], added: Sequence[int]) -> None:
+    if tuple(added) != tuple(stream) or tuple(inputs[:-1]) != tuple(stream[:-1]):
         raise CheckpointError(
-            f"{branch.name}: its layer maps {tuple(features)} to {tuple(added)}, but the stream is {tuple(stream)}; "
+            f"{branch.name}: its layer maps {tuple(inputs)} to {tuple(added)}, but the stream is {tuple(stream)}; "
             "build the model with attention 'fast', which keeps the tokens in place"
         )
 
@@ -275,7 +256,11 @@ def _check_tokens(branch: Branch, stream: Sequence[int], features: Sequence[int]
 def _branch(number: int, name: str, width: int, output: LinearOutput, path: str) -> Branch:
     inside = len(path) + 1
     stream = None if output.stream is None else output.stream[inside:]
-    return Branch(number, name, output.module[inside:], stream, width, output.always)
+    return Branch(name, output.module[inside:], stream, width, output.always, number)
+
+
+def _layer(layer: str, path: str) -> Branch:
+    return Branch(layer, layer[len(path) + 1 :], None, 1, always=True)
 
 
 class _Reached(Exception):

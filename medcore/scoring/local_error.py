@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from medcore.data.load import ImageSet
 from medcore.devices import device_of
 from medcore.models.flows import flow_of
+from medcore.models.linear_map import linear_map
 from medcore.models.sam import MedSam
 from medcore.models.sites import PerSite, Site
-from medcore.models.stream import linear_map
 
 
 @torch.no_grad()

@@ -23,10 +23,10 @@ from medcore.devices import device_of
 from medcore.errors import CheckpointError, DataError, StorageError
 from medcore.files import replacing
 from medcore.losses import IGNORED, boundary_band
+from medcore.models.linear_map import linear_map
 from medcore.models.sam import MedSam
 from medcore.models.sites import LinearOutput
 from medcore.models.spec import Architecture
-from medcore.models.stream import linear_map
 from medcore.scoring.fisher import Progress
 
 _FORMAT = "medcore-moments-1"

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from medcore.errors import CheckpointError, DataError, StorageError
 from medcore.files import replacing
+from medcore.models.linear_map import linear_map
 from medcore.models.sam import MedSam
 from medcore.models.sites import Array, LinearOutput, PerSite, Site
 from medcore.models.spec import Architecture, ModelSpec
-from medcore.models.stream import linear_map
 from medcore.scoring.moments import ProfileSums, SiteSums
 from medcore.scoring.score_table import table_key
 from medcore.scoring.second_order import RIDGE, Removal, remove_all

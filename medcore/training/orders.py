@@ -15,6 +15,8 @@ RateSchedule = Literal["constant", "cosine"]
 LossVariant = Literal["text", "released"]
 #: Where the masks lie whose complexity weighs the images of a recovery (6.1).
 MaskSize = Literal["square", "low"]
+#: Layers of the neck that a refit solves for: none, the 1 × 1 convolutions, or all.
+Neck = Literal["no", "pointwise", "all"]
 #: The order that cuts all families at once.
 TOGETHER = "together"
 

@@ -30,7 +30,7 @@ from medcore.models.sites import PerSite
 from medcore.models.spec import DECODER, Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate
 from medcore.training.recovery import RecoverySettings, recover
-from medcore.training.refit.dense_streams import DenseStreams, RefitSettings
+from medcore.training.refit.dense_streams import DenseStreams
 from medcore.training.refit.refit import refit
 from medcore.training.teacher import Teacher
 from results.store.files import read_json, write_by_rename
@@ -38,7 +38,7 @@ from search.base.device import best_device, forget_peaks, gpu_peak, host_peak, p
 from search.nodes.every_node import ask
 from search.nodes.probe import gpu_memory
 from search.nodes.session import Resources, fitting, places, request
-from search.study.inputs import Shared, TrialSettings, adapted_model
+from search.study.inputs import Shared, TrialSettings, adapted_model, refit_settings
 
 logger = logging.getLogger(__name__)
 
@@ -266,9 +266,9 @@ def measure(
     device = best_device()
     model = copy.deepcopy(adapted_model(settings.model)).to(device)
     recovery = settings.recovery
-    if streams is not None:
+    if streams is not None and (refits := refit_settings(recovery)) is not None:
         model = prune(model, _hardly_cut(model.spec))
-        refit(model, streams, RefitSettings(recovery.refit_images, recovery.refit_ridge))
+        refit(model, streams, refits)
     steps = RecoverySettings(
         2,
         recovery.rate(1.0),

@@ -26,7 +26,7 @@ from medcore.models.sides.resized import at_side
 from medcore.models.spec import DECODER, Architecture, ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
 from medcore.scoring.score_table import ScoreTable
-from medcore.training.refit.dense_streams import DenseStreams
+from medcore.training.refit.dense_streams import DenseStreams, RefitSettings
 from medcore.training.teacher import Teacher
 from search.base.device import on_device
 from search.base.sections.inputs import Changes, Datasets, ModelConfig
@@ -253,6 +253,13 @@ def dense_metrics(model: ModelConfig, images: ImageSet, *, autocast: bool) -> di
     with on_device(dense):
         rows = evaluate(dense, images, autocast=autocast)
     return summarise(rows) | cost_metrics(dense.spec)
+
+
+def refit_settings(recovery: RecoveryConfig) -> RefitSettings | None:
+    """Return the settings of the refits of a trial; None if there are none."""
+    if not recovery.refit_images:
+        return None
+    return RefitSettings(recovery.refit_images, recovery.refit_ridge, neck=recovery.neck)
 
 
 def cost_metrics(spec: ModelSpec) -> dict[str, float]:

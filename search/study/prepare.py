@@ -13,9 +13,9 @@ from medcore.quality.evaluate import low_logits
 from medcore.scoring.fisher import Progress
 from medcore.scoring.job import weights_table
 from medcore.scoring.score_table import ScoreTable
-from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, record_streams
+from medcore.training.refit.dense_streams import DenseStreams, record_streams
 from search.base.device import on_device
-from search.study.inputs import Shared, TrialSettings, adapted_model
+from search.study.inputs import Shared, TrialSettings, adapted_model, refit_settings
 from search.study.needs import Needs, needs_of
 from search.study.profile import ProfileJob, study_profile
 from search.study.scoring import ScoringJob, score_table
@@ -105,7 +105,5 @@ def progress_of(name: str, report: Report | None) -> Progress | None:
 
 
 def _streams(adapted: MedSam, settings: TrialSettings, calibration: ImageSet) -> DenseStreams | None:
-    recovery = settings.recovery
-    if not recovery.refit_images:
-        return None
-    return record_streams(adapted, calibration, RefitSettings(recovery.refit_images, recovery.refit_ridge))
+    refit = refit_settings(settings.recovery)
+    return None if refit is None else record_streams(adapted, calibration, refit)

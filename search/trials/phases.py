@@ -21,14 +21,13 @@ from medcore.training.average import mean_model
 from medcore.training.orders import even_steps
 from medcore.training.plans.registry import PLANS, ROUNDS
 from medcore.training.recovery import RecoverySettings
-from medcore.training.refit.dense_streams import RefitSettings
 from medcore.training.rounds import Phase, rounds_to
 from medcore.training.schedule import Inputs, PhaseEnd, Schedule, start_of
 from search.base.device import best_device
 from search.base.phase_keys import EXEMPT, FIDELITY, PROGRESS
 from search.base.schedulers import HALVING, NONE
 from search.base.sections.pruning import RecoveryConfig
-from search.study.inputs import Shared, adapted_model, cost_metrics
+from search.study.inputs import Shared, adapted_model, cost_metrics, refit_settings
 from search.trials.files import CHECKPOINT
 from search.trials.ledger import wait_for_file
 from search.trials.looks import PART, PAUSES, REFIT, look
@@ -261,7 +260,7 @@ def schedule_of(
         order=order,
         rescore=rescore,
         plan=plan,
-        refit=RefitSettings(recovery.refit_images, recovery.refit_ridge) if recovery.refit_images else None,
+        refit=refit_settings(recovery),
     )
 
 

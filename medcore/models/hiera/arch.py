@@ -167,6 +167,16 @@ class Hiera(Architecture):
         """Return the blocks as a whole if they are a part, the attentions of all blocks, then their MLPs."""
         return sites_of(self.places, (WHOLE_BLOCKS, *self.encoder_families), BLOCKS in self.parts)
 
+    @property
+    def encoder_neck(self) -> tuple[str, ...]:
+        """Return the paths of the neck's convolutions; SAM 2 lists that of the coarsest stage first."""
+        return tuple(f"image_encoder.neck.convs.{number}.conv" for number in range(STAGES))
+
+    @property
+    def neck_trunks(self) -> tuple[tuple[str, ...], ...]:
+        """Return each convolution alone, because they take the ends of different stages."""
+        return tuple((layer,) for layer in self.encoder_neck)
+
     @cached_property
     def encoder_fixed(self) -> Cost:
         """Return the cost of patch embedding, neck, finer maps and all else that stays (9.15, 9.16)."""

@@ -23,7 +23,7 @@ from medcore.models.tinyvit.places import (
     Place,
     sites_of,
 )
-from medcore.models.vit.arch import CHANNELS, HEADS, WHOLE_BLOCKS
+from medcore.models.vit.arch import CHANNELS, HEADS, NECK, WHOLE_BLOCKS
 
 if TYPE_CHECKING:
     from medcore.data.frames.frame import Frame
@@ -152,8 +152,13 @@ class TinyVit(Architecture):
 
     @property
     def encoder_trunk(self) -> tuple[str, ...]:
-        """Return the paths of all blocks and merges."""
-        return tuple(block.path for block in self.encoder_blocks)
+        """Return the paths of all blocks and merges, and of the neck."""
+        return (*(block.path for block in self.encoder_blocks), NECK)
+
+    @property
+    def encoder_neck(self) -> tuple[str, ...]:
+        """Return the paths of both convolutions of the neck."""
+        return f"{NECK}.0", f"{NECK}.2"
 
     @cached_property
     def encoder_fixed(self) -> Cost:

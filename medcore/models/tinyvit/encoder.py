@@ -288,19 +288,14 @@ class TinyVitEncoder(nn.Module):
                 merge = Merge(dims[stage], next(left["merges"]), dims[stage + 1], arch["merge_strides"][stage])
             stages.append(Stage(blocks, merge))
         self.layers = nn.ModuleList(stages)
-        self.neck = nn.Sequential(
-            nn.Conv2d(dims[-1], out, kernel_size=1, bias=False),
-            ChannelNorm(out),
-            nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False),
-            ChannelNorm(out),
-        )
+        self.neck = Neck(dims[-1], out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode normalised images: (B, 3, S, S) -> embeddings (B, out_chans, g, g)."""
         x = self.patch_embed(x)
         for stage in self.layers:
             x = stage(x)
-        embedding: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        embedding: Tensor = self.neck(x)
         return embedding
 
 
@@ -317,6 +312,30 @@ def _block(arch: Mapping[str, Any], stage: int, left: Mapping[str, Any], mode: s
         return Block(dim, None, None)
     width = dim // arch["num_heads"][stage]
     return Block(dim, Attention(dim, width, heads, arch["window_sizes"][stage], mode), Mlp(dim, channels))
+
+
+class Neck(nn.Sequential):
+    """Two convolutions, each with a normalisation behind it.
+
+    Args:
+        dim: C, width of the tokens.
+        out: D, width of the embedding.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__(
+            nn.Conv2d(dim, out, kernel_size=1, bias=False),
+            ChannelNorm(out),
+            nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False),
+            ChannelNorm(out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn tokens (B, g, g, C) into the embedding (B, D, g, g)."""
+        x = x.permute(0, 3, 1, 2)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class ChannelNorm(nn.Module):

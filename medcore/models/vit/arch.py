@@ -30,6 +30,7 @@ CHANNELS = Family(
 
 
 WHOLE_BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
+NECK = "image_encoder.neck"
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,16 @@ class SamVit(Architecture):
         numbers = range(self.depth)
         whole = map(self._block_site, numbers if BLOCKS in self.parts else ())
         return (*whole, *map(self._head_site, numbers), *map(self._channel_site, numbers))
+
+    @property
+    def encoder_trunk(self) -> tuple[str, ...]:
+        """Return the paths of all blocks, and of the neck."""
+        return (*super().encoder_trunk, NECK)
+
+    @property
+    def encoder_neck(self) -> tuple[str, ...]:
+        """Return the paths of both convolutions of the neck."""
+        return f"{NECK}.0", f"{NECK}.2"
 
     @cached_property
     def encoder_fixed(self) -> Cost:

@@ -57,20 +57,14 @@ class ImageEncoder(nn.Module):
             Block(arch, index, heads, channels, attention) if is_left else nn.Identity()
             for index, (is_left, heads, channels) in enumerate(pairs)
         )
-        self.neck = nn.Sequential(
-            nn.Conv2d(arch.embed_dim, arch.out_chans, kernel_size=1, bias=False),
-            ChannelNorm(arch.out_chans),
-            nn.Conv2d(arch.out_chans, arch.out_chans, kernel_size=3, padding=1, bias=False),
-            ChannelNorm(arch.out_chans),
-        )
+        self.neck = Neck(arch.embed_dim, arch.out_chans)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode normalised images: (B, 3, S, S) -> embeddings (B, out_chans, g, g)."""
         x = self.patch_embed(x) + self.pos_embed
         for block in self.blocks:
             x = block(x)
-        # (B, g, g, C) -> (B, C, g, g)
-        embedding: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        embedding: Tensor = self.neck(x)
         return embedding
 
 
@@ -85,6 +79,30 @@ class PatchEmbed(nn.Module):
         """Turn images (B, 3, S, S) into tokens (B, g, g, C), one per patch."""
         patches: Tensor = self.proj(x)
         return patches.permute(0, 2, 3, 1)
+
+
+class Neck(nn.Sequential):
+    """Two convolutions, each with a normalisation behind it.
+
+    Args:
+        dim: C, width of the tokens.
+        out: D, width of the embedding.
+    """
+
+    def __init__(self, dim: int, out: int) -> None:
+        super().__init__(
+            nn.Conv2d(dim, out, kernel_size=1, bias=False),
+            ChannelNorm(out),
+            nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False),
+            ChannelNorm(out),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn tokens (B, g, g, C) into the embedding (B, D, g, g)."""
+        x = x.permute(0, 3, 1, 2)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 class ChannelNorm(nn.Module):

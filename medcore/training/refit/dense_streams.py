@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from medcore.data.load import ImageSet
 from medcore.devices import device_of
-from medcore.errors import DataError
+from medcore.errors import ConfigError, DataError
 from medcore.models.flows import Flow
 from medcore.models.sam import MedSam
 from medcore.models.stream import TrunkModule, flow_into, observe, trunk_of
 from medcore.training.loop import check_range
+from medcore.training.orders import Neck
 from medcore.training.refit.scratch import Floats, collect
 
 #: Most bytes of recorded streams. ViT-B at 1024 pixels would need 0.3 GB for each image.
@@ -38,6 +39,8 @@ class RefitSettings:
         images: calibration images that it looks at; 0 switches refits off.
         ridge: λ of (11.2).
         batch_size: images of a forward pass.
+        neck: which layers of the neck behind a cut encoder to refit, as `Neck` has them. A recovery that follows gains
+            from its 1 × 1 convolutions ("pointwise"); without one all of them gain more.
 
     Raises:
         ConfigError: a value is out of range.
@@ -46,8 +49,11 @@ class RefitSettings:
     images: int = 64
     ridge: float = 1e-3
     batch_size: int = 8
+    neck: Neck = "all"
 
     def __post_init__(self) -> None:
+        if self.neck not in get_args(Neck):
+            raise ConfigError(f"refit: neck must be one of {', '.join(get_args(Neck))}, not {self.neck!r}")
         check_range(
             "refit", images=(self.images, 0, inf), ridge=(self.ridge, 0, 1e6), batch_size=(self.batch_size, 1, inf)
         )
@@ -78,8 +84,8 @@ class StreamAfter:
         return torch.tensor(self.values[rows], device=device)
 
 
-#: The streams after the branches of one trunk module, by the number of the branch's site.
-ModuleStreams = Mapping[int, StreamAfter]
+#: The streams after the branches of one trunk module, by the name of the branch.
+ModuleStreams = Mapping[str, StreamAfter]
 
 
 class DenseStreams(Protocol):
@@ -148,7 +154,7 @@ class LiveStreams:
                 flow = first_flow(self.model, module.path, self.images, self.batch_size)
             results = self._run(module, flow, device)
             after, flow = results[: len(module.branches)], results[len(module.branches) :]
-            yield {branch.site: StreamAfter.of(values) for branch, values in zip(module.branches, after, strict=True)}
+            yield {branch.name: StreamAfter.of(values) for branch, values in zip(module.branches, after, strict=True)}
 
     @torch.no_grad()
     def _run(self, trunk: TrunkModule, flow: list[Floats], device: torch.device) -> list[Floats]:

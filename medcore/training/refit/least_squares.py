@@ -121,6 +121,18 @@ class Moments:
         tensors = (self.features, self.targets, self.gram, self.cross, self.spread)
         return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
+    def about_zero(self) -> Moments:
+        """Return the moments about 0 instead of the means, for a layer without a bias: the best bias is then 0."""
+        a, t = self.features, self.targets
+        return Moments(
+            features=torch.zeros_like(a),
+            targets=torch.zeros_like(t),
+            gram=self.gram + a[:, None] * a,
+            cross=self.cross + a[:, None] * t,
+            spread=self.spread + t.square().sum(),
+            count=self.count,
+        )
+
     def error(self, weight: Tensor, bias: Tensor) -> float:
         """Return the mean over tokens of |T − weight·A − bias|² (11.4).
 

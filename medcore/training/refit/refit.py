@@ -1,4 +1,4 @@
-"""Refit a cut model in closed form: solve for the output layer of every branch again (method §11)."""
+"""Refit a cut model in closed form: solve for the output layers of branches and neck again (method §11)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from medcore.devices import Microbatches, device_of
 from medcore.errors import DataError
 from medcore.models.flows import Flow, flow_of
+from medcore.models.linear_map import has_bias, is_pointwise, linear_map, set_linear_map
 from medcore.models.sam import MedSam
-from medcore.models.stream import Branch, TrunkModule, linear_map, observe_branch, set_linear_map, trunk_of
+from medcore.models.spec import ENCODER
+from medcore.models.stream import Branch, TrunkModule, observe_branch, trunk_of
 from medcore.training.loop import all_finite
+from medcore.training.orders import Neck
 from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, StreamAfter, first_flow, tensors
 from medcore.training.refit.least_squares import Moments, Origin, Sums
 from medcore.training.refit.scratch import Floats, batches, collect
@@ -32,7 +35,7 @@ class BranchFit:
     of the unpruned model's stream there.
 
     Attributes:
-        site: name of the site.
+        site: name of the site, or path of a layer of the neck.
         before: error with the former weights, behind branches that are refit already.
         after: error with the new ones, never larger.
         problem: why the weights or all of the layer stayed as they were, or None.
@@ -102,9 +105,9 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
     if len(streams.images) == 0:
         raise DataError("refit: needs at least one calibration image")
     trunk = trunk_of(model)
-    wanted = behind_a_cut(model, trunk, streams.widths)
+    wanted = behind_a_cut(model, trunk, streams.widths) - _left_out(model, settings.neck)
     numbers = [
-        number for number, module in enumerate(trunk) if any(branch.site in wanted for branch in module.branches)
+        number for number, module in enumerate(trunk) if any(branch.name in wanted for branch in module.branches)
     ]
     log = RefitLog()
     if not numbers:
@@ -119,15 +122,15 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
         module = model.get_submodule(entry.path)
         run = _ModuleRun(entry, module, flow, settings, device_of(model))
         for place, branch in enumerate(entry.branches):
-            if branch.site in wanted:
-                log.branches.append(_fit(run, place, dense[branch.site]))
+            if branch.name in wanted:
+                log.branches.append(_fit(run, place, dense[branch.name]))
         if number < last and not trunk[number + 1].starts:
             flow = run.output()
     return log
 
 
-def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...], before: tuple[int, ...] | None = None) -> set[int]:
-    """Return the numbers of the sites whose branch was cut, or gets a stream that a cut has changed.
+def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...], before: tuple[int, ...] | None = None) -> set[str]:
+    """Return the names of the branches that were cut, or get a stream that a cut has changed.
 
     Args:
         model: the cut model.
@@ -136,17 +139,31 @@ def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...], before: tuple[in
     """
     sites, widths = model.arch.sites, model.spec.widths
     earlier = model.arch.dense_widths if before is None else before
-    present = {branch.site for module in trunk for branch in module.branches}
-    wanted: set[int] = set()
+    present = {branch.name for module in trunk for branch in module.branches}
+    wanted: set[str] = set()
     changed = False
     for block in range(len(model.arch.blocks)):
         inside = [number for number, site in enumerate(sites) if site.block == block]
         # what has no linear output lies around or before the branches of its block
         for number in sorted(inside, key=lambda number: sites[number].output is not None):
             changed = changed or widths[number] < earlier[number]
-            if changed and number in present:
-                wanted.add(number)
+            if changed and sites[number].name in present:
+                wanted.add(sites[number].name)
+        if changed and _is_last_of_encoder(model, block):
+            wanted |= set(model.arch.neck_layers)
     return wanted
+
+
+def _left_out(model: MedSam, neck: Neck) -> set[str]:
+    """Return the layers of the neck that stay as they are."""
+    if neck == "all":
+        return set()
+    layers = {layer: model.get_submodule(layer) for layer in model.arch.neck_layers}
+    return {layer for layer, module in layers.items() if neck == "no" or not is_pointwise(module)}
+
+
+def _is_last_of_encoder(model: MedSam, block: int) -> bool:
+    return ENCODER in model.arch.parts and block + 1 == len(model.arch.encoder_blocks)
 
 
 @dataclass(frozen=True)
@@ -202,6 +219,8 @@ def _fit(run: _ModuleRun, place: int, dense: StreamAfter) -> BranchFit:
     branch = run.trunk.branches[place]
     layer = branch.linear_of(run.module)
     moments = run.moments(place, dense)
+    if not has_bias(layer):
+        moments = moments.about_zero()
     given = linear_map(layer)
     start = given[0].double(), given[1].double()
     if not (moments.finite and all_finite(start)):
@@ -221,7 +240,7 @@ def _solved(branch: Branch, moments: Moments, start: Tensor, ridge: float) -> tu
     """Return the weight and bias that fit best, and why the weight stays if it does."""
     weight = moments.solve(start, ridge) if branch.width else start
     if weight is None:
-        return (start, moments.bias(start)), "linearly dependent features, only the bias refit"
+        return (start, moments.bias(start)), "linearly dependent features, at most the bias refit"
     return (weight, moments.bias(weight)), None
 
 

@@ -121,7 +121,7 @@ def _refit_times(config: Config, model: MedSam, cut: MedSam, images: ImageSet) -
     """Return the seconds of a refit without its images, and of each image."""
     seconds = []
     for count in (1, len(images)):
-        settings = RefitSettings(count, config.recovery.refit_ridge)
+        settings = RefitSettings(count, config.recovery.refit_ridge, neck=config.recovery.neck)
         streams = record_streams(model, images, settings)
         seconds.append(_timed(lambda streams=streams, settings=settings: refit(cut, streams, settings))[1])  # type: ignore[misc]
     if len(images) == 1:

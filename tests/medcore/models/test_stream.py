@@ -51,10 +51,13 @@ def test_a_vits_streams_are_those_computed_by_hand() -> None:
     model, images = cut_tiny(), IMAGES.tensor()
     expected = streams_by_hand(model, images)
     trunk = trunk_of(model)
-    assert [[branch.name for branch in module.branches] for module in trunk] == [
+    *blocks, neck = trunk
+    assert [[branch.name for branch in module.branches] for module in blocks] == [
         [f"heads/{block:02d}", f"channels/{block:02d}"] for block in range(TINY.depth)
     ]
-    for block, module in enumerate(trunk):
+    assert neck.path == "image_encoder.neck" and not neck.starts
+    assert [branch.name for branch in neck.branches] == ["image_encoder.neck.0", "image_encoder.neck.2"]
+    for block, module in enumerate(blocks):
         (x,) = flow_into(model, module.path, images, IMAGES.box_tensor())
         assert torch.equal(x, expected[2 * block])
         part = model.get_submodule(module.path)

@@ -189,7 +189,7 @@ def test_a_schedule_follows_the_section(shared: Shared) -> None:
         return schedule_of((plan.spec,), recovery, lr=1e-3, head_share=0.4, order="together", rescore=False)
 
     schedule = made(section)
-    assert schedule.refit == RefitSettings(images=7, ridge=0.5)
+    assert schedule.refit == RefitSettings(images=7, ridge=0.5, neck="pointwise")
     last = schedule.recovery_of(schedule.phases[-1])
     assert (last.steps, last.warmup, last.average, last.batch_size) == (9, 3, 0.25, 2)
     without = made(section.model_copy(update={"refit_images": 0}))

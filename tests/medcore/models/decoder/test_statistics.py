@@ -130,9 +130,9 @@ def test_streams_of_tokens_and_image_are_seen_where_they_are() -> None:
         flow = following
 
 
-def fitted(features: Tensor, target: Tensor) -> Tensor:
-    """The best that a linear layer with bias makes of features, by NumPy."""
-    ones = torch.cat([features, torch.ones(len(features), 1)], dim=1).double().numpy()
+def fitted(features: Tensor, target: Tensor, bias: bool) -> Tensor:
+    """The best that a linear layer makes of features, by NumPy."""
+    ones = torch.cat([features, torch.ones(len(features), int(bias))], dim=1).double().numpy()
     found = np.linalg.lstsq(ones, target.double().numpy(), rcond=None)[0]
     return torch.from_numpy(ones @ found)
 
@@ -155,7 +155,8 @@ def test_a_refit_leaves_the_best_output_of_each_branch(arch: object) -> None:
     model = prune(dense, tuple(masks))
     log = refit(model, streams, SETTINGS)
     found = {fit.site: fit for fit in log.branches}
-    assert set(found) == {site.name for site in dense.arch.sites if site.output is not None}
+    sites = {site.name for site in dense.arch.sites if site.output is not None}
+    assert set(found) == sites | set(dense.arch.neck_layers)
     assert [fit for fit in log.branches if fit.after > fit.before or fit.problem] == []
     # behind the refit branches before it, each is as good as least squares, or better than before if tokens are few
     trunk, recorded = trunk_of(model), list(streams.by_module(torch.device("cpu")))
@@ -163,12 +164,12 @@ def test_a_refit_leaves_the_best_output_of_each_branch(arch: object) -> None:
         flow = flow_into(model, module.path, IMAGES.tensor(), IMAGES.box_tensor())
         passes, _ = observe(module, model.get_submodule(module.path), flow)
         for branch, seen in zip(module.branches, passes, strict=True):
-            target = torch.tensor(dense_after[branch.site].values) - seen.before
+            target = torch.tensor(dense_after[branch.name].values) - seen.before
             features, goal = seen.features.flatten(0, -2), target.flatten(0, -2)
-            least = float((fitted(features, goal) - goal).square().sum())
+            least = float((fitted(features, goal, branch.site is not None) - goal).square().sum())
             mine = float((seen.after - seen.before - target).double().square().sum())
             if len(features) < ENOUGH * features.shape[1]:
-                least = found[branch.name].before * recorded_variance(dense_after[branch.site].values) * len(features)
+                least = found[branch.name].before * recorded_variance(dense_after[branch.name].values) * len(features)
             assert mine <= 1.05 * least + 1e-3, branch.name
 
 

@@ -35,6 +35,7 @@ from medcore.training.refit.refit import RefitSettings, refit
 from medcore.training.schedule import Inputs, Schedule, run_phases, start_of
 from medcore.training.teacher import compute_teacher
 from tests.support.hiera import DEEP, DENSE, LITTLE, little_model, random_masks
+from tests.support.necks import refit_conv
 from tests.support.scoring_samples import discs, score_loss_of
 
 NODES = (0.0, 3.0)
@@ -120,7 +121,8 @@ def test_streams_are_seen_where_they_are(spec: ModelSpec, images: ImageSet) -> N
     stream = trunk.patch_embed((images.tensor() - model.pixel_mean) / model.pixel_std)
     stream = stream + trunk._positions(*stream.shape[1:3])
     seen_names = []
-    for entry in trunk_of(model):
+    *blocks, _, _, _, _ = trunk_of(model)
+    for entry in blocks:
         module = model.get_submodule(entry.path)
         passes, (output,) = observe(entry, module, (stream,))
         assert torch.equal(output, module(stream))
@@ -176,9 +178,17 @@ def test_a_refit_equals_a_loop_over_blocks(images: ImageSet) -> None:
         features = input_of(block.mlp, block.mlp.layers[1], block.norm2(x))
         fit(block.mlp.layers[1], features, wanted[f"channels/{number:02d}"] - x, 1e-3)
         x = x + block.mlp(block.norm2(x))
+    mine, theirs = expected.image_encoder, dense.image_encoder
+    pictures = (images.tensor() - dense.pixel_mean) / dense.pixel_std
+    ends = zip(mine.trunk(pictures), theirs.trunk(pictures), strict=True)
+    # the coarsest stage's convolution is the first
+    for stage, (tokens, dense_tokens) in enumerate(ends, 1):
+        wanted_maps = theirs.neck.convs[-stage](dense_tokens.permute(0, 3, 1, 2))
+        refit_conv(mine.neck.convs[-stage].conv, tokens.permute(0, 3, 1, 2), wanted_maps, 1e-3)
     settings = RefitSettings(ridge=1e-3, batch_size=3)
     log = refit(cut, record_streams(dense, images, settings), settings)
-    assert log.branches and all(branch.after <= branch.before for branch in log.branches)
+    assert [branch.site for branch in log.branches][-4:] == [f"image_encoder.neck.convs.{n}.conv" for n in range(4)]
+    assert all(branch.after <= branch.before for branch in log.branches)
     torch.testing.assert_close(cut.encode(images.tensor()), expected.encode(images.tensor()), rtol=1e-3, atol=1e-3)
 
 

@@ -15,7 +15,7 @@ from medcore.data.load import ImageSet
 from medcore.models.cut import prune
 from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
-from medcore.models.stream import observe, trunk_of
+from medcore.models.stream import flow_into, observe, trunk_of
 from medcore.scoring.activations import recording
 from medcore.scoring.fisher import calibration_sums
 from medcore.scoring.job import build_table
@@ -25,6 +25,7 @@ from medcore.scoring.second_order import RIDGE
 from medcore.shrinkage import ridge_for
 from medcore.training.refit.dense_streams import record_streams
 from medcore.training.refit.refit import RefitSettings, refit
+from tests.support.necks import refit_neck
 from tests.support.scoring_samples import discs, score_loss_of, seeded
 from tests.support.tiny_vit import DENSE, LITTLE, PLACES, little_model, random_masks
 
@@ -220,7 +221,9 @@ def test_streams_are_seen_where_they_are(spec: ModelSpec, images: ImageSet) -> N
     model = little_model(4, spec)
     with torch.no_grad():
         stream = model.image_encoder.patch_embed(images.tensor())
-        for entry in trunk_of(model):
+        *blocks, neck = trunk_of(model)
+        assert [branch.name for branch in neck.branches] == ["image_encoder.neck.0", "image_encoder.neck.2"]
+        for entry in blocks:
             module = model.get_submodule(entry.path)
             passes, (output,) = observe(entry, module, (stream,))
             assert torch.equal(output, module(stream))
@@ -280,6 +283,8 @@ def refit_by_hand(model: MedSam, dense: MedSam, images: Tensor, ridge: float) ->
             elif f"merges{name}" in PLACES:
                 fit(block.conv3, block.inner(x), wanted[PLACES[f"merges{name}"]], ridge)
                 x = block(x)
+    (y,) = flow_into(dense, "image_encoder.neck", images, torch.zeros(len(images), 4))
+    refit_neck(model.image_encoder.neck, dense.image_encoder.neck, x, y, ridge)
 
 
 def inputs_of(part: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:

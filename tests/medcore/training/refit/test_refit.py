@@ -22,6 +22,7 @@ from medcore.training.refit.dense_streams import DenseStreams, LiveStreams, reco
 from medcore.training.refit.least_squares import Moments
 from medcore.training.refit.refit import BranchFit, RefitLog, RefitSettings, refit
 from tests.support.helpers import TINY
+from tests.support.necks import refit_neck
 from tests.support.toy.samples import PLACES, toy_model
 from tests.support.toy.samples import random_masks as toy_masks
 from tests.support.training_samples import assert_same, random_images, random_masks, tiny_model, weights
@@ -62,7 +63,7 @@ def refit_by_hand(model: MedSam, dense: MedSam, images: torch.Tensor, ridge: flo
         x = x + fitted(mine.attn, "proj", mine.attn.heads, mine.norm1(x), y - x, y, ridge, errors)
         y = y + theirs.mlp(theirs.norm2(y))
         x = x + fitted(mine.mlp, "lin2", mine.mlp.channels, mine.norm2(x), y - x, y, ridge, errors)
-    return errors
+    return [*errors, *refit_neck(model.image_encoder.neck, dense.image_encoder.neck, x, y, ridge)]
 
 
 def fitted(part: Any, name: str, width: int, inputs: Any, target: Any, y: Any, ridge: float, errors: Any) -> Any:
@@ -165,14 +166,16 @@ def test_what_lies_before_the_first_cut_stays_as_it_is(
     before = weights(cut)
     log = refit(cut, streams, SETTINGS)
     names = [f"{family}/{block:02d}" for block in range(TINY.depth) for family in ("heads", "channels")]
+    names += TINY.neck_layers
     assert [branch.site for branch in log.branches] == names[names.index(first) :]
     changed = {name for name, value in weights(cut).items() if not torch.equal(value, before[name])}
     layers = {"heads": "attn.proj", "channels": "mlp.lin2"}
     allowed = {
         f"image_encoder.blocks.{int(block)}.{layers[family]}.{kind}"
-        for family, block in (branch.site.split("/") for branch in log.branches)
+        for family, block in (branch.site.split("/") for branch in log.branches if "/" in branch.site)
         for kind in ("weight", "bias")
     }
+    allowed |= {f"{layer}.weight" for layer in TINY.neck_layers}
     assert changed and changed <= allowed
 
 
@@ -193,7 +196,7 @@ def test_an_emptied_model_is_no_obstacle(streams: DenseStreams, images: ImageSet
     nothing = tuple(np.zeros(width, bool) for width in TINY.dense_widths)
     cut = prune(tiny_model(), nothing)
     log = refit(cut, streams, SETTINGS)
-    assert len(log.branches) == 2 * TINY.depth
+    assert len(log.branches) == 2 * TINY.depth + len(TINY.neck_layers)
     with torch.no_grad():
         assert cut.encode(images.tensor()).isfinite().all()
 
@@ -276,7 +279,7 @@ def test_dependent_features_leave_the_weight(images: ImageSet, caplog: pytest.Lo
         lin1 = cut.image_encoder.blocks[1].mlp.lin1
         lin1.weight[3], lin1.bias[3] = lin1.weight[7], lin1.bias[7]
     before = weights(cut)
-    log = refit(cut, record_streams(dense, images, SETTINGS), RefitSettings(ridge=0))
+    log = refit(cut, record_streams(dense, images, SETTINGS), RefitSettings(ridge=0, neck="no"))
     path = "image_encoder.blocks.1.mlp.lin2"
     assert torch.equal(weights(cut)[f"{path}.weight"], before[f"{path}.weight"])
     assert not torch.equal(weights(cut)[f"{path}.bias"], before[f"{path}.bias"])
@@ -293,9 +296,12 @@ def test_features_that_are_not_finite_leave_the_layer(streams: DenseStreams) -> 
     before = weights(cut)
     log = refit(cut, streams, SETTINGS)
     assert_same({name: value.nan_to_num() for name, value in weights(cut).items()}, before | weights_to_num(before))
-    assert [branch.problem for branch in log.branches] == ["non-finite features or weights, layer kept"] * 2
+    assert [branch.problem for branch in log.branches] == ["non-finite features or weights, layer kept"] * 4
     assert log.figures() == {}
-    assert log.notes("x") == {"refit_problem": "x: heads/03, channels/03: non-finite features or weights, layer kept"}
+    assert log.notes("x") == {
+        "refit_problem": "x: heads/03, channels/03, image_encoder.neck.0, image_encoder.neck.2: "
+        "non-finite features or weights, layer kept"
+    }
 
 
 def weights_to_num(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -306,10 +312,21 @@ def test_a_solve_that_makes_it_worse_is_not_taken(streams: DenseStreams, monkeyp
     cut = prune(tiny_model(), masks_of(channels_03=9))
     before = weights(cut)
     monkeypatch.setattr(Moments, "solve", lambda self, start, ridge: start + 1)
-    (fit,) = refit(cut, streams, SETTINGS).branches
+    (fit,) = refit(cut, streams, dataclasses.replace(SETTINGS, neck="no")).branches
     path = "image_encoder.blocks.3.mlp.lin2"
     assert torch.equal(weights(cut)[f"{path}.weight"], before[f"{path}.weight"])
     assert fit.after < fit.before and fit.problem is None
+
+
+def test_the_neck_is_left_alone_on_request(streams: DenseStreams, images: ImageSet) -> None:
+    settings = dataclasses.replace(SETTINGS, neck="no")
+    with_neck, without = (prune(tiny_model(), masks_of(channels_02=5)) for _ in range(2))
+    whole, part = refit(with_neck, streams, SETTINGS), refit(without, streams, settings)
+    assert whole.branches[: len(part.branches)] == part.branches
+    assert [each.site for each in whole.branches[len(part.branches) :]] == list(TINY.neck_layers)
+    after = weights(without)
+    changed = {name for name, value in weights(with_neck).items() if not torch.equal(value, after[name])}
+    assert changed == {f"{layer}.weight" for layer in TINY.neck_layers}
 
 
 def test_figures_and_notes_name_the_last_and_the_worst_branch() -> None:

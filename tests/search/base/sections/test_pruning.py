@@ -51,7 +51,14 @@ def test_a_section_saved_before_refits_keeps_its_meaning() -> None:
     assert RecoveryConfig.model_validate(SAVED | {"warmup": 2}).refit_images == 64
 
 
-@pytest.mark.parametrize("wrong", [{"average": 1.5}, {"refit_images": -1}, {"refit_ridge": -1e-3}, {"warmup": -1}])
+def test_more_of_the_neck_is_refit_where_no_recovery_follows() -> None:
+    assert RecoveryConfig().neck == "pointwise" and RecoveryConfig(steps=0).neck == "all"
+    assert RecoveryConfig(steps=0, refit_neck="no").neck == "no" and RecoveryConfig(refit_neck="all").neck == "all"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"average": 1.5}, {"refit_neck": "some"}, {"refit_images": -1}, {"refit_ridge": -1e-3}, {"warmup": -1}]
+)
 def test_values_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         RecoveryConfig.model_validate(wrong)
