@@ -36,7 +36,7 @@ from medcore.quality import evaluate as quality
 from medcore.scoring.moments import profile_sums, spread
 from medcore.scoring.profile import Profile, build_profile
 from medcore.training import recovery
-from medcore.training.orders import Neck, recovery_rate
+from medcore.training.orders import NeckLayers, recovery_rate
 from medcore.training.refit import refit as refitting
 from medcore.training.refit.dense_streams import record_streams
 from medcore.training.teacher import compute_teacher
@@ -128,7 +128,9 @@ def prune(model: MedSam, profile: Profile, budget: ModelSpec) -> MedSam:
     return cut.prune(model, select(profile.scores(), budget))
 
 
-def refit(pruned: MedSam, dense: MedSam, images: ImageSet, *, most: int = 64, neck: Neck = "all") -> refitting.RefitLog:
+def refit(
+    pruned: MedSam, dense: MedSam, images: ImageSet, *, most: int = 64, neck: NeckLayers = "pointwise"
+) -> refitting.RefitLog:
     """Solve for the output layers of a pruned model and its neck in closed form, in place (method §11).
 
     Args:
@@ -136,8 +138,8 @@ def refit(pruned: MedSam, dense: MedSam, images: ImageSet, *, most: int = 64, ne
         dense: The model that it was pruned from.
         images: Calibration images.
         most: How many of them to use, evenly spread.
-        neck: Which convolutions of the neck to solve for: "no", "pointwise" (1 × 1) or "all". A short recovery gains
-            most behind "pointwise".
+        neck: Which convolutions of the neck to solve for: "no"; "pointwise" (1 × 1), which is best before a recovery;
+            or "all", which is best without one.
 
     Returns:
         The errors of each branch and of the neck's layers.

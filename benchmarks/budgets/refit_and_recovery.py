@@ -1,9 +1,10 @@
 """Claim: a knapsack budget keeps the boundary right after the refit, and more of it after a recovery.
 
-`medcore prune` with its defaults at several shares of the FLOPs and several seeds, without a recovery step and with
-`--steps`; the dense model after the same recovery is the line to compare with. All on the report images.
+`medcore prune` with its defaults at several shares of the FLOPs and several seeds, with `--steps` recovery steps, and
+without one for each choice of the neck's layers that the refit solves for. The dense model after the same recovery is
+the line to compare with. All on the report images.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.budgets.refit_and_recovery search/configs/polyps_halving.yaml \\
+    OMP_NUM_THREADS=1 python -m benchmarks.budgets.refit_and_recovery search/configs/polyps.yaml \\
         --out results/published/refit
 """
 
@@ -12,46 +13,64 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import pandas as pd
 
+from medcore.training.orders import NeckLayers
 from search.base.config import Config, load_config, validate
 from search.commands.prune import prune
 
 METRICS = ("boundary_f1", "hd95", "dice")
 
 
-def changed(config: Config, fraction: float, seed: int, steps: int) -> Config:
-    """The study's configuration with one budget, seed and number of recovery steps."""
+@dataclass(frozen=True)
+class Run:
+    """One model: share of the FLOPs, seed, number of recovery steps, and the neck's layers that are refit."""
+
+    fraction: float
+    seed: int
+    steps: int
+    neck: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.fraction:g}-{self.seed}-{self.steps}-{self.neck}"
+
+
+def changed(config: Config, run: Run) -> Config:
+    """The study's configuration with what one run changes."""
     values = config.model_dump()
-    values["seed"] = seed
-    values["recovery"]["steps"] = steps
-    values["budget"] |= {"allocator": "knapsack", "fraction": fraction}
+    values["seed"] = run.seed
+    values["recovery"] |= {"steps": run.steps, "refit_neck": run.neck}
+    values["budget"] |= {"allocator": "knapsack", "fraction": run.fraction}
     return validate(values, "benchmark")
 
 
-def measure(config: Config, fraction: float, seed: int, steps: int, work: Path) -> dict[str, float]:
+def measure(config: Config, run: Run, work: Path) -> dict[str, Any]:
     """Figures of one model; a model that was measured before is not made again."""
-    file = work / f"{fraction:g}-{seed}-{steps}.json"
+    file = work / f"{run.name}.json"
     if not file.is_file():
         start = time.process_time()
-        metrics = prune(changed(config, fraction, seed, steps), work / "model.safetensors")
+        metrics = prune(changed(config, run), work / "model.safetensors")
         row = {name: metrics[name] for name in (*METRICS, "flops_paper_fraction")}
         file.write_text(json.dumps({**row, "cpu_s": time.process_time() - start}))
-    return {"fraction": fraction, "seed": seed, "steps": steps, **json.loads(file.read_text())}
+    return {**asdict(run), **json.loads(file.read_text())}
 
 
 def table_of(rows: pd.DataFrame) -> str:
     """A Markdown table of means and standard deviations over seeds."""
     lines = [
-        "| share of `flops_paper` | steps | seeds | Boundary F1 | sd | HD95 (px) | sd | Dice | CPU s |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| share of `flops_paper` | steps | neck | seeds | Boundary F1 | sd | HD95 (px) | sd | Dice | CPU s |",
+        "|--:|--:|--|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for (fraction, steps), part in rows.groupby(["fraction", "steps"]):
-        mean, spread = part.mean(), part.std()
+    for (fraction, steps, neck), part in rows.groupby(["fraction", "steps", "neck"], sort=False):
+        mean, spread = part.mean(numeric_only=True), part.std(numeric_only=True)
         lines.append(
-            f"| {fraction:.0%} | {steps} | {len(part)} | {mean['boundary_f1']:.4f} | {spread['boundary_f1']:.4f} "
+            f"| {fraction:.0%} | {steps} | {neck} | {len(part)} "
+            f"| {mean['boundary_f1']:.4f} | {spread['boundary_f1']:.4f} "
             f"| {mean['hd95']:.2f} | {spread['hd95']:.2f} | {mean['dice']:.4f} | {mean['cpu_s']:.0f} |"
         )
     return "\n".join(lines) + "\n"
@@ -68,9 +87,10 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(arguments.config)
     arguments.work.mkdir(parents=True, exist_ok=True)
+    kinds = [(0, neck) for neck in get_args(NeckLayers)] + [(arguments.steps, "pointwise")]
     rows = [
-        measure(config, fraction, seed, steps, arguments.work)
-        for steps in (0, arguments.steps)
+        measure(config, Run(fraction, seed, steps, neck), arguments.work)
+        for steps, neck in kinds
         for fraction in (*arguments.fractions, *([1.0] if steps else []))
         for seed in range(arguments.seeds if fraction < 1 else 1)
     ]

@@ -122,7 +122,7 @@ def _parts(images: ImageSet, autocast: bool) -> dict[str, Callable[[MedSam], Val
         return {str(number): curve for number, curve in enumerate(profile.curves)}
 
     def refitted(model: MedSam) -> Values:
-        settings, small = RefitSettings(images=len(images)), _half(model)
+        settings, small = RefitSettings(images=len(images), neck="all"), _half(model)
         refit(small, record_streams(model, images, settings), settings)
         return {"": low_logits(small, images)}
 

@@ -124,16 +124,17 @@ class Architecture(ABC):
         return tuple(block.path for number, block in enumerate(self.encoder_blocks) if number in refit)
 
     @property
-    def encoder_neck(self) -> tuple[str, ...]:
-        """Return paths of linear layers and convolutions between the trunk and the mask decoder (method §11).
+    def encoder_neck(self) -> Mapping[str, int]:
+        """Return linear layers and convolutions between the blocks and the mask decoder (method §11).
 
-        No groups feed them, but a refit solves for them too. They have the order of the forward pass.
+        No groups feed them, but a refit solves for them too. The keys are their paths, in the order of the forward
+        pass, and the values the numbers of the blocks behind which they lie.
         """
-        return ()
+        return {}
 
     @property
-    def neck_trunks(self) -> tuple[tuple[str, ...], ...]:
-        """Return chains of modules that hold the neck's layers, for an encoder whose trunk does not go on with them."""
+    def neck_trunk(self) -> tuple[str, ...]:
+        """Return the paths of modules that hold the neck's layers, if the trunk does not go on with them."""
         return ()
 
     @property
@@ -164,13 +165,14 @@ class Architecture(ABC):
     @property
     def trunks(self) -> tuple[tuple[str, ...], ...]:
         """Return chains of modules, in the order of the forward pass; each takes what the one before it returns."""
-        own = (self.encoder_trunk, *self.neck_trunks) if ENCODER in self.parts else ()
-        return (*own, *((self.decoder_places.trunk,) if DECODER in self.parts else ()))
+        own = (self.encoder_trunk, self.neck_trunk) if ENCODER in self.parts else ()
+        chains = (*own, *((self.decoder_places.trunk,) if DECODER in self.parts else ()))
+        return tuple(chain for chain in chains if chain)
 
     @property
-    def neck_layers(self) -> tuple[str, ...]:
-        """Return the paths of the neck's layers if the encoder can be pruned; otherwise the neck stays as it is."""
-        return self.encoder_neck if ENCODER in self.parts else ()
+    def neck_layers(self) -> Mapping[str, int]:
+        """Return the neck's layers if the encoder can be pruned; otherwise the neck stays as it is."""
+        return self.encoder_neck if ENCODER in self.parts else {}
 
     @cached_property
     def fixed(self) -> Cost:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,7 +51,8 @@ class Branch:
         """
         layer = module.get_submodule(self.linear)
         if not is_linear_map(layer) or (self.site is not None and not has_bias(layer)):
-            raise CheckpointError(f"{self.name}: its output {self.linear} must be a linear layer with a bias")
+            kind = "a linear layer with a bias" if self.site is not None else "linear, or a convolution of stride 1"
+            raise CheckpointError(f"{self.name}: its output {self.linear or 'itself'} must be {kind}")
         return layer
 
 
@@ -103,17 +104,33 @@ def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
     arch, present = model.arch, {name for name, _ in model.named_modules()}
     trunk, placed, starts = [], 0, {chain[0] for chain in arch.trunks if chain}
     for path in (path for chain in arch.trunks for path in chain):
-        branches = [_layer(layer, path) for layer in arch.neck_layers if layer == path or layer.startswith(f"{path}.")]
+        branches = []
         for number, (site, width) in enumerate(zip(arch.sites, model.spec.widths, strict=True)):
             if site.output is None or not site.output.module.startswith(f"{path}."):
                 continue
             placed += 1
             if site.output.module in present:
                 branches.append(_branch(number, site.name, width, site.output, path))
-        trunk.append(TrunkModule(path, tuple(branches), starts=path in starts))
-    if placed != sum(site.output is not None for site in arch.sites):
+        layers = [_layer(layer, path) for layer in arch.neck_layers if layer == path or layer.startswith(f"{path}.")]
+        placed += len(layers)
+        trunk.append(TrunkModule(path, (*branches, *layers), starts=path in starts))
+    if placed != sum(site.output is not None for site in arch.sites) + len(arch.neck_layers):
         raise CheckpointError(f"architecture {arch.name}: every linear output must lie in exactly one trunk module")
     return tuple(trunk)
+
+
+def needed_modules(trunk: Sequence[TrunkModule], wanted: Container[str]) -> list[bool]:
+    """Return for each trunk module whether it, or one that gets its output, has one of the wanted branches.
+
+    Args:
+        trunk: the modules.
+        wanted: names of branches.
+    """
+    needed, later = [False] * len(trunk), False
+    for number in reversed(range(len(trunk))):
+        needed[number] = later or any(branch.name in wanted for branch in trunk[number].branches)
+        later = needed[number] and not trunk[number].starts
+    return needed
 
 
 def flow_into(model: MedSam, path: str, images: Tensor, boxes: Tensor) -> Flow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from medcore.models.hiera.encoder import HieraEncoder
     from medcore.models.vit.encoder import AttentionMode
 
+NECK = "image_encoder.neck"
 #: Stages of the trunk: the mask decoder reads the first two, and the neck adds the last to the third.
 STAGES = 4
 #: Pixels along one side of a token of the first stage.
@@ -168,14 +170,16 @@ class Hiera(Architecture):
         return sites_of(self.places, (WHOLE_BLOCKS, *self.encoder_families), BLOCKS in self.parts)
 
     @property
-    def encoder_neck(self) -> tuple[str, ...]:
-        """Return the paths of the neck's convolutions; SAM 2 lists that of the coarsest stage first."""
-        return tuple(f"image_encoder.neck.convs.{number}.conv" for number in range(STAGES))
+    def encoder_neck(self) -> Mapping[str, int]:
+        """Return the convolution behind the last block of each stage."""
+        ends = accumulate(self.depths)
+        # SAM 2 lists the coarsest stage first
+        return {f"{NECK}.convs.{STAGES - 1 - stage}.conv": end - 1 for stage, end in enumerate(ends)}
 
     @property
-    def neck_trunks(self) -> tuple[tuple[str, ...], ...]:
-        """Return each convolution alone, because they take the ends of different stages."""
-        return tuple((layer,) for layer in self.encoder_neck)
+    def neck_trunk(self) -> tuple[str, ...]:
+        """Return the path of the neck, which takes the ends of all stages."""
+        return (NECK,)
 
     @cached_property
     def encoder_fixed(self) -> Cost:

@@ -83,7 +83,7 @@ class HieraEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode normalised images: (B, 3, S, S) -> folded embeddings (B, 4·out_chans, g, g)."""
-        full, half, embedding = self.neck(self.trunk(x))
+        full, half, embedding = self.neck(*self.trunk(x))
         embedding = embedding + self.no_mem_embed.view(1, -1, 1, 1)
         return fold(embedding, self.conv_s1(half), self.conv_s0(full))
 
@@ -294,7 +294,7 @@ class Neck(nn.Module):
         # SAM 2 lists the coarsest stage first
         self.convs = nn.ModuleList(Lateral(dim, out) for dim in reversed(dims))
 
-    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, *levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the maps of all stages but the last, (B, h, w, dim) a stage -> (B, C, h, w) a stage."""
         maps = zip(reversed(self.convs), levels, strict=True)
         full, half, embedding, coarsest = (lateral(each.permute(0, 3, 1, 2)) for lateral, each in maps)

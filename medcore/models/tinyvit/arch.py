@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -156,9 +156,9 @@ class TinyVit(Architecture):
         return (*(block.path for block in self.encoder_blocks), NECK)
 
     @property
-    def encoder_neck(self) -> tuple[str, ...]:
-        """Return the paths of both convolutions of the neck."""
-        return f"{NECK}.0", f"{NECK}.2"
+    def encoder_neck(self) -> Mapping[str, int]:
+        """Return both convolutions of the neck."""
+        return dict.fromkeys((f"{NECK}.0", f"{NECK}.2"), len(self.encoder_blocks) - 1)
 
     @cached_property
     def encoder_fixed(self) -> Cost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
@@ -115,9 +116,9 @@ class SamVit(Architecture):
         return (*super().encoder_trunk, NECK)
 
     @property
-    def encoder_neck(self) -> tuple[str, ...]:
-        """Return the paths of both convolutions of the neck."""
-        return f"{NECK}.0", f"{NECK}.2"
+    def encoder_neck(self) -> Mapping[str, int]:
+        """Return both convolutions of the neck."""
+        return dict.fromkeys((f"{NECK}.0", f"{NECK}.2"), len(self.encoder_blocks) - 1)
 
     @cached_property
     def encoder_fixed(self) -> Cost:

@@ -7,7 +7,7 @@ at a time.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol, get_args
@@ -21,10 +21,11 @@ from medcore.data.load import ImageSet
 from medcore.devices import device_of
 from medcore.errors import ConfigError, DataError
 from medcore.models.flows import Flow
+from medcore.models.linear_map import is_pointwise
 from medcore.models.sam import MedSam
-from medcore.models.stream import TrunkModule, flow_into, observe, trunk_of
+from medcore.models.stream import TrunkModule, flow_into, needed_modules, observe, trunk_of
 from medcore.training.loop import check_range
-from medcore.training.orders import Neck
+from medcore.training.orders import NeckLayers
 from medcore.training.refit.scratch import Floats, collect
 
 #: Most bytes of recorded streams. ViT-B at 1024 pixels would need 0.3 GB for each image.
@@ -39,8 +40,8 @@ class RefitSettings:
         images: calibration images that it looks at; 0 switches refits off.
         ridge: λ of (11.2).
         batch_size: images of a forward pass.
-        neck: which layers of the neck behind a cut encoder to refit, as `Neck` has them. A recovery that follows gains
-            from its 1 × 1 convolutions ("pointwise"); without one all of them gain more.
+        neck: which layers of the neck behind a cut encoder to refit, as `NeckLayers` has them. "pointwise", the 1 × 1
+            convolutions, is best before a recovery, and "all" without one.
 
     Raises:
         ConfigError: a value is out of range.
@@ -49,11 +50,11 @@ class RefitSettings:
     images: int = 64
     ridge: float = 1e-3
     batch_size: int = 8
-    neck: Neck = "all"
+    neck: NeckLayers = "pointwise"
 
     def __post_init__(self) -> None:
-        if self.neck not in get_args(Neck):
-            raise ConfigError(f"refit: neck must be one of {', '.join(get_args(Neck))}, not {self.neck!r}")
+        if self.neck not in get_args(NeckLayers):
+            raise ConfigError(f"refit: neck must be one of {', '.join(get_args(NeckLayers))}, not {self.neck!r}")
         check_range(
             "refit", images=(self.images, 0, inf), ridge=(self.ridge, 0, 1e6), batch_size=(self.batch_size, 1, inf)
         )
@@ -99,11 +100,12 @@ class DenseStreams(Protocol):
     def widths(self) -> tuple[int, ...] | None:
         """Return the widths of the model of the streams; None for a dense one."""
 
-    def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
+    def by_module(self, device: torch.device, wanted: Container[str] | None = None) -> Iterator[ModuleStreams]:
         """Yield the streams of each trunk module, in the order of the forward pass.
 
         Args:
             device: where to compute if something has to be computed.
+            wanted: names of the branches whose streams are wanted, None for all. Others may be missing.
         """
 
 
@@ -121,7 +123,7 @@ class RecordedStreams:
     modules: tuple[ModuleStreams, ...]
     widths: tuple[int, ...] | None = None
 
-    def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
+    def by_module(self, device: torch.device, wanted: Container[str] | None = None) -> Iterator[ModuleStreams]:
         """Yield what was recorded."""
         return iter(self.modules)
 
@@ -146,10 +148,15 @@ class LiveStreams:
         return self.model.spec.widths
 
     @torch.no_grad()
-    def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
+    def by_module(self, device: torch.device, wanted: Container[str] | None = None) -> Iterator[ModuleStreams]:
         """Compute and yield the streams of one trunk module after the other."""
         flow: list[Floats] = []
-        for module in trunk_of(self.model):
+        trunk = trunk_of(self.model)
+        names = {branch.name for module in trunk for branch in module.branches} if wanted is None else wanted
+        for module, is_needed in zip(trunk, needed_modules(trunk, names), strict=True):
+            if not is_needed:
+                yield {}
+                continue
             if module.starts:
                 flow = first_flow(self.model, module.path, self.images, self.batch_size)
             results = self._run(module, flow, device)
@@ -189,16 +196,22 @@ def record_streams(
         DataError: there are no images.
     """
     chosen = evenly_chosen(images, settings.images)
-    live = LiveStreams(chosen, model, settings.batch_size)
-    trunk = trunk_of(model)
-    one, size = chosen.subset([0]), 0
-    for module in trunk:
-        if module.starts:
-            stream = max(array.nbytes for array in first_flow(model, module.path, one, 1))
-        size += stream * len(chosen) * len(module.branches)
-    if size > most:
+    live, device = LiveStreams(chosen, model, settings.batch_size), device_of(model)
+    names = {branch.name for module in trunk_of(model) for branch in module.branches}
+    wanted = names - left_out(model, settings.neck)
+    first = LiveStreams(chosen.subset([0]), model).by_module(device, wanted)
+    size = sum(after.values.nbytes for module in first for after in module.values())
+    if size * len(chosen) > most:
         return live
-    return RecordedStreams(chosen, tuple(live.by_module(device_of(model))), model.spec.widths)
+    return RecordedStreams(chosen, tuple(live.by_module(device, wanted)), model.spec.widths)
+
+
+def left_out(model: MedSam, neck: NeckLayers) -> set[str]:
+    """Return the layers of the neck for which a refit does not solve."""
+    if neck == "all":
+        return set()
+    layers = {layer: model.get_submodule(layer) for layer in model.arch.neck_layers}
+    return {layer for layer, module in layers.items() if neck == "no" or not is_pointwise(module)}
 
 
 def evenly_chosen(images: ImageSet, count: int) -> ImageSet:

@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from medcore.devices import Microbatches, device_of
 from medcore.errors import DataError
 from medcore.models.flows import Flow, flow_of
-from medcore.models.linear_map import has_bias, is_pointwise, linear_map, set_linear_map
+from medcore.models.linear_map import has_bias, linear_map, set_linear_map
 from medcore.models.sam import MedSam
-from medcore.models.spec import ENCODER
-from medcore.models.stream import Branch, TrunkModule, observe_branch, trunk_of
+from medcore.models.stream import Branch, TrunkModule, needed_modules, observe_branch, trunk_of
 from medcore.training.loop import all_finite
-from medcore.training.orders import Neck
-from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, StreamAfter, first_flow, tensors
+from medcore.training.refit.dense_streams import DenseStreams, RefitSettings, StreamAfter, first_flow, left_out, tensors
 from medcore.training.refit.least_squares import Moments, Origin, Sums
 from medcore.training.refit.scratch import Floats, batches, collect
 
@@ -35,16 +33,18 @@ class BranchFit:
     of the unpruned model's stream there.
 
     Attributes:
-        site: name of the site, or path of a layer of the neck.
+        name: name of the site, or path of a layer of the neck.
         before: error with the former weights, behind branches that are refit already.
         after: error with the new ones, never larger.
         problem: why the weights or all of the layer stayed as they were, or None.
+        neck: whether it is a layer of the neck.
     """
 
-    site: str
+    name: str
     before: float
     after: float
     problem: str | None = None
+    neck: bool = False
 
 
 @dataclass
@@ -58,12 +58,16 @@ class RefitLog:
     branches: list[BranchFit] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
-        """Return the errors of the last branch and the worst error; those that are not finite are left out."""
-        if not self.branches:
-            return {}
-        last = self.branches[-1]
-        worst = max((branch.after for branch in self.branches if isfinite(branch.after)), default=nan)
-        figures = {"refit_error_before": last.before, "refit_error_after": last.after, "refit_error_worst": worst}
+        """Return errors: of the last branch, the worst of a branch, and of the neck's last layer.
+
+        Those that are not finite are left out.
+        """
+        sites, necks = ([each for each in self.branches if each.neck == neck] for neck in (False, True))
+        figures = {"refit_error_worst": max((each.after for each in sites if isfinite(each.after)), default=nan)}
+        for last in sites[-1:]:
+            figures |= {"refit_error_before": last.before, "refit_error_after": last.after}
+        for last in necks[-1:]:
+            figures |= {"refit_neck_error_before": last.before, "refit_neck_error_after": last.after}
         return {name: value for name, value in figures.items() if isfinite(value)}
 
     def notes(self, phase: str) -> dict[str, str]:
@@ -74,7 +78,7 @@ class RefitLog:
         problems: dict[str, list[str]] = {}
         for branch in self.branches:
             if branch.problem is not None:
-                problems.setdefault(branch.problem, []).append(branch.site)
+                problems.setdefault(branch.problem, []).append(branch.name)
         if not problems:
             return {}
         text = "; ".join(f"{', '.join(sites)}: {problem}" for problem, sites in problems.items())
@@ -105,17 +109,16 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
     if len(streams.images) == 0:
         raise DataError("refit: needs at least one calibration image")
     trunk = trunk_of(model)
-    wanted = behind_a_cut(model, trunk, streams.widths) - _left_out(model, settings.neck)
-    numbers = [
-        number for number, module in enumerate(trunk) if any(branch.name in wanted for branch in module.branches)
-    ]
+    wanted = behind_a_cut(model, trunk, streams.widths) - left_out(model, settings.neck)
     log = RefitLog()
-    if not numbers:
+    if not wanted:
         return log
-    first, last = numbers[0], numbers[-1]
+    needed = needed_modules(trunk, wanted)
+    has_wanted = [any(branch.name in wanted for branch in module.branches) for module in trunk]
+    first = has_wanted.index(True)
     flow: list[Floats] = []
-    for number, (entry, dense) in enumerate(zip(trunk, streams.by_module(device_of(model)), strict=True)):
-        if not first <= number <= last:
+    for number, (entry, dense) in enumerate(zip(trunk, streams.by_module(device_of(model), wanted), strict=True)):
+        if number < first or not needed[number]:
             continue
         if entry.starts or number == first:
             flow = first_flow(model, entry.path, streams.images, settings.batch_size)
@@ -124,7 +127,7 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
         for place, branch in enumerate(entry.branches):
             if branch.name in wanted:
                 log.branches.append(_fit(run, place, dense[branch.name]))
-        if number < last and not trunk[number + 1].starts:
+        if number + 1 < len(trunk) and needed[number + 1] and not trunk[number + 1].starts:
             flow = run.output()
     return log
 
@@ -149,21 +152,9 @@ def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...], before: tuple[in
             changed = changed or widths[number] < earlier[number]
             if changed and sites[number].name in present:
                 wanted.add(sites[number].name)
-        if changed and _is_last_of_encoder(model, block):
-            wanted |= set(model.arch.neck_layers)
+        if changed:
+            wanted |= {layer for layer, last in model.arch.neck_layers.items() if last == block}
     return wanted
-
-
-def _left_out(model: MedSam, neck: Neck) -> set[str]:
-    """Return the layers of the neck that stay as they are."""
-    if neck == "all":
-        return set()
-    layers = {layer: model.get_submodule(layer) for layer in model.arch.neck_layers}
-    return {layer for layer, module in layers.items() if neck == "no" or not is_pointwise(module)}
-
-
-def _is_last_of_encoder(model: MedSam, block: int) -> bool:
-    return ENCODER in model.arch.parts and block + 1 == len(model.arch.encoder_blocks)
 
 
 @dataclass(frozen=True)
@@ -217,14 +208,14 @@ class _ModuleRun:
 def _fit(run: _ModuleRun, place: int, dense: StreamAfter) -> BranchFit:
     """Refit one branch in place, and return its errors."""
     branch = run.trunk.branches[place]
-    layer = branch.linear_of(run.module)
+    layer, in_neck = branch.linear_of(run.module), branch.site is None
     moments = run.moments(place, dense)
     if not has_bias(layer):
         moments = moments.about_zero()
     given = linear_map(layer)
     start = given[0].double(), given[1].double()
     if not (moments.finite and all_finite(start)):
-        return _noted(BranchFit(branch.name, nan, nan, "non-finite features or weights, layer kept"))
+        return _noted(BranchFit(branch.name, nan, nan, "non-finite features or weights, layer kept", in_neck))
     fitted, problem = _solved(branch, moments, start[0], run.settings.ridge)
     candidates = [fitted, (start[0], moments.bias(start[0])), start]
     # rounded first, so that the error is that of the weights that the model gets
@@ -233,7 +224,7 @@ def _fit(run: _ModuleRun, place: int, dense: StreamAfter) -> BranchFit:
     weight, bias = rounded[errors.index(min(errors))]
     set_linear_map(layer, weight, bias)
     scale = max(dense.variance, torch.finfo(torch.float32).tiny)
-    return _noted(BranchFit(branch.name, errors[-1] / scale, min(errors) / scale, problem))
+    return _noted(BranchFit(branch.name, errors[-1] / scale, min(errors) / scale, problem, in_neck))
 
 
 def _solved(branch: Branch, moments: Moments, start: Tensor, ridge: float) -> tuple[tuple[Tensor, Tensor], str | None]:
@@ -246,5 +237,5 @@ def _solved(branch: Branch, moments: Moments, start: Tensor, ridge: float) -> tu
 
 def _noted(fit: BranchFit) -> BranchFit:
     if fit.problem is not None:
-        logger.warning("refit of %s: %s", fit.site, fit.problem)
+        logger.warning("refit of %s: %s", fit.name, fit.problem)
     return fit

@@ -12,7 +12,7 @@ from medcore.budgets.limits import Floats, Limits
 from medcore.budgets.prices import TIME, Prices, linear_prices
 from medcore.models.sites import PerSite
 from medcore.models.spec import Architecture, ModelSpec
-from medcore.training.orders import TOGETHER, LossVariant, MaskSize, Neck, RateSchedule, all_orders, recovery_rate
+from medcore.training.orders import TOGETHER, LossVariant, MaskSize, NeckLayers, RateSchedule, all_orders, recovery_rate
 from medcore.training.plans.registry import PLANS, ROUNDS
 from medcore.training.terms.registry import LOSS_TERMS, RECOMMENDED_TERMS
 from search.base.sections.families import FamilySection
@@ -30,13 +30,13 @@ from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times,
 
 #: Keys of the section `recovery` before refits existed, and what later keys meant then.
 _KEYS = frozenset({"steps", "head_share", "batch_size", "lr", "lambdas", "lr_schedule", "autocast", "save_every"})
-_BEFORE_NECKS: dict[str, Any] = {"refit_neck": "no"}
-_BEFORE_TERMS: dict[str, Any] = {"terms": {}, **_BEFORE_NECKS}
+_BEFORE_NECK_REFITS: dict[str, Any] = {"refit_neck": "no"}
+_BEFORE_TERMS: dict[str, Any] = {"terms": {}, **_BEFORE_NECK_REFITS}
 _BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0, **_BEFORE_TERMS}
 #: The same before further terms of the loss existed.
 _KEYS_BEFORE_TERMS = _KEYS | {"warmup", "average", "refit_images", "refit_ridge"}
 #: The same before refits solved for the neck.
-_KEYS_BEFORE_NECKS = _KEYS_BEFORE_TERMS | {"loss", "complexity", "decoder_rate", "train_decoder", "terms"}
+_KEYS_BEFORE_NECK_REFITS = _KEYS_BEFORE_TERMS | {"terms"}
 #: What a plan with its own ranking decides, by the setting that others have for it.
 _OWN = {"order": "order of cuts", "rescore": "scores", "stages": "way to one budget"}
 #: Allocators that meet counted costs only, or none.
@@ -65,7 +65,7 @@ class RecoveryConfig(Section):
     average: Share = Field(0.5, description="share of the last steps whose weights are averaged; 0: the last weights")
     refit_images: int = Field(64, ge=0, description="calibration images of the closed-form refit; 0: no refit")
     refit_ridge: NotNegative = Field(1e-3, description="ridge of the refit, in units of the mean variance")
-    refit_neck: Neck | None = Field(
+    refit_neck: NeckLayers | None = Field(
         None,
         description="convolutions of the neck that a refit solves for, too: no, pointwise (1 × 1) or all; null: "
         "pointwise before a recovery, all without one",
@@ -92,7 +92,7 @@ class RecoveryConfig(Section):
     )
 
     @property
-    def neck(self) -> Neck:
+    def neck(self) -> NeckLayers:
         """The layers of the neck that a refit solves for."""
         return self.refit_neck or ("pointwise" if self.steps else "all")
 
@@ -105,7 +105,7 @@ class RecoveryConfig(Section):
     def _before_refits(cls, values: Any) -> Any:
         saved = as_saved_before(values, _KEYS, _BEFORE_REFITS)
         saved = as_saved_before(saved, _KEYS_BEFORE_TERMS, _BEFORE_TERMS)
-        return as_saved_before(saved, _KEYS_BEFORE_NECKS, _BEFORE_NECKS)
+        return as_saved_before(saved, _KEYS_BEFORE_NECK_REFITS, _BEFORE_NECK_REFITS)
 
 
 class BudgetConfig(FamilySection):

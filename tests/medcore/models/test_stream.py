@@ -154,6 +154,10 @@ def test_what_cannot_be_watched_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     block.proj = nn.Linear(block.proj.in_features, block.proj.out_features, bias=False)
     with pytest.raises(CheckpointError, match=r"toy_heads/01: .* linear layer with a bias"):
         module.branches[0].linear_of(block)
+    monkeypatch.setattr(Toy, "encoder_neck", {"image_encoder.elsewhere": 3})
+    with pytest.raises(CheckpointError, match="exactly one trunk module"):
+        trunk_of(model)
+    monkeypatch.undo()
     monkeypatch.setattr(model, "segment", lambda images, _boxes: images)
     with pytest.raises(CheckpointError, match=r"does not run image_encoder\.blocks\.0"):
         flow_into(model, module.path, torch.from_numpy(np.zeros((1, 3, 64, 64), np.float32)), torch.zeros(1, 4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,9 +72,9 @@ class SeenStreams:
         self.streams, self.reads = streams, 0
         self.images, self.widths = streams.images, streams.widths
 
-    def by_module(self, device: torch.device) -> Iterator[ModuleStreams]:
+    def by_module(self, device: torch.device, wanted: Container[str] | None = None) -> Iterator[ModuleStreams]:
         self.reads += 1
-        return self.streams.by_module(device)
+        return self.streams.by_module(device, wanted)
 
 
 def test_the_peak_is_what_was_allocated(config_file: Path) -> None:

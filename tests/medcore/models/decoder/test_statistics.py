@@ -44,7 +44,7 @@ def in_double(seed: int) -> MedSam:
     return model
 
 
-SETTINGS = RefitSettings(images=6, ridge=1e-4, batch_size=4)
+SETTINGS = RefitSettings(images=6, ridge=1e-4, batch_size=4, neck="all")
 
 
 def loss_of(model: MedSam, index: int) -> Tensor:
@@ -154,7 +154,7 @@ def test_a_refit_leaves_the_best_output_of_each_branch(arch: object) -> None:
             mask[::2] = False
     model = prune(dense, tuple(masks))
     log = refit(model, streams, SETTINGS)
-    found = {fit.site: fit for fit in log.branches}
+    found = {fit.name: fit for fit in log.branches}
     sites = {site.name for site in dense.arch.sites if site.output is not None}
     assert set(found) == sites | set(dense.arch.neck_layers)
     assert [fit for fit in log.branches if fit.after > fit.before or fit.problem] == []

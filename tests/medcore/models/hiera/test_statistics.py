@@ -121,7 +121,8 @@ def test_streams_are_seen_where_they_are(spec: ModelSpec, images: ImageSet) -> N
     stream = trunk.patch_embed((images.tensor() - model.pixel_mean) / model.pixel_std)
     stream = stream + trunk._positions(*stream.shape[1:3])
     seen_names = []
-    *blocks, _, _, _, _ = trunk_of(model)
+    *blocks, neck = trunk_of(model)
+    assert neck.starts and [branch.name[-6] for branch in neck.branches] == ["3", "2", "1", "0"]
     for entry in blocks:
         module = model.get_submodule(entry.path)
         passes, (output,) = observe(entry, module, (stream,))
@@ -187,9 +188,27 @@ def test_a_refit_equals_a_loop_over_blocks(images: ImageSet) -> None:
         refit_conv(mine.neck.convs[-stage].conv, tokens.permute(0, 3, 1, 2), wanted_maps, 1e-3)
     settings = RefitSettings(ridge=1e-3, batch_size=3)
     log = refit(cut, record_streams(dense, images, settings), settings)
-    assert [branch.site for branch in log.branches][-4:] == [f"image_encoder.neck.convs.{n}.conv" for n in range(4)]
+    names = [f"image_encoder.neck.convs.{number}.conv" for number in (3, 2, 1, 0)]
+    assert [branch.name for branch in log.branches][-4:] == names
     assert all(branch.after <= branch.before for branch in log.branches)
     torch.testing.assert_close(cut.encode(images.tensor()), expected.encode(images.tensor()), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("source", ["recorded", "live"])
+def test_a_refit_changes_no_layer_before_the_first_cut(source: str, images: ImageSet) -> None:
+    dense = little_model(1, ModelSpec.dense(DEEP))
+    masks = [np.ones(width, dtype=bool) for width in dense.spec.widths]
+    last = max(number for number, site in enumerate(DEEP.sites) if site.family.name == "channels")
+    masks[last][::2] = False
+    cut = prune(dense, tuple(masks))
+    before = {name: value.clone() for name, value in cut.state_dict().items()}
+    streams = record_streams(dense, images, RefitSettings(), 0 if source == "live" else 10**9)
+    log = refit(cut, streams, RefitSettings())
+    assert [branch.name for branch in log.branches] == [DEEP.sites[last].name, "image_encoder.neck.convs.0.conv"]
+    changed = {name for name, value in cut.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in changed if ".neck." in name} <= {
+        f"image_encoder.neck.convs.0.conv.{kind}" for kind in ("weight", "bias")
+    }
 
 
 def test_budgets_meet_their_costs() -> None:

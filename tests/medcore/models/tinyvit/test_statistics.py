@@ -306,7 +306,7 @@ def test_a_refit_equals_a_loop_over_blocks(seed: int, images: ImageSet) -> None:
     cut = prune(dense, masks)
     expected = copy.deepcopy(cut)
     refit_by_hand(expected, dense, images.tensor(), 1e-3)
-    settings = RefitSettings(ridge=1e-3, batch_size=3)
+    settings = RefitSettings(ridge=1e-3, batch_size=3, neck="all")
     log = refit(cut, record_streams(dense, images, settings), settings)
     assert log.branches and not log.notes("heads_refit")
     assert all(branch.after <= branch.before for branch in log.branches)

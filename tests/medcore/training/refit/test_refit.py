@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from medcore.data.load import ImageSet
-from medcore.errors import CheckpointError, DataError
+from medcore.errors import CheckpointError, ConfigError, DataError
 from medcore.models.cut import prune
 from medcore.models.masks import keep_all
 from medcore.models.sam import MedSam, build
 from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
+from medcore.training.orders import NeckLayers
 from medcore.training.refit.dense_streams import DenseStreams, LiveStreams, record_streams
 from medcore.training.refit.least_squares import Moments
 from medcore.training.refit.refit import BranchFit, RefitLog, RefitSettings, refit
@@ -27,7 +28,7 @@ from tests.support.toy.samples import PLACES, toy_model
 from tests.support.toy.samples import random_masks as toy_masks
 from tests.support.training_samples import assert_same, random_images, random_masks, tiny_model, weights
 
-SETTINGS = RefitSettings(ridge=1e-3, batch_size=4)
+SETTINGS = RefitSettings(ridge=1e-3, batch_size=4, neck="all")
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +97,9 @@ def test_it_equals_a_loop_over_blocks(ridge: float, seed: int, images: ImageSet)
     cut = prune(dense, random_masks(seed))
     expected = copy.deepcopy(cut)
     errors = refit_by_hand(expected, dense, images.tensor(), ridge)
-    settings = RefitSettings(ridge=ridge, batch_size=4)
+    settings = dataclasses.replace(SETTINGS, ridge=ridge)
     log = refit(cut, record_streams(dense, images, settings), settings)
-    assert [branch.site for branch in log.branches][:3] == ["heads/00", "channels/00", "heads/01"]
+    assert [branch.name for branch in log.branches][:3] == ["heads/00", "channels/00", "heads/01"]
     np.testing.assert_allclose([(each.before, each.after) for each in log.branches], errors, rtol=1e-3)
     for name, value in weights(expected).items():
         torch.testing.assert_close(weights(cut)[name], value, rtol=1e-2, atol=2e-3)
@@ -167,12 +168,12 @@ def test_what_lies_before_the_first_cut_stays_as_it_is(
     log = refit(cut, streams, SETTINGS)
     names = [f"{family}/{block:02d}" for block in range(TINY.depth) for family in ("heads", "channels")]
     names += TINY.neck_layers
-    assert [branch.site for branch in log.branches] == names[names.index(first) :]
+    assert [branch.name for branch in log.branches] == names[names.index(first) :]
     changed = {name for name, value in weights(cut).items() if not torch.equal(value, before[name])}
     layers = {"heads": "attn.proj", "channels": "mlp.lin2"}
     allowed = {
         f"image_encoder.blocks.{int(block)}.{layers[family]}.{kind}"
-        for family, block in (branch.site.split("/") for branch in log.branches if "/" in branch.site)
+        for family, block in (branch.name.split("/") for branch in log.branches if not branch.neck)
         for kind in ("weight", "bias")
     }
     allowed |= {f"{layer}.weight" for layer in TINY.neck_layers}
@@ -211,7 +212,7 @@ def test_a_toy_with_blocks_that_are_gone(seed: int, images: ImageSet) -> None:
     assert all(branch.after <= branch.before and branch.problem is None for branch in log.branches)
     widths = dict(zip(PLACES, cut.spec.widths, strict=True))
     for number in range(1, 4):
-        names = {branch.site for branch in log.branches}
+        names = {branch.name for branch in log.branches}
         if not widths[f"blocks/{number:02d}"]:
             assert not names & {f"toy_heads/{number:02d}", f"hidden/{number:02d}"}
     rest = [name for name in before if not name.endswith(("proj.weight", "proj.bias", "lin2.weight", "lin2.bias"))]
@@ -223,7 +224,7 @@ def test_a_cut_stem_changes_all_that_follows(images: ImageSet) -> None:
     masks = keep_all(dense.spec)
     masks[PLACES["stem/00"]][4:] = False
     log = refit(prune(dense, masks), record_streams(dense, images, SETTINGS), SETTINGS)
-    assert [branch.site for branch in log.branches] == [
+    assert [branch.name for branch in log.branches] == [
         f"{family}/{number:02d}" for number in range(1, 4) for family in ("toy_heads", "hidden")
     ]
 
@@ -318,20 +319,36 @@ def test_a_solve_that_makes_it_worse_is_not_taken(streams: DenseStreams, monkeyp
     assert fit.after < fit.before and fit.problem is None
 
 
-def test_the_neck_is_left_alone_on_request(streams: DenseStreams, images: ImageSet) -> None:
-    settings = dataclasses.replace(SETTINGS, neck="no")
-    with_neck, without = (prune(tiny_model(), masks_of(channels_02=5)) for _ in range(2))
-    whole, part = refit(with_neck, streams, SETTINGS), refit(without, streams, settings)
-    assert whole.branches[: len(part.branches)] == part.branches
-    assert [each.site for each in whole.branches[len(part.branches) :]] == list(TINY.neck_layers)
-    after = weights(without)
-    changed = {name for name, value in weights(with_neck).items() if not torch.equal(value, after[name])}
-    assert changed == {f"{layer}.weight" for layer in TINY.neck_layers}
+@pytest.mark.parametrize(("neck", "count"), [("no", 0), ("pointwise", 1), ("all", 2)])
+@pytest.mark.parametrize("source", ["recorded", "live"])
+def test_as_much_of_the_neck_is_refit_as_is_asked_for(
+    neck: NeckLayers, count: int, source: str, streams: DenseStreams, images: ImageSet
+) -> None:
+    cut = prune(tiny_model(), masks_of(channels_02=5))
+    expected = refit(copy.deepcopy(cut), streams, SETTINGS).branches
+    before, settings = weights(cut), dataclasses.replace(SETTINGS, neck=neck)
+    most = 0 if source == "live" else 10**9
+    log = refit(cut, record_streams(tiny_model(), images, settings, most), settings)
+    names = list(TINY.neck_layers)[:count]
+    assert log.branches == expected[: len(expected) - 2 + count]
+    assert [each.name for each in log.branches if each.neck] == names
+    layers = {name for name in before if ".neck." in name and not torch.equal(weights(cut)[name], before[name])}
+    assert layers == {f"{name}.weight" for name in names}
+    assert ("refit_neck_error_after" in log.figures()) == bool(count)
+
+
+def test_an_unknown_part_of_the_neck_is_refused() -> None:
+    with pytest.raises(ConfigError, match="neck must be one of no, pointwise, all, not 'some'"):
+        RefitSettings(neck="some")  # type: ignore[arg-type]
 
 
 def test_figures_and_notes_name_the_last_and_the_worst_branch() -> None:
     log = RefitLog([BranchFit("heads/00", 0.5, 0.4), BranchFit("channels/00", 0.3, 0.1, "why")])
-    assert log.figures() == {"refit_error_before": 0.3, "refit_error_after": 0.1, "refit_error_worst": 0.4}
+    figures = {"refit_error_before": 0.3, "refit_error_after": 0.1, "refit_error_worst": 0.4}
+    assert log.figures() == figures
+    neck = [BranchFit("neck.0", 0.9, 0.8, neck=True), BranchFit("neck.2", 0.7, 0.6, neck=True)]
+    of_neck = {"refit_neck_error_before": 0.7, "refit_neck_error_after": 0.6}
+    assert RefitLog([*log.branches, *neck]).figures() == figures | of_neck
     odd = RefitLog([BranchFit("heads/00", math.nan, math.nan, "why"), *log.branches])
     assert odd.figures() == log.figures()
     assert log.notes("both_refit") == {"refit_problem": "both_refit: channels/00: why"}

@@ -77,10 +77,12 @@ def test_a_study_from_before_further_terms_of_the_loss_has_none() -> None:
     assert Config.model_validate(values).recovery.neck == "no"
 
 
-def test_a_study_from_before_refits_of_the_neck_has_none() -> None:
+@pytest.mark.parametrize("without", [(), ("train_decoder",), ("train_decoder", "decoder_rate")])
+def test_a_study_from_before_refits_of_the_neck_has_none(without: tuple[str, ...]) -> None:
     values = Config.model_validate(PLAIN).model_dump(mode="json")
     assert Config.model_validate(values).recovery.neck == "pointwise"
-    del values["recovery"]["refit_neck"]
+    for key in ("refit_neck", *without):
+        del values["recovery"][key]
     recovery = Config.model_validate(values).recovery
     assert recovery.neck == "no" and recovery.terms == {"lomix": 6.0}
 
