@@ -80,7 +80,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.08, 0.1])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="of the recovered models")
+    parser.add_argument("--refit-seeds", type=int, default=8, help="of those right after the refit")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--work", type=Path, default=Path("runs/refit-and-recovery"), help="folder for single results")
     parser.add_argument("--out", type=Path, required=True)
@@ -92,7 +93,7 @@ def main() -> None:
         measure(config, Run(fraction, seed, steps, neck), arguments.work)
         for steps, neck in kinds
         for fraction in (*arguments.fractions, *([1.0] if steps else []))
-        for seed in range(arguments.seeds if fraction < 1 else 1)
+        for seed in range(1 if fraction == 1 else arguments.seeds if steps else arguments.refit_seeds)
     ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows)

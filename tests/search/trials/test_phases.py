@@ -66,7 +66,8 @@ def test_each_phase_reports_and_the_last_has_the_row(shared: Shared, tmp_path: P
     assert [phase.following for phase in found] == ["", *following, "", ""]
     by_name = {phase.name: phase.figures for phase in found}
     assert by_name["heads"] == by_name["mlp"] == {} and set(by_name["heads_recovery"]) == {"loss"}
-    assert set(by_name["mlp_refit"]) == {"refit_error_before", "refit_error_after", "refit_error_worst"}
+    branches = {"refit_error_before", "refit_error_after", "refit_error_worst"}
+    assert set(by_name["mlp_refit"]) == branches | {"refit_neck_error_before", "refit_neck_error_after"}
     row = found[-1].row
     assert row is not None and read_row(tmp_path, "t0001") == row
     assert all(phase.row is None for phase in found[:-1])
