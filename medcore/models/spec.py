@@ -109,33 +109,21 @@ class Architecture(ABC):
     @property
     @abstractmethod
     def encoder_sites(self) -> tuple[Site, ...]:
-        """Return all sites of the encoder, family by family, by block within a family.
-
-        Families have the order of `encoder_families`.
-        """
+        """Return all sites of the encoder, by family in the order of `encoder_families`, by block within a family."""
 
     @property
-    def encoder_trunk(self) -> tuple[str, ...]:
-        """Return paths of modules that the encoder's residual stream passes one after another (method §11).
+    def encoder_trunks(self) -> tuple[tuple[str, ...], ...]:
+        """Return chains of modules that the encoder's residual stream passes one after another (method §11).
 
-        Each takes what the one before it returns. Together they hold all sites that have a linear output.
+        In a chain each takes what the one before it returns. Together they hold all sites that have a linear output.
         """
         refit = {site.block for site in self.encoder_sites if site.output is not None}
-        return tuple(block.path for number, block in enumerate(self.encoder_blocks) if number in refit)
+        return (tuple(block.path for number, block in enumerate(self.encoder_blocks) if number in refit),)
 
     @property
     def encoder_neck(self) -> Mapping[str, int]:
-        """Return linear layers and convolutions between the blocks and the mask decoder (method §11).
-
-        No groups feed them, but a refit solves for them too. The keys are their paths, in the order of the forward
-        pass, and the values the numbers of the blocks behind which they lie.
-        """
+        """Return layers that no groups feed, but a refit solves for (method §11): path -> block before it, in order."""
         return {}
-
-    @property
-    def neck_trunk(self) -> tuple[str, ...]:
-        """Return the paths of modules that hold the neck's layers, if the trunk does not go on with them."""
-        return ()
 
     @property
     @abstractmethod
@@ -165,14 +153,8 @@ class Architecture(ABC):
     @property
     def trunks(self) -> tuple[tuple[str, ...], ...]:
         """Return chains of modules, in the order of the forward pass; each takes what the one before it returns."""
-        own = (self.encoder_trunk, self.neck_trunk) if ENCODER in self.parts else ()
-        chains = (*own, *((self.decoder_places.trunk,) if DECODER in self.parts else ()))
-        return tuple(chain for chain in chains if chain)
-
-    @property
-    def neck_layers(self) -> Mapping[str, int]:
-        """Return the neck's layers if the encoder can be pruned; otherwise the neck stays as it is."""
-        return self.encoder_neck if ENCODER in self.parts else {}
+        own = self.encoder_trunks if ENCODER in self.parts else ()
+        return (*own, *((self.decoder_places.trunk,) if DECODER in self.parts else ()))
 
     @cached_property
     def fixed(self) -> Cost:
@@ -190,9 +172,7 @@ class Architecture(ABC):
 
     @abstractmethod
     def build_encoder(self, spec: ModelSpec, attention: AttentionMode) -> nn.Module:
-        """Build the image encoder with the widths of `spec`.
-
-        It takes images (B, 3, S, S) and returns embeddings (B, embedding_chans, g, g).
+        """Build the image encoder with the widths of `spec`: images (B, 3, S, S) -> (B, embedding_chans, g, g).
 
         Args:
             spec: the widths.

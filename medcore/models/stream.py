@@ -15,6 +15,7 @@ from medcore.models.flows import Flow, flow_of
 from medcore.models.linear_map import features_of, has_bias, is_linear_map, linear_map, tokens_of
 from medcore.models.sam import MedSam
 from medcore.models.sites import LinearOutput
+from medcore.models.spec import ENCODER
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
     Raises:
         CheckpointError: a site's output lies outside of the architecture's trunk.
     """
+    neck = model.arch.encoder_neck if ENCODER in model.arch.parts else {}
     arch, present = model.arch, {name for name, _ in model.named_modules()}
     trunk, placed, starts = [], 0, {chain[0] for chain in arch.trunks if chain}
     for path in (path for chain in arch.trunks for path in chain):
@@ -111,10 +113,10 @@ def trunk_of(model: MedSam) -> tuple[TrunkModule, ...]:
             placed += 1
             if site.output.module in present:
                 branches.append(_branch(number, site.name, width, site.output, path))
-        layers = [_layer(layer, path) for layer in arch.neck_layers if layer == path or layer.startswith(f"{path}.")]
+        layers = [_layer(layer, path) for layer in neck if layer == path or layer.startswith(f"{path}.")]
         placed += len(layers)
         trunk.append(TrunkModule(path, (*branches, *layers), starts=path in starts))
-    if placed != sum(site.output is not None for site in arch.sites) + len(arch.neck_layers):
+    if placed != sum(site.output is not None for site in arch.sites) + len(neck):
         raise CheckpointError(f"architecture {arch.name}: every linear output must lie in exactly one trunk module")
     return tuple(trunk)
 

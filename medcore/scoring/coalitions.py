@@ -68,7 +68,7 @@ def players_of(model: MedSam, family: str) -> Players:
     for number, (site, width) in enumerate(zip(arch.sites, model.spec.widths, strict=True)):
         if site.family.name == family:
             places += [(number, group) for group in range(width)]
-            first += [_first_module(arch.encoder_trunk, site.watch.module)] * width
+            first += [_first_module(arch.encoder_trunks[0], site.watch.module)] * width
     if not places:
         raise ConfigError(f"Shapley values: the model has no {family} left")
     if len(places) > MOST_PLAYERS:
@@ -231,7 +231,7 @@ class _Step(nn.Module):
 @contextmanager
 def _reusing(model: MedSam) -> Iterator[_Reuse]:
     """Let the trunk's modules answer from the last pass."""
-    reuse, modules = _Reuse(), {path: model.get_submodule(path) for path in model.arch.encoder_trunk}
+    reuse, modules = _Reuse(), {path: model.get_submodule(path) for path in model.arch.encoder_trunks[0]}
     try:
         for number, (path, module) in enumerate(modules.items()):
             _place(model, path, _Step(partial(reuse.forward, number, module)))

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from medcore.data.load import ImageSet
+from medcore.models.masks import keep_all
 from medcore.models.sam import MedSam, build
 from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
@@ -70,3 +71,12 @@ def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
     for name, value in first.items():
         if not name.endswith("k_proj.bias"):
             assert (second[name] - value).norm() <= 3e-5 * value.norm(), name
+
+
+def masks_of(**narrow: int) -> PerSite:
+    """Keep everything but the last groups of some sites, named like `channels_02`."""
+    masks = keep_all(ModelSpec.dense(TINY))
+    places = {site.name.replace("/", "_"): place for place, site in enumerate(TINY.sites)}
+    for name, width in narrow.items():
+        masks[places[name]][width:] = False
+    return masks

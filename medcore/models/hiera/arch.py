@@ -177,9 +177,9 @@ class Hiera(Architecture):
         return {f"{NECK}.convs.{STAGES - 1 - stage}.conv": end - 1 for stage, end in enumerate(ends)}
 
     @property
-    def neck_trunk(self) -> tuple[str, ...]:
-        """Return the path of the neck, which takes the ends of all stages."""
-        return (NECK,)
+    def encoder_trunks(self) -> tuple[tuple[str, ...], ...]:
+        """Return the chain of all blocks, and that of the neck, which takes the ends of all stages."""
+        return (*super().encoder_trunks, (NECK,))
 
     @cached_property
     def encoder_fixed(self) -> Cost:

@@ -151,9 +151,9 @@ class TinyVit(Architecture):
         return sites_of(self.places, self.encoder_families)
 
     @property
-    def encoder_trunk(self) -> tuple[str, ...]:
-        """Return the paths of all blocks and merges, and of the neck."""
-        return (*(block.path for block in self.encoder_blocks), NECK)
+    def encoder_trunks(self) -> tuple[tuple[str, ...], ...]:
+        """Return the chain of all blocks and merges, and the neck."""
+        return ((*(block.path for block in self.encoder_blocks), NECK),)
 
     @property
     def encoder_neck(self) -> Mapping[str, int]:

@@ -154,8 +154,7 @@ class Attention(nn.Module):
         """Attend: tokens (B, h, w, C) -> (B, h, w, C)."""
         height, width = x.shape[1:3]
         if not self.heads:
-            bare: Tensor = self.proj(self.norm(x)[..., :0])
-            return bare
+            return self.proj(self.norm(x)[..., :0])  # type: ignore[no-any-return]
         if self.mode == "plain":
             attended: Tensor = self.proj(self._attend(self.qkv(self.norm(self._to_windows(x)))))
             return self._from_windows(attended, height, width)
@@ -197,7 +196,6 @@ class Attention(nn.Module):
             out: Tensor = weights @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(len(q), -1, -1, -1))
-        # (B, H, N, d) -> (B, N, H·d)
         return out.transpose(1, 2).flatten(2)
 
     def _distances(self) -> Tensor:
@@ -250,9 +248,8 @@ class Stem(nn.Module):
     def __init__(self, dim: int, stride: int) -> None:
         super().__init__()
         kernel = 1 if stride == 1 else 3
-        self.seq = nn.Sequential(
-            ConvNorm(3, dim // 2, kernel, stride), nn.GELU(), ConvNorm(dim // 2, dim, kernel, stride)
-        )
+        first, second = ConvNorm(3, dim // 2, kernel, stride), ConvNorm(dim // 2, dim, kernel, stride)
+        self.seq = nn.Sequential(first, nn.GELU(), second)
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn images (B, 3, S, S) into tokens (B, h, w, C)."""
@@ -292,11 +289,9 @@ class TinyVitEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode normalised images: (B, 3, S, S) -> embeddings (B, out_chans, g, g)."""
-        x = self.patch_embed(x)
-        for stage in self.layers:
-            x = stage(x)
-        embedding: Tensor = self.neck(x)
-        return embedding
+        for part in (self.patch_embed, *self.layers, self.neck):
+            x = part(x)
+        return x
 
 
 def _block(arch: Mapping[str, Any], stage: int, left: Mapping[str, Any], mode: str) -> nn.Module:
@@ -315,23 +310,15 @@ def _block(arch: Mapping[str, Any], stage: int, left: Mapping[str, Any], mode: s
 
 
 class Neck(nn.Sequential):
-    """Two convolutions, each with a normalisation behind it.
-
-    Args:
-        dim: C, width of the tokens.
-        out: D, width of the embedding.
-    """
+    """Two convolutions, each with a normalisation behind it."""
 
     def __init__(self, dim: int, out: int) -> None:
-        super().__init__(
-            nn.Conv2d(dim, out, kernel_size=1, bias=False),
-            ChannelNorm(out),
-            nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False),
-            ChannelNorm(out),
-        )
+        first = nn.Conv2d(dim, out, kernel_size=1, bias=False)
+        second = nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False)
+        super().__init__(first, ChannelNorm(out), second, ChannelNorm(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn tokens (B, g, g, C) into the embedding (B, D, g, g)."""
+        """Turn tokens (B, g, g, dim) into the embedding (B, out, g, g)."""
         x = x.permute(0, 3, 1, 2)
         for layer in self:
             x = layer(x)
@@ -348,8 +335,8 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, h, w) over C."""
-        last = x.permute(0, 2, 3, 1)
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, eps=1e-6).permute(0, 3, 1, 2)
+        x = x.permute(0, 2, 3, 1)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-6).permute(0, 3, 1, 2)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

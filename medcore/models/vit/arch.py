@@ -111,9 +111,10 @@ class SamVit(Architecture):
         return (*whole, *map(self._head_site, numbers), *map(self._channel_site, numbers))
 
     @property
-    def encoder_trunk(self) -> tuple[str, ...]:
-        """Return the paths of all blocks, and of the neck."""
-        return (*super().encoder_trunk, NECK)
+    def encoder_trunks(self) -> tuple[tuple[str, ...], ...]:
+        """Return the chain of all blocks and the neck."""
+        (blocks,) = super().encoder_trunks
+        return ((*blocks, NECK),)
 
     @property
     def encoder_neck(self) -> Mapping[str, int]:

@@ -82,23 +82,15 @@ class PatchEmbed(nn.Module):
 
 
 class Neck(nn.Sequential):
-    """Two convolutions, each with a normalisation behind it.
-
-    Args:
-        dim: C, width of the tokens.
-        out: D, width of the embedding.
-    """
+    """Two convolutions, each with a normalisation behind it."""
 
     def __init__(self, dim: int, out: int) -> None:
-        super().__init__(
-            nn.Conv2d(dim, out, kernel_size=1, bias=False),
-            ChannelNorm(out),
-            nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False),
-            ChannelNorm(out),
-        )
+        first = nn.Conv2d(dim, out, kernel_size=1, bias=False)
+        second = nn.Conv2d(out, out, kernel_size=3, padding=1, bias=False)
+        super().__init__(first, ChannelNorm(out), second, ChannelNorm(out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Turn tokens (B, g, g, C) into the embedding (B, D, g, g)."""
+        """Turn tokens (B, g, g, dim) into the embedding (B, out, g, g)."""
         x = x.permute(0, 3, 1, 2)
         for layer in self:
             x = layer(x)

@@ -210,7 +210,7 @@ def left_out(model: MedSam, neck: NeckLayers) -> set[str]:
     """Return the layers of the neck for which a refit does not solve."""
     if neck == "all":
         return set()
-    layers = {layer: model.get_submodule(layer) for layer in model.arch.neck_layers}
+    layers = {layer: model.get_submodule(layer) for layer in model.arch.encoder_neck}
     return {layer for layer, module in layers.items() if neck == "no" or not is_pointwise(module)}
 
 

@@ -150,11 +150,11 @@ def behind_a_cut(model: MedSam, trunk: tuple[TrunkModule, ...], before: tuple[in
         # what has no linear output lies around or before the branches of its block
         for number in sorted(inside, key=lambda number: sites[number].output is not None):
             changed = changed or widths[number] < earlier[number]
-            if changed and sites[number].name in present:
+            if changed:
                 wanted.add(sites[number].name)
         if changed:
-            wanted |= {layer for layer, last in model.arch.neck_layers.items() if last == block}
-    return wanted
+            wanted |= {layer for layer, last in model.arch.encoder_neck.items() if last == block}
+    return wanted & present
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def test_sites_that_run_in_another_order_are_refused() -> None:
 
 def test_what_cannot_be_watched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     model = toy_model()
-    monkeypatch.setattr(Toy, "encoder_trunk", ("image_encoder.blocks.0", "image_encoder.blocks.1"))
+    monkeypatch.setattr(Toy, "encoder_trunks", (("image_encoder.blocks.0", "image_encoder.blocks.1"),))
     with pytest.raises(CheckpointError, match="exactly one trunk module"):
         trunk_of(model)
     monkeypatch.undo()

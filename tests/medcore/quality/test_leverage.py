@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import ndimage
 from skimage.measure import find_contours
 
-from medcore.errors import MedcoreError
 from medcore.quality.leverage import (
-    HEAD_SPARSITIES,
     LEAST_POINTS,
-    MLP_SPARSITIES,
     TAUS,
     boundary_displacement,
     boundary_zone,
     displacement,
     gradient_magnitude,
-    grid_points,
-    grid_steps,
     schedule_leverage,
     step_leverage,
-    summary,
     upsample,
 )
-from results.plots.leverage_plot import save_leverage_plot
 
 SIDE, CENTRE, RADIUS = 256, 127.3, 80.0
 
@@ -232,82 +223,6 @@ def test_low_resolution_logits_give_displacements_in_pixels_of_the_square() -> N
 # grid and summary
 
 
-def test_grid_has_49_points_and_84_steps_between_neighbours() -> None:
-    points, steps = grid_points(), grid_steps()
-    assert len(points) == len(set(points)) == 49 and len(steps) == len(set(steps)) == 84
-    assert {step.start for step in steps} | {step.end for step in steps} == set(points)
-    for step in steps:
-        heads = HEAD_SPARSITIES.index(step.head_to) - HEAD_SPARSITIES.index(step.head_from)
-        mlps = MLP_SPARSITIES.index(step.mlp_to) - MLP_SPARSITIES.index(step.mlp_from)
-        assert (heads, mlps) == ((1, 0) if step.kind == "head" else (0, 1))
-        assert points.index(step.start) < points.index(step.end)
-
-
-def step_row(kind: str, start: tuple[float, float], bd95: float, reg: float, tau: float = 3.0) -> dict[str, Any]:
-    head, mlp = start
-    ends = {"head_to": head + 0.1, "mlp_to": mlp} if kind == "head" else {"head_to": head, "mlp_to": mlp + 0.1}
-    values = {"tau": tau, "lambda_bd95": bd95, "lambda_reg": reg}
-    return {"kind": kind, "head_from": head, "mlp_from": mlp} | ends | values
-
-
-def test_summary_of_a_hand_made_grid() -> None:
-    rows = [
-        step_row("head", (0.3, 0.3), 6.0, 0.4),
-        step_row("head", (0.3, 0.5), 2.0, 0.8),
-        step_row("head", (0.4, 0.3), 9.0, 0.5),
-        step_row("mlp", (0.3, 0.3), 2.0, 0.1),
-        step_row("mlp", (0.4, 0.3), 9.0, 0.3),  # a tie with the head step from the same point
-        step_row("mlp", (0.5, 0.3), 1.0, 0.2),  # no head step starts here
-        step_row("head", (0.3, 0.3), 1.0, 1.0, tau=5.0),
-    ]
-    found = summary(rows)
-    assert found["3"] == {
-        "blr95": pytest.approx(6 / 2),
-        "rlr": pytest.approx(0.5 / 0.2),
-        "bsr": pytest.approx(3.0 / 2.5),
-        "win_rate": 0.5,
-        "head_steps": 3,
-        "mlp_steps": 3,
-        "grid_points": 2,
-    }
-    assert found["5"] == dict.fromkeys(("blr95", "rlr", "bsr", "win_rate")) | {
-        "head_steps": 1,
-        "mlp_steps": 0,
-        "grid_points": 0,
-    }
-    assert summary([]) == {}
-
-
-def test_intervals_come_from_resampled_images() -> None:
-    """Against a bootstrap written out for two steps each, one image without a value."""
-    generator = np.random.default_rng(5)
-    heads, mlps = generator.lognormal(1, 0.3, (2, 20)), generator.lognormal(0, 0.3, (2, 20))
-    heads[0, 3] = np.nan
-    rows = [
-        step_row(kind, start, float(np.nanmean(values)), float(np.nanmean(values)))
-        | {"lambda_bd95_images": values.tolist(), "lambda_reg_images": values.tolist()}
-        for kind, both in (("head", heads), ("mlp", mlps))
-        for start, values in zip(((0.3, 0.3), (0.4, 0.3)), both, strict=True)
-    ]
-    found = summary(rows)["3"]
-    ratios = []
-    for _ in range(3000):
-        drawn = generator.integers(0, 20, 20)
-        medians = [np.median([np.nanmean(row[drawn]) for row in both]) for both in (heads, mlps)]
-        ratios.append(medians[0] / medians[1])
-    assert found["blr95_lo"] == pytest.approx(np.percentile(ratios, 2.5), rel=0.04)
-    assert found["blr95_hi"] == pytest.approx(np.percentile(ratios, 97.5), rel=0.04)
-    assert found["bsr_lo"] == found["bsr_hi"] == 1
-
-
-def test_summary_without_a_denominator_has_no_ratio() -> None:
-    found = summary([step_row("head", (0.3, 0.3), 1.0, 1.0), step_row("mlp", (0.3, 0.3), 0.0, 0.0)])["3"]
-    assert (found["blr95"], found["rlr"], found["bsr"], found["win_rate"]) == (None, None, None, 1.0)
-
-
-# degenerate inputs
-
-
 @pytest.mark.parametrize("case", ["constant field", "empty mask", "NaN", "infinity"])
 def test_images_without_a_displacement_do_not_count(case: str) -> None:
     a, b = (field.astype(np.float32) for field in random_fields(3, count=2, side=8))
@@ -350,8 +265,3 @@ def test_schedule_is_one_step_from_the_dense_model() -> None:
     }
     dense = schedule_leverage(a, a, masks, 0.0)
     assert math.isnan(dense["leverage_bd95"]) and dense["leverage_displacement_p95"] == 0
-
-
-def test_picture_wants_a_step_that_moves_something(tmp_path: Path) -> None:
-    with pytest.raises(MedcoreError, match="nothing to draw"):
-        save_leverage_plot([step_row("mlp", (0.3, 0.3), 0.0, 0.0)], tmp_path / "none.png")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,10 +16,7 @@ from ray.tune.search import Searcher
 
 from medcore.errors import MedcoreError
 from results.stats.objectives import Objective
-from results.store.trial_row import TrialRow
 from results.store.trials import compact, trial_folder
-from search.base.lock import is_driven, only_driver
-from search.base.objectives import reference_point, values_of
 from search.base.samplers import MISSING, SAMPLERS, Sampler, SamplerSettings, derived_seed
 from search.base.schedulers import HALVING, NONE, SchedulerSettings
 from search.driver.job import SearchJob
@@ -32,7 +24,6 @@ from search.driver.searcher import StudySearch
 from search.trials.files import CHECKPOINT
 from search.trials.ledger import all_issued
 from tests.support.studies.rows import write_row
-from tests.support.studies.study_files import environment
 
 OBJECTIVES = (Objective("cost", "min"), Objective("quality", "max"))
 WARM = [
@@ -319,49 +310,6 @@ def test_a_changed_space_is_refused(tmp_path: Path) -> None:
             StudySearch(SearchJob(tmp_path, changed, OBJECTIVES, 40))
     with pytest.raises(MedcoreError, match="unknown sampler 'nsga'"):
         searcher(tmp_path, "nsga")
-
-
-def test_values_and_reference() -> None:
-    row: dict[str, Any] = {"trial_id": "t0", "number": 0, "status": "done", "cost": 1, "quality": 0.5}
-    assert values_of(TrialRow.from_flat(row), OBJECTIVES) == (1.0, 0.5)
-    for change in ({"status": "failed"}, {"cost": None}, {"cost": math.nan}, {"cost": math.inf}, {"cost": True}):
-        assert values_of(TrialRow.from_flat(row | change), OBJECTIVES) is None
-    assert values_of(None, OBJECTIVES) is None
-    objectives = [Objective("flops", "min"), Objective("dice", "max"), Objective("hd95", "min")]
-    dense = {"flops": 100.0, "dice": 0.9, "hd95": 3.0}
-    assert reference_point(objectives, dense, largest_side=1070) == {"flops": 101.0, "dice": 0.0, "hd95": 1070.0}
-    assert reference_point(objectives, dense | {"hd95": 200.0}, largest_side=64)["hd95"] == 202.0
-
-
-def test_one_driver_at_a_time(tmp_path: Path) -> None:
-    hold = (
-        "import sys; from pathlib import Path; from search.base.lock import only_driver\n"
-        "with only_driver(Path(sys.argv[1])):\n    print(flush=True)\n    input()"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=environment(),
-    )  # fmt: skip
-    assert other.stdout is not None
-    other.stdout.readline()
-    refusal = rf"another search is writing to this study \(process {other.pid} on"
-    with pytest.raises(MedcoreError, match=refusal), only_driver(tmp_path):
-        pass
-    other.communicate("\n")
-    with only_driver(tmp_path), only_driver(tmp_path):  # this process may hold it twice
-        pass
-    with only_driver(tmp_path):  # free again
-        pass
-
-
-def test_storage_without_locks_is_not_another_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(handle: int, operation: int) -> None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(MedcoreError, match=r"cannot be locked \(Operation not supported\)"), only_driver(tmp_path):
-        pass
-    assert not is_driven(tmp_path)
 
 
 def test_a_row_that_network_storage_shows_late_is_waited_for(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_refit_leaves_the_best_output_of_each_branch(arch: object) -> None:
     log = refit(model, streams, SETTINGS)
     found = {fit.name: fit for fit in log.branches}
     sites = {site.name for site in dense.arch.sites if site.output is not None}
-    assert set(found) == sites | set(dense.arch.neck_layers)
+    assert set(found) == sites | set(dense.arch.encoder_neck if arch is BOTH else ())
     assert [fit for fit in log.branches if fit.after > fit.before or fit.problem] == []
     # behind the refit branches before it, each is as good as least squares, or better than before if tokens are few
     trunk, recorded = trunk_of(model), list(streams.by_module(torch.device("cpu")))

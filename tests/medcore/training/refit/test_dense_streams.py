@@ -44,7 +44,7 @@ def test_recorded_and_live_streams_are_the_same(model: MedSam, images: ImageSet)
     recorded = record_streams(model, images, RefitSettings(batch_size=2, neck="all"))
     live = record_streams(model, images, RefitSettings(batch_size=2, neck="all"), most=1000)
     assert isinstance(recorded, RecordedStreams) and isinstance(live, LiveStreams)
-    count = sum(site.output is not None for site in model.arch.sites) + len(model.arch.neck_layers)
+    count = sum(site.output is not None for site in model.arch.sites) + len(model.arch.encoder_neck)
     assert sum(map(len, recorded.modules)) == count
     assert_equal(recorded.by_module(CPU), live.by_module(CPU))
     assert_same(before, weights(model))
@@ -68,7 +68,7 @@ def test_the_last_stream_is_what_enters_the_neck(images: ImageSet) -> None:
     stream = torch.from_numpy(last[f"channels/{TINY.depth - 1:02d}"].values)
     embedding = model.image_encoder.neck(stream)
     *_, norm = model.image_encoder.neck
-    convolved = torch.from_numpy(neck[list(TINY.neck_layers)[-1]].values).permute(0, 3, 1, 2)
+    convolved = torch.from_numpy(neck[list(TINY.encoder_neck)[-1]].values).permute(0, 3, 1, 2)
     torch.testing.assert_close(norm(convolved), embedding, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(embedding, model.encode(images.tensor()), rtol=1e-4, atol=1e-5)
 

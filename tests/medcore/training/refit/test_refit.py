@@ -12,13 +12,11 @@ import pytest
 import torch
 
 from medcore.data.load import ImageSet
-from medcore.errors import CheckpointError, ConfigError, DataError
+from medcore.errors import CheckpointError, DataError
 from medcore.models.cut import prune
 from medcore.models.masks import keep_all
 from medcore.models.sam import MedSam, build
-from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
-from medcore.training.orders import NeckLayers
 from medcore.training.refit.dense_streams import DenseStreams, LiveStreams, record_streams
 from medcore.training.refit.least_squares import Moments
 from medcore.training.refit.refit import BranchFit, RefitLog, RefitSettings, refit
@@ -26,7 +24,7 @@ from tests.support.helpers import TINY
 from tests.support.necks import refit_neck
 from tests.support.toy.samples import PLACES, toy_model
 from tests.support.toy.samples import random_masks as toy_masks
-from tests.support.training_samples import assert_same, random_images, random_masks, tiny_model, weights
+from tests.support.training_samples import assert_same, masks_of, random_images, random_masks, tiny_model, weights
 
 SETTINGS = RefitSettings(ridge=1e-3, batch_size=4, neck="all")
 
@@ -135,15 +133,6 @@ def test_the_refit_brings_the_embedding_closer(images: ImageSet) -> None:
     assert distance() < 0.7 * before
 
 
-def masks_of(**narrow: int) -> PerSite:
-    """Keep everything but the last groups of some sites, named like `channels_02`."""
-    masks = keep_all(ModelSpec.dense(TINY))
-    places = {site.name.replace("/", "_"): place for place, site in enumerate(TINY.sites)}
-    for name, width in narrow.items():
-        masks[places[name]][width:] = False
-    return masks
-
-
 @pytest.mark.parametrize("model", [tiny_model(), toy_model()], ids=["vit", "toy"])
 def test_a_whole_model_stays_as_it_is(model: MedSam, images: ImageSet) -> None:
     before = weights(model)
@@ -167,7 +156,7 @@ def test_what_lies_before_the_first_cut_stays_as_it_is(
     before = weights(cut)
     log = refit(cut, streams, SETTINGS)
     names = [f"{family}/{block:02d}" for block in range(TINY.depth) for family in ("heads", "channels")]
-    names += TINY.neck_layers
+    names += TINY.encoder_neck
     assert [branch.name for branch in log.branches] == names[names.index(first) :]
     changed = {name for name, value in weights(cut).items() if not torch.equal(value, before[name])}
     layers = {"heads": "attn.proj", "channels": "mlp.lin2"}
@@ -176,7 +165,7 @@ def test_what_lies_before_the_first_cut_stays_as_it_is(
         for family, block in (branch.name.split("/") for branch in log.branches if not branch.neck)
         for kind in ("weight", "bias")
     }
-    allowed |= {f"{layer}.weight" for layer in TINY.neck_layers}
+    allowed |= {f"{layer}.weight" for layer in TINY.encoder_neck}
     assert changed and changed <= allowed
 
 
@@ -197,7 +186,7 @@ def test_an_emptied_model_is_no_obstacle(streams: DenseStreams, images: ImageSet
     nothing = tuple(np.zeros(width, bool) for width in TINY.dense_widths)
     cut = prune(tiny_model(), nothing)
     log = refit(cut, streams, SETTINGS)
-    assert len(log.branches) == 2 * TINY.depth + len(TINY.neck_layers)
+    assert len(log.branches) == 2 * TINY.depth + len(TINY.encoder_neck)
     with torch.no_grad():
         assert cut.encode(images.tensor()).isfinite().all()
 
@@ -317,29 +306,6 @@ def test_a_solve_that_makes_it_worse_is_not_taken(streams: DenseStreams, monkeyp
     path = "image_encoder.blocks.3.mlp.lin2"
     assert torch.equal(weights(cut)[f"{path}.weight"], before[f"{path}.weight"])
     assert fit.after < fit.before and fit.problem is None
-
-
-@pytest.mark.parametrize(("neck", "count"), [("no", 0), ("pointwise", 1), ("all", 2)])
-@pytest.mark.parametrize("source", ["recorded", "live"])
-def test_as_much_of_the_neck_is_refit_as_is_asked_for(
-    neck: NeckLayers, count: int, source: str, streams: DenseStreams, images: ImageSet
-) -> None:
-    cut = prune(tiny_model(), masks_of(channels_02=5))
-    expected = refit(copy.deepcopy(cut), streams, SETTINGS).branches
-    before, settings = weights(cut), dataclasses.replace(SETTINGS, neck=neck)
-    most = 0 if source == "live" else 10**9
-    log = refit(cut, record_streams(tiny_model(), images, settings, most), settings)
-    names = list(TINY.neck_layers)[:count]
-    assert log.branches == expected[: len(expected) - 2 + count]
-    assert [each.name for each in log.branches if each.neck] == names
-    layers = {name for name in before if ".neck." in name and not torch.equal(weights(cut)[name], before[name])}
-    assert layers == {f"{name}.weight" for name in names}
-    assert ("refit_neck_error_after" in log.figures()) == bool(count)
-
-
-def test_an_unknown_part_of_the_neck_is_refused() -> None:
-    with pytest.raises(ConfigError, match="neck must be one of no, pointwise, all, not 'some'"):
-        RefitSettings(neck="some")  # type: ignore[arg-type]
 
 
 def test_figures_and_notes_name_the_last_and_the_worst_branch() -> None:

@@ -1,0 +1,53 @@
+"""Which layers of the neck a refit solves for."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from medcore.data.load import ImageSet
+from medcore.errors import ConfigError
+from medcore.models.cut import prune
+from medcore.training.orders import NeckLayers
+from medcore.training.refit.dense_streams import DenseStreams, record_streams
+from medcore.training.refit.refit import RefitSettings, refit
+from tests.support.helpers import TINY
+from tests.support.training_samples import masks_of, random_images, tiny_model, weights
+
+SETTINGS = RefitSettings(ridge=1e-3, batch_size=4, neck="all")
+
+
+@pytest.fixture(scope="module")
+def images() -> ImageSet:
+    return random_images(6)
+
+
+@pytest.fixture(scope="module")
+def streams(images: ImageSet) -> DenseStreams:
+    return record_streams(tiny_model(), images, SETTINGS)
+
+
+@pytest.mark.parametrize(("neck", "count"), [("no", 0), ("pointwise", 1), ("all", 2)])
+@pytest.mark.parametrize("source", ["recorded", "live"])
+def test_as_much_of_the_neck_is_refit_as_is_asked_for(
+    neck: NeckLayers, count: int, source: str, streams: DenseStreams, images: ImageSet
+) -> None:
+    cut = prune(tiny_model(), masks_of(channels_02=5))
+    expected = refit(copy.deepcopy(cut), streams, SETTINGS).branches
+    before, settings = weights(cut), dataclasses.replace(SETTINGS, neck=neck)
+    most = 0 if source == "live" else 10**9
+    log = refit(cut, record_streams(tiny_model(), images, settings, most), settings)
+    names = list(TINY.encoder_neck)[:count]
+    assert log.branches == expected[: len(expected) - 2 + count]
+    assert [each.name for each in log.branches if each.neck] == names
+    layers = {name for name in before if ".neck." in name and not torch.equal(weights(cut)[name], before[name])}
+    assert layers == {f"{name}.weight" for name in names}
+    assert ("refit_neck_error_after" in log.figures()) == bool(count)
+
+
+def test_an_unknown_part_of_the_neck_is_refused() -> None:
+    with pytest.raises(ConfigError, match="neck must be one of no, pointwise, all, not 'some'"):
+        RefitSettings(neck="some")  # type: ignore[arg-type]
