@@ -130,14 +130,15 @@ def rows_of(config: Config, table: TimeTable, shares: Sequence[float], rounds: i
     jobs = study_jobs(config)
     profile = statistics(jobs, Needs(fisher=False, profile=True)).profile
     assert profile is not None  # it was asked for
-    streams = record_streams(adapted, jobs.scoring.calibration, RefitSettings())
+    settings = RefitSettings(neck="none")
+    streams = record_streams(adapted, jobs.scoring.calibration, settings)
     images = load_split(config.datasets, config.data.report_split, adapted.arch.frame)
     models, where = {"dense": adapted}, {"dense": (1.0, "dense")}
     for pair in (pair_of(adapted.arch, profile.curves, share, prices) for share in shares):
         for method, spec in (("time", pair.by_time), ("FLOPs", pair.by_flops)):
             name = f"{method} {pair.share:g}"
             models[name], where[name] = prune(adapted, select(profile.scores(), spec)), (pair.share, method)
-            refit(models[name], streams, RefitSettings())
+            refit(models[name], streams, settings)
     taken = encoder_seconds(models, rounds)
     linear, rows, per_image = linear_prices(adapted.arch), [], {}
     for name, model in models.items():

@@ -138,8 +138,8 @@ def refit(
         dense: The model that it was pruned from.
         images: Calibration images.
         most: How many of them to use, evenly spread.
-        neck: Which convolutions of the neck to solve for: "no"; "pointwise" (1 × 1), which is best before a recovery;
-            or "all", which is best without one.
+        neck: Which convolutions of the neck to solve for: "none"; "pointwise" (1 × 1), best before a recovery;
+            or "all", best without one.
 
     Returns:
         The errors of each branch and of the neck's layers.

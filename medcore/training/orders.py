@@ -16,7 +16,7 @@ LossVariant = Literal["text", "released"]
 #: Where the masks lie whose complexity weighs the images of a recovery (6.1).
 MaskSize = Literal["square", "low"]
 #: Layers of the neck that a refit solves for: none, the 1 × 1 convolutions, or all.
-NeckLayers = Literal["no", "pointwise", "all"]
+NeckLayers = Literal["none", "pointwise", "all"]
 #: The order that cuts all families at once.
 TOGETHER = "together"
 

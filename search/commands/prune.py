@@ -97,7 +97,7 @@ def single_stages(config: Config, out: Path) -> tuple[Config, ...]:
         share = steps * (number + 1) // count - steps * number // count
         sections = {
             "model": config.model.model_copy(update={"adapted": source}),
-            "recovery": config.recovery.model_copy(update={"steps": share}),
+            "recovery": config.recovery.model_copy(update={"steps": share, "refit_neck": config.recovery.neck}),
             "budget": budget,
             "schedule": config.schedule.model_copy(update={"stages": (), "stages_from": "start"}),
         }

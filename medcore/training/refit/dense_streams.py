@@ -211,7 +211,7 @@ def left_out(model: MedSam, neck: NeckLayers) -> set[str]:
     if neck == "all":
         return set()
     layers = {layer: model.get_submodule(layer) for layer in model.arch.encoder_neck}
-    return {layer for layer, module in layers.items() if neck == "no" or not is_pointwise(module)}
+    return {layer for layer, module in layers.items() if neck == "none" or not is_pointwise(module)}
 
 
 def evenly_chosen(images: ImageSet, count: int) -> ImageSet:

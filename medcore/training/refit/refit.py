@@ -102,7 +102,7 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
         The errors of each branch that was refit.
 
     Raises:
-        DataError: there are no calibration images.
+        DataError: there are no calibration images, or the streams were recorded for fewer layers of the neck.
         CheckpointError: features and stream do not fit, as with attention "plain" in windows.
         StorageError: there is no space for the streams.
     """
@@ -126,6 +126,8 @@ def refit(model: MedSam, streams: DenseStreams, settings: RefitSettings) -> Refi
         run = _ModuleRun(entry, module, flow, settings, device_of(model))
         for place, branch in enumerate(entry.branches):
             if branch.name in wanted:
+                if branch.name not in dense:
+                    raise DataError(f"refit: the streams lack {branch.name}; record them with the same settings")
                 log.branches.append(_fit(run, place, dense[branch.name]))
         if number + 1 < len(trunk) and needed[number + 1] and not trunk[number + 1].starts:
             flow = run.output()

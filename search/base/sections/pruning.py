@@ -30,7 +30,7 @@ from search.base.sections.times import DESCRIPTION, Cost, absolute, check_times,
 
 #: Keys of the section `recovery` before refits existed, and what later keys meant then.
 _KEYS = frozenset({"steps", "head_share", "batch_size", "lr", "lambdas", "lr_schedule", "autocast", "save_every"})
-_BEFORE_NECK_REFITS: dict[str, Any] = {"refit_neck": "no"}
+_BEFORE_NECK_REFITS: dict[str, Any] = {"refit_neck": "none"}
 _BEFORE_TERMS: dict[str, Any] = {"terms": {}, **_BEFORE_NECK_REFITS}
 _BEFORE_REFITS = {"warmup": 0, "average": 0.0, "refit_images": 0, **_BEFORE_TERMS}
 #: The same before further terms of the loss existed.
@@ -65,9 +65,9 @@ class RecoveryConfig(Section):
     average: Share = Field(0.5, description="share of the last steps whose weights are averaged; 0: the last weights")
     refit_images: int = Field(64, ge=0, description="calibration images of the closed-form refit; 0: no refit")
     refit_ridge: NotNegative = Field(1e-3, description="ridge of the refit, in units of the mean variance")
-    refit_neck: NeckLayers | None = Field(
-        None,
-        description="convolutions of the neck that a refit solves for, too: no, pointwise (1 × 1) or all; null: "
+    refit_neck: NeckLayers | Literal["auto"] = Field(
+        "auto",
+        description="convolutions of the neck that a refit solves for, too: none, pointwise (1 × 1) or all; auto: "
         "pointwise before a recovery, all without one",
     )
     loss: LossVariant = Field("text", description="text: (6.2); released: Dice and frequencies of the released code")
@@ -94,7 +94,9 @@ class RecoveryConfig(Section):
     @property
     def neck(self) -> NeckLayers:
         """The layers of the neck that a refit solves for."""
-        return self.refit_neck or ("pointwise" if self.steps else "all")
+        if self.refit_neck != "auto":
+            return self.refit_neck
+        return "pointwise" if self.steps else "all"
 
     def rate(self, fraction: float) -> float:
         """Return the learning rate for a model with this share of the dense encoder's FLOPs (13.3)."""

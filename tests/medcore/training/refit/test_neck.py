@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medcore.data.load import ImageSet
-from medcore.errors import ConfigError
+from medcore.errors import ConfigError, DataError
 from medcore.models.cut import prune
 from medcore.training.orders import NeckLayers
 from medcore.training.refit.dense_streams import DenseStreams, record_streams
@@ -30,7 +30,7 @@ def streams(images: ImageSet) -> DenseStreams:
     return record_streams(tiny_model(), images, SETTINGS)
 
 
-@pytest.mark.parametrize(("neck", "count"), [("no", 0), ("pointwise", 1), ("all", 2)])
+@pytest.mark.parametrize(("neck", "count"), [("none", 0), ("pointwise", 1), ("all", 2)])
 @pytest.mark.parametrize("source", ["recorded", "live"])
 def test_as_much_of_the_neck_is_refit_as_is_asked_for(
     neck: NeckLayers, count: int, source: str, streams: DenseStreams, images: ImageSet
@@ -48,6 +48,12 @@ def test_as_much_of_the_neck_is_refit_as_is_asked_for(
     assert ("refit_neck_error_after" in log.figures()) == bool(count)
 
 
+def test_streams_without_the_neck_are_refused_where_it_is_to_be_refit(images: ImageSet) -> None:
+    recorded = record_streams(tiny_model(), images, dataclasses.replace(SETTINGS, neck="none"))
+    with pytest.raises(DataError, match=r"the streams lack image_encoder\.neck\.0; record them with the same"):
+        refit(prune(tiny_model(), masks_of(channels_02=5)), recorded, SETTINGS)
+
+
 def test_an_unknown_part_of_the_neck_is_refused() -> None:
-    with pytest.raises(ConfigError, match="neck must be one of no, pointwise, all, not 'some'"):
+    with pytest.raises(ConfigError, match="neck must be one of none, pointwise, all, not 'some'"):
         RefitSettings(neck="some")  # type: ignore[arg-type]

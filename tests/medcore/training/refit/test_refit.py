@@ -269,7 +269,7 @@ def test_dependent_features_leave_the_weight(images: ImageSet, caplog: pytest.Lo
         lin1 = cut.image_encoder.blocks[1].mlp.lin1
         lin1.weight[3], lin1.bias[3] = lin1.weight[7], lin1.bias[7]
     before = weights(cut)
-    log = refit(cut, record_streams(dense, images, SETTINGS), RefitSettings(ridge=0, neck="no"))
+    log = refit(cut, record_streams(dense, images, SETTINGS), RefitSettings(ridge=0, neck="none"))
     path = "image_encoder.blocks.1.mlp.lin2"
     assert torch.equal(weights(cut)[f"{path}.weight"], before[f"{path}.weight"])
     assert not torch.equal(weights(cut)[f"{path}.bias"], before[f"{path}.bias"])
@@ -302,7 +302,7 @@ def test_a_solve_that_makes_it_worse_is_not_taken(streams: DenseStreams, monkeyp
     cut = prune(tiny_model(), masks_of(channels_03=9))
     before = weights(cut)
     monkeypatch.setattr(Moments, "solve", lambda self, start, ridge: start + 1)
-    (fit,) = refit(cut, streams, dataclasses.replace(SETTINGS, neck="no")).branches
+    (fit,) = refit(cut, streams, dataclasses.replace(SETTINGS, neck="none")).branches
     path = "image_encoder.blocks.3.mlp.lin2"
     assert torch.equal(weights(cut)[f"{path}.weight"], before[f"{path}.weight"])
     assert fit.after < fit.before and fit.problem is None

@@ -53,7 +53,13 @@ def test_a_section_saved_before_refits_keeps_its_meaning() -> None:
 
 def test_more_of_the_neck_is_refit_where_no_recovery_follows() -> None:
     assert RecoveryConfig().neck == "pointwise" and RecoveryConfig(steps=0).neck == "all"
-    assert RecoveryConfig(steps=0, refit_neck="no").neck == "no" and RecoveryConfig(refit_neck="all").neck == "all"
+    assert RecoveryConfig(steps=0, refit_neck="none").neck == "none" and RecoveryConfig(refit_neck="all").neck == "all"
+    for words, neck in (
+        ("none", "none"),
+        ("auto", "pointwise"),
+        ("all", "all"),
+    ):  # none of them is a word of YAML's own
+        assert RecoveryConfig.model_validate(yaml.safe_load(f"refit_neck: {words}")).neck == neck
 
 
 @pytest.mark.parametrize(

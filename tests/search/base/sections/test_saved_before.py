@@ -16,7 +16,7 @@ from tests.support.studies.old_config import old_config
 #: What later keys meant then, by section.
 THEN: dict[str, dict[str, Any]] = {
     "data": {"recovery_per_dataset": 128},
-    "recovery": {"warmup": 0, "average": 0.0, "refit_images": 0, "terms": {}, "refit_neck": "no"},
+    "recovery": {"warmup": 0, "average": 0.0, "refit_images": 0, "terms": {}, "refit_neck": "none"},
     "search": {"finalists": 0.0, "average_runs": False},
 }
 PLAIN = {"study": "s", "model": {"base": "a", "adapted": "b"}, "data": {"folders": ["d"]}}
@@ -74,7 +74,7 @@ def test_a_study_from_before_further_terms_of_the_loss_has_none() -> None:
     assert Config.model_validate(values).recovery.terms == {"lomix": 6.0}
     del values["recovery"]["terms"], values["recovery"]["refit_neck"]  # which came later
     assert Config.model_validate(values).recovery.terms == {}
-    assert Config.model_validate(values).recovery.neck == "no"
+    assert Config.model_validate(values).recovery.neck == "none"
 
 
 @pytest.mark.parametrize("without", [(), ("train_decoder",), ("train_decoder", "decoder_rate")])
@@ -84,7 +84,7 @@ def test_a_study_from_before_refits_of_the_neck_has_none(without: tuple[str, ...
     for key in ("refit_neck", *without):
         del values["recovery"][key]
     recovery = Config.model_validate(values).recovery
-    assert recovery.neck == "no" and recovery.terms == {"lomix": 6.0}
+    assert recovery.neck == "none" and recovery.terms == {"lomix": 6.0}
 
 
 def test_given_terms_replace_the_default_ones() -> None:
