@@ -5,7 +5,7 @@ is its Boundary F1 on the search images, less that of the pure knapsack with the
 fANOVA says how much of the variance of these gains each dimension explains. A control that changes nothing shows how
 much that is by chance. The points of a dimension's best third, or of its best choice, say what it can win.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.search_arms.dimension_importance search/configs/polyps_halving.yaml \\
+    OMP_NUM_THREADS=1 python -m benchmarks.search_arms.dimension_importance search/configs/polyps.yaml --trials 16 \\
         --work runs/importance --out results/published/importance
 
 A stopped run continues with the same command.
@@ -144,6 +144,16 @@ def table_of(studies: Sequence[optuna.Study], names: Sequence[str]) -> pd.DataFr
     return pd.DataFrame(rows).sort_values("importance", ascending=False, ignore_index=True)
 
 
+def points_of(studies: Sequence[optuna.Study], names: Sequence[str]) -> pd.DataFrame:
+    """Return one row for each point: its seed, the values of some dimensions, and its gain."""
+    rows = [
+        {"seed": seed, **{name: trial.params[name] for name in names}, "gain": trial.value}
+        for seed, study in enumerate(studies)
+        for trial in study.trials
+    ]
+    return pd.DataFrame(rows)
+
+
 def _points(study: optuna.Study, name: str) -> pd.DataFrame:
     """Return the values of a dimension as numbers, and the gains."""
     values = pd.Series([trial.params[name] for trial in study.trials])
@@ -187,7 +197,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=30, help="random points of each seed")
     parser.add_argument("--work", type=Path, required=True, help="folder of the points; what is there is not run again")
-    parser.add_argument("--out", type=Path, required=True, help="folder for table.md and table.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder for table.md, table.csv and points.csv")
     arguments, console = parser.parse_args(), Console(width=200)
     pin_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -203,6 +213,8 @@ def main() -> None:
     residuals = residual_names(shared.arch)  # `spread` is their size
     names = [name for name in studies[0].trials[0].params if name not in residuals]
     table = table_of(studies, names)
+    points = points_of(studies, [name for name in names if name != CONTROL])
+    write_by_rename(arguments.out / "points.csv", points.to_csv(index=False, float_format="%.4g").encode())
     write_by_rename(arguments.out / "table.csv", table.to_csv(index=False, float_format="%.4g").encode())
     write_by_rename(arguments.out / "table.md", markdown(table, arguments.seeds, arguments.trials).encode())
     console.print((arguments.out / "table.md").read_text(), markup=False)
