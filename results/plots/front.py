@@ -123,7 +123,9 @@ def save_front_picture(
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         words = textwrap.fill(subtitle(shown, views), _LINE * len(views))
         axes[0].set_title(words, loc="left", color="#555555", fontsize=9)
-        handles = _legend([kind for kind in MARKS if any(kind == group[0] for group in groups(shown, views[0].front))])
+        kinds = {group[0] for group in groups(shown, views[0].front)}
+        knee = None if views[0].knee is None else _member(shown, views[0].knee)
+        handles = _legend([kind for kind in MARKS if kind in kinds], knee)
         figure.legend(handles=handles, loc="outside lower left", ncols=1 + 2 * len(views))
         save(figure, *paths)
 
@@ -140,10 +142,6 @@ def _draw(ax: Axes, view: Panel, shown: pd.DataFrame) -> None:
     if view.knee is not None:
         at: Any = (view.x[view.knee], view.y[view.knee])
         ax.plot(*at, "o", ms=15, mfc="none", mec=BLACK, mew=1.1, zorder=5)
-        across, up = view.knee_label
-        align: Any = {"ha": "right" if across < 0 else "left", "va": "bottom" if up > 0 else "top"}
-        shifted, words = (8 * across, 8 * up), _member(shown, view.knee)
-        ax.annotate(words, at, shifted, textcoords="offset points", fontsize=8, zorder=6, **align)
     ax.set(xlabel=view.x_title, ylabel=view.y_title, xlim=view.x_range, ylim=view.y_range)
 
 
@@ -248,10 +246,10 @@ def _scatter(ax: Axes, mark: Mark, on_front: bool, x: Any, y: Any) -> None:
     )
 
 
-def _legend(kinds: Sequence[str]) -> list[Line2D]:
+def _legend(kinds: Sequence[str], knee: str | None) -> list[Line2D]:
     """Explain symbols, outline and faintness.
 
-    Symbols stand for origins; outline and faintness, in grey, for the front.
+    Symbols stand for origins; outline and faintness, in grey, for the front. A ring marks the knee, if there is one.
     """
     points: dict[str, Any] = {"ls": "", "mew": 0.7}
     handles = [
@@ -274,5 +272,5 @@ def _legend(kinds: Sequence[str]) -> list[Line2D]:
         Line2D([], [], marker="o", ms=6.5, mfc="#BBBBBB", mec=BLACK, label="on the front", **points),
         Line2D([], [], marker="o", ms=5.5, mfc="#DDDDDD", mec="none", label="dominated", **points),
         Line2D([], [], color=SKY, lw=1.6, label=STEP_NAME),
-        Line2D([], [], marker="o", ms=9, mfc="none", mec=BLACK, label="knee", **points),
+        *([] if knee is None else [Line2D([], [], marker="o", ms=9, mfc="none", mec=BLACK, label=knee, **points)]),
     ]
