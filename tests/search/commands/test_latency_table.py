@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def test_the_command_line_writes_and_shows_a_table(tmp_path: Path) -> None:
     arch, out = tmp_path / "tiny.json", tmp_path / "times.json"
     arch.write_text(json.dumps(TINY.to_dict()))
     shown = run(arch, "--table", out).output
-    assert "Attention heads of blocks 0, 2" in shown and "MLP channels of blocks 0, 1, 2, 3" in shown
+    # noise of a busy machine can leave 0 ms to all heads, and equal sites have one row
+    assert re.search("Attention heads of blocks (0, 2|0, 1, 2, 3) ", shown)
+    assert "MLP channels of blocks 0, 1, 2, 3" in shown
     assert "1 thread, 1 image a call, float32" in shown and f"wrote {out}" in shown.replace("\n", "")
     printed = json.loads(run(arch, "--table", out, "--json", "--batch", "2", "--threads", "2", "--autocast").stdout)
     assert printed.pop("file") == str(out)
