@@ -10,9 +10,12 @@ from medcore.models.masks import keep_all
 from medcore.models.sam import MedSam, build
 from medcore.models.sites import PerSite
 from medcore.models.spec import ModelSpec
+from medcore.training.refit.dense_streams import RefitSettings
 from tests.support.helpers import TINY, spec_of
 
 SIDE = TINY.img_size
+#: The refit of most tests.
+REFIT = RefitSettings(ridge=1e-3, batch_size=4, neck="all")
 
 
 def random_images(count: int, seed: int = 0, read_only: bool = True) -> ImageSet:

@@ -65,7 +65,7 @@ class RecoveryConfig(Section):
     average: Share = Field(0.5, description="share of the last steps whose weights are averaged; 0: the last weights")
     refit_images: int = Field(64, ge=0, description="calibration images of the closed-form refit; 0: no refit")
     refit_ridge: NotNegative = Field(1e-3, description="ridge of the refit, in units of the mean variance")
-    refit_neck: NeckLayers | Literal["auto"] = Field(
+    refit_neck: Literal["auto", "none", "pointwise", "all"] = Field(
         "auto",
         description="convolutions of the neck that a refit solves for, too: none, pointwise (1 × 1) or all; auto: "
         "pointwise before a recovery, all without one",

@@ -15,19 +15,8 @@ from medcore.training.orders import NeckLayers
 from medcore.training.refit.dense_streams import DenseStreams, record_streams
 from medcore.training.refit.refit import RefitSettings, refit
 from tests.support.helpers import TINY
-from tests.support.training_samples import masks_of, random_images, tiny_model, weights
-
-SETTINGS = RefitSettings(ridge=1e-3, batch_size=4, neck="all")
-
-
-@pytest.fixture(scope="module")
-def images() -> ImageSet:
-    return random_images(6)
-
-
-@pytest.fixture(scope="module")
-def streams(images: ImageSet) -> DenseStreams:
-    return record_streams(tiny_model(), images, SETTINGS)
+from tests.support.training_samples import REFIT as SETTINGS
+from tests.support.training_samples import masks_of, tiny_model, weights
 
 
 @pytest.mark.parametrize(("neck", "count"), [("none", 0), ("pointwise", 1), ("all", 2)])

@@ -24,19 +24,8 @@ from tests.support.helpers import TINY
 from tests.support.necks import refit_neck
 from tests.support.toy.samples import PLACES, toy_model
 from tests.support.toy.samples import random_masks as toy_masks
+from tests.support.training_samples import REFIT as SETTINGS
 from tests.support.training_samples import assert_same, masks_of, random_images, random_masks, tiny_model, weights
-
-SETTINGS = RefitSettings(ridge=1e-3, batch_size=4, neck="all")
-
-
-@pytest.fixture(scope="module")
-def images() -> ImageSet:
-    return random_images(6)
-
-
-@pytest.fixture(scope="module")
-def streams(images: ImageSet) -> DenseStreams:
-    return record_streams(tiny_model(), images, SETTINGS)
 
 
 def sharp(model: MedSam) -> MedSam:

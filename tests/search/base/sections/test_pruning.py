@@ -51,6 +51,12 @@ def test_a_section_saved_before_refits_keeps_its_meaning() -> None:
     assert RecoveryConfig.model_validate(SAVED | {"warmup": 2}).refit_images == 64
 
 
+def test_an_unknown_choice_of_the_neck_is_one_problem() -> None:
+    with pytest.raises(ValidationError, match="'auto', 'none', 'pointwise' or 'all'") as refused:
+        RecoveryConfig.model_validate({"refit_neck": "pointwize"})
+    assert refused.value.error_count() == 1
+
+
 def test_more_of_the_neck_is_refit_where_no_recovery_follows() -> None:
     assert RecoveryConfig().neck == "pointwise" and RecoveryConfig(steps=0).neck == "all"
     assert RecoveryConfig(steps=0, refit_neck="none").neck == "none" and RecoveryConfig(refit_neck="all").neck == "all"
