@@ -7,7 +7,7 @@ The rules:
   would do anyway. 16-bit colours lose their lowest bits, or are min-max scaled if they take up less than a quarter of
   the scale. EXIF orientation is applied.
 - A mask keeps its values (`medcore.data.labels` says which of them are the object). Palettes are read by index. Grey
-  in three channels is grey; other colours become numbers 0xRRGGBB. Alpha is the mask if the colour is constant. It is
+  written as a colour is grey; other colours become numbers 0xRRGGBB. Alpha is the mask if the colour is constant. It is
   dropped if it is constant itself or agrees with the colours.
 - If image and mask differ in their EXIF orientation, sizes tell whether the mask was drawn on the image as it is shown
   or on its stored pixels.
@@ -151,7 +151,7 @@ def _is_reversed(light: NDArray[np.float64]) -> bool:
 
 
 def _of_colours(colours: Values, alpha: Values | None, *, lossy: bool) -> LabelMap:
-    """Return the values of a mask with channels.
+    """Return the values of a mask in colours.
 
     Raises:
         ValueError: Colour and alpha disagree, or the colours are no labels.

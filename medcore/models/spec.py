@@ -181,7 +181,7 @@ class Architecture(ABC):
 
     @property
     def embedding_chans(self) -> int:
-        """Return the channels that the encoder returns at each place; `out_chans` of them are the embedding's."""
+        """Return the features that the encoder returns at each place; `out_chans` of them are the embedding's."""
         return self.out_chans
 
     def build_others(self, spec: ModelSpec) -> tuple[nn.Module, nn.Module] | None:

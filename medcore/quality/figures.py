@@ -284,8 +284,8 @@ TERMS: Mapping[str, str] = {
     "95 % interval": "Where the mean would lie in 95 of 100 repetitions; by a bootstrap over images unless a table "
     "says that it is over seeds.",
     "BLR95": "Boundary leverage ratio: how many times further a percentage point of parameters moves the boundary "
-    "(95th percentile) if it is taken from heads rather than from MLP channels. Above 1, heads are fragile.",
+    "(95th percentile) if it is taken from the attention rather than from MLPs. Above 1, the attention is fragile.",
     "RLR": "Regional leverage ratio: the same for the logits of the whole image instead of the boundary.",
-    "BSR": "Boundary specificity, BLR95 / RLR: above 1 heads matter more at the boundary than elsewhere.",
-    "Win rate": "Share of grid points at which the step that removes heads moves the boundary further.",
+    "BSR": "Boundary specificity, BLR95 / RLR: above 1 attention matters more at the boundary than elsewhere.",
+    "Win rate": "Share of grid points at which the step that cuts the attention moves the boundary further.",
 }

@@ -182,7 +182,7 @@ def _require_one_page(file: ImageFile.ImageFile) -> None:
 
 
 def _joined(content: bytes, layout: str) -> npt.NDArray[np.uint16]:
-    """Return 16-bit colours, (h, w, channels), decoded once for either half of the bytes."""
+    """Return 16-bit colours, (h, w, C), decoded once for either half of the bytes."""
     mode, order = layout.split(";16")
     if order == "N":
         order = "L" if sys.byteorder == "little" else "B"

@@ -1,7 +1,11 @@
-"""Commands that only read results start without the heavy packages. `make lint` checks who may import whom."""
+"""Commands that only read results start without the heavy packages, and the families of groups have few homes.
+
+`make lint` checks who may import whom.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +33,11 @@ def test_the_first_line_needs_nothing_heavy() -> None:
 
 def test_files_that_share_a_process_exist() -> None:
     assert [file for files in GROUPS.values() for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_only_descriptions_of_architectures_name_heads_and_channels() -> None:
+    """Everything else loops over an architecture's sites, whatever their families are."""
+    files = [path for package in ("medcore", "search", "results") for path in (ROOT / package).rglob("*.py")]
+    named = [path for path in files if re.search(r"\b(heads|channels)\b", path.read_text(encoding="utf-8"))]
+    assert {path.relative_to(ROOT).parts[:2] for path in named} == {("medcore", "models")}
+    assert len(named) <= 8

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ENDINGS = (".nii", ".nii.gz")
-#: nnU-Net numbers the channels of a case.
+#: nnU-Net numbers the modalities of a case.
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 #: Affine matrices of an image and its mask agree within so many millimetres, or so much of a number.
 _CLOSE_MM, _CLOSE = 1e-2, 1e-3

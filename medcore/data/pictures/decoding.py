@@ -47,7 +47,7 @@ _ORIENTATION, _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC = 274, 254, 258, 259, 
 _DESCRIPTION, _SOFTWARE, _SAMPLE_FORMAT, _DEPTH = 270, 305, 339, 32997
 _REDUCED, _MASK_OF_PAGE = 1, 4
 _SIGNED = 2
-#: Modes whose 16-bit channels can be decoded in halves.
+#: Modes whose 16-bit colours can be decoded in halves.
 _HALVES = ("RGB;16", "RGBA;16")
 _STACK = re.compile(r'^images=(?!1\s)\d+|"truncated": true', re.MULTILINE)
 _FAX = (2, 3, 4)
@@ -107,7 +107,7 @@ def deep_values(file: PictureFile) -> Values | None:
     """Return values of more than 8 bits or with a sign, as they are stored and as the orientation shows them.
 
     Returns:
-        (height, width) or (height, width, channels); None for a file of 8 bits a channel.
+        (height, width) or (height, width, colours); None for a file of 8 bits a channel.
 
     Raises:
         IMAGE_ERRORS: The file is damaged, or has 16-bit colours that cannot be read.
@@ -187,7 +187,7 @@ def _require_one_page(file: ImageFile.ImageFile) -> None:
 
 
 def _joined(path: Path, layout: str) -> NDArray[np.uint16]:
-    """Return 16-bit colours, (height, width, channels), decoded once for either half of the bytes."""
+    """Return 16-bit colours, (height, width, 3 or 4), decoded once for either half of the bytes."""
     mode, order = layout.split(";16")
     if order == "N":
         order = "L" if sys.byteorder == "little" else "B"

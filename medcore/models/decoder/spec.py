@@ -22,7 +22,7 @@ class DecoderSpec:
     Attributes:
         depth: layers of the two-way transformer.
         mlp_dim: hidden width of its MLPs.
-        num_heads: heads of its attention.
+        num_heads: of its attention.
         iou_head_depth: layers of the IoU head.
         iou_head_hidden_dim: hidden width of the IoU head.
     """

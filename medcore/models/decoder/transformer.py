@@ -43,16 +43,16 @@ class Attention(nn.Module):
     Args:
         dim: C, width of both sequences.
         head_dim: d, width of a head.
-        heads: H, number of heads; with 0 the output is the bias.
+        num_heads: H, how many there are; with 0 the output is the bias.
     """
 
-    def __init__(self, dim: int, head_dim: int, heads: int) -> None:
+    def __init__(self, dim: int, head_dim: int, num_heads: int) -> None:
         super().__init__()
-        self.heads, self.head_dim = heads, head_dim
-        self.q_proj = linear(dim, heads * head_dim)
-        self.k_proj = linear(dim, heads * head_dim)
-        self.v_proj = linear(dim, heads * head_dim)
-        self.out_proj = linear(heads * head_dim, dim)
+        self.num_heads, self.head_dim = num_heads, head_dim
+        self.q_proj = linear(dim, num_heads * head_dim)
+        self.k_proj = linear(dim, num_heads * head_dim)
+        self.v_proj = linear(dim, num_heads * head_dim)
+        self.out_proj = linear(num_heads * head_dim, dim)
 
     def forward(self, x: Tensor, context: Tensor, x_positions: Tensor | None, positions: Tensor | None) -> Tensor:
         """Return what x learns from its context.
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         Returns:
             (P, A, C).
         """
-        if not self.heads:
+        if not self.num_heads:
             out: Tensor = self.out_proj(x.new_zeros(*x.shape[:-1], 0))
             return out
         q = self._by_head(self.q_proj(x if x_positions is None else x + x_positions))
@@ -80,7 +80,7 @@ class Attention(nn.Module):
 
     def _by_head(self, x: Tensor) -> Tensor:
         """Split features, (P, A, H·d) -> (P, H, A, d)."""
-        return x.reshape(*x.shape[:-1], self.heads, self.head_dim).transpose(1, 2)
+        return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
 
 
 class FinalAttention(Attention):
@@ -95,10 +95,10 @@ class FinalAttention(Attention):
 class Mlp(nn.Module):
     """Two linear layers with ReLU between them."""
 
-    def __init__(self, dim: int, channels: int) -> None:
+    def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__()
-        self.lin1 = linear(dim, channels)
-        self.lin2 = linear(channels, dim)
+        self.lin1 = linear(dim, mlp_dim)
+        self.lin2 = linear(mlp_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens, (P, T, C) -> (P, T, C)."""
@@ -111,15 +111,15 @@ class Layer(nn.Module):
 
     Args:
         dim: C, width of both streams.
-        heads: heads of the dense layer, whose width stays: C / heads among tokens, half of it elsewhere.
+        num_heads: of the dense layer. The width of a head stays: C / num_heads among tokens, half of it elsewhere.
         widths: groups that are left.
         number: of the layer in the dense transformer. The first attention of layer 0 replaces the tokens, which have
             no positions yet.
     """
 
-    def __init__(self, dim: int, heads: int, widths: Widths, number: int) -> None:
+    def __init__(self, dim: int, num_heads: int, widths: Widths, number: int) -> None:
         super().__init__()
-        head_dim = dim // heads
+        head_dim = dim // num_heads
         # in this order the layer draws the same random numbers as segment-anything's
         self.self_attn = Attention(dim, head_dim, widths["decoder_self_heads"][number])
         self.norm1 = nn.LayerNorm(dim)
@@ -158,17 +158,17 @@ class TwoWayTransformer(nn.Module):
 
     Args:
         dim: C, width of both streams.
-        heads: heads of a dense layer.
+        num_heads: of a dense layer.
         widths: groups that are left. Layers that are left keep their numbers.
     """
 
-    def __init__(self, dim: int, heads: int, widths: Widths) -> None:
+    def __init__(self, dim: int, num_heads: int, widths: Widths) -> None:
         super().__init__()
         left = enumerate(widths["decoder_layers"])
         self.layers = nn.ModuleList(
-            Layer(dim, heads, widths, number) if is_left else NoLayer() for number, is_left in left
+            Layer(dim, num_heads, widths, number) if is_left else NoLayer() for number, is_left in left
         )
-        self.final_attn_token_to_image = FinalAttention(dim, dim // heads // 2, widths["decoder_token_heads"][-1])
+        self.final_attn_token_to_image = FinalAttention(dim, dim // num_heads // 2, widths["decoder_token_heads"][-1])
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, image: Tensor, image_positions: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,15 +236,15 @@ def narrow(decoder: Any, spec: Mapping[str, Any]) -> None:
         ValueError: the structure has no such widths.
     """
     arch = spec["arch"]
-    depth, heads = arch["decoder"]["depth"], arch["decoder"]["num_heads"]
+    depth, num_heads = arch["decoder"]["depth"], arch["decoder"]["num_heads"]
     outputs = [*decoder.output_hypernetworks_mlps, decoder.iou_prediction_head]
     most = {
         "decoder_layers": [1] * depth,
         "decoder_outputs": [1] * (len(outputs) - 1),
-        "decoder_self_heads": [heads] * depth,
-        "decoder_token_heads": [heads] * (depth + 1),
+        "decoder_self_heads": [num_heads] * depth,
+        "decoder_token_heads": [num_heads] * (depth + 1),
         "decoder_channels": [arch["decoder"]["mlp_dim"]] * depth,
-        "decoder_image_heads": [heads] * depth,
+        "decoder_image_heads": [num_heads] * depth,
         "decoder_hidden": [output.layers[-1].in_features for output in outputs if len(output.layers) > 1],
     }
     for family, limits in most.items():
@@ -254,7 +254,7 @@ def narrow(decoder: Any, spec: Mapping[str, Any]) -> None:
             0 <= width <= limit for width, limit in zip(known, limits, strict=True)
         ):
             raise ValueError(f"{family} must hold whole numbers from 0 to {limits}, not {widths!r:.40}")
-    decoder.transformer = TwoWayTransformer(arch["out_chans"], heads, spec)
+    decoder.transformer = TwoWayTransformer(arch["out_chans"], num_heads, spec)
     narrow_outputs(decoder, spec)
     if not all(spec["decoder_outputs"][:-1]):
         decoder.register_forward_pre_hook(_refuse_lost_masks, with_kwargs=True)
@@ -276,7 +276,7 @@ def narrow_outputs(decoder: Any, widths: Widths) -> None:
         widths: groups that are left.
     """
     outputs = [*decoder.output_hypernetworks_mlps, decoder.iou_prediction_head]
-    # the kernel of mask 0 always stays; an IoU head of one layer has no hidden channels
+    # the kernel of mask 0 always stays; an IoU head of one layer has nothing hidden
     hidden = [*widths["decoder_hidden"], 0][: len(outputs)]
     for number, (output, is_left, width) in enumerate(
         zip(outputs, [1, *widths["decoder_outputs"]], hidden, strict=True)

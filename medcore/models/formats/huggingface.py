@@ -202,7 +202,7 @@ def _architecture(path: Path, fields: Mapping[str, Any], sections: Mapping[str, 
     for section in (vision, prompt):
         for key in ("image_size", "patch_size"):
             section[key] = _side(path, key, section[key])
-    width, channels = vision["hidden_size"], vision["mlp_dim"]
+    width, mlp_dim = vision["hidden_size"], vision["mlp_dim"]
     same = {
         "mask_decoder_config.hidden_size": (decoder["hidden_size"], vision["output_channels"]),
         "prompt_encoder_config.hidden_size": (prompt["hidden_size"], vision["output_channels"]),
@@ -216,9 +216,9 @@ def _architecture(path: Path, fields: Mapping[str, Any], sections: Mapping[str, 
                 f"{path}: {name} is {shown(value)}, which contradicts {shown(wanted)} elsewhere in it"
             )
     ratio = vision["mlp_ratio"]
-    if is_number(channels, int) and is_number(width, int) and width > 0:
-        given = is_number(ratio, int, float) and int(width * ratio) == channels
-        ratio = ratio if given else (channels + 0.5) / width
+    if is_number(mlp_dim, int) and is_number(width, int) and width > 0:
+        given = is_number(ratio, int, float) and int(width * ratio) == mlp_dim
+        ratio = ratio if given else (mlp_dim + 0.5) / width
     indexes = vision["global_attn_indexes"]
     own = fields.get(OWN)
     own = own if isinstance(own, Mapping) else {}

@@ -21,7 +21,8 @@ from medcore.models.fields import LARGEST, is_number
 from medcore.models.masks import keep_all
 from medcore.models.sites import Array, PerSite
 from medcore.models.spec import Architecture, ModelSpec
-from medcore.models.vit.arch import CHANNELS, HEADS, SamVit
+from medcore.models.vit.arch import SamVit
+from medcore.models.vit.families import CHANNELS, HEADS
 
 VERSION = 1
 _MASKS = {"head_mask": HEADS.name, "neuron_mask": CHANNELS.name}

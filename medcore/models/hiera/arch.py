@@ -16,7 +16,7 @@ from medcore.models.fields import DEEPEST, LARGEST
 from medcore.models.hiera.places import BlockPlace, sites_of
 from medcore.models.sites import Block, Cost, Family, Site
 from medcore.models.spec import BLOCKS, DECODER, ENCODER, Architecture, ModelSpec
-from medcore.models.vit.arch import CHANNELS, HEADS, WHOLE_BLOCKS
+from medcore.models.vit.families import CHANNELS, HEADS, WHOLE_BLOCKS
 
 if TYPE_CHECKING:
     from medcore.models.hiera.decoder import HieraMaskDecoder, HieraPromptEncoder
@@ -34,16 +34,16 @@ STRIDE = 4
 class Hiera(Architecture):
     """A dense model of SAM 2's image path.
 
-    Widths, heads and sides of the tokens double from stage to stage. Tuples hold a number a stage.
+    Widths and sides of the tokens double from stage to stage. Tuples hold a number a stage.
 
     Attributes:
         embed_dim: width of the residual stream in the first stage.
-        num_heads: attention heads of a block there.
+        num_heads: of a block's attention there.
         depths: blocks.
         window_sizes: sides of the windows in tokens. The first block of a stage has the window of the stage before.
         global_attn_indexes: numbers of the blocks that attend to the whole image.
         pos_embed_size: side of the coarse table of positions.
-        mlp_ratio: hidden channels of an MLP, as a multiple of the stream's width.
+        mlp_ratio: hidden features of an MLP, as a multiple of the stream's width.
         stable_mask: whether a box is answered by mask 0 only where that is stable, and otherwise by the mask with the
             highest predicted IoU, as SAM 2 does. If so, the mask decoder cannot be pruned, because all of its outputs
             have a part in the answer.
@@ -91,7 +91,7 @@ class Hiera(Architecture):
         if self.embed_dim % self.num_heads:
             raise CheckpointError(f"{where}: embed_dim {self.embed_dim} is no multiple of num_heads {self.num_heads}")
         if not (self.mlp_dim(0) >= 1 and self.mlp_dim(STAGES - 1) <= LARGEST and self.dim(STAGES - 1) <= LARGEST):
-            raise CheckpointError(f"{where}: embed_dim or mlp_ratio makes 0 or over {LARGEST} channels")
+            raise CheckpointError(f"{where}: embed_dim or mlp_ratio makes 0 or over {LARGEST} features")
         if not all(0 <= block < sum(self.depths) for block in self.global_attn_indexes):
             raise CheckpointError(f"{where}: global_attn_indexes name a block outside 0..{sum(self.depths) - 1}")
         if not isinstance(self.stable_mask, bool):
@@ -121,7 +121,7 @@ class Hiera(Architecture):
         return self.embed_dim * int(2**stage)
 
     def mlp_dim(self, stage: int) -> int:
-        """Return the hidden channels of a dense block's MLP."""
+        """Return the hidden features of a dense block's MLP."""
         return int(self.dim(stage) * self.mlp_ratio)
 
     def side(self, stage: int) -> int:
@@ -135,7 +135,7 @@ class Hiera(Architecture):
 
     @property
     def embedding_chans(self) -> int:
-        """Return the channels of the embedding and of two finer maps folded to its side."""
+        """Return the features of the embedding and of two finer maps folded to its side."""
         return 4 * self.out_chans
 
     @cached_property
@@ -152,7 +152,7 @@ class Hiera(Architecture):
                         dim=self.dim(before),
                         out=self.dim(stage),
                         side=self.side(before),
-                        heads=self.num_heads * 2**stage,
+                        num_heads=self.num_heads * 2**stage,
                         window=0 if number in self.global_attn_indexes else self.window_sizes[before],
                         hidden=self.mlp_dim(stage),
                     )

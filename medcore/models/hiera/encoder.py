@@ -8,8 +8,8 @@ the rest of the project carries one embedding an image, as for other models, and
 
 `attention="plain"` runs the operations of SAM 2 one by one, so that a counter of operations sees what it would see
 there. `attention="fast"` gives the same numbers to float tolerance: padding tokens of windows do not pass through qkv
-and proj. The numbers of heads H and MLP channels M differ between blocks and may be 0. Then that half of the block adds
-only its output bias (method §2).
+and proj. The widths of attention and MLP differ between blocks and may be 0. Then that half of the block adds only its
+output bias (method §2).
 """
 
 from __future__ import annotations
@@ -152,11 +152,12 @@ def _block(
     out = arch["embed_dim"] * 2**stage
     window = 0 if number in arch["global_attn_indexes"] else arch["window_sizes"][stage - first]
     is_left = first or "blocks" not in left or next(left["blocks"])
-    heads, channels = next(left["heads"]), next(left["channels"])
+    num_heads, mlp_dim = next(left["heads"]), next(left["channels"])
     if not is_left:
         return nn.Identity()
     head_dim = arch["embed_dim"] // arch["num_heads"]
-    return Block(Attention(out // 2 if first else out, out, head_dim, heads, window, first, mode), Mlp(out, channels))
+    attention = Attention(out // 2 if first else out, out, head_dim, num_heads, window, first, mode)
+    return Block(attention, Mlp(out, mlp_dim))
 
 
 class Block(nn.Module):
@@ -191,11 +192,11 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between them and `channels` hidden channels."""
+    """Two linear layers with GELU between them and `mlp_dim` hidden features."""
 
-    def __init__(self, dim: int, channels: int) -> None:
+    def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([linear(dim, channels), linear(channels, dim)])
+        self.layers = nn.ModuleList([linear(dim, mlp_dim), linear(mlp_dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens, (..., C) -> (..., C)."""
@@ -212,23 +213,23 @@ class Attention(nn.Module):
         dim: width of the tokens.
         out: width of the answer.
         head_dim: d, width of a head.
-        heads: H, number of heads.
+        num_heads: H, how many there are.
         window: W, side of a window in tokens; 0 for all tokens.
         pools: whether each square of four queries becomes one, so that there are a quarter of the answers.
         mode: how attention is computed.
     """
 
-    def __init__(self, dim: int, out: int, head_dim: int, heads: int, window: int, pools: bool, mode: str) -> None:
+    def __init__(self, dim: int, out: int, head_dim: int, num_heads: int, window: int, pools: bool, mode: str) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.window, self.pools, self.mode = heads, head_dim, window, pools, mode
-        self.qkv = linear(dim, 3 * heads * head_dim)
-        self.proj = linear(heads * head_dim, out)
+        self.num_heads, self.head_dim, self.window, self.pools, self.mode = num_heads, head_dim, window, pools, mode
+        self.qkv = linear(dim, 3 * num_heads * head_dim)
+        self.proj = linear(num_heads * head_dim, out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: tokens (B, h, w, C) -> (B, h, w, out), of half the sides if queries are pooled."""
         step = 2 if self.pools else 1
         height, width = x.shape[1] // step, x.shape[2] // step
-        if not self.heads:
+        if not self.num_heads:
             bare: Tensor = self.proj(x[:, ::step, ::step, :0])
             return bare
         if self.mode == "plain":
@@ -271,7 +272,7 @@ class Attention(nn.Module):
             q = pooled(q)
         shape = q.shape
         # (B, h, w, H·d) -> (B, H, h·w, d)
-        q, k, v = (each.reshape(each.shape[0], -1, self.heads, self.head_dim).transpose(1, 2) for each in (q, k, v))
+        q, k, v = (each.reshape(each.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2) for each in (q, k, v))
         if self.mode == "plain" or (q.device.type == "cpu" and k.shape[2] <= _MOST_TOKENS_UNFUSED):
             weights = ((q * self.head_dim**-0.5) @ k.transpose(-2, -1)).softmax(dim=-1)
             out: Tensor = weights @ v

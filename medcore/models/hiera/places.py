@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.vit.arch import CHANNELS, HEADS, WHOLE_BLOCKS
+from medcore.models.vit.families import CHANNELS, HEADS, WHOLE_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -18,16 +18,16 @@ class BlockPlace:
         dim: width of the stream at its input.
         out: width of the stream that it returns, twice as much at the beginning of a stage.
         side: tokens along one side of the image at its input.
-        heads: attention heads of the dense block.
+        num_heads: of the dense block's attention.
         window: side of a window in tokens; 0 for the whole image.
-        hidden: channels of the dense block's MLP.
+        hidden: width of the dense block's MLP.
     """
 
     number: int
     dim: int
     out: int
     side: int
-    heads: int
+    num_heads: int
     window: int
     hidden: int
 
@@ -54,7 +54,7 @@ class BlockPlace:
 
     @property
     def rest(self) -> Cost:
-        """Return the cost of what no heads and channels hold: norms, output biases, the stream's own map (9.16)."""
+        """Return the cost of what no other site holds: norms, output biases, the stream's own map (9.16)."""
         params, macs = 2 * self.dim + 4 * self.out, 0
         if self.pools:
             params += (self.dim + 1) * self.out
@@ -62,7 +62,7 @@ class BlockPlace:
         return Cost(params, 2 * macs, 2 * macs)
 
     def sites(self, whole: bool) -> Iterator[Site]:
-        """Return its heads and channels, and the block as one group.
+        """Return its attention, its MLP, and the block as one group.
 
         Args:
             whole: whether the block can go as a whole. One that begins a stage cannot.
@@ -88,10 +88,10 @@ class BlockPlace:
     def _heads(self, within: str | None) -> Site:
         """Return the attention: rows of Q, K and V, columns of proj (9.14).
 
-        A head is as wide at the beginning of a stage as elsewhere, because width and heads double together. Its queries
+        A head is as wide at the beginning of a stage as elsewhere, because both widths double together. Its queries
         are pooled there, so that scores, values and proj have a quarter of the places.
         """
-        path, width = f"{self.path}.attn", self.out // self.heads
+        path, width = f"{self.path}.attn", self.out // self.num_heads
         tensors = (
             TensorSlice(f"{path}.qkv.weight", axis=0, outer=3, inner=width),
             TensorSlice(f"{path}.qkv.bias", axis=0, outer=3, inner=width),
@@ -108,7 +108,7 @@ class BlockPlace:
         cost = Cost((3 * self.dim + 3 + self.out) * width, flops(padded), flops(self.side))
         output = LinearOutput(f"{path}.proj", f"{self.path}.shortcut", inner=width, always=True)
         watch = Watch(f"{path}.proj", inner=width)
-        return Site(HEADS, self.number, self.heads, tensors, watch, cost, within=within, output=output)
+        return Site(HEADS, self.number, self.num_heads, tensors, watch, cost, within=within, output=output)
 
     def _channels(self, within: str | None) -> Site:
         """Return the MLP: rows of its first layer, columns of its second (9.2)."""

@@ -23,7 +23,8 @@ from medcore.models.tinyvit.places import (
     Place,
     sites_of,
 )
-from medcore.models.vit.arch import CHANNELS, HEADS, NECK, WHOLE_BLOCKS
+from medcore.models.vit.arch import NECK
+from medcore.models.vit.families import CHANNELS, HEADS, WHOLE_BLOCKS
 
 if TYPE_CHECKING:
     from medcore.data.frames.frame import Frame
@@ -43,11 +44,11 @@ class TinyVit(Architecture):
             (MobileSAM).
         embed_dims: widths of the residual stream.
         depths: blocks.
-        num_heads: attention heads of a block.
+        num_heads: of a block's attention.
         window_sizes: sides of the windows in tokens, at most the side of the stage.
         merge_strides: strides of the merges between the stages, one number less than stages.
-        mlp_ratio: hidden channels of an MLP, as a multiple of the stream's width.
-        mbconv_expand_ratio: hidden channels of an MBConv block, alike.
+        mlp_ratio: hidden features of an MLP, as a multiple of the stream's width.
+        mbconv_expand_ratio: hidden features of an MBConv block, alike.
         padded: whether images keep their proportions and are padded to the square. If not, they fill it.
 
     Raises:
@@ -95,9 +96,9 @@ class TinyVit(Architecture):
             raise CheckpointError(f"{where}: depths must be at most {DEEPEST} together")
         if self.embed_dims[0] % 2:
             raise CheckpointError(f"{where}: embed_dims must begin with an even width, not {self.embed_dims[0]}")
-        for dim, heads in zip(self.embed_dims[1:], self.num_heads[1:], strict=True):
-            if dim % heads:
-                raise CheckpointError(f"{where}: embed_dims {dim} is no multiple of num_heads {heads}")
+        for dim, count in zip(self.embed_dims[1:], self.num_heads[1:], strict=True):
+            if dim % count:
+                raise CheckpointError(f"{where}: embed_dims {dim} is no multiple of num_heads {count}")
         for stage, window in enumerate(self.window_sizes[1:], start=1):
             if window > (side := self.side(stage)):
                 raise CheckpointError(f"{where}: window_sizes {window} is more than the stage's {side} tokens")
@@ -106,16 +107,16 @@ class TinyVit(Architecture):
             raise CheckpointError(f"{where}: padded must be true or false, not {self.padded!r:.40}")
         if self.padded and any(self.pixel_mean):
             raise CheckpointError(f"{where}: pixel_mean must be 0 where images are padded with zeros")
-        if not all(1 <= channels <= LARGEST for channels in (*hidden, self.mbconv_dim)):
-            raise CheckpointError(f"{where}: mlp_ratio or mbconv_expand_ratio makes 0 or over {LARGEST} channels")
+        if not all(1 <= width <= LARGEST for width in (*hidden, self.mbconv_dim)):
+            raise CheckpointError(f"{where}: mlp_ratio or mbconv_expand_ratio makes 0 or over {LARGEST} features")
 
     def mlp_dim(self, stage: int) -> int:
-        """Return the hidden channels of a dense block's MLP."""
+        """Return the hidden features of a dense block's MLP."""
         return int(self.embed_dims[stage] * self.mlp_ratio)
 
     @property
     def mbconv_dim(self) -> int:
-        """Return the hidden channels of a dense MBConv block."""
+        """Return the hidden features of a dense MBConv block."""
         return int(self.embed_dims[0] * self.mbconv_expand_ratio)
 
     def side(self, stage: int) -> int:
@@ -204,8 +205,8 @@ class TinyVit(Architecture):
                 if stage == 0:
                     yield MBConvPlace(number, inside, dim, side, self.mbconv_dim)
                 else:
-                    heads, window = self.num_heads[stage], self.window_sizes[stage]
-                    yield BlockPlace(number, inside, dim, side, heads, window, self.mlp_dim(stage))
+                    num_heads, window = self.num_heads[stage], self.window_sizes[stage]
+                    yield BlockPlace(number, inside, dim, side, num_heads, window, self.mlp_dim(stage))
                 number += 1
             if stage + 1 < len(self.depths):
                 yield MergePlace(

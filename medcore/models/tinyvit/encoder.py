@@ -115,11 +115,11 @@ class Merge(Expansion):
 class Mlp(nn.Module):
     """Layer normalisation and two linear layers with GELU between them."""
 
-    def __init__(self, dim: int, channels: int) -> None:
+    def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.fc1 = linear(dim, channels)
-        self.fc2 = linear(channels, dim)
+        self.fc1 = linear(dim, mlp_dim)
+        self.fc2 = linear(mlp_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens, (..., C) -> (..., C)."""
@@ -136,24 +136,24 @@ class Attention(nn.Module):
     Args:
         dim: C, width of the residual stream.
         head_dim: d, width of a head.
-        heads: H, number of heads.
+        num_heads: H, how many there are.
         window: W, side of a window in tokens.
         mode: how attention is computed.
     """
 
-    def __init__(self, dim: int, head_dim: int, heads: int, window: int, mode: str) -> None:
+    def __init__(self, dim: int, head_dim: int, num_heads: int, window: int, mode: str) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.window, self.mode = heads, head_dim, window, mode
+        self.num_heads, self.head_dim, self.window, self.mode = num_heads, head_dim, window, mode
         self.norm = nn.LayerNorm(dim)
-        self.qkv = linear(dim, 3 * heads * head_dim)
-        self.proj = linear(heads * head_dim, dim)
+        self.qkv = linear(dim, 3 * num_heads * head_dim)
+        self.proj = linear(num_heads * head_dim, dim)
         #: column |Δy|·W + |Δx| of row h is added to the products of two tokens in head h
-        self.attention_biases = nn.Parameter(torch.zeros(heads, window**2))
+        self.attention_biases = nn.Parameter(torch.zeros(num_heads, window**2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend: tokens (B, h, w, C) -> (B, h, w, C)."""
         height, width = x.shape[1:3]
-        if not self.heads:
+        if not self.num_heads:
             return self.proj(self.norm(x)[..., :0])  # type: ignore[no-any-return]
         if self.mode == "plain":
             attended: Tensor = self.proj(self._attend(self.qkv(self.norm(self._to_windows(x)))))
@@ -188,7 +188,7 @@ class Attention(nn.Module):
     def _attend(self, qkv: Tensor) -> Tensor:
         """Attend within windows: (B, N, H·3·d) -> attended values (B, N, H·d)."""
         # (B, N, H, 3·d) -> q, k, v of (B, H, N, d)
-        q, k, v = qkv.view(*qkv.shape[:2], self.heads, -1).transpose(1, 2).chunk(3, dim=-1)
+        q, k, v = qkv.view(*qkv.shape[:2], self.num_heads, -1).transpose(1, 2).chunk(3, dim=-1)
         bias = self.attention_biases[:, self._distances()].to(q.dtype)
         if self.mode == "plain" or q.device.type == "cpu":
             # on a CPU faster than the fused kernel, which gains nothing in small windows
@@ -300,13 +300,13 @@ def _block(arch: Mapping[str, Any], stage: int, left: Mapping[str, Any], mode: s
     if stage == 0:
         hidden = next(left["mbconv"])
         return MBConv(dim, hidden, dim) if whole else nn.Identity()
-    interior, heads, channels = (next(left[family]) for family in ("interiors", "heads", "channels"))
+    interior, num_heads, mlp_dim = (next(left[family]) for family in ("interiors", "heads", "channels"))
     if not whole:
         return nn.Identity()
     if not interior:
         return Block(dim, None, None)
     width = dim // arch["num_heads"][stage]
-    return Block(dim, Attention(dim, width, heads, arch["window_sizes"][stage], mode), Mlp(dim, channels))
+    return Block(dim, Attention(dim, width, num_heads, arch["window_sizes"][stage], mode), Mlp(dim, mlp_dim))
 
 
 class Neck(nn.Sequential):
@@ -326,12 +326,12 @@ class Neck(nn.Sequential):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over channels of (B, C, h, w)."""
+    """Layer normalisation of maps (B, C, h, w) over their features."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, h, w) over C."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
-from medcore.models.vit.arch import CHANNELS, HEADS, WHOLE_BLOCKS
+from medcore.models.vit.families import CHANNELS, HEADS, WHOLE_BLOCKS
 
 INTERIORS = Family("interiors", "Block interiors", "interior", stage="interiors", offset=2.0, elective=True)
 MBCONV = Family(

@@ -1,4 +1,4 @@
-"""segment-anything's ViT encoder: its dense shape, and its heads and MLP channels as sites (method §2, §9)."""
+"""segment-anything's ViT encoder: its dense shape, and what can be pruned as sites (method §2, §9)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,11 @@ from medcore.models.decoder.spec import DecoderSpec
 from medcore.models.fields import LARGEST
 from medcore.models.sites import Block, Cost, Family, LinearOutput, Site, TensorSlice, Watch
 from medcore.models.spec import BLOCKS, ENCODER, Architecture, ModelSpec
+from medcore.models.vit.families import CHANNELS, HEADS, WHOLE_BLOCKS
 
 if TYPE_CHECKING:
     from medcore.models.vit.encoder import AttentionMode, ImageEncoder
 
-#: Default sparsities are the paper's operating point 0.5/0.7; its other one is 0.84/0.95.
-HEADS = Family("heads", "Attention heads", "head", stage="heads", lean=1, least_count=1, sparsity=0.5)
-CHANNELS = Family(
-    "channels",
-    "MLP channels",
-    "channel",
-    stage="mlp",
-    lean=-1,
-    least_share=0.05,
-    sparsity=0.7,
-    rounded=True,
-)
-
-
-WHOLE_BLOCKS = Family("blocks", "Blocks", "block", stage="blocks", offset=2.0, elective=True)
 NECK = "image_encoder.neck"
 
 
@@ -72,7 +58,7 @@ class SamVit(Architecture):
         if self.embed_dim % self.num_heads:
             raise CheckpointError(f"{where}: embed_dim {self.embed_dim} is no multiple of num_heads")
         if not 1 <= self.embed_dim * self.mlp_ratio <= LARGEST:
-            raise CheckpointError(f"{where}: mlp_ratio {self.mlp_ratio} makes MLPs of 0 or over {LARGEST} channels")
+            raise CheckpointError(f"{where}: mlp_ratio {self.mlp_ratio} makes MLPs of 0 or over {LARGEST} features")
         if not all(0 <= block < self.depth for block in self.global_attn_indexes):
             raise CheckpointError(f"{where}: global_attn_indexes name a block outside 0..{self.depth - 1}")
 
@@ -83,7 +69,7 @@ class SamVit(Architecture):
 
     @property
     def mlp_dim(self) -> int:
-        """Return the hidden channels of a dense block's MLP."""
+        """Return the hidden features of a dense block's MLP."""
         return int(self.embed_dim * self.mlp_ratio)
 
     @property
@@ -167,7 +153,7 @@ class SamVit(Architecture):
         return Site(WHOLE_BLOCKS, block, 1, tensors, Watch(path, "change"), Cost(self._rest_of_block(block), 0, 0))
 
     def _within(self, block: int) -> str | None:
-        """Return the name of the site that holds the heads and channels of a block."""
+        """Return the name of the site that holds the other sites of a block."""
         return f"{WHOLE_BLOCKS.name}/{block:02d}" if BLOCKS in self.parts else None
 
     def _head_site(self, block: int) -> Site:

@@ -7,8 +7,8 @@ what it would see there. `attention="fast"` gives the same numbers to float tole
   k' = [k, onehot_h, onehot_w]), which is exact and needs no bias of N x N.
 - Padding tokens of windows do not pass through qkv and proj: their q, k and v are the bias.
 
-The numbers of heads H and MLP channels M differ between blocks and may be 0. Then that half of the block adds only
-its output bias (method §2). Parameters have segment-anything's names.
+The widths of attention and MLP differ between blocks and may be 0. Then that half of the block adds only its output
+bias (method §2). Parameters have segment-anything's names.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from medcore.models.vit.families import CHANNELS, HEADS
 
 if TYPE_CHECKING:
     from medcore.models.vit.arch import SamVit
@@ -36,7 +38,7 @@ class ImageEncoder(nn.Module):
 
     Args:
         arch: the dense architecture.
-        widths: what each of the L blocks keeps: `heads`, `channels`, and `blocks` where it can go as a whole.
+        widths: groups that each of the L blocks keeps, by family; `blocks` only where one can go as a whole.
         attention: how attention is computed.
 
     Raises:
@@ -52,10 +54,10 @@ class ImageEncoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, arch.grid, arch.grid, arch.embed_dim))
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         left = widths.get("blocks", [1] * arch.depth)
-        pairs = zip(left, widths["heads"], widths["channels"], strict=True)
+        pairs = zip(left, widths[HEADS.name], widths[CHANNELS.name], strict=True)
         self.blocks = nn.ModuleList(
-            Block(arch, index, heads, channels, attention) if is_left else nn.Identity()
-            for index, (is_left, heads, channels) in enumerate(pairs)
+            Block(arch, index, num_heads, mlp_dim, attention) if is_left else nn.Identity()
+            for index, (is_left, num_heads, mlp_dim) in enumerate(pairs)
         )
         self.neck = Neck(arch.embed_dim, arch.out_chans)
 
@@ -98,12 +100,12 @@ class Neck(nn.Sequential):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over channels."""
+    """Layer normalisation of maps over their features."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W) over C."""
@@ -114,28 +116,28 @@ class ChannelNorm(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each behind a layer normalisation."""
 
-    def __init__(self, arch: SamVit, index: int, heads: int, channels: int, attention: AttentionMode) -> None:
+    def __init__(self, arch: SamVit, index: int, num_heads: int, mlp_dim: int, attention: AttentionMode) -> None:
         super().__init__()
         dim, window = arch.embed_dim, arch.window(index)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, arch.head_dim, heads, window or arch.grid, windowed=window > 0, mode=attention)
+        self.attn = Attention(dim, arch.head_dim, num_heads, window or arch.grid, windowed=window > 0, mode=attention)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, channels)
+        self.mlp = Mlp(dim, mlp_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add attention and MLP to the residual stream, (B, g, g, C) -> (B, g, g, C)."""
-        x = x + (self.attn(self.norm1(x)) if self.attn.heads else self.attn.proj.bias)
-        return x + (self.mlp(self.norm2(x)) if self.mlp.channels else self.mlp.lin2.bias)
+        x = x + (self.attn(self.norm1(x)) if self.attn.num_heads else self.attn.proj.bias)
+        return x + (self.mlp(self.norm2(x)) if self.mlp.mlp_dim else self.mlp.lin2.bias)
 
 
 class Mlp(nn.Module):
-    """Two linear layers with GELU between them and `channels` hidden channels."""
+    """Two linear layers with GELU between them and `mlp_dim` hidden features."""
 
-    def __init__(self, dim: int, channels: int) -> None:
+    def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__()
-        self.channels = channels
-        self.lin1 = _linear(dim, channels)
-        self.lin2 = _linear(channels, dim)
+        self.mlp_dim = mlp_dim
+        self.lin1 = _linear(dim, mlp_dim)
+        self.lin2 = _linear(mlp_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform tokens, (..., C) -> (..., C)."""
@@ -149,19 +151,19 @@ class Attention(nn.Module):
     Args:
         dim: C, width of the residual stream.
         head_dim: d, width of a head.
-        heads: H, number of heads.
+        num_heads: H, how many there are.
         side: S, tokens along one side of what is attended to (window or grid); tables have 2·S - 1 rows.
         windowed: whether the grid is cut into windows, zero-padded right and below to a multiple of S.
         mode: how attention is computed.
     """
 
-    def __init__(self, dim: int, head_dim: int, heads: int, side: int, windowed: bool, mode: AttentionMode) -> None:
+    def __init__(self, dim: int, head_dim: int, num_heads: int, side: int, windowed: bool, mode: AttentionMode) -> None:
         super().__init__()
-        self.heads, self.head_dim, self.side = heads, head_dim, side
+        self.num_heads, self.head_dim, self.side = num_heads, head_dim, side
         self.windowed, self.mode = windowed, mode
         self.scale = head_dim**-0.5
-        self.qkv = _linear(dim, 3 * heads * head_dim)
-        self.proj = _linear(heads * head_dim, dim)
+        self.qkv = _linear(dim, 3 * num_heads * head_dim)
+        self.proj = _linear(num_heads * head_dim, dim)
         self.rel_pos_h = nn.Parameter(torch.empty(2 * side - 1, head_dim))
         self.rel_pos_w = nn.Parameter(torch.empty(2 * side - 1, head_dim))
         nn.init.trunc_normal_(self.rel_pos_h, std=0.02)
@@ -211,7 +213,7 @@ class Attention(nn.Module):
     def _attend(self, qkv: Tensor) -> Tensor:
         """Attend within windows: (B, S, S, 3·H·d) -> attended values (B, S, S, H·d)."""
         # (B, S, S, 3·H·d) -> q, k, v of (B, H, S, S, d)
-        split = qkv.view(*qkv.shape[:3], 3, self.heads, self.head_dim)
+        split = qkv.view(*qkv.shape[:3], 3, self.num_heads, self.head_dim)
         q, k, v = split.permute(3, 0, 4, 1, 2, 5).unbind(0)
         # position of the key relative to each query position, (S, S, d): row = query, column = key
         offsets = torch.arange(self.side, device=qkv.device)
@@ -223,7 +225,7 @@ class Attention(nn.Module):
         else:
             out = self._folded(q, k, v, along_h, along_w)
         # (B, H, S·S, d) -> (B, S, S, H·d)
-        return out.transpose(1, 2).reshape(-1, self.side, self.side, self.heads * self.head_dim)
+        return out.transpose(1, 2).reshape(-1, self.side, self.side, self.num_heads * self.head_dim)
 
     def _plain(self, q: Tensor, k: Tensor, v: Tensor, along_h: Tensor, along_w: Tensor) -> Tensor:
         weights = (q.flatten(2, 3) * self.scale) @ k.flatten(2, 3).transpose(-2, -1)

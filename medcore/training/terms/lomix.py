@@ -106,22 +106,22 @@ class LoMix(LossTerm):
     maps are taken at the size of the model's logits.
 
     Attributes:
-        mixer: mixes the logits of the side heads, coarse maps first, with the model's.
+        mixer: mixes the logits of each side head, coarse maps first, with the model's.
     """
 
     #: Heads and weights begin without knowledge and have the few steps of a recovery.
     rate = 10.0
 
     def __init__(self, model: MedSam) -> None:
-        channels = [layer.in_channels for layer in _upscaling(model)]
-        self._heads = nn.ParameterList([torch.zeros(1, count, 1, 1) for count in channels]).to(model.device)
-        self._biases = nn.ParameterList([torch.zeros(1) for _ in channels]).to(model.device)
-        self.mixer = Mixer(len(channels) + 1).to(model.device)
+        widths = [layer.in_channels for layer in _upscaling(model)]
+        self._heads = nn.ParameterList([torch.zeros(1, count, 1, 1) for count in widths]).to(model.device)
+        self._biases = nn.ParameterList([torch.zeros(1) for _ in widths]).to(model.device)
+        self.mixer = Mixer(len(widths) + 1).to(model.device)
         self._features: dict[int, Tensor] = {}
 
     @property
     def parameters(self) -> Sequence[nn.Parameter]:
-        """Return the parameters of heads and mixer."""
+        """Return the parameters of each side head and the mixer."""
         return [*self._heads, *self._biases, *self.mixer.parameters()]
 
     @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from medcore.models.cost import cost
 from medcore.models.sites import Cost, Family, Site, TensorSlice, Watch, by_family, from_families
 from medcore.models.spec import Architecture, ModelSpec
-from medcore.models.vit.arch import CHANNELS, HEADS
+from medcore.models.vit.families import CHANNELS, HEADS
 from tests.support.helpers import TINY
 from tests.support.hiera import DEEP
 from tests.support.toy.samples import TOY, random_spec

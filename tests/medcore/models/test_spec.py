@@ -21,7 +21,8 @@ from medcore.models.architectures import (
 from medcore.models.sam import build
 from medcore.models.sites import Site
 from medcore.models.spec import ModelSpec
-from medcore.models.vit.arch import HEADS, SamVit
+from medcore.models.vit.arch import SamVit
+from medcore.models.vit.families import HEADS
 from tests.support.helpers import TINY, spec_of
 from tests.support.toy.samples import TOY
 

@@ -39,9 +39,9 @@ def streams_by_hand(model: MedSam, images: torch.Tensor) -> list[torch.Tensor]:
     x = encoder.patch_embed((images - model.pixel_mean) / model.pixel_std) + encoder.pos_embed
     seen = [x]
     for block in encoder.blocks:
-        x = x + (block.attn(block.norm1(x)) if block.attn.heads else block.attn.proj.bias)
+        x = x + (block.attn(block.norm1(x)) if block.attn.num_heads else block.attn.proj.bias)
         seen.append(x)
-        x = x + (block.mlp(block.norm2(x)) if block.mlp.channels else block.mlp.lin2.bias)
+        x = x + (block.mlp(block.norm2(x)) if block.mlp.mlp_dim else block.mlp.lin2.bias)
         seen.append(x)
     return seen
 

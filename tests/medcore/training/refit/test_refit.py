@@ -48,9 +48,9 @@ def refit_by_hand(model: MedSam, dense: MedSam, images: torch.Tensor, ridge: flo
     x, y, errors = start(model), start(dense), []
     for mine, theirs in zip(model.image_encoder.blocks, dense.image_encoder.blocks, strict=True):
         y = y + theirs.attn(theirs.norm1(y))
-        x = x + fitted(mine.attn, "proj", mine.attn.heads, mine.norm1(x), y - x, y, ridge, errors)
+        x = x + fitted(mine.attn, "proj", mine.attn.num_heads, mine.norm1(x), y - x, y, ridge, errors)
         y = y + theirs.mlp(theirs.norm2(y))
-        x = x + fitted(mine.mlp, "lin2", mine.mlp.channels, mine.norm2(x), y - x, y, ridge, errors)
+        x = x + fitted(mine.mlp, "lin2", mine.mlp.mlp_dim, mine.norm2(x), y - x, y, ridge, errors)
     return [*errors, *refit_neck(model.image_encoder.neck, dense.image_encoder.neck, x, y, ridge)]
 
 
