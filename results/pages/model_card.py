@@ -83,7 +83,7 @@ def model_card(export: Export) -> str:
     parts = [
         f"# {plain(export.info.name)}, trial {plain(export.row.trial_id)}: a pruned {plain(export.spec.arch.name)}",
         "A promptable segmentation model: an image and a box in, the mask of the object in that box out. "
-        f"Its image encoder needs {share:.1%} of the dense encoder's FLOPs. **Not a medical device.**",
+        f"Its image encoder needs {share:.1%} of the dense encoder's FLOPs{_square(export)}. **Not a medical device.**",
         "## Origin",
         table(("", ""), _origin(export)),
         "## Data",
@@ -108,6 +108,14 @@ def model_card(export: Export) -> str:
     ]
     body = "\n\n".join(parts)
     return f"{_head(export)}\n{body}\n"
+
+
+def _square(export: Export) -> str:
+    """Say that shares on the card refer to the model's own square, if the trial has sampled that."""
+    if "side" not in export.row.params:
+        return ""
+    side = export.spec.arch.img_size
+    return f" on the same square of {side} pixels, to which all dense figures of cost and time on this card refer"
 
 
 def _head(export: Export) -> str:

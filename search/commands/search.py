@@ -6,8 +6,10 @@ import functools
 import logging
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from dataclasses import replace
 
 from medcore.errors import StorageError, brief
+from medcore.models.sides.arch import arch_at_side
 from results.plots.curves import save_curves
 from results.store.files import make_folder
 from results.store.trial_row import TrialRow
@@ -23,7 +25,7 @@ from search.commands.before import slow
 from search.commands.before.checks import log_notes, require, run_checks
 from search.commands.before.slow import Loaded
 from search.commands.open_study import describe, keep_images, open_study
-from search.commands.sections import job_resources, trial_settings
+from search.commands.sections import config_at, job_resources, study_jobs, trial_settings
 from search.driver import preflight
 from search.driver.job import Execution, Hooks, SearchJob, Task
 from search.driver.kept import Weights
@@ -32,12 +34,13 @@ from search.driver.placement import placed
 from search.driver.progress.search_progress import SearchProgress, harmless
 from search.driver.run import run_search
 from search.nodes.session import cluster_address, connected
-from search.study.inputs import Shared
+from search.study.inputs import Shared, search_images
 from search.study.prepare import Report, prepare
 from search.study.scoring import save_heatmaps
 from search.tracking.tracker import Announcement, Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
 from search.trials.sampling.reach import share_limits
+from search.trials.sampling.sides import other_sides
 from search.trials.sampling.space import domain_of, sample
 from search.trials.sampling.warm import warm_starts
 from search.trials.trial import trial_phases
@@ -136,8 +139,21 @@ def _prepare(config: Config, subject: Loaded, status: Status) -> Shared:
     status.doing("evaluating the dense model")
     describe(config, images)
     shared = prepare(trial_settings(config), jobs, images, status.report)
+    others = {side: _at_side(config, side, shared, status) for side in other_sides(config.search.space, shared.arch)}
     release_memory()
-    return shared
+    return replace(shared, others=others)
+
+
+def _at_side(config: Config, side: int, own: Shared, status: Status) -> Shared:
+    """Compute what the trials on a square of another side share."""
+    config = config_at(config, side)
+
+    def report(name: str, done: int, total: int) -> None:
+        status.report(f"{name} at {side} pixels", done, total)
+
+    status.doing(f"reading images for {side} pixels")
+    images = search_images(config.datasets, arch_at_side(own.arch, side).frame)
+    return replace(prepare(trial_settings(config), study_jobs(config), images, report), reference=own.arch)
 
 
 def _run(

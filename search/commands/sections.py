@@ -32,6 +32,11 @@ def trial_settings(config: Config) -> TrialSettings:
     )
 
 
+def config_at(config: Config, side: int) -> Config:
+    """Return the same configuration for trials on a square of another side."""
+    return config.model_copy(update={"model": config.model.at_side(side)})
+
+
 def scoring_job(config: Config, calibration: ImageSet | None = None, *, fixed_weights: bool = False) -> ScoringJob:
     """Return the scoring job of a study.
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from medcore.models.architectures import spec_from_json
@@ -31,7 +32,7 @@ from results.store.held_out import (
 from search.base.device import best_device
 from search.base.provenance import git_revision
 from search.study.identity import read_identity
-from search.study.inputs import load_split
+from search.study.inputs import adapted_model, load_split
 from search.study.saved import SavedStudy, require_apart, saved_study
 
 logger = logging.getLogger(__name__)
@@ -77,13 +78,15 @@ def held_out(study: Path, values: Mapping[str, Any], candidate: Candidate, say: 
             raise
         return kept
     split = saved.datasets.section.report_split
-    images_held_out = _HeldOutImages(study, split, _fingerprint(images), images, say)
-    own, table = images_held_out.measured(candidate)
+    own, table = _HeldOutImages(study, split, images, say).measured(candidate)
     dense, dense_table = None, None
     try:
         _require_same_model(study, saved.model.adapted)
         unpruned = Candidate(saved.model.adapted, architecture=saved.model.architecture)
-        dense, dense_table = images_held_out.measured(unpruned)
+        frame = adapted_model(saved.model).arch.frame
+        if frame != _frame_of(candidate.checkpoint):  # the trial sampled its side
+            images = load_split(saved.datasets, split, frame, deal_splits=False)
+        dense, dense_table = _HeldOutImages(study, split, images, say).measured(unpruned)
     except MedcoreError as error:
         logger.warning("the dense model is not measured on the held-out images: %s", error)
     # `own` is added because a study that cannot be written has not kept it
@@ -103,8 +106,10 @@ def already(study: Path, checkpoint: Path) -> HeldOut | None:
     own = next((each for each in reversed(known) if each.checkpoint == digest), None)
     if own is None:
         return None
-    same_images = (each for each in known if (each.split, each.data) == (own.split, own.data))
-    dense = next((each for each in same_images if each.trial_id is None), None)
+    unpruned = [each for each in known if each.trial_id is None and each.split == own.split]
+    # a trial that sampled its side saw the same images in another size
+    same_images = sorted(unpruned, key=lambda each: each.data != own.data)
+    dense = next((each for each in same_images if each.images == own.images), None)
     return HeldOut(
         own,
         read_measured_images(study, own),
@@ -121,14 +126,12 @@ class _HeldOutImages:
     Attributes:
         study: The study's folder.
         split: The split that holds the images.
-        data: Hash of the images.
         images: The images.
         say: Takes a line before a model is run.
     """
 
     study: Path
     split: str
-    data: str
     images: ImageSet
     say: Callable[[str], None]
 
@@ -143,7 +146,7 @@ class _HeldOutImages:
             finished=candidate.finished,
             checkpoint=file_hash(candidate.checkpoint),
             split=self.split,
-            data=self.data,
+            data=_fingerprint(self.images),
             images=len(self.images),
             metrics={},
             measured=datetime.now(UTC).isoformat(),
@@ -195,8 +198,12 @@ def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[S
     saved = saved_study(study, values)
     section = saved.datasets.section
     require_apart(saved.datasets, section.report_split, section.search_split, section.calibration_split)
-    size = spec_from_json(read_info(checkpoint)["spec"]).arch.frame
-    return saved, load_split(saved.datasets, section.report_split, size, deal_splits=False)
+    return saved, load_split(saved.datasets, section.report_split, _frame_of(checkpoint), deal_splits=False)
+
+
+def _frame_of(checkpoint: Path) -> Frame:
+    """Return the frame of a checkpoint that describes itself."""
+    return spec_from_json(read_info(checkpoint)["spec"]).arch.frame
 
 
 def _require_same_model(study: Path, adapted: Path) -> None:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from medcore.data.formats.intensities import picture
 from medcore.data.formats.windows import window_of
-from medcore.data.load import UnreadableFile, list_folder, load_image_set
+from medcore.data.frames.frame import Frame
+from medcore.data.load import ImageSet, UnreadableFile, list_folder, load_image_set
 from medcore.errors import DataError, MedcoreError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
@@ -53,18 +54,10 @@ class Sheets:
             MedcoreError: The dense checkpoint or the images cannot be read.
         """
         self._autocast = autocast
+        self._datasets = datasets
         self._folders, self._rules = datasets.section.folders, datasets.section.rules
         self._dense = adapted_model(model)
-        self._images, _ = load_image_set(
-            self._folders,
-            datasets.section.search_split,
-            self._dense.arch.frame,
-            per_dataset=datasets.section.search_per_dataset,
-            seed=datasets.seed,
-            save_splits=datasets.splits,
-            deal_splits=False,
-            rules=self._rules,
-        )
+        self._images = self._images_at(self._dense.arch.frame)
 
     def __len__(self) -> int:
         """Return the number of search images."""
@@ -120,12 +113,28 @@ class Sheets:
             sheets.append(_picture(member, cases, count, min(MAX_BYTES, most_bytes // len(members))))
         return sheets, notes
 
+    def _images_at(self, frame: Frame) -> ImageSet:
+        section = self._datasets.section
+        images, _ = load_image_set(
+            section.folders,
+            section.search_split,
+            frame,
+            per_dataset=section.search_per_dataset,
+            seed=self._datasets.seed,
+            save_splits=self._datasets.splits,
+            deal_splits=False,
+            rules=section.rules,
+        )
+        return images
+
     def _masks(self, model: MedSam, chosen: npt.NDArray[np.intp]) -> list[Mask]:
+        # trials may have sampled other sides; their images have the same order
+        images = self._images if model.arch.frame == self._dense.arch.frame else self._images_at(model.arch.frame)
         with on_device(model):
             return [
                 mask
                 for start in range(0, len(chosen), _BATCH)
-                for mask in predict_masks(model, self._images, chosen[start : start + _BATCH], self._autocast)
+                for mask in predict_masks(model, images, chosen[start : start + _BATCH], self._autocast)
             ]
 
     def _case(self, index: int, pixels: npt.NDArray[np.uint8], dense: Mask, pruned: Mask) -> Case:

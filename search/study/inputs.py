@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class Shared:
         teacher: Outputs of the adapted model for the recovery images.
         streams: The adapted model's streams for refits; None if nothing is refit.
         start: Widths of the adapted model if it is pruned already; None if it is dense.
+        reference: Architecture of the unpruned model whose cost shares refer to, if that has another side; else None.
+        others: The same for the other sides that trials choose from, by side.
     """
 
     settings: TrialSettings
@@ -84,6 +86,16 @@ class Shared:
     teacher: Teacher
     streams: DenseStreams | None
     start: ModelSpec | None = None
+    reference: Architecture | None = None
+    others: Mapping[int, Shared] = field(default_factory=dict)
+
+    def at(self, side: int | None) -> Shared:
+        """Return the inputs of trials at a side; None is the study's own."""
+        return self if side is None or side == self.arch.img_size else self.others[side]
+
+    def costs(self, spec: ModelSpec) -> dict[str, float]:
+        """Return `cost_metrics` of a trial's model, as shares of the study's unpruned model."""
+        return cost_metrics(spec, self.reference)
 
     @property
     def start_spec(self) -> ModelSpec:
@@ -96,7 +108,7 @@ class Shared:
         return self.table.datasets
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _load(path: Path, architecture: str | None, changes: Changes) -> MedSam:
     """Return a model of the pair. Each worker process keeps it between its trials."""
     model = with_parts(load(path, architecture), changes.parts, str(path))
@@ -262,12 +274,16 @@ def refit_settings(recovery: RecoveryConfig) -> RefitSettings | None:
     return RefitSettings(recovery.refit_images, recovery.refit_ridge, neck=recovery.neck)
 
 
-def cost_metrics(spec: ModelSpec) -> dict[str, float]:
+def cost_metrics(spec: ModelSpec, reference: Architecture | None = None) -> dict[str, float]:
     """Return both FLOPs figures and the parameters of the encoder, and those of the decoder if it can be pruned.
 
     Each figure is given as a number and as a fraction of the dense model's.
+
+    Args:
+        spec: Structure of the model.
+        reference: Architecture of the dense model; None for the model's own.
     """
-    this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
+    this, dense = cost(spec), cost(ModelSpec.dense(reference or spec.arch))
     figures: tuple[Metric, ...] = ("flops", "flops_paper", "encoder_params")
     if DECODER in spec.arch.parts:
         figures += ("call_flops", "decoder_flops", "decoder_params")

@@ -8,7 +8,7 @@ from medcore.models.sam import MedSam
 from medcore.quality.agreement import band_errors
 from medcore.quality.evaluate import evaluate_logits, low_logits, summarise
 from results.stats.objectives import names_of
-from search.study.inputs import Shared, cost_metrics
+from search.study.inputs import Shared
 
 #: The fidelity right after the last refit.
 REFIT = "refit"
@@ -40,4 +40,4 @@ def look(model: MedSam, shared: Shared) -> dict[str, float]:
     means = summarise(evaluate_logits(logits, images))
     wanted = names_of(shared.settings.search.objectives)
     overall = {name: value for name, value in means.items() if "/" not in name or name in wanted}
-    return {**overall, BAND_ERROR: float(errors.mean()), **cost_metrics(model.spec)}
+    return {**overall, BAND_ERROR: float(errors.mean()), **shared.costs(model.spec)}

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from medcore.models.checkpoint import load
-from medcore.models.cost import cost
 from medcore.models.sam import MedSam
 from medcore.models.spec import ModelSpec
 from medcore.quality.evaluate import evaluate, summarise
@@ -27,7 +26,7 @@ from search.base.device import best_device
 from search.base.phase_keys import EXEMPT, FIDELITY, PROGRESS
 from search.base.schedulers import HALVING, NONE
 from search.base.sections.pruning import RecoveryConfig
-from search.study.inputs import Shared, adapted_model, cost_metrics, refit_settings
+from search.study.inputs import Shared, adapted_model, refit_settings
 from search.trials.files import CHECKPOINT
 from search.trials.ledger import wait_for_file
 from search.trials.looks import PART, PAUSES, REFIT, look
@@ -157,7 +156,7 @@ def inputs_of(shared: Shared) -> Inputs:
 
 def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -> Schedule:
     """Return the schedule of a trial; its last recovery pauses after the shares `pauses` of its steps."""
-    fraction = cost(plan.spec).flops_paper / cost(ModelSpec.dense(shared.arch)).flops_paper
+    fraction = shared.costs(plan.spec)["flops_paper_fraction"]
     recovery, steps = shared.settings.recovery, plan.steps
     if steps is None and shared.settings.search.even_recovery and plan.spec != shared.start_spec:
         steps = even_steps(recovery.steps, fraction)
@@ -215,7 +214,7 @@ class _Watch:
         measured = look(end.state.running, self.shared)
         self.recorder.meter.mark("evaluation")
         # trials are compared by what they will cost, not by what later rounds and families still cut
-        return {**figures, **measured, **cost_metrics(self.schedule.targets[-1]), PROGRESS: share}
+        return {**figures, **measured, **self.shared.costs(self.schedule.targets[-1]), PROGRESS: share}
 
 
 def schedule_of(

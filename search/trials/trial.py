@@ -17,7 +17,7 @@ from results.store.trials import trial_folder, write_images, write_phases, write
 from search.base.fidelities import shown_figures
 from search.base.phase_keys import PROGRESS
 from search.base.provenance import git_revision, versions
-from search.study.inputs import Shared, cost_metrics
+from search.study.inputs import Shared
 from search.trials.files import CHECKPOINT, remove_state
 from search.trials.ledger import visible_row
 from search.trials.leverage import predicted_leverage
@@ -51,6 +51,7 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
     """
     started, meter = datetime.now(UTC), Meter()
     study, trial_id, attempt = Path(trial["study_dir"]), str(trial["trial_id"]), trial["attempt"]
+    shared = shared.at(trial["params"].get("side"))
     plan = decode(trial["params"], domain_of(shared))
     leverage = predicted_leverage(shared, mix(shared.table, plan.weights, shared.arch), plan.spec)
     meter.mark("leverage")
@@ -71,7 +72,7 @@ def trial_phases(trial: Mapping[str, Any], shared: Shared) -> Iterator[PhaseResu
     meter.mark("saving")
     write_phases(study, trial_id, [point.record() for point in recorder.history.points + meter.points])
     plan = dataclasses.replace(plan, spec=model.spec)
-    metrics = {**summarise(images), **cost_metrics(plan.spec), **leverage}
+    metrics = {**summarise(images), **shared.costs(plan.spec), **leverage}
     row = _row(trial, plan, metrics, recorder, started)
     write_row(study, row)
     remove_state(study, trial_id)

@@ -60,6 +60,10 @@ class ModelConfig(Section):
         """Return what is changed about both checkpoints after they are read."""
         return Changes(self.parts, self.drop, self.side)
 
+    def at_side(self, side: int) -> ModelConfig:
+        """Return the same pair on a square of another side."""
+        return self.model_copy(update={"side": side})
+
     @field_validator("parts")
     @classmethod
     def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:

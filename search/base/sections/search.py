@@ -130,6 +130,8 @@ class SearchConfig(Section):
         check_times({self.cost}, self.times)
         if self.cost == TIME and SHARES in self.space.shape.values:
             raise ValueError("cost time: budgets of space.shape shares meet counted costs only; take curves alone")
+        if self.cost == TIME and self.space.sides:
+            raise ValueError("cost time: a table holds the times of one side; leave out space.side")
         if self.gpu_share > 1:
             raise ValueError(
                 f"gpus_per_trial {self.gpu_share:g}: a trial runs on one GPU, so give at most 1 (of trainings, "

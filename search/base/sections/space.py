@@ -100,6 +100,11 @@ class SpaceConfig(FamilySection):
     steps: Annotated[Dimension, numbers(1, 1e6)] | None = Field(
         None, description="steps of the recovery, rounded; null: those of the section `recovery`"
     )
+    side: Count | None = Field(
+        None,
+        description="pixels along the square; choices, the largest of which is the study's own side; null: that one. "
+        "Every side is prepared for",
+    )
     head_share: Share = Field(
         Fixed(0.5),
         description="share of the recovery steps that follow the pruning of the architecture's first family",
@@ -113,6 +118,11 @@ class SpaceConfig(FamilySection):
         given = values.keys() if isinstance(values, Mapping) else ()
         left_out = {key: value for key, value in by_family.items() if key not in given}
         return as_saved_before(values, _KEYS, {"shape": SHARES, **left_out})
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Return the sides among which a trial chooses; none if all trials have the study's."""
+        return () if self.side is None else tuple(dict.fromkeys(int(side) for side in self.side.values))
 
     @property
     def draws_residuals(self) -> bool:

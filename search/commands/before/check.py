@@ -30,6 +30,7 @@ from search.commands.sections import trial_settings
 from search.study.disk import Demand, DiskNeed
 from search.study.needs import needs_of
 from search.trials.sampling.reach import counts, reachable_starts
+from search.trials.sampling.sides import all_pixels, other_sides
 
 #: Images that the steps are measured on.
 _IMAGES = 4
@@ -136,6 +137,7 @@ class Surveyed(Loaded):
             reduction=search.reduction,
             at_once=self.at_once,
             prepared=self.finished > 0,
+            pixels=all_pixels(search.space, self.model.arch),
         )
 
     @property
@@ -149,7 +151,8 @@ class Surveyed(Loaded):
         square = 4 * self.model.arch.img_size**2
         held = self.judged + self.calibration + self.recovery
         whole = sum(square * each.objects + each.truth_bytes for each in self.surveys)
-        return round(held * whole / max(1, sum(len(each.usable) for each in self.surveys)))
+        own = round(held * whole / max(1, sum(len(each.usable) for each in self.surveys)))
+        return own * (1 + len(other_sides(self.config.search.space, self.model.arch)))
 
 
 @dataclass(frozen=True)

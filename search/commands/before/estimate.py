@@ -54,6 +54,7 @@ class Amounts:
         reduction: Of halving: about one trial in so many continues after each fidelity.
         at_once: Trials that run at the same time.
         prepared: Whether scores, profile and answers are kept from an earlier start of the study.
+        pixels: Pixels of the squares of all sides that trials choose from, as a multiple of the study's own square.
     """
 
     calibration: int
@@ -69,6 +70,7 @@ class Amounts:
     reduction: int
     at_once: int
     prepared: bool = False
+    pixels: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def estimate(times: StepTimes, amounts: Amounts) -> Estimate:
     if amounts.prepared:
         shared = 0.0
     # the shards of scores, profile and answers run at the same time; the rest runs in one process
-    before = shared / amounts.at_once + times.answer * (amounts.search + refit_images)
+    before = (shared / amounts.at_once + times.answer * (amounts.search + refit_images)) * amounts.pixels
     refit = times.refit + times.refit_image * refit_images if refit_images else 0.0
     recovery, end = times.step * amounts.steps, times.evaluation * amounts.search
     if amounts.scheduler != HALVING:

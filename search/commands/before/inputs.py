@@ -22,6 +22,7 @@ from search.base.config import Config
 from search.base.sections.inputs import ModelConfig
 from search.commands.before.checks import Found, Subject
 from search.trials.sampling.reach import counts, division, point_count, reachable_starts, share_limits
+from search.trials.sampling.sides import other_sides
 
 #: Longest header of a safetensors file that is worth reading.
 _LONGEST = 100_000_000
@@ -47,6 +48,7 @@ def architecture(subject: Subject) -> Found:
     if start is None:
         return Found("by the tensors' shapes")
     arch = start.arch
+    other_sides(subject.config.search.space, arch)
     pruned = "" if start.is_dense else ", pruned already"
     depth = f"{len(arch.encoder_blocks)} blocks, {arch.decoder.depth} layers in the decoder"
     return Found(f"{arch.name}: {arch.summary}, {depth if DECODER in arch.parts else depth.partition(',')[0]}{pruned}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 from medcore.data.load import ImageSet
@@ -28,6 +29,7 @@ from search.study.prepare import Jobs
 from search.study.teacher import teacher_path
 from search.tracking.trackers import configured_tracker
 from search.trials.ledger import all_issued
+from search.trials.sampling.sides import all_pixels, other_sides
 from search.trials.sampling.space import check_fractions
 
 #: Name of the check that says how the trials divide up.
@@ -83,17 +85,22 @@ class Loaded(Subject):
         """Bytes of the images that the search holds."""
         recovery, calibration = self.jobs.teacher.images, self.jobs.scoring.calibration
         sets = (self.images, calibration, *(() if recovery is calibration else (recovery,)))
-        return sum(each.images.nbytes + each.masks.nbytes + sum(map(_bytes, each.truths)) for each in sets)
+        held: int = sum(each.images.nbytes + each.masks.nbytes + sum(map(_bytes, each.truths)) for each in sets)
+        return held * (1 + len(other_sides(self.config.search.space, self.model.arch)))
 
 
 def model(subject: Loaded) -> Found:
     """Load the model to prune."""
     found = subject.model
+    sides = other_sides(subject.config.search.space, found.arch)
+    for side in sides:
+        adapted_model(subject.config.model.at_side(side))
     figures = cost(found.spec)
     device = "on the GPU" if best_device().type == "cuda" else "on the CPU"
     pruned = "" if found.spec.is_dense else ", pruned already"
     text = f"{figures.encoder_params / 1e6:.1f} M parameters in the encoder, {figures.flops / 1e9:.1f} GFLOPs"
-    return Found(f"{found.arch.name}{pruned}: {text}, {device}")
+    squares = f", also at {' and '.join(map(str, sides))} pixels" if sides else ""
+    return Found(f"{found.arch.name}{pruned}: {text}{squares}, {device}")
 
 
 def gpu(subject: Loaded) -> Found:
@@ -214,7 +221,7 @@ def demand_of(subject: Loaded, teacher_images: int, running: int) -> Demand:
         subject.model.spec,
         missing=max(0, search.trials - len(finished_ids(config.folder))),
         at_once=running,
-        teacher_images=teacher_images,
+        teacher_images=ceil(teacher_images * all_pixels(search.space, subject.model.arch)),
         averages=config.averages,
     )
 

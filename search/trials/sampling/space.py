@@ -30,6 +30,8 @@ Params = dict[str, Any]
 
 #: Dimensions that the section `recovery` decides if the space leaves them open.
 _RECOVERY = ("lr", "steps")
+#: The dimension that the section `model` decides if the space leaves it open.
+_SIDE = "side"
 #: Dimensions that the section `schedule` decides if the space leaves them open.
 _SCHEDULE = ("order", "rounds", "rescore", "rescore_per_dataset")
 #: Key of a warm start's exact budget and scoring weights. They override what the other parameters say.
@@ -47,6 +49,7 @@ class Domain:
         sensitivity: (L,) Fisher information s_b of the blocks; ones if the study has none.
         curves: Predicted loss of each width of each site; None if the study has none.
         start: Widths of the model to prune if it is pruned already; None if it is dense.
+        reference: Architecture of the unpruned model that fractions refer to, if that has another side; else None.
     """
 
     settings: TrialSettings
@@ -55,11 +58,23 @@ class Domain:
     sensitivity: npt.NDArray[np.float64]
     curves: PerSite | None = None
     start: ModelSpec | None = None
+    reference: Architecture | None = None
 
     @property
     def prices(self) -> Prices:
-        """Cost that fractions refer to."""
+        """Cost of each site."""
         return self.settings.prices or linear_prices(self.arch, self.settings.search.metric)
+
+    def own_share(self, fraction: float) -> float:
+        """Return a share of the reference's cost as a share of the cost of the unpruned model at this side (16.3).
+
+        It is at most what the model to prune has.
+        """
+        if self.reference is None:
+            return fraction
+        whole = linear_prices(self.reference, self.settings.search.metric).dense
+        most = 1.0 if self.start is None else start_share(self.start, self.prices)
+        return min(fraction * whole / self.prices.dense, most)
 
     @property
     def dimensions(self) -> dict[str, Range | Choices | Fixed]:
@@ -75,7 +90,7 @@ class Domain:
                 found |= {f"{name}_{family.name}": dimension[family.name] for family in self.arch.families}
             elif dimension is not None:
                 found[name] = dimension
-            elif name not in _RECOVERY:
+            elif name not in (*_RECOVERY, _SIDE):
                 found[name] = schedule[name]
         if len({family.lean for family in self.arch.families}) == 1:
             found["lean"] = Fixed(0.0)
@@ -108,7 +123,7 @@ def domain_of(shared: Shared) -> Domain:
     profile = shared.table.profile
     sensitivity = known_sensitivity(shared.table, shared.settings.scoring.weights())
     curves = None if profile is None else profile.dense_curves(shared.arch)
-    return Domain(shared.settings, shared.arch, shared.datasets, sensitivity, curves, shared.start)
+    return Domain(shared.settings, shared.arch, shared.datasets, sensitivity, curves, shared.start, shared.reference)
 
 
 def start_share(start: ModelSpec, prices: Prices) -> float:
@@ -191,7 +206,7 @@ def _budget(params: Mapping[str, Any], domain: Domain) -> ModelSpec:
     arch, metric = domain.arch, domain.settings.search.metric
     protected = last_blocks(arch, int(params["protected_last"]))
     limits = Limits(protected, multiple=domain.settings.budget.multiple, current=domain.start)
-    fraction = params["fraction"]
+    fraction = domain.own_share(params["fraction"])
     shape = preferences(params, arch, domain.sensitivity)
     if params.get("shape", SHARES) == SHARES:  # trials that were issued before curves existed name no shape
         fraction = max(fraction, smallest_fraction(arch, metric, protected, domain.start))
@@ -263,7 +278,7 @@ def _nearest(fraction: float, weights: ScoringWeights, domain: Domain) -> Params
     mixture = weights.mixture or dict.fromkeys(domain.datasets, 1.0)
     total = sum(mixture.values())
     params: Params = {name: dimensions[name].nearest(value) for name, value in wanted.items()}
-    own = {"lr": recovery.rate(fraction), "steps": recovery.steps}
+    own = {"lr": recovery.rate(fraction), "steps": recovery.steps, _SIDE: domain.arch.img_size}
     params |= {name: dimensions[name].nearest(value) for name, value in own.items() if name in dimensions}
     for dataset in domain.datasets:
         params[f"mixture/{dataset}"] = dimensions["mixture"].nearest(mixture.get(dataset, 0.0) / total)

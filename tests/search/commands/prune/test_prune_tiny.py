@@ -81,7 +81,7 @@ def test_a_smaller_side_changes_both_models_and_the_meaning_of_shares(tmp_path: 
     images = load_split(config.datasets, config.data.report_split, 40)
     assert metrics["boundary_f1"] == summarise(evaluate(model, images))["boundary_f1"]
     # the file of the unpruned model has its own side; held-out figures are taken at that of the study
-    seen = _HeldOutImages(tmp_path / "study", "val/report", "hash", images, lambda _: None)
+    seen = _HeldOutImages(tmp_path / "study", "val/report", images, lambda _: None)
     dense = at_side(adapted_model(config.model.model_copy(update={"side": None})), 40)
     assert seen.measured(Candidate(config.model.adapted))[0].metrics == summarise(evaluate(dense, images))
 
