@@ -20,6 +20,7 @@ import pandas as pd
 from rich.console import Console
 
 from benchmarks.comparison_picture import comparison_png
+from medcore.errors import ConfigError
 from medcore.models.checkpoint import load
 from medcore.models.sam import MedSam
 from medcore.quality.evaluate import evaluate, summarise
@@ -96,6 +97,8 @@ def member_name(member: pd.Series[Any], fraction: float, cost: str) -> str:
 
 def compare(config_path: Path, out: Path, console: Console) -> None:
     config = load_config(config_path)
+    if config.search.space.sides:
+        raise ConfigError(f"{config_path}: search.space.side: baselines have one side; compare searches of one side")
     # nothing is searched here, so the report images take the place of the search images
     adapted = adapted_model(config.model)
     images = load_split(config.datasets, config.data.report_split, adapted.arch.frame)

@@ -61,7 +61,7 @@ WIDE: dict[str, Any] = {
 def config_of(path: Path, shares: Sequence[float]) -> Config:
     """Return the configuration with the wide space, at some shares of the cost."""
     values = load_config(path).model_dump(mode="json")
-    values["search"]["space"] |= {**WIDE, "fraction": {"choices": list(shares)}}
+    values["search"]["space"] |= {**WIDE, "fraction": {"choices": list(shares)}, "side": None}
     return validate(values, str(path))
 
 

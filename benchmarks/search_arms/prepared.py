@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from benchmarks.search_arms.charges import Charges
 from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet
+from medcore.errors import ConfigError
 from medcore.training.refit.dense_streams import DenseStreams, record_streams
 from search.base.config import Config
 from search.commands.sections import study_jobs, trial_settings
@@ -46,6 +47,8 @@ class Prepared:
             arms: The configurations of the arms.
             charges: Where to charge processor seconds. Loading images is not charged.
         """
+        if config.search.space.sides:
+            raise ConfigError("search.space.side: the arms share what is prepared for one side; leave it out")
         settings, jobs = trial_settings(config), study_jobs(config)
         frame = adapted_model(config.model).arch.frame
         images, held_out = search_images(config.datasets, frame), _report_images(config, frame)

@@ -14,9 +14,9 @@ from results.stats.labels import text, title
 from results.store.latency import Record
 
 
-def model_cost(spec: ModelSpec) -> str:
-    """Return parameters and FLOPs next to the dense model's."""
-    this, dense = cost(spec), cost(ModelSpec.dense(spec.arch))
+def model_cost(spec: ModelSpec, unpruned: ModelSpec) -> str:
+    """Return parameters and FLOPs next to those of the unpruned model."""
+    this, dense = cost(spec), cost(unpruned)
     names, rows = ["flops", "flops_paper", "encoder_params"], []
     if DECODER in spec.arch.parts:
         names += ["decoder_flops", "decoder_params", "call_flops"]

@@ -13,7 +13,13 @@ import pandas as pd
 from results.stats import labels
 from results.stats.labels import NOT_RECOVERED, RECOVERED
 from results.stats.loss import ALL, quality_loss
-from results.store.held_out import Measurement, candidates, read_measured_images, read_measurements
+from results.store.held_out import (
+    Measurement,
+    candidates,
+    on_same_images,
+    read_measured_images,
+    read_measurements,
+)
 from results.store.trial_row import TrialRow, row_of
 
 
@@ -62,7 +68,7 @@ def compared_held_out(study: Path, chosen: TrialRow, recovered: Mapping[str, Any
     level = None if recovered is None else row_of(recovered)
     found = []
     for own in _latest(_of_trial(known, chosen)):
-        same = [each for each in known if (each.split, each.data) == (own.split, own.data)]
+        same = [each for each in known if on_same_images(study, own, each)]
         others = {NOT_RECOVERED: [each for each in same if each.trial_id is None]}
         if level is not None and level.trial_id != chosen.trial_id:
             others[RECOVERED] = [each for each in _of_trial(same, level) if not each.fine_tuned]

@@ -79,11 +79,13 @@ class Export:
 
 def model_card(export: Export) -> str:
     """Return the card as Markdown; what is unknown is left out or a dash."""
-    share = cost(export.spec).flops / cost(ModelSpec.dense(export.spec.arch)).flops
+    dense = ModelSpec.dense(export.info.unpruned(export.spec.arch))
+    share = cost(export.spec).flops / cost(dense).flops
     parts = [
         f"# {plain(export.info.name)}, trial {plain(export.row.trial_id)}: a pruned {plain(export.spec.arch.name)}",
         "A promptable segmentation model: an image and a box in, the mask of the object in that box out. "
-        f"Its image encoder needs {share:.1%} of the dense encoder's FLOPs{_square(export)}. **Not a medical device.**",
+        f"Its image encoder needs {share:.1%} of the dense encoder's FLOPs{_squares(export.spec, dense)}. "
+        "**Not a medical device.**",
         "## Origin",
         table(("", ""), _origin(export)),
         "## Data",
@@ -93,7 +95,7 @@ def model_card(export: Export) -> str:
         *filter(None, [start_sentence(export.info)]),
         _quality(export),
         "## Cost of the image encoder",
-        model_cost(export.spec),
+        model_cost(export.spec, dense),
         "## Time and memory",
         time_and_memory(export.latency, export.latency_note),
         *(["## Size on disk", size_on_disk(export.size)] if export.size is not None else []),
@@ -110,12 +112,10 @@ def model_card(export: Export) -> str:
     return f"{_head(export)}\n{body}\n"
 
 
-def _square(export: Export) -> str:
-    """Say that shares on the card refer to the model's own square, if the trial has sampled that."""
-    if "side" not in export.row.params:
-        return ""
-    side = export.spec.arch.img_size
-    return f" on the same square of {side} pixels, to which all dense figures of cost and time on this card refer"
+def _squares(spec: ModelSpec, dense: ModelSpec) -> str:
+    """Name the sides of both models if they differ."""
+    sides = spec.arch.img_size, dense.arch.img_size
+    return "" if sides[0] == sides[1] else f", on a square of {sides[0]} pixels instead of {sides[1]}"
 
 
 def _head(export: Export) -> str:

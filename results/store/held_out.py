@@ -50,6 +50,7 @@ class Measurement:
         metrics: As `medcore.quality.evaluate.summarise` gives them.
         measured: ISO time.
         git: Revision that measured.
+        side: Pixels along the square that the model saw; None in files of earlier versions.
     """
 
     trial_id: str | None
@@ -62,6 +63,7 @@ class Measurement:
     metrics: Mapping[str, float]
     measured: str
     git: str
+    side: int | None = None
 
     @property
     def key(self) -> str:
@@ -146,6 +148,22 @@ def read_measurements(study: Path) -> list[Measurement]:
     return sorted(measurements, key=lambda measurement: (measurement.measured, measurement.key))
 
 
+def on_same_images(study: Path, one: Measurement, other: Measurement) -> bool:
+    """Return whether two measurements are of the same images.
+
+    The images of models with other sides have other sizes, so that their names are compared.
+
+    Raises:
+        MedcoreError: A table of images is missing or corrupt.
+    """
+    if one.split != other.split or one.images != other.images:
+        return False
+    if one.data == other.data or one.side is None or other.side is None or one.side == other.side:
+        return one.data == other.data
+    first, second = (read_measured_images(study, each)[list(_IMAGE)].to_numpy().tolist() for each in (one, other))
+    return bool(first == second)
+
+
 def _check_types(measurement: Measurement) -> None:
     """Check the fields of a measurement that comes from a file.
 
@@ -156,6 +174,7 @@ def _check_types(measurement: Measurement) -> None:
     wrong = [name for name in texts if not isinstance(getattr(measurement, name), str)]
     wrong += [name for name in ("trial_id", "finished") if not isinstance(getattr(measurement, name), (str, NoneType))]
     wrong += ["images"] if not isinstance(measurement.images, int) else []
+    wrong += ["side"] if not isinstance(measurement.side, (int, NoneType)) else []
     metrics = measurement.metrics
     if not isinstance(metrics, dict) or not all(is_number(value) for value in metrics.values()):
         wrong.append("metrics")

@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from medcore.errors import MedcoreError
-from medcore.models.spec import ModelSpec
+from medcore.models.sides.arch import arch_at_side
+from medcore.models.spec import Architecture, ModelSpec
 from medcore.models.vit.arch import SamVit
 from results.stats.objectives import Objective, names_of, read_objectives
 from results.store.files import LARGEST, is_finite, read_json, write_json
@@ -62,6 +63,8 @@ class StudyInfo(BaseModel):
         git: Revision of the code that began the study.
         machine: Where it began.
         precision: Of the adapted checkpoint's numbers on disk, which exports keep by default.
+        side: Pixels along the square of the unpruned model; None for a study of an earlier version, whose trials all
+            have it.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -76,6 +79,7 @@ class StudyInfo(BaseModel):
     git: str | None = None
     machine: Any = None
     precision: Literal["float32", "bfloat16", "float16"] | None = None
+    side: Width | None = None
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -116,6 +120,10 @@ class StudyInfo(BaseModel):
         """Return the share of a family's groups that the study's model has before it is pruned."""
         return 1.0 if self.start is None else self.share(family, self.start[family])
 
+    def unpruned(self, arch: Architecture) -> Architecture:
+        """Return the architecture of the study's unpruned model, given that of a trial, which may have another side."""
+        return arch if self.side is None or self.side == arch.img_size else arch_at_side(arch, self.side)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that were given, as plain values."""
         return self.model_dump(mode="python", exclude_unset=True)
@@ -126,7 +134,7 @@ def structure_of(model: ModelSpec) -> dict[str, Any]:
     arch = model.arch
     families = tuple(FamilyTitle(name=family.name, title=family.title) for family in arch.families)
     start = {} if model.is_dense else {"start": model.budget}
-    return {"widths": ModelSpec.dense(arch).budget, "families": families, **start}
+    return {"widths": ModelSpec.dense(arch).budget, "families": families, "side": arch.img_size, **start}
 
 
 def earlier_families() -> tuple[FamilyTitle, ...]:

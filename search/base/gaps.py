@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -13,6 +13,8 @@ from optuna.trial import FrozenTrial
 
 #: Parameter of a trial that holds its share of the cost.
 SHARE = "fraction"
+#: Parameter of a trial that holds the side of its square.
+SIDE = "side"
 #: User attribute of an Optuna trial whose parameters do not describe its budget, such as that of a uniform budget.
 UNDESCRIBED = "undescribed"
 #: Shares that differ by less than this part of the range count as one.
@@ -50,36 +52,52 @@ def next_share(tried: Iterable[float], low: float, high: float, log: bool = Fals
 class GapSampler(TPESampler):
     """Halves gaps between shares of the cost; TPE draws all other parameters, without regard to the share.
 
-    Trials that run, have failed or were stopped have tried their share too. A share that is not a range is TPE's.
+    Trials that run, have failed or were stopped have tried their share too. A share that is not a range is TPE's. A
+    side on which the unpruned model has less than the share would remove nothing; the smallest that has more takes its
+    place.
     """
 
-    def __init__(self, reach: tuple[float, float] = (0.0, 1.0), **options: Any) -> None:
+    def __init__(
+        self, reach: tuple[float, float] = (0.0, 1.0), sides: Mapping[int, float] | None = None, **options: Any
+    ) -> None:
         """Create a sampler.
 
         Args:
             reach: Smallest share that a budget can meet, and the share of the model to prune. Smaller ones would give
                 the same model again, and a trial at the other end would remove nothing.
+            sides: If trials choose their side, the share of the cost that the unpruned model has at each.
             options: Those of TPE.
         """
         super().__init__(**options)
         self._least, self._start = reach
+        self._sides = dict(sides or {})
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return what TPE draws together."""
         space = super().infer_relative_search_space(study, trial)
-        return {name: each for name, each in space.items() if not _is_share(each, name)}
+        return {name: each for name, each in space.items() if not _is_share(each, name) and name != SIDE}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return the share of the cost, or what TPE draws for another parameter by itself."""
         if not _is_share(param_distribution, param_name):
-            return super().sample_independent(study, trial, param_name, param_distribution)
+            drawn = super().sample_independent(study, trial, param_name, param_distribution)
+            return self._wide_enough(drawn, trial.params.get(SHARE, 0.0)) if param_name == SIDE else drawn
         low, high = param_distribution.low, param_distribution.high
         described = [each for each in study.get_trials(deepcopy=False) if UNDESCRIBED not in each.user_attrs]
-        tried = [each.params[SHARE] for each in described if SHARE in each.params]
+        tried = [self._met(each.params) for each in described if SHARE in each.params]
         low = min(max(low, self._least), high)
         return next_share([*tried, self._start], low, high, param_distribution.log)
+
+    def _wide_enough(self, side: int, share: float) -> int:
+        """Return a side, or the smallest whose unpruned model has more than a share of the cost."""
+        fit = [each for each, most in self._sides.items() if most > share]
+        return side if side in fit or not fit else min(fit)
+
+    def _met(self, params: Mapping[str, Any]) -> float:
+        """Return the share of the cost that a trial has met."""
+        return min(float(params[SHARE]), self._sides.get(params.get(SIDE, 0), 1.0))
 
 
 def _is_share(distribution: BaseDistribution, name: str) -> TypeGuard[FloatDistribution]:

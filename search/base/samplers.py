@@ -7,8 +7,8 @@ because the configuration needs no more than the names.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class SamplerSettings:
             that a short search still has a few generations.
         reach: Smallest share of the cost that a budget can meet, and the share of the model to prune. The sampler
             `gaps` stays between them.
+        sides: If trials choose their side, the share of the cost that the unpruned model has at each.
     """
 
     name: str = "gaps"
@@ -41,6 +42,7 @@ class SamplerSettings:
     startup: int = 10
     population: int | None = None
     reach: tuple[float, float] = (0.0, 1.0)
+    sides: Mapping[int, float] = field(default_factory=dict)
 
 
 #: Makes an Optuna sampler from the settings, a 31-bit seed and the number of trials of the whole search.
@@ -68,7 +70,7 @@ def _gaps(settings: SamplerSettings, seed: int, trials: int) -> BaseSampler:
     """Return a sampler that halves gaps between shares of the cost, with TPE for all else."""
     from search.base.gaps import GapSampler
 
-    return GapSampler(settings.reach, **_tpe_options(settings, seed))
+    return GapSampler(settings.reach, settings.sides, **_tpe_options(settings, seed))
 
 
 def _tpe_options(settings: SamplerSettings, seed: int) -> dict[str, Any]:

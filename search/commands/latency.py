@@ -105,14 +105,14 @@ def study_latency(
     setup = setup_for(threads, autocast)
     known = {(each.trial_id, each.batch) for each in read_latency(study) if each.setup == setup and not again}
     missing = {trial_id: [batch for batch in batches if (trial_id, batch) not in known] for trial_id in present}
-    done, total = 0, sum(map(len, missing.values()))
+    done, total, info = 0, sum(map(len, missing.values())), read_study_info(study)
     progress(done, total)
     dense: MedSam | None = None
     for trial_id, sizes in missing.items():
         if not sizes:
             continue
         model = load(present[trial_id])
-        dense = dense or dense_of(model.arch)
+        dense = dense or dense_of(info.unpruned(model.arch))
         for record in timed(model, dense, trial_id, sizes, setup):
             add_latency(study, [record])
             done += 1

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import replace
 
+from medcore.data.load import ImageSet
 from medcore.errors import StorageError, brief
-from medcore.models.sides.arch import arch_at_side
+from medcore.models.spec import Architecture
 from results.plots.curves import save_curves
 from results.store.files import make_folder
 from results.store.trial_row import TrialRow
@@ -34,13 +35,13 @@ from search.driver.placement import placed
 from search.driver.progress.search_progress import SearchProgress, harmless
 from search.driver.run import run_search
 from search.nodes.session import cluster_address, connected
-from search.study.inputs import Shared, search_images
+from search.study.inputs import Shared, adapted_model, require_same_samples, search_images
 from search.study.prepare import Report, prepare
 from search.study.scoring import save_heatmaps
 from search.tracking.tracker import Announcement, Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
 from search.trials.sampling.reach import share_limits
-from search.trials.sampling.sides import other_sides
+from search.trials.sampling.sides import cost_limits, other_sides
 from search.trials.sampling.space import domain_of, sample
 from search.trials.sampling.warm import warm_starts
 from search.trials.trial import trial_phases
@@ -92,7 +93,9 @@ def search(
                 warm_starts=warm_starts(shared),
                 finalists=config.search.last_trials,
                 averages=config.averages,
-                sampler=SamplerSettings(config.search.sampler, config.seed, reach=reach),
+                sampler=SamplerSettings(
+                    config.search.sampler, config.seed, reach=reach, sides=cost_limits(config.search, shared.arch)
+                ),
                 scheduler=config.search.scheduling,
             )
             status.doing("finding out what a trial needs of a machine")
@@ -133,27 +136,38 @@ def _check(subject: Loaded, report: Report | None, noted: Collection[str]) -> st
 
 
 def _prepare(config: Config, subject: Loaded, status: Status) -> Shared:
-    """Compute what the trials share, and describe the study."""
+    """Compute what the trials share, and describe the study.
+
+    Raises:
+        ConfigError: The sides that trials choose from cannot be judged on the same samples.
+    """
     images, jobs = subject.images, subject.jobs
     keep_images(config, {"search": images, "calibration": jobs.scoring.calibration, "recovery": jobs.teacher.images})
+    sides = {side: config_at(config, side) for side in other_sides(config.search.space, subject.model.arch)}
+    resized = {side: _resized(images, each, status) for side, each in sides.items()}
     status.doing("evaluating the dense model")
     describe(config, images)
     shared = prepare(trial_settings(config), jobs, images, status.report)
-    others = {side: _at_side(config, side, shared, status) for side in other_sides(config.search.space, shared.arch)}
+    others = {side: _others(each, resized[side], shared.arch, status) for side, each in sides.items()}
     release_memory()
     return replace(shared, others=others)
 
 
-def _at_side(config: Config, side: int, own: Shared, status: Status) -> Shared:
+def _resized(images: ImageSet, config: Config, status: Status) -> ImageSet:
+    """Return the search images for trials on a square of another side."""
+    status.doing(f"reading images for {config.model.side} pixels")
+    resized = search_images(config.datasets, adapted_model(config.model).arch.frame)
+    require_same_samples(images, resized)
+    return resized
+
+
+def _others(config: Config, images: ImageSet, reference: Architecture, status: Status) -> Shared:
     """Compute what the trials on a square of another side share."""
-    config = config_at(config, side)
 
     def report(name: str, done: int, total: int) -> None:
-        status.report(f"{name} at {side} pixels", done, total)
+        status.report(f"{name} at {config.model.side} pixels", done, total)
 
-    status.doing(f"reading images for {side} pixels")
-    images = search_images(config.datasets, arch_at_side(own.arch, side).frame)
-    return replace(prepare(trial_settings(config), study_jobs(config), images, report), reference=own.arch)
+    return replace(prepare(trial_settings(config), study_jobs(config), images, report), reference=reference)
 
 
 def _run(

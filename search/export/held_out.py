@@ -25,6 +25,7 @@ from results.store.held_out import (
     HeldOut,
     Measurement,
     candidates,
+    on_same_images,
     read_measured_images,
     read_measurements,
     write_measurement,
@@ -32,7 +33,7 @@ from results.store.held_out import (
 from search.base.device import best_device
 from search.base.provenance import git_revision
 from search.study.identity import read_identity
-from search.study.inputs import adapted_model, load_split
+from search.study.inputs import adapted_model, load_split, require_same_samples
 from search.study.saved import SavedStudy, require_apart, saved_study
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def held_out(study: Path, values: Mapping[str, Any], candidate: Candidate, say: 
         unpruned = Candidate(saved.model.adapted, architecture=saved.model.architecture)
         frame = adapted_model(saved.model).arch.frame
         if frame != _frame_of(candidate.checkpoint):  # the trial sampled its side
-            images = load_split(saved.datasets, split, frame, deal_splits=False)
+            own_images, images = images, load_split(saved.datasets, split, frame, deal_splits=False)
+            require_same_samples(own_images, images)
         dense, dense_table = _HeldOutImages(study, split, images, say).measured(unpruned)
     except MedcoreError as error:
         logger.warning("the dense model is not measured on the held-out images: %s", error)
@@ -106,10 +108,7 @@ def already(study: Path, checkpoint: Path) -> HeldOut | None:
     own = next((each for each in reversed(known) if each.checkpoint == digest), None)
     if own is None:
         return None
-    unpruned = [each for each in known if each.trial_id is None and each.split == own.split]
-    # a trial that sampled its side saw the same images in another size
-    same_images = sorted(unpruned, key=lambda each: each.data != own.data)
-    dense = next((each for each in same_images if each.images == own.images), None)
+    dense = next((each for each in reversed(known) if each.trial_id is None and on_same_images(study, own, each)), None)
     return HeldOut(
         own,
         read_measured_images(study, own),
@@ -148,6 +147,7 @@ class _HeldOutImages:
             split=self.split,
             data=_fingerprint(self.images),
             images=len(self.images),
+            side=self.images.size,
             metrics={},
             measured=datetime.now(UTC).isoformat(),
             git=git_revision(),

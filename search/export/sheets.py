@@ -29,7 +29,7 @@ from results.store.trials import checkpoint_file
 from search.base.device import on_device
 from search.base.sections.inputs import Datasets, ModelConfig
 from search.study.gone import why_gone
-from search.study.inputs import adapted_model
+from search.study.inputs import adapted_model, require_same_samples
 
 #: Most bytes of all sheets together, so that the page stays below 10 MB with any number of models.
 _ALL_BYTES = 2_100_000
@@ -57,7 +57,8 @@ class Sheets:
         self._datasets = datasets
         self._folders, self._rules = datasets.section.folders, datasets.section.rules
         self._dense = adapted_model(model)
-        self._images = self._images_at(self._dense.arch.frame)
+        self._images = self._load(self._dense.arch.frame)
+        self._by_frame = {self._dense.arch.frame: self._images}
 
     def __len__(self) -> int:
         """Return the number of search images."""
@@ -114,6 +115,18 @@ class Sheets:
         return sheets, notes
 
     def _images_at(self, frame: Frame) -> ImageSet:
+        """Return the same images for a model of another side.
+
+        Raises:
+            ConfigError: Some have no object left there.
+        """
+        if frame not in self._by_frame:
+            images = self._load(frame)
+            require_same_samples(self._images, images)
+            self._by_frame[frame] = images
+        return self._by_frame[frame]
+
+    def _load(self, frame: Frame) -> ImageSet:
         section = self._datasets.section
         images, _ = load_image_set(
             section.folders,
@@ -128,8 +141,7 @@ class Sheets:
         return images
 
     def _masks(self, model: MedSam, chosen: npt.NDArray[np.intp]) -> list[Mask]:
-        # trials may have sampled other sides; their images have the same order
-        images = self._images if model.arch.frame == self._dense.arch.frame else self._images_at(model.arch.frame)
+        images = self._images_at(model.arch.frame)
         with on_device(model):
             return [
                 mask

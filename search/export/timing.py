@@ -27,7 +27,7 @@ _EXPORT_SECONDS = 3.0
 _EXPORT_BATCH = 8
 
 
-def export_latency(model: MedSam) -> tuple[list[Record], str]:
+def export_latency(model: MedSam, unpruned: Architecture) -> tuple[list[Record], str]:
     """Measure shortly what is exported.
 
     At least one call of a single image is timed, however long it takes. Larger batches are left out if the machine is
@@ -35,13 +35,14 @@ def export_latency(model: MedSam) -> tuple[list[Record], str]:
 
     Args:
         model: The model, on the CPU.
+        unpruned: Architecture of the dense model to compare with.
 
     Returns:
         Records, one a batch size; and a sentence on what was left out, empty if nothing was.
     """
     records: list[Record] = []
     try:
-        dense, setup = dense_of(model.arch), setup_for(None, False)
+        dense, setup = dense_of(unpruned), setup_for(None, False)
         effort = Effort(block_seconds=0.02, most_seconds=_EXPORT_SECONDS)
         records += timed(model, dense, "", [1], setup, effort=effort)
         # each timing begins with a call that does not count

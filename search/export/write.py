@@ -78,7 +78,7 @@ def write_export(
             staging = Path(temporary)
             described = _write(kind, staging, out, model, choice, stored)
             if time_it:
-                records, note = export_latency(model)
+                records, note = export_latency(model, choice.info.unpruned(model.arch))
                 described = replace(described, latency=records, latency_note=note)
             card = staging / (CARD if kind.is_folder else f"{out.stem}.card.md")
             card.write_text(model_card(described), encoding="utf-8")

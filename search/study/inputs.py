@@ -17,7 +17,7 @@ from medcore.budgets.prices import Prices
 from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet, Skipped, load_image_set
 from medcore.data.low_masks import NearestImageSet
-from medcore.errors import CheckpointError
+from medcore.errors import CheckpointError, ConfigError
 from medcore.models.checkpoint import load
 from medcore.models.cost import cost
 from medcore.models.cut import prune, with_parts, without_outputs
@@ -90,8 +90,16 @@ class Shared:
     others: Mapping[int, Shared] = field(default_factory=dict)
 
     def at(self, side: int | None) -> Shared:
-        """Return the inputs of trials at a side; None is the study's own."""
-        return self if side is None or side == self.arch.img_size else self.others[side]
+        """Return the inputs of trials at a side; None is the study's own.
+
+        Raises:
+            ConfigError: Nothing is prepared for it.
+        """
+        if side is None or side == self.arch.img_size:
+            return self
+        if side not in self.others:
+            raise ConfigError(f"nothing is prepared for trials of {side} pixels; name the side in search.space.side")
+        return self.others[side]
 
     def costs(self, spec: ModelSpec) -> dict[str, float]:
         """Return `cost_metrics` of a trial's model, as shares of the study's unpruned model."""
@@ -108,7 +116,7 @@ class Shared:
         return self.table.datasets
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _load(path: Path, architecture: str | None, changes: Changes) -> MedSam:
     """Return a model of the pair. Each worker process keeps it between its trials."""
     model = with_parts(load(path, architecture), changes.parts, str(path))
@@ -153,6 +161,12 @@ def same_architecture(model: ModelConfig) -> None:
         CheckpointError: They have not, or one of them cannot be loaded.
     """
     base, adapted = base_model(model), adapted_model(model)
+    sides = base.arch.img_size, adapted.arch.img_size
+    if sides[0] != sides[1]:
+        raise CheckpointError(
+            f"{model.base} sees a square of {sides[0]} pixels and {model.adapted} one of {sides[1]}; set model.side to "
+            "one of them"
+        )
     if base.arch != adapted.arch:
         raise CheckpointError(
             f"{model.base} ({base.arch.name}) and {model.adapted} ({adapted.arch.name}) "
@@ -257,6 +271,23 @@ def search_images(datasets: Datasets, size: int | Frame, *, deal_splits: bool = 
     """
     section = datasets.section
     return load_split(datasets, section.search_split, size, section.search_per_dataset, deal_splits=deal_splits)
+
+
+def require_same_samples(images: ImageSet, others: ImageSet) -> None:
+    """Check that two sets hold the same images and objects, in the same order, possibly in another size.
+
+    Raises:
+        ConfigError: They do not: small objects can vanish on a small square.
+    """
+    samples, found = ([*zip(each.datasets, each.names, strict=True)] for each in (images, others))
+    if samples == found:
+        return
+    lost = [f"{dataset}/{name}" for dataset, name in samples if (dataset, name) not in set(found)]
+    named = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
+    raise ConfigError(
+        f"on a square of {others.size} instead of {images.size} pixels {len(lost)} samples vanish ({named}), so models "
+        "of both sides cannot be compared; choose larger sides, or leave small objects out by data.smallest_object"
+    )
 
 
 def dense_metrics(model: ModelConfig, images: ImageSet, *, autocast: bool) -> dict[str, float]:

@@ -26,7 +26,7 @@ from search.base.device import best_device
 from search.base.phase_keys import EXEMPT, FIDELITY, PROGRESS
 from search.base.schedulers import HALVING, NONE
 from search.base.sections.pruning import RecoveryConfig
-from search.study.inputs import Shared, adapted_model, refit_settings
+from search.study.inputs import Shared, adapted_model, cost_metrics, refit_settings
 from search.trials.files import CHECKPOINT
 from search.trials.ledger import wait_for_file
 from search.trials.looks import PART, PAUSES, REFIT, look
@@ -156,10 +156,10 @@ def inputs_of(shared: Shared) -> Inputs:
 
 def trial_schedule(plan: Plan, shared: Shared, pauses: tuple[float, ...] = ()) -> Schedule:
     """Return the schedule of a trial; its last recovery pauses after the shares `pauses` of its steps."""
-    fraction = shared.costs(plan.spec)["flops_paper_fraction"]
+    fraction = cost_metrics(plan.spec)["flops_paper_fraction"]
     recovery, steps = shared.settings.recovery, plan.steps
     if steps is None and shared.settings.search.even_recovery and plan.spec != shared.start_spec:
-        steps = even_steps(recovery.steps, fraction)
+        steps = even_steps(recovery.steps, shared.costs(plan.spec)["flops_paper_fraction"])
     if steps is not None:
         recovery = recovery.model_copy(update={"steps": steps})
     schedule = schedule_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 from medcore.data.load import load_image_set
@@ -143,7 +144,8 @@ class Surveyed(Loaded):
     @property
     def demand(self) -> Demand:
         """What the search will write."""
-        return slow.demand_of(self, self.recovery, trials_at_once(self.config))
+        images = ceil(self.recovery * all_pixels(self.config.search.space, self.model.arch))
+        return slow.demand_of(self, images, trials_at_once(self.config))
 
     @cached_property
     def image_bytes(self) -> int:

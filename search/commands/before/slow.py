@@ -78,7 +78,9 @@ class Loaded(Subject):
         """What the search will write, as far as it is not there."""
         teacher, search = self.jobs.teacher, self.config.search
         running = search.concurrency or at_once(job_resources(self.config))
-        return demand_of(self, 0 if teacher_path(teacher).is_file() else len(teacher.images), running)
+        own = 0 if teacher_path(teacher).is_file() else len(teacher.images)
+        others = (all_pixels(search.space, self.model.arch) - 1) * len(teacher.images)
+        return demand_of(self, own + ceil(others), running)
 
     @cached_property
     def image_bytes(self) -> int:
@@ -221,7 +223,7 @@ def demand_of(subject: Loaded, teacher_images: int, running: int) -> Demand:
         subject.model.spec,
         missing=max(0, search.trials - len(finished_ids(config.folder))),
         at_once=running,
-        teacher_images=ceil(teacher_images * all_pixels(search.space, subject.model.arch)),
+        teacher_images=teacher_images,
         averages=config.averages,
     )
 

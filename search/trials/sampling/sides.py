@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from medcore.budgets.prices import linear_prices
 from medcore.errors import ConfigError
 from medcore.models.sides.arch import arch_at_side
 from medcore.models.spec import Architecture
+from search.base.sections.search import SearchConfig
 from search.base.sections.space import SpaceConfig
 
 
@@ -33,3 +35,14 @@ def other_sides(space: SpaceConfig, arch: Architecture) -> tuple[int, ...]:
 def all_pixels(space: SpaceConfig, arch: Architecture) -> float:
     """Return the pixels of the squares of all sides together, as a multiple of the study's own square."""
     return 1.0 + sum((side / arch.img_size) ** 2 for side in other_sides(space, arch))
+
+
+def cost_limits(search: SearchConfig, arch: Architecture) -> dict[int, float]:
+    """Return the share of the cost that the unpruned model has at each side that trials choose from.
+
+    Args:
+        search: The section `search`.
+        arch: The study's architecture, with its own side.
+    """
+    whole = linear_prices(arch, search.metric).dense
+    return {side: linear_prices(arch_at_side(arch, side), search.metric).dense / whole for side in search.space.sides}

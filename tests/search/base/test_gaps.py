@@ -98,6 +98,39 @@ def test_shares_that_are_choices_come_from_tpe() -> None:
     assert {trial.params["fraction"] for trial in study.trials} == {0.1, 0.2}
 
 
+def test_no_side_is_smaller_than_the_share_and_a_trial_has_tried_what_it_met() -> None:
+    """At side 48 the unpruned model has half of the cost, at side 32 a fifth."""
+    sides = {64: 1.0, 48: 0.5, 32: 0.2}
+    settings = SamplerSettings("gaps", seed=3, sides=sides)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    for number in range(33):
+        study.sampler = make_sampler(settings, number, 40)
+        trial = study.ask()
+        share = trial.suggest_float("fraction", LOW, HIGH, log=True)
+        side = trial.suggest_categorical("side", (64, 48, 32))
+        assert share < sides[side]
+        study.tell(trial, (share, side))
+    drawn = [(trial.params["fraction"], trial.params["side"]) for trial in study.trials]
+    assert {side for share, side in drawn if share < 0.2} == {32, 48, 64}
+    assert {side for share, side in drawn if 0.2 <= share < 0.5} == {48, 64}
+    np.testing.assert_allclose(sorted(share for share, _ in drawn), np.geomspace(LOW, HIGH, 33), rtol=1e-9)
+    # a starting point that asked for more than its side has leaves the gap open
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    for share, side in ((LOW, 64), (0.7, 32), (HIGH, 64)):
+        study.enqueue_trial({"fraction": share, "side": side})
+        _sided(study, settings)
+    assert _sided(study, settings).params["fraction"] == pytest.approx(0.1)  # between 0.05 and 0.2
+
+
+def _sided(study: optuna.Study, settings: SamplerSettings) -> optuna.Trial:
+    study.sampler = make_sampler(settings, 0, 40)
+    trial = study.ask()
+    trial.suggest_float("fraction", LOW, HIGH, log=True)
+    trial.suggest_categorical("side", (64, 48, 32))
+    study.tell(trial, (1.0, 1.0))
+    return trial
+
+
 def _study(
     count: int, reach: tuple[float, float] = (0.0, 1.0), value: Any = lambda share, rate: (share, rate)
 ) -> optuna.Study:

@@ -241,10 +241,10 @@ def test_the_picture_holds_what_was_measured(study: Path) -> None:
 
 def test_an_export_measures_shortly_and_says_what_it_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of(10)
-    records, note = export_latency(model)
+    records, note = export_latency(model, model.arch)
     assert [each.batch for each in records] == [1, 8] and note == "" and all(each.trial_id == "" for each in records)
     monkeypatch.setattr(module, "compare", lambda models, *_: dict.fromkeys(models, measured(13e3, 12e3)))
-    records, note = export_latency(model)
+    records, note = export_latency(model, model.arch)
     assert [each.batch for each in records] == [1] and "Batches of 8 were left out" in note
 
 
@@ -268,10 +268,10 @@ def test_what_ends_the_measurement_does_not_end_the_export(
         return found
 
     monkeypatch.setattr(module, "compare", fails_from(1))
-    records, note = export_latency(model_of(8))
+    records, note = export_latency(model_of(8), TINY)
     assert records == [] and note.startswith("Time was not measured: ") and words in note
     monkeypatch.setattr(module, "compare", fails_from(8))
-    records, note = export_latency(model_of(8))
+    records, note = export_latency(model_of(8), TINY)
     assert [each.batch for each in records] == [1]
     assert note.startswith("Time of batches of 8 was not measured: ") and words in note
 
@@ -282,7 +282,7 @@ def test_other_errors_of_the_measurement_are_not_hidden(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(module, "compare", wrong)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        export_latency(model_of(8))
+        export_latency(model_of(8), TINY)
 
 
 def test_records_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
