@@ -68,7 +68,7 @@ def compared_held_out(study: Path, chosen: TrialRow, recovered: Mapping[str, Any
     level = None if recovered is None else row_of(recovered)
     found = []
     for own in _latest(_of_trial(known, chosen)):
-        same = [each for each in known if on_same_images(study, own, each)]
+        same = [each for each in known if on_same_images(own, each)]
         others = {NOT_RECOVERED: [each for each in same if each.trial_id is None]}
         if level is not None and level.trial_id != chosen.trial_id:
             others[RECOVERED] = [each for each in _of_trial(same, level) if not each.fine_tuned]

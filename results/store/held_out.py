@@ -51,6 +51,7 @@ class Measurement:
         measured: ISO time.
         git: Revision that measured.
         side: Pixels along the square that the model saw; None in files of earlier versions.
+        truths: Hash of names and masks, which are the same at all sides; None in files of earlier versions.
     """
 
     trial_id: str | None
@@ -64,6 +65,7 @@ class Measurement:
     measured: str
     git: str
     side: int | None = None
+    truths: str | None = None
 
     @property
     def key(self) -> str:
@@ -148,20 +150,14 @@ def read_measurements(study: Path) -> list[Measurement]:
     return sorted(measurements, key=lambda measurement: (measurement.measured, measurement.key))
 
 
-def on_same_images(study: Path, one: Measurement, other: Measurement) -> bool:
+def on_same_images(one: Measurement, other: Measurement) -> bool:
     """Return whether two measurements are of the same images.
 
-    The images of models with other sides have other sizes, so that their names are compared.
-
-    Raises:
-        MedcoreError: A table of images is missing or corrupt.
+    Models of different sides see them in different sizes. Then names and masks at full size are compared.
     """
-    if one.split != other.split or one.images != other.images:
-        return False
-    if one.data == other.data or one.side is None or other.side is None or one.side == other.side:
-        return one.data == other.data
-    first, second = (read_measured_images(study, each)[list(_IMAGE)].to_numpy().tolist() for each in (one, other))
-    return bool(first == second)
+    if one.side == other.side or one.truths is None:
+        return (one.split, one.data) == (other.split, other.data)
+    return (one.split, one.truths) == (other.split, other.truths)
 
 
 def _check_types(measurement: Measurement) -> None:
@@ -175,6 +171,7 @@ def _check_types(measurement: Measurement) -> None:
     wrong += [name for name in ("trial_id", "finished") if not isinstance(getattr(measurement, name), (str, NoneType))]
     wrong += ["images"] if not isinstance(measurement.images, int) else []
     wrong += ["side"] if not isinstance(measurement.side, (int, NoneType)) else []
+    wrong += ["truths"] if not isinstance(measurement.truths, (str, NoneType)) else []
     metrics = measurement.metrics
     if not isinstance(metrics, dict) or not all(is_number(value) for value in metrics.values()):
         wrong.append("metrics")

@@ -53,24 +53,27 @@ class GapSampler(TPESampler):
     """Halves gaps between shares of the cost; TPE draws all other parameters, without regard to the share.
 
     Trials that run, have failed or were stopped have tried their share too. A share that is not a range is TPE's. A
-    side on which the unpruned model has less than the share would remove nothing; the smallest that has more takes its
-    place.
+    side at which a budget cannot meet the share is replaced by the smallest at which one can.
     """
 
     def __init__(
-        self, reach: tuple[float, float] = (0.0, 1.0), sides: Mapping[int, float] | None = None, **options: Any
+        self,
+        reach: tuple[float, float] = (0.0, 1.0),
+        sides: Mapping[int, tuple[float, float]] | None = None,
+        **options: Any,
     ) -> None:
         """Create a sampler.
 
         Args:
             reach: Smallest share that a budget can meet, and the share of the model to prune. Smaller ones would give
                 the same model again, and a trial at the other end would remove nothing.
-            sides: If trials choose their side, the share of the cost that the unpruned model has at each.
+            sides: If trials choose their side, what `reach` is at each, in shares of the same cost.
             options: Those of TPE.
         """
         super().__init__(**options)
         self._least, self._start = reach
         self._sides = dict(sides or {})
+        self._least = min([self._least, *(least for least, _ in self._sides.values())])
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return what TPE draws together."""
@@ -83,21 +86,23 @@ class GapSampler(TPESampler):
         """Return the share of the cost, or what TPE draws for another parameter by itself."""
         if not _is_share(param_distribution, param_name):
             drawn = super().sample_independent(study, trial, param_name, param_distribution)
-            return self._wide_enough(drawn, trial.params.get(SHARE, 0.0)) if param_name == SIDE else drawn
+            return self._fitting(drawn, trial.params.get(SHARE)) if param_name == SIDE else drawn
         low, high = param_distribution.low, param_distribution.high
         described = [each for each in study.get_trials(deepcopy=False) if UNDESCRIBED not in each.user_attrs]
         tried = [self._met(each.params) for each in described if SHARE in each.params]
         low = min(max(low, self._least), high)
         return next_share([*tried, self._start], low, high, param_distribution.log)
 
-    def _wide_enough(self, side: int, share: float) -> int:
-        """Return a side, or the smallest whose unpruned model has more than a share of the cost."""
-        fit = [each for each, most in self._sides.items() if most > share]
+    def _fitting(self, side: int, share: float | None) -> int:
+        """Return a side, or the smallest at which a budget can meet a share; None is a share that fits all."""
+        ranges = self._sides.items()
+        fit = [each for each, (least, most) in ranges if share is None or least <= share < most]
         return side if side in fit or not fit else min(fit)
 
     def _met(self, params: Mapping[str, Any]) -> float:
         """Return the share of the cost that a trial has met."""
-        return min(float(params[SHARE]), self._sides.get(params.get(SIDE, 0), 1.0))
+        least, most = self._sides.get(params.get(SIDE, 0), (0.0, 1.0))
+        return min(max(float(params[SHARE]), least), most)
 
 
 def _is_share(distribution: BaseDistribution, name: str) -> TypeGuard[FloatDistribution]:

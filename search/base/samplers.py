@@ -34,7 +34,7 @@ class SamplerSettings:
             that a short search still has a few generations.
         reach: Smallest share of the cost that a budget can meet, and the share of the model to prune. The sampler
             `gaps` stays between them.
-        sides: If trials choose their side, the share of the cost that the unpruned model has at each.
+        sides: If trials choose their side, what `reach` is at each, in shares of the same cost.
     """
 
     name: str = "gaps"
@@ -42,7 +42,7 @@ class SamplerSettings:
     startup: int = 10
     population: int | None = None
     reach: tuple[float, float] = (0.0, 1.0)
-    sides: Mapping[int, float] = field(default_factory=dict)
+    sides: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
 
 #: Makes an Optuna sampler from the settings, a 31-bit seed and the number of trials of the whole search.

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from medcore.data.load import ImageSet
 from medcore.errors import StorageError, brief
-from medcore.models.spec import Architecture
 from results.plots.curves import save_curves
 from results.store.files import make_folder
 from results.store.trial_row import TrialRow
@@ -35,13 +34,13 @@ from search.driver.placement import placed
 from search.driver.progress.search_progress import SearchProgress, harmless
 from search.driver.run import run_search
 from search.nodes.session import cluster_address, connected
-from search.study.inputs import Shared, adapted_model, require_same_samples, search_images
+from search.study.inputs import Shared
 from search.study.prepare import Report, prepare
 from search.study.scoring import save_heatmaps
 from search.tracking.tracker import Announcement, Tracker, TrackingThread
 from search.tracking.trackers import configured_tracker
 from search.trials.sampling.reach import share_limits
-from search.trials.sampling.sides import cost_limits, other_sides
+from search.trials.sampling.sides import cost_limits
 from search.trials.sampling.space import domain_of, sample
 from search.trials.sampling.warm import warm_starts
 from search.trials.trial import trial_phases
@@ -94,7 +93,7 @@ def search(
                 finalists=config.search.last_trials,
                 averages=config.averages,
                 sampler=SamplerSettings(
-                    config.search.sampler, config.seed, reach=reach, sides=cost_limits(config.search, shared.arch)
+                    config.search.sampler, config.seed, reach=reach, sides=cost_limits(config.search, shared.start_spec)
                 ),
                 scheduler=config.search.scheduling,
             )
@@ -136,38 +135,32 @@ def _check(subject: Loaded, report: Report | None, noted: Collection[str]) -> st
 
 
 def _prepare(config: Config, subject: Loaded, status: Status) -> Shared:
-    """Compute what the trials share, and describe the study.
-
-    Raises:
-        ConfigError: The sides that trials choose from cannot be judged on the same samples.
-    """
+    """Compute what the trials share, and describe the study."""
     images, jobs = subject.images, subject.jobs
     keep_images(config, {"search": images, "calibration": jobs.scoring.calibration, "recovery": jobs.teacher.images})
-    sides = {side: config_at(config, side) for side in other_sides(config.search.space, subject.model.arch)}
-    resized = {side: _resized(images, each, status) for side, each in sides.items()}
     status.doing("evaluating the dense model")
     describe(config, images)
     shared = prepare(trial_settings(config), jobs, images, status.report)
-    others = {side: _others(each, resized[side], shared.arch, status) for side, each in sides.items()}
+    others = {side: _at_side(config_at(config, side), each, shared, status) for side, each in subject.resized.items()}
     release_memory()
     return replace(shared, others=others)
 
 
-def _resized(images: ImageSet, config: Config, status: Status) -> ImageSet:
-    """Return the search images for trials on a square of another side."""
-    status.doing(f"reading images for {config.model.side} pixels")
-    resized = search_images(config.datasets, adapted_model(config.model).arch.frame)
-    require_same_samples(images, resized)
-    return resized
+def _at_side(config: Config, images: ImageSet, own: Shared, status: Status) -> Shared:
+    """Compute what the trials on a square of another side share.
 
-
-def _others(config: Config, images: ImageSet, reference: Architecture, status: Status) -> Shared:
-    """Compute what the trials on a square of another side share."""
+    Args:
+        config: The configuration for that side.
+        images: The search images for that side.
+        own: What the trials at the study's own side share.
+        status: Shows how the jobs go on.
+    """
 
     def report(name: str, done: int, total: int) -> None:
         status.report(f"{name} at {config.model.side} pixels", done, total)
 
-    return replace(prepare(trial_settings(config), study_jobs(config), images, report), reference=reference)
+    status.doing(f"reading images for {config.model.side} pixels")
+    return replace(prepare(trial_settings(config), study_jobs(config), images, report), reference=own.arch)
 
 
 def _run(

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medcore.data.frames.frame import Frame
 from medcore.data.load import ImageSet
 from medcore.errors import CheckpointError, ConfigError, MedcoreError
 from medcore.models.architectures import spec_from_json
 from medcore.models.checkpoint import file_hash, load, read_info
 from medcore.models.sides.resized import at_side
+from medcore.models.spec import Architecture
 from medcore.quality.evaluate import evaluate, summarise
 from results.store.held_out import (
     HeldOut,
@@ -30,10 +30,11 @@ from results.store.held_out import (
     read_measurements,
     write_measurement,
 )
+from results.store.study_info import read_study_info
 from search.base.device import best_device
 from search.base.provenance import git_revision
 from search.study.identity import read_identity
-from search.study.inputs import adapted_model, load_split, require_same_samples
+from search.study.inputs import load_split, require_same_samples
 from search.study.saved import SavedStudy, require_apart, saved_study
 
 logger = logging.getLogger(__name__)
@@ -84,10 +85,11 @@ def held_out(study: Path, values: Mapping[str, Any], candidate: Candidate, say: 
     try:
         _require_same_model(study, saved.model.adapted)
         unpruned = Candidate(saved.model.adapted, architecture=saved.model.architecture)
-        frame = adapted_model(saved.model).arch.frame
-        if frame != _frame_of(candidate.checkpoint):  # the trial sampled its side
-            own_images, images = images, load_split(saved.datasets, split, frame, deal_splits=False)
-            require_same_samples(own_images, images)
+        arch = _arch_of(candidate.checkpoint)
+        unpruned_frame = read_study_info(study).unpruned(arch).frame
+        if unpruned_frame != arch.frame:  # the trial sampled its side
+            resized, images = images, load_split(saved.datasets, split, unpruned_frame, deal_splits=False)
+            require_same_samples(images, resized)
         dense, dense_table = _HeldOutImages(study, split, images, say).measured(unpruned)
     except MedcoreError as error:
         logger.warning("the dense model is not measured on the held-out images: %s", error)
@@ -108,7 +110,7 @@ def already(study: Path, checkpoint: Path) -> HeldOut | None:
     own = next((each for each in reversed(known) if each.checkpoint == digest), None)
     if own is None:
         return None
-    dense = next((each for each in reversed(known) if each.trial_id is None and on_same_images(study, own, each)), None)
+    dense = next((each for each in reversed(known) if each.trial_id is None and on_same_images(own, each)), None)
     return HeldOut(
         own,
         read_measured_images(study, own),
@@ -146,6 +148,7 @@ class _HeldOutImages:
             checkpoint=file_hash(candidate.checkpoint),
             split=self.split,
             data=_fingerprint(self.images),
+            truths=_truths(self.images),
             images=len(self.images),
             side=self.images.size,
             metrics={},
@@ -198,12 +201,12 @@ def _images(study: Path, values: Mapping[str, Any], checkpoint: Path) -> tuple[S
     saved = saved_study(study, values)
     section = saved.datasets.section
     require_apart(saved.datasets, section.report_split, section.search_split, section.calibration_split)
-    return saved, load_split(saved.datasets, section.report_split, _frame_of(checkpoint), deal_splits=False)
+    return saved, load_split(saved.datasets, section.report_split, _arch_of(checkpoint).frame, deal_splits=False)
 
 
-def _frame_of(checkpoint: Path) -> Frame:
-    """Return the frame of a checkpoint that describes itself."""
-    return spec_from_json(read_info(checkpoint)["spec"]).arch.frame
+def _arch_of(checkpoint: Path) -> Architecture:
+    """Return the architecture of a checkpoint that describes itself."""
+    return spec_from_json(read_info(checkpoint)["spec"]).arch
 
 
 def _require_same_model(study: Path, adapted: Path) -> None:
@@ -223,6 +226,18 @@ def _fingerprint(images: ImageSet) -> str:
     The hash covers the model's input and the masks at original size.
     """
     digest = hashlib.sha256(images.fingerprint().encode())
+    _add_truths(digest, images)
+    return digest.hexdigest()
+
+
+def _truths(images: ImageSet) -> str:
+    """Return a hash of names and masks at original size, which no side of a model changes."""
+    digest = hashlib.sha256(repr([*zip(images.datasets, images.names, strict=True)]).encode())
+    _add_truths(digest, images)
+    return digest.hexdigest()
+
+
+def _add_truths(digest: hashlib._Hash, images: ImageSet) -> None:
     for truth in images.truths:
         digest.update(f"{truth.shape}".encode())
         digest.update(np.packbits(truth).data)
@@ -230,4 +245,3 @@ def _fingerprint(images: ImageSet) -> str:
         digest.update(repr(images.spacings).encode())
     for void in images.voids:
         digest.update(b"" if void is None else np.packbits(void).data)
-    return digest.hexdigest()

@@ -74,7 +74,7 @@ def timed(
 
     Args:
         model: The model.
-        dense: The dense model of its architecture.
+        dense: The dense model to compare with.
         name: Name in the records.
         batches: Images per call.
         setup: Device, threads and precision.

@@ -282,11 +282,12 @@ def require_same_samples(images: ImageSet, others: ImageSet) -> None:
     samples, found = ([*zip(each.datasets, each.names, strict=True)] for each in (images, others))
     if samples == found:
         return
-    lost = [f"{dataset}/{name}" for dataset, name in samples if (dataset, name) not in set(found)]
-    named = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
+    apart = sorted({*samples} ^ {*found})
+    named = ", ".join(f"{dataset}/{name}" for dataset, name in apart[:3]) + (", …" if len(apart) > 3 else "")
     raise ConfigError(
-        f"on a square of {others.size} instead of {images.size} pixels {len(lost)} samples vanish ({named}), so models "
-        "of both sides cannot be compared; choose larger sides, or leave small objects out by data.smallest_object"
+        f"squares of {images.size} and {others.size} pixels show different objects, {len(apart)} are in one of them "
+        f"only ({named}), so models of both sides cannot be compared; choose larger sides, or leave small objects out "
+        "by data.smallest_object"
     )
 
 

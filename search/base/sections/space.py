@@ -43,7 +43,7 @@ class SpaceConfig(FamilySection):
     shape the budget; `search.trials.sampling.preferences` has the formula. With the shape `curves` they multiply the
     predicted loss of each site, and 0 throughout is the pure knapsack; with `shares` they multiply the share that
     each site keeps, and 0 throughout is the uniform budget. A dimension that is null takes its value from the
-    sections `schedule` and `recovery`.
+    sections `schedule`, `recovery` and `model`.
     """
 
     by_family: ClassVar = {

@@ -232,6 +232,8 @@ def _images(subject: Surveyed) -> Found:
         if exists and not subject.used(split, None) and not problems:
             problems.append(f"data.{key} '{split}': no image of it can be used; the reasons are below")
     problems += _without_spacing(subject)
+    if not problems:
+        _ = subject.resized
     notes = [f"data set '{each.name}': {warning}" for each in surveys for warning in each.warnings]
     if skipped := sum(len(each.skipped) for each in surveys):
         notes.append(f"{skipped} files or entries left out, see below")

@@ -12,6 +12,7 @@ from medcore.data.load import ImageSet
 from medcore.errors import MedcoreError
 from medcore.models.cost import cost
 from medcore.models.sam import MedSam
+from medcore.models.sides.arch import arch_at_side
 from results.store.trials import finished_ids
 from search.base.config import Config
 from search.base.device import best_device
@@ -23,7 +24,13 @@ from search.driver import preflight
 from search.driver.placement import rough_need
 from search.nodes.session import at_once, cluster_address, cores
 from search.study.disk import Demand, DiskNeed, require_space, size_text
-from search.study.inputs import adapted_model, matching_base, same_architecture, search_images
+from search.study.inputs import (
+    adapted_model,
+    matching_base,
+    require_same_samples,
+    same_architecture,
+    search_images,
+)
 from search.study.needs import needs_of
 from search.study.prepare import Jobs
 from search.study.teacher import teacher_path
@@ -65,6 +72,19 @@ class Loaded(Subject):
         return search_images(self.config.datasets, self.model.arch.frame)
 
     @cached_property
+    def resized(self) -> dict[int, ImageSet]:
+        """The same search images for the other sides that trials choose from, by side.
+
+        Raises:
+            ConfigError: An object is seen at one side and not at another.
+        """
+        config, found = self.config, dict[int, ImageSet]()
+        for side in other_sides(config.search.space, self.model.arch):
+            found[side] = search_images(config.datasets, arch_at_side(self.model.arch, side).frame)
+            require_same_samples(self.images, found[side])
+        return found
+
+    @cached_property
     def jobs(self) -> Jobs:
         """The jobs before the first trial, with their images.
 
@@ -79,8 +99,9 @@ class Loaded(Subject):
         teacher, search = self.jobs.teacher, self.config.search
         running = search.concurrency or at_once(job_resources(self.config))
         own = 0 if teacher_path(teacher).is_file() else len(teacher.images)
-        others = (all_pixels(search.space, self.model.arch) - 1) * len(teacher.images)
-        return demand_of(self, own + ceil(others), running)
+        # the answers at other sides come after those at the study's own, and before the first trial
+        others = 0 if all_issued(self.config.folder) else all_pixels(search.space, self.model.arch) - 1
+        return demand_of(self, own + ceil(others * len(teacher.images)), running)
 
     @cached_property
     def image_bytes(self) -> int:
@@ -131,6 +152,7 @@ def starting_points(subject: Loaded) -> Found:
 def images(subject: Loaded) -> Found:
     """Read the images of the search."""
     scored, recovery = subject.jobs.scoring.calibration, subject.jobs.teacher.images
+    _ = subject.resized
     return Found(f"{len(subject.images)} to search on, {len(scored)} for scores, {len(recovery)} for recovery")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from medcore.budgets.prices import linear_prices
 from medcore.errors import ConfigError
 from medcore.models.sides.arch import arch_at_side
-from medcore.models.spec import Architecture
+from medcore.models.spec import Architecture, ModelSpec
+from search.base.sections.dimensions import Fixed
 from search.base.sections.search import SearchConfig
 from search.base.sections.space import SpaceConfig
+from search.trials.sampling.reach import share_limits
 
 
 def other_sides(space: SpaceConfig, arch: Architecture) -> tuple[int, ...]:
@@ -37,12 +39,23 @@ def all_pixels(space: SpaceConfig, arch: Architecture) -> float:
     return 1.0 + sum((side / arch.img_size) ** 2 for side in other_sides(space, arch))
 
 
-def cost_limits(search: SearchConfig, arch: Architecture) -> dict[int, float]:
-    """Return the share of the cost that the unpruned model has at each side that trials choose from.
+def cost_limits(search: SearchConfig, start: ModelSpec) -> dict[int, tuple[float, float]]:
+    """Return the smallest and the largest share of the cost at each side that trials choose from (16.3).
+
+    The smallest is what a budget can meet, the largest what the model to prune has. Both are shares of the cost of the
+    unpruned model at the study's own side. If all trials have one share, sides that cannot take it up are left out.
 
     Args:
         search: The section `search`.
-        arch: The study's architecture, with its own side.
+        start: Widths of the model to prune, at the study's own side.
     """
-    whole = linear_prices(arch, search.metric).dense
-    return {side: linear_prices(arch_at_side(arch, side), search.metric).dense / whole for side in search.space.sides}
+    whole = linear_prices(start.arch, search.metric).dense
+    found = {}
+    for side in search.space.sides:
+        resized = ModelSpec(arch_at_side(start.arch, side), start.widths)
+        ratio = linear_prices(resized.arch, search.metric).dense / whole
+        least, most = (share * ratio for share in share_limits(search, resized))
+        fixed = search.space.fraction
+        if not isinstance(fixed, Fixed) or float(fixed.root) < most:
+            found[side] = least, most
+    return found

@@ -27,6 +27,7 @@ from results.stats.labels import NOT_RECOVERED
 from results.store.held_out import on_same_images, read_measurements
 from results.store.trials import all_rows
 from search.base.config import load_config
+from search.base.sections.search import SearchConfig
 from search.base.sections.space import SpaceConfig
 from search.commands.before import inputs, slow
 from search.commands.export import ExportRequest, export
@@ -36,7 +37,7 @@ from search.export.sheets import Sheets
 from search.study.inputs import load_split, search_images
 from search.study.prepare import prepare
 from search.trials.attempt import begin
-from search.trials.sampling.sides import all_pixels, other_sides
+from search.trials.sampling.sides import all_pixels, cost_limits, other_sides
 from search.trials.sampling.space import Domain
 from search.trials.trial import trial_phases
 from tests.search.export.conftest import measure_nothing
@@ -144,8 +145,10 @@ def test_samples_that_vanish_on_a_small_square_are_named(tmp_path: Path) -> None
             values = np.zeros(width * height, np.uint8)
             values[np.setdiff1d(large, small)[0]] = 255
             Image.fromarray(values.reshape(height, width)).save(file)
-    with pytest.raises(ConfigError, match=r"on a square of 48 instead of 64 pixels 3 samples vanish \(polyps/"):
-        search_here(path)
+    with pytest.raises(
+        ConfigError, match=r"squares of 64 and 48 pixels show different objects, 3 are in one of them only"
+    ):
+        slow.images(slow.Loaded(config))
 
 
 def test_the_dense_model_of_an_export_keeps_its_own_side(
@@ -162,7 +165,7 @@ def test_the_dense_model_of_an_export_keeps_its_own_side(
         images = load_split(config.datasets, "val/report", model.arch.frame)
         assert found[trial_id].metrics == pytest.approx(summarise(evaluate(model, images)), abs=1e-6)
     assert found[None].data != found[row.trial_id].data
-    assert on_same_images(config.folder, found[row.trial_id], found[None])
+    assert on_same_images(found[row.trial_id], found[None])
     compared = compared_held_out(config.folder, row, None)
     assert [each.against for each in compared] == [NOT_RECOVERED] and compared[0].loss.iloc[0]["dense"] > 0
     card = out.with_suffix(".card.md").read_text(encoding="utf-8")
@@ -234,6 +237,21 @@ def test_checks_read_every_side_before_the_first_trial(tmp_path: Path) -> None:
     assert "also at 48 pixels" in slow.model(two).text and "pixels" not in slow.model(one).text
     assert two.image_bytes == 2 * one.image_bytes
     assert two.demand.teacher_images == one.demand.teacher_images + -(-one.demand.teacher_images * 9 // 16)
+
+
+def test_shares_that_a_side_can_take_up() -> None:
+    """From what is left when all that can go is gone, to what the model to prune has."""
+    settings = SearchConfig(space={"fraction": {"low": 0.05, "high": 1}, "side": {"choices": [64, 48]}})
+    start = ModelSpec(TINY, tuple(width // 2 for width in TINY.dense_widths))
+    whole = cost(ModelSpec.dense(TINY)).flops_paper
+    found = cost_limits(settings, start)
+    for side in (64, 48):
+        most = cost(ModelSpec(arch_at_side(TINY, side), start.widths)).flops_paper / whole
+        least = cost(ModelSpec(arch_at_side(TINY, side), (0,) * len(start.widths))).flops_paper / whole
+        assert found[side] == pytest.approx((least, most))
+    share = (found[48][1] + found[64][1]) / 2  # too much for the small square
+    fixed = SearchConfig(space={"fraction": share, "side": {"choices": [64, 48]}})
+    assert list(cost_limits(fixed, start)) == [64]
 
 
 def test_times_belong_to_one_side(tmp_path: Path) -> None:
