@@ -1,4 +1,4 @@
-"""What a trial chose apart from its budget, in a few words: criterion and schedule."""
+"""What a trial chose apart from its budget, in a few words: criterion, schedule and side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Chooser(Protocol):
 
 
 def schedule_summary(row: Chooser) -> str:
-    """Say what a trial chose: `fisher + medcore, 2 rounds, fresh scores, together`.
+    """Say what a trial chose: `fisher + medcore, 2 rounds, fresh scores, together, 768 px`.
 
     The text is empty if the study knows no such choice.
     """
@@ -37,7 +37,9 @@ def schedule_summary(row: Chooser) -> str:
     parts = [name, f"{int(rounds)} round{'' if int(rounds) == 1 else 's'}"]
     # fresh scores need a second round
     parts += ["fresh scores"] if rescore and int(rounds) > 1 else []
-    return ", ".join([*parts, str(order).replace("_", " ").replace("mlp", "MLP")])
+    parts.append(str(order).replace("_", " ").replace("mlp", "MLP"))
+    parts += [f"{int(side)} px"] if _is_finite(side := row.params.get("side")) else []
+    return ", ".join(parts)
 
 
 def _is_finite(value: Any) -> TypeGuard[float]:

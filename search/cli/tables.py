@@ -184,7 +184,7 @@ def choices_table(front: Front) -> Table | None:
     """
     if not schedules_differ(front.members):
         return None
-    table = Table(title="criterion and schedule", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="what the members chose", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("trial", "chose"):
         table.add_column(name)
     for member in front.members:

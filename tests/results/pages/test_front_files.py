@@ -97,6 +97,8 @@ def test_what_a_trial_chose_is_told_in_words() -> None:
     used = {"weights": {"criterion": "medcore", "blend": 1.0}}
     assert schedule_summary(row(**CHOICE, **used)) == "medcore, 2 rounds, together"
     assert schedules_differ([row(**CHOICE), one]) and not schedules_differ([one, one])
+    large, small = (row(**CHOICE, **used, **{"param/side": side}) for side in (256, 192))
+    assert schedule_summary(small) == "medcore, 2 rounds, together, 192 px" and schedules_differ([large, small])
 
 
 def test_table_shows_choices_only_where_they_differ(study: Path) -> None:
